@@ -1,0 +1,95 @@
+"""The command line that every stage shares, and the one place where an exception becomes an exit code.
+
+    if __name__ == "__main__":
+        run(main)
+
+Exit codes: 0 done, 1 ``error: …`` on standard error, 2 usage, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
+"""
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from utils.errors import PipelineError, Terminated, UsageError
+
+EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+
+
+def stage_parser(description: str, **options) -> argparse.ArgumentParser:
+    """An argument parser with the options that every stage takes: ``--config``, ``--set``, ``--debug``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+    )
+    parser.add_argument("--config", metavar="PATH", help="a JSON file whose keys are laid over config.json")
+    parser.add_argument(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        dest="settings",
+        action="append",
+        default=[],
+        help="set one config key, e.g. --set training.batch_size=8 (repeatable)",
+    )
+    parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
+    return parser
+
+
+def load_config_from(args: argparse.Namespace, **flags: object):
+    """The `Config` of parsed arguments.
+
+    `flags` are keys that a stage's own options set, written ``section__key=value``; a None is an option not given.
+    Flags win over ``--set``, ``--set`` over ``--config``, ``--config`` over the defaults.
+    """
+    from utils.config import load_config
+
+    settings = {name.replace("__", ".", 1): value for name, value in flags.items() if value is not None}
+    return load_config(args.config, settings=args.settings, flags=settings)
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call `main` and leave the process with its exit code, or with the one that its exception stands for."""
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    # A shell starts background jobs with SIGINT ignored; `kill -INT` must still let a stage save.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(exit_code_of(main, debug="--debug" in sys.argv[1:]))
+
+
+def exit_code_of(main: Callable[[], int | None], *, debug: bool = False) -> int:
+    try:
+        code = main() or EXIT_OK
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        return _report(error, EXIT_USAGE, debug)
+    except PipelineError as error:
+        return _report(error, EXIT_ERROR, debug)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; what is still buffered has nowhere to go, and that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return EXIT_TERMINATED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        return _report(error, EXIT_ERROR, debug)
+    except Exception as error:
+        hint = "" if debug else "; this is a bug: run it again with --debug for the traceback"
+        return _report(PipelineError(f"unexpected {type(error).__name__}: {error}{hint}"), EXIT_ERROR, debug)
+
+
+def _report(error: Exception, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    message = " ".join(str(error).split())
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _raise_terminated(signum: int, frame: object) -> NoReturn:
+    raise Terminated

@@ -1,0 +1,247 @@
+"""Every key of the configuration: one frozen dataclass a section, `Config` with all of them.
+
+Here a key is added or changed; then `make config` writes config.json and docs/configuration.md anew.
+"""
+
+import typing
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from utils.options import option
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """Where the stages read and write."""
+
+    raw_dir: Path = option(Path("data/raw/enwiki_namespace_0"), "raw dump files that the cleaner reads")
+    cleaned_dir: Path = option(Path("data/cleaned_articles"), "cleaned text, one article a line")
+    tokenizer_dir: Path = option(
+        Path("tokenizers/codellama_tokenizer"), "folder with the tokenizer's `tokenizer.json` or `tokenizer.model`"
+    )
+    checkpoint_dir: Path = option(Path("checkpoints"), "one folder for each training run")
+    log_dir: Path = option(Path("logs"), "TensorBoard events and raw metrics")
+    benchmark_dir: Path = option(Path("benchmark_results"), "benchmark reports")
+    post_training_dir: Path = option(Path("data/post-training"), "instruction-tuning conversations, raw and tokenized")
+
+
+@dataclass(frozen=True)
+class CleaningConfig:
+    """What `cleaner.py` keeps."""
+
+    workers: int = option(4, "files cleaned at once, one process each", minimum=1)
+    test_articles: int = option(50_000, "articles of each file that `--test` takes", minimum=1)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Which tokenizer every stage uses."""
+
+    name: str = option(
+        "codellama/CodeLlama-7b-hf", "name on the Hugging Face hub, fetched once into `paths.tokenizer_dir`"
+    )
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Token datasets: which one is used, how it is windowed and split."""
+
+    source: str = option("wikipedia", "the dataset that training uses", choices=("wikipedia", "fineweb", "custom"))
+    wikipedia_test_dir: Path = option(Path("data/tokenized_datasets/codellama_test_dataset"), "Wikipedia, test mode")
+    wikipedia_full_dir: Path = option(Path("data/tokenized_datasets/codellama_full_dataset"), "Wikipedia, complete")
+    fineweb_test_dir: Path = option(Path("data/tokenized_datasets/fineweb_test_dataset"), "FineWeb, test mode")
+    fineweb_full_dir: Path = option(Path("data/tokenized_datasets/fineweb_full_dataset"), "FineWeb, complete")
+    custom_dir: Path = option(Path("data/tokenized_datasets/custom_dataset"), "your own text, both modes")
+    window: int = option(512, "tokens in a training window", minimum=2)
+    overlap: float = option(0.5, "share of a window that the next one repeats", minimum=0.0, maximum=0.95)
+    val_split: float = option(
+        0.1, "share of the stream held out for validation, in contiguous blocks", above=0.0, maximum=0.5
+    )
+    seed: int = option(42, "draws the validation blocks", minimum=0)
+    max_files: int = option(38, "token files in a dataset at most", minimum=1)
+    test_documents: int = option(10_000, "articles or documents that `--test` takes", minimum=1)
+    batch_size: int = option(10_000, "documents tokenized in one go", minimum=1)
+
+    @property
+    def stride(self) -> int:
+        """Tokens from one window's start to the next one's."""
+        return max(1, round(self.window * (1 - self.overlap)))
+
+    def directory(self, *, test: bool, source: str | None = None) -> Path:
+        """The folder of `source` (the configured one) in test or full mode."""
+        source = source or self.source
+        return self.custom_dir if source == "custom" else getattr(self, f"{source}_{'test' if test else 'full'}_dir")
+
+
+@dataclass(frozen=True)
+class FineWebConfig:
+    """What `fineweb_prep.py` reads and keeps."""
+
+    name: str = option("HuggingFaceFW/fineweb", "dataset on the Hugging Face hub")
+    subset: str = option("sample-10BT", "its configuration")
+    min_language_score: float = option(0.65, "documents scored lower are left out", minimum=0.0, maximum=1.0)
+    min_tokens: int = option(100, "documents with fewer tokens are left out", minimum=0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The transformer's shape. The defaults are the 25M model."""
+
+    vocab_size: int = option(32_016, "checked against the tokenizer and the dataset", minimum=1, maximum=65_536)
+    hidden_size: int = option(384, "width of the residual stream", minimum=1)
+    num_hidden_layers: int = option(8, "transformer blocks", minimum=1)
+    num_attention_heads: int = option(6, "query heads; divides `hidden_size`", minimum=1)
+    num_key_value_heads: int = option(2, "key-value heads; divides `num_attention_heads`", minimum=1)
+    intermediate_size: int | None = option(
+        1024, "width of the feed-forward block; null: 8/3 of `hidden_size`, rounded up to a multiple of 64", minimum=1
+    )
+    max_position_embeddings: int = option(1024, "longest context, at least `dataset.window`", minimum=2)
+    rope_theta: float = option(10_000.0, "base of the rotary frequencies", above=0.0)
+    norm: str = option("rms", "RMSNorm or LayerNorm", choices=("rms", "layer"))
+    norm_eps: float = option(1e-5, "added to the variance in every norm", above=0.0)
+    activation: str = option("swiglu", "gated feed-forward activation", choices=("swiglu", "geglu", "reglu"))
+    tie_word_embeddings: bool = option(True, "one matrix serves as input embedding and output head")
+    qk_norm: bool = option(False, "RMSNorm on queries and keys, as in Qwen3")
+    dropout: float = option(0.0, "on residual branches, in training only", minimum=0.0, maximum=0.9)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def ffn_size(self) -> int:
+        """`intermediate_size`, or SwiGLU's 8/3 of the width rounded up to a multiple of 64."""
+        return self.intermediate_size or -(-8 * self.hidden_size // 3 // 64) * 64
+
+    def problem(self) -> str:
+        """What does not fit together, or an empty string."""
+        if self.hidden_size % self.num_attention_heads:
+            width = f"model.hidden_size {self.hidden_size}"
+            return f"model.num_attention_heads {self.num_attention_heads} does not divide {width}"
+        if self.num_attention_heads % self.num_key_value_heads:
+            heads = f"model.num_attention_heads {self.num_attention_heads}"
+            return f"model.num_key_value_heads {self.num_key_value_heads} does not divide {heads}"
+        if self.head_dim % 2:
+            return f"a head has {self.head_dim} values (hidden_size / num_attention_heads); RoPE wants an even number"
+        return ""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The training loop."""
+
+    device: str = option(
+        "cuda", "training stops at once where there is none; a CPU run is asked for", choices=("cuda", "cpu", "mps")
+    )
+    dtype: str = option(
+        "auto",
+        "compute type; auto: bfloat16 on CUDA, float32 elsewhere; weights stay float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    compile: str = option("auto", "torch.compile; what auto chose is printed", choices=("auto", "on", "off"))
+    batch_size: int = option(32, "windows a process takes in one forward pass", minimum=1)
+    gradient_accumulation_steps: int = option(4, "forward passes in one step", minimum=1)
+    optimizer: str = option("adamw", "update rule", choices=("adamw",))
+    learning_rate: float = option(1e-3, "at the end of the warm-up", above=0.0)
+    min_learning_rate: float = option(1e-4, "at the end of the schedule", minimum=0.0)
+    warmup_steps: int = option(200, "steps of linear warm-up", minimum=0)
+    weight_decay: float = option(0.1, "on matrices only", minimum=0.0)
+    beta1: float = option(0.9, "AdamW's decay of the mean", minimum=0.0, maximum=0.9999)
+    beta2: float = option(0.95, "AdamW's decay of the square", minimum=0.0, maximum=0.99999)
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0: not clipped", minimum=0.0)
+    num_epochs: int = option(1, "passes over the training windows", minimum=1)
+    max_steps: int | None = option(None, "stop after so many steps; null: all epochs", minimum=1)
+    seed: int = option(1337, "weights, order of the windows, dropout", minimum=0)
+    val_tokens: int = option(10_000_000, "validation tokens scored at most, the same in every run", minimum=1)
+    validations_per_epoch: int = option(10, "validation every so many parts of an epoch", minimum=1)
+    early_stopping_patience: int | None = option(
+        None, "validations without a new best before training stops; null: never", minimum=1
+    )
+    checkpoint_every_steps: int = option(1000, "steps between checkpoints", minimum=1)
+    keep_last: int = option(3, "step checkpoints kept, the newest", minimum=1)
+    log_every_steps: int = option(10, "steps between two lines of the log", minimum=1)
+    metrics_window: int = option(50, "steps over which shown metrics are smoothed", minimum=1)
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Defaults for generated text."""
+
+    max_length: int = option(200, "new tokens at most", minimum=1)
+    temperature: float = option(0.8, "0: always the likeliest token", minimum=0.0)
+    top_k: int = option(50, "draw among the k likeliest; 0: all", minimum=0)
+    top_p: float = option(0.95, "draw among the likeliest that hold this probability; 1: all", above=0.0, maximum=1.0)
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning."""
+
+    learning_rate: float = option(5e-5, "at the end of the warm-up", above=0.0)
+    batch_size: int = option(8, "conversations in one step", minimum=1)
+    num_epochs: int = option(3, "passes over the conversations", minimum=1)
+    val_split: float = option(0.1, "share of the conversations held out", above=0.0, maximum=0.5)
+    max_length: int = option(512, "tokens of a conversation at most", minimum=2)
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Evaluation."""
+
+    data_dir: Path | None = option(
+        None, "folder with `wikitext/`, `lambada/`, `hellaswag/`; null: fetched from the hub"
+    )
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The REST server."""
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens it to the network")
+    port: int = option(8000, "TCP port; 0: a free one", minimum=0, maximum=65_535)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All sections. Frozen: what a run was configured with does not change while it runs."""
+
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    fineweb: FineWebConfig = field(default_factory=FineWebConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain JSON values, section by section; a path becomes text, a tuple a list."""
+        return {each.name: section_to_dict(getattr(self, each.name)) for each in fields(self)}
+
+    def problem(self) -> str:
+        """What does not fit together across keys, or an empty string."""
+        if self.training.min_learning_rate > self.training.learning_rate:
+            rates = f"{self.training.min_learning_rate} is above training.learning_rate {self.training.learning_rate}"
+            return f"training.min_learning_rate {rates}"
+        if self.model.max_position_embeddings < self.dataset.window:
+            window = f"dataset.window {self.dataset.window}"
+            return f"model.max_position_embeddings {self.model.max_position_embeddings} is below {window}"
+        return self.model.problem()
+
+
+SECTIONS: dict[str, type] = typing.get_type_hints(Config)
+
+
+def section_to_dict(section: Any) -> dict[str, Any]:
+    """One section's plain JSON values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {each.name: plain(getattr(section, each.name)) for each in fields(section)}

@@ -1,0 +1,124 @@
+"""The machinery below `utils/config_sections.py`: typed, documented options and their checks.
+
+An option is a dataclass field that carries its documentation and its bounds, so a key, its default, its check and its
+line in docs/configuration.md stand in one place.
+"""
+
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from typing import Any
+
+from utils.errors import PipelineError, did_you_mean
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    choices: Iterable[str] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A dataclass field. `minimum` and `maximum` include the bound, `above` does not. Lists are tuples here."""
+    bounds = {"choices": tuple(choices), "minimum": minimum, "maximum": maximum, "above": above}
+    return field(default=default, metadata={"doc": doc, **bounds})
+
+
+def read_section(section: type, values: Mapping[str, Any], *, name: str, origin: str, base: Path) -> dict[str, Any]:
+    """`values` of one section, each checked and in its field's type; paths absolute, relative ones from `base`.
+
+    Raises:
+        PipelineError: an unknown key, a wrong type, a value out of range; names `origin`, the key and what was wanted.
+    """
+    known = {each.name: each for each in fields(section)}
+    hints = typing.get_type_hints(section)
+    result = {}
+    for key, value in values.items():
+        if key not in known:
+            raise PipelineError(f"{origin}: unknown key {name}.{key}{did_you_mean(key, known)}")
+        result[key] = _read_value(value, known[key], hints[key], where=f"{origin}: {name}.{key}", base=base)
+    return result
+
+
+def parse_setting(text: str, hint: Any) -> Any:
+    """The value of ``--set KEY=text``: a string stays one, anything else is read as JSON."""
+    import json
+
+    wanted, optional = _unwrap(hint)
+    if optional and text == "null":
+        return None
+    if wanted in (str, Path):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def type_name(hint: Any) -> str:
+    """A type as people read it: ``integer``, ``number or null``."""
+    wanted, optional = _unwrap(hint)
+    names = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
+    name = names.get(wanted, "list of text")
+    return f"{name} or null" if optional else name
+
+
+def default_of(each: Field) -> Any:
+    assert each.default is not MISSING, f"option {each.name} has no default"
+    return each.default
+
+
+def _unwrap(hint: Any) -> tuple[Any, bool]:
+    """``int | None`` → (int, True); ``int`` → (int, False)."""
+    if isinstance(hint, types.UnionType):
+        inner = [each for each in typing.get_args(hint) if each is not type(None)]
+        return inner[0], True
+    return hint, False
+
+
+def _read_value(value: Any, each: Field, hint: Any, *, where: str, base: Path) -> Any:
+    wanted, optional = _unwrap(hint)
+    if value is None and optional:
+        return None
+    converted = _convert(value, wanted, base)
+    if converted is None:
+        raise PipelineError(f"{where} is {value!r}; wanted: {type_name(hint)}")
+    problem = _bounds_problem(converted, each.metadata)
+    if problem:
+        raise PipelineError(f"{where} is {value!r}; wanted: {problem}")
+    return converted
+
+
+def _convert(value: Any, wanted: Any, base: Path) -> Any:
+    """`value` in the type `wanted`, or None where it does not fit. True is no integer, and 3.0 is not one either."""
+    if wanted is bool:
+        return value if isinstance(value, bool) else None
+    if wanted is int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if wanted is float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if is_number and math.isfinite(value) else None
+    if wanted is str:
+        return value if isinstance(value, str) else None
+    if wanted is Path:
+        return (base / Path(value).expanduser()).absolute() if isinstance(value, (str, Path)) and str(value) else None
+    is_list = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+    return tuple(value) if is_list else None
+
+
+def _bounds_problem(value: Any, bounds: Mapping[str, Any]) -> str:
+    if bounds["choices"] and value not in bounds["choices"]:
+        near = did_you_mean(value, bounds["choices"])
+        return "one of " + ", ".join(bounds["choices"]) + near
+    if bounds["minimum"] is not None and value < bounds["minimum"]:
+        return f"at least {bounds['minimum']}"
+    if bounds["maximum"] is not None and value > bounds["maximum"]:
+        return f"at most {bounds['maximum']}"
+    if bounds["above"] is not None and value <= bounds["above"]:
+        return f"above {bounds['above']}"
+    return ""

@@ -1,0 +1,80 @@
+"""What people see in the terminal: colour, tables, numbers with units, questions."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from utils.errors import UsageError
+
+_STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36}
+
+
+def use_colour(stream: TextIO | None = None) -> bool:
+    """True where `stream` (standard output) is a terminal and ``NO_COLOR`` is not set (no-color.org)."""
+    stream = stream or sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def styled(text: str, *styles: str, stream: TextIO | None = None) -> str:
+    """`text` in the named styles (``bold``, ``dim`` or a colour), or as it is where colour is off."""
+    if not styles or not use_colour(stream):
+        return text
+    codes = ";".join(str(_STYLES[style]) for style in styles)
+    return f"\x1b[{codes}m{text}\x1b[0m"
+
+
+def terminal_width(default: int = 100) -> int:
+    return shutil.get_terminal_size((default, 24)).columns
+
+
+def ask(question: str) -> str:
+    """One line from the user; an end of input (Ctrl-D, a closed pipe) is a UsageError that says so."""
+    try:
+        return input(question).strip()
+    except EOFError:
+        print()
+        raise UsageError("the input ended before a choice was made; give the choice as arguments, see --help") from None
+
+
+def format_table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """`rows`, the first of them the header, in aligned columns; those in `right` are aligned to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(rows[0]), "  ".join("─" * width for width in widths), *map(line, rows[1:])])
+
+
+def format_bytes(count: float) -> str:
+    """1536 → ``1.5 KB``; powers of 1024."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TB"
+
+
+def format_count(count: float) -> str:
+    """1234567 → ``1.2M``; below 10,000 the number itself with separators."""
+    if abs(count) < 10_000:
+        return f"{count:,.0f}"
+    for unit in ("K", "M", "B"):
+        count /= 1000
+        if abs(count) < 1000:
+            return f"{count:.1f}{unit}"
+    return f"{count / 1000:.1f}T"
+
+
+def format_seconds(seconds: float) -> str:
+    """75 → ``1m 15s``; below ten seconds with a decimal."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
