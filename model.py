@@ -1,0 +1,224 @@
+"""The transformer: Llama's shape in Hugging Face's layout.
+
+from model import create_model
+model = create_model("config.json")
+outputs = model(input_ids, labels=input_ids)     # {"loss": …, "logits": (B, T, V)}; the shift is inside
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.activations import gated_activation
+from utils.attention import FastMultiHeadAttention, same_segment_mask
+from utils.config import Config, config_from_dict, load_config
+from utils.config_sections import ModelConfig
+from utils.errors import PipelineError
+from utils.linear import FusedLinear, Linear
+from utils.losses import IGNORED, cross_entropy_sum, next_token_labels
+from utils.norms import make_norm
+from utils.rope import RotaryEmbedding
+
+if TYPE_CHECKING:
+    from utils.kv_cache import KVCache
+
+__all__ = ["FastMultiHeadAttention", "TransformerLM", "create_model", "load_model"]
+
+
+class FeedForward(nn.Module):
+    """The gated feed-forward block; one product makes gate and up."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.gate_up_proj = FusedLinear(config.hidden_size, (config.ffn_size, config.ffn_size))
+        self.down_proj = Linear(config.ffn_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(gated_activation(self.activation, gate, up))
+
+
+class Block(nn.Module):
+    """One pre-norm layer: attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = make_norm(config.norm, config.hidden_size, config.norm_eps)
+        self.self_attn = FastMultiHeadAttention(config, layer)
+        self.post_attention_layernorm = make_norm(config.norm, config.hidden_size, config.norm_eps)
+        self.mlp = FeedForward(config)
+        self.dropout = config.dropout
+
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], *, mask: Tensor | None, cache: "KVCache | None"
+    ) -> Tensor:
+        attended = self.self_attn(self.input_layernorm(x), rotation, mask=mask, cache=cache)
+        x = x + F.dropout(attended, self.dropout, self.training)
+        return x + F.dropout(self.mlp(self.post_attention_layernorm(x)), self.dropout, self.training)
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and final norm: token ids (B, T) → hidden states (B, T, C)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.context = config.max_position_embeddings
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
+        self.rotary = RotaryEmbedding(head_dim=config.head_dim, context=self.context, theta=config.rope_theta)
+        self.compute_dtype: torch.dtype | None = None  # None: the weights' own
+
+    def forward(self, input_ids: Tensor, *, cache: "KVCache | None", segment_ids: Tensor | None) -> Tensor:
+        length = input_ids.shape[1]
+        if cache is None:
+            _check_length(length, self.context)
+            positions = torch.arange(length, device=input_ids.device)
+            mask = None if segment_ids is None else same_segment_mask(segment_ids)
+        else:
+            positions, mask = cache.positions(length), cache.mask(length)
+        rotation = self.rotary(positions)
+        x = self.embed_tokens(input_ids)
+        x = x if self.compute_dtype is None else x.to(self.compute_dtype)
+        for layer in self.layers:
+            x = layer(x, rotation, mask=mask, cache=cache)
+        if cache is not None:
+            cache.advance(length)
+        return self.norm(x)
+
+
+class TransformerLM(nn.Module):
+    """The language model. Weights have Hugging Face's names, but for the fused products (`utils/hf_names.py`)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.reset_parameters()
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The output projection (V, C), which is the embedding where the two are tied."""
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that activations have."""
+        return self.model.compute_dtype or self.model.embed_tokens.weight.dtype
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def hidden_states(
+        self, input_ids: Tensor, *, cache: "KVCache | None" = None, segment_ids: Tensor | None = None
+    ) -> Tensor:
+        """Token ids (B, T) → hidden states (B, T, C) after the final norm."""
+        return self.model(input_ids, cache=cache, segment_ids=segment_ids)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Hidden states (…, C) → logits (…, V)."""
+        return F.linear(hidden, self.head_weight.to(hidden.dtype))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Normal with deviation 0.02; what is added to the residual stream starts smaller by the root of the number of
+        additions, so that the stream's variance does not grow with depth (Radford et al. 2019, GPT-2)."""
+        residual = 0.02 / math.sqrt(2 * self.config.num_hidden_layers)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                parameter.fill_(1.0)
+            else:
+                added = name.endswith(("o_proj.weight", "down_proj.weight"))
+                parameter.normal_(0.0, residual if added else 0.02)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        *,
+        cache: "KVCache | None" = None,
+        segment_ids: Tensor | None = None,
+        num_tokens: Tensor | float | None = None,
+        return_logits: bool = True,
+    ) -> dict[str, Tensor | None]:
+        """The logits of `input_ids` (B, T) and, with labels, the loss of predicting each next token.
+
+        Args:
+            labels: (B, T), usually `input_ids` itself: the shift is made here; -100 is not predicted.
+            cache: keys and values of the tokens before; read and written.
+            segment_ids: (B, T); tokens of different segments do not attend to each other.
+            num_tokens: what the summed loss is divided by; None: the number of predicted tokens in this batch. With
+                accumulation, pass the number in the whole step.
+            return_logits: False leaves them out of the result where there are labels, which saves their memory.
+
+        Returns:
+            ``loss`` (None without labels), a float32 scalar, and ``logits`` (B, T, V) or None.
+        """
+        logits = self.project(self.hidden_states(input_ids, cache=cache, segment_ids=segment_ids))
+        if labels is None:
+            return {"loss": None, "logits": logits}
+        targets = next_token_labels(labels)
+        count = (targets != IGNORED).sum() if num_tokens is None else num_tokens
+        loss = cross_entropy_sum(logits, targets) / count
+        return {"loss": loss, "logits": logits if return_logits else None}
+
+    def generate(self, prompt_ids: Tensor | Sequence[int], **options: Any) -> Tensor:
+        """The prompt with its continuation; `max_length` counts new tokens. Options: `utils.generation.generate`."""
+        from utils.generation import generate
+
+        return generate(self, prompt_ids, **options)
+
+
+def _check_length(length: int, context: int) -> None:
+    if length > context:
+        raise PipelineError(
+            f"a sequence of {length} tokens is longer than the model's context of {context} "
+            f"(model.max_position_embeddings); shorten it"
+        )
+
+
+def create_model(config: str | Path | Config | ModelConfig = "config.json") -> TransformerLM:
+    """A new model with random weights, from a configuration or the path of one."""
+    if isinstance(config, (str, Path)):
+        config = load_config(None if str(config) == "config.json" else config)
+    model_config = config.model if isinstance(config, Config) else config
+    if problem := model_config.problem():
+        raise PipelineError(problem)
+    return TransformerLM(model_config)
+
+
+def load_model(
+    path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> TransformerLM:
+    """The model of a checkpoint file, ready for inference; `dtype` None keeps the weights' type."""
+    from utils.checkpoint import read_checkpoint
+
+    content = read_checkpoint(Path(path))
+    model = create_model(config_from_dict(content["config"], origin=f"checkpoint {path}"))
+    load_weights(model, content["model"], origin=f"checkpoint {path}")
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def load_weights(model: TransformerLM, state: dict[str, Tensor], *, origin: str) -> None:
+    """Loads a state dict that must fit the model exactly; `origin` names it in the error."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise PipelineError(
+                f"{origin} does not fit the model: {name} is {found.get(name, 'missing')} there, "
+                f"{expected.get(name, 'unknown')} in the model; use the configuration it was trained with"
+            )
+    model.load_state_dict(state)

@@ -1,0 +1,124 @@
+"""The model: the same numbers as transformers' models with the same weights, and what a user relies on besides."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import TransformerLM, create_model, load_weights
+from utils.config_sections import ModelConfig
+from utils.errors import PipelineError
+from utils.hf_names import from_hf_names, to_hf_names
+
+SMALL = ModelConfig(
+    vocab_size=97,
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    intermediate_size=80,
+    max_position_embeddings=32,
+)
+
+
+def small_model(**changes) -> TransformerLM:
+    """A small model whose norm weights are not all one, so that leaving one out shows."""
+    torch.manual_seed(0)
+    model = TransformerLM(replace(SMALL, **changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def token_ids(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, SMALL.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def hf_twin(model: TransformerLM):
+    """transformers' model of the same shape with the same weights."""
+    transformers = pytest.importorskip("transformers")
+    config = model.config
+    options = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "intermediate_size": config.ffn_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "hidden_act": {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}[config.activation],
+        "head_dim": config.head_dim,
+        "attention_bias": False,
+    }
+    kind = "Qwen3" if config.qk_norm else "Llama"
+    twin = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**options))
+    missing, unexpected = twin.load_state_dict(to_hf_names(model.state_dict(), config), strict=False)
+    assert not unexpected
+    assert missing == (["lm_head.weight"] if config.tie_word_embeddings else [])
+    return twin.eval()
+
+
+@pytest.mark.parametrize("activation", ["swiglu", "geglu", "reglu"])
+@pytest.mark.parametrize("qk_norm", [False, True], ids=["llama", "qwen3"])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_logits_and_loss_equal_those_of_transformers(activation, qk_norm, tied, groups):
+    model = small_model(
+        activation=activation, qk_norm=qk_norm, tie_word_embeddings=tied, num_key_value_heads=groups, rope_theta=500.0
+    )
+    ids = token_ids(2, 32)
+    labels = ids.clone()
+    labels[0, :7] = -100
+    with torch.no_grad():
+        ours, theirs = model(ids, labels=labels), hf_twin(model)(ids, labels=labels)
+    torch.testing.assert_close(ours["logits"], theirs.logits, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(ours["loss"], theirs.loss, atol=1e-6, rtol=1e-6)
+
+
+def test_weights_survive_the_way_to_hugging_face_and_back():
+    model = small_model(qk_norm=True)
+    back = from_hf_names(hf_twin(model).state_dict(), model.config)
+    assert back.keys() == model.state_dict().keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_a_later_token_changes_no_earlier_logit(norm, groups):
+    model = small_model(norm=norm, num_key_value_heads=groups)
+    ids = token_ids(1, 16)
+    changed = ids.clone()
+    changed[0, 9] = (changed[0, 9] + 1) % SMALL.vocab_size
+    before, after = model(ids)["logits"], model(changed)["logits"]
+    torch.testing.assert_close(before[:, :9], after[:, :9], atol=1e-6, rtol=0)
+    assert (before[:, 9:] - after[:, 9:]).abs().amax(-1).min() > 1e-4
+
+
+def test_the_loss_is_the_mean_over_predicted_tokens_and_can_be_divided_otherwise():
+    model, ids = small_model(), token_ids(3, 12)
+    outputs = model(ids, labels=ids)
+    expected = F.cross_entropy(outputs["logits"][:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(outputs["loss"], expected)
+    over_ten = model(ids, labels=ids, num_tokens=10, return_logits=False)
+    torch.testing.assert_close(over_ten["loss"], expected * 33 / 10)
+    assert over_ten["logits"] is None
+
+
+def test_a_sequence_longer_than_the_context_is_refused():
+    with pytest.raises(PipelineError, match=r"33 tokens is longer than the model's context of 32"):
+        small_model()(token_ids(1, 33))
+
+
+def test_create_model_takes_the_path_of_the_default_configuration():
+    assert 24e6 < create_model("config.json").num_parameters() < 26e6
+
+
+def test_weights_of_another_shape_are_refused_by_name():
+    state = small_model(intermediate_size=64).state_dict()
+    with pytest.raises(PipelineError, match=r"x\.pt does not fit the model: model\.layers\.0\.mlp\.down_proj\.weight"):
+        load_weights(small_model(), state, origin="x.pt")
