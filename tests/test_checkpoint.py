@@ -1,0 +1,149 @@
+"""Checkpoints: whole or absent, found by file, folder or `latest`, and refused in one clear line."""
+
+import os
+from datetime import datetime
+
+import pytest
+import torch
+
+from utils import checkpoint as store
+from utils.checkpoint import (
+    find_checkpoint,
+    list_runs,
+    new_run_folder,
+    prune_step_checkpoints,
+    read_checkpoint,
+    tensor_bytes,
+    write_checkpoint,
+)
+from utils.errors import PipelineError
+
+
+def content(value: float = 1.0, **more) -> dict:
+    return {"model": {"weight": torch.full((3, 4), value)}, "step": 7, **more}
+
+
+def write_at(path, seconds: int, value: float = 1.0):
+    write_checkpoint(path, content(value))
+    os.utime(path, (seconds, seconds))
+    return path
+
+
+def test_what_is_written_is_read_back_equal(tmp_path):
+    path = tmp_path / "run" / "checkpoint_latest.pt"
+    written = content(rng=torch.get_rng_state(), config={"training": {"seed": 1, "max_steps": None}}, name="a ü")
+    write_checkpoint(path, written)
+    found = read_checkpoint(path)
+    assert torch.equal(found["model"]["weight"], written["model"]["weight"])
+    assert torch.equal(found["rng"], written["rng"])
+    assert (found["step"], found["config"], found["name"]) == (7, written["config"], "a ü")
+    assert [each.name for each in path.parent.iterdir()] == ["checkpoint_latest.pt"]
+
+
+def test_the_prefix_of_a_compiled_model_is_taken_off(tmp_path):
+    path = tmp_path / "checkpoint_best.pt"
+    state = {"_orig_mod.a.weight": torch.ones(1), "b._orig_mod.weight": torch.zeros(1)}
+    write_checkpoint(path, {"model": state})
+    assert list(read_checkpoint(path)["model"]) == ["a.weight", "b.weight"]
+
+
+def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint_latest.pt"
+    write_checkpoint(path, content(1.0))
+
+    def half_written(values, file):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(store.torch, "save", half_written)
+    with pytest.raises(PipelineError, match=r"cannot be written: No space left.*the earlier one is whole"):
+        write_checkpoint(path, content(2.0))
+    monkeypatch.undo()
+    assert read_checkpoint(path)["model"]["weight"][0, 0] == 1.0
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 40})())
+    with pytest.raises(PipelineError, match=r"is full: 40 B free, a checkpoint takes 48 B"):
+        write_checkpoint(tmp_path / "checkpoint_latest.pt", content())
+    assert not list(tmp_path.iterdir())
+
+
+def test_tied_weights_count_once():
+    weight = torch.zeros(10, 10)
+    assert tensor_bytes({"a": weight, "b": {"c": [weight, weight.view(100)]}}) == 400
+
+
+def test_a_file_that_would_run_code_is_not_read(tmp_path):
+    torch.save({"model": {}, "trap": os.system}, tmp_path / "checkpoint_latest.pt")
+    with pytest.raises(PipelineError, match="cannot be read"):
+        read_checkpoint(tmp_path / "checkpoint_latest.pt")
+
+
+@pytest.mark.parametrize("keep", [0, 100, -30])
+def test_a_file_cut_short_is_named(tmp_path, keep):
+    path = tmp_path / "checkpoint_latest.pt"
+    write_checkpoint(path, content())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(PipelineError, match=r"checkpoint_latest.pt is not a PyTorch checkpoint, or it was cut off"):
+        read_checkpoint(path)
+
+
+def test_a_file_without_a_model_is_named_with_what_it_holds(tmp_path):
+    torch.save({"weights": torch.ones(1)}, tmp_path / "other.pt")
+    with pytest.raises(PipelineError, match="wanted the key 'model', found: weights"):
+        read_checkpoint(tmp_path / "other.pt")
+
+
+def test_latest_is_the_run_written_last(tmp_path):
+    write_at(tmp_path / "run_2026_01_02_00_00" / "checkpoint_latest.pt", 200)
+    newest = write_at(tmp_path / "run_2026_01_01_00_00" / "checkpoint_latest.pt", 300)
+    write_at(tmp_path / "run_2026_01_01_00_00" / "checkpoint_best.pt", 310)
+    assert find_checkpoint("latest", tmp_path) == newest
+    assert [run.directory.name for run in list_runs(tmp_path)] == ["run_2026_01_01_00_00", "run_2026_01_02_00_00"]
+    tuned = write_at(tmp_path / "sft_lima_2026_01_03_00_00" / "checkpoint_latest.pt", 400)
+    assert find_checkpoint("latest", tmp_path) == tuned
+    assert find_checkpoint("latest", tmp_path, prefix="run_") == newest
+
+
+def test_a_checkpoint_is_found_by_file_folder_and_name(tmp_path):
+    path = write_at(tmp_path / "run_a" / "checkpoint_latest.pt", 100)
+    step = write_at(tmp_path / "run_a" / "checkpoint_step_5.pt", 200)
+    assert find_checkpoint(path, tmp_path) == path
+    assert find_checkpoint(path.parent, tmp_path / "elsewhere") == path
+    assert find_checkpoint("run_a", tmp_path) == path
+    assert find_checkpoint("run_a/checkpoint_step_5.pt", tmp_path) == step
+    path.unlink()
+    assert find_checkpoint("run_a", tmp_path) == step
+
+
+def test_checkpoints_lying_flat_are_found(tmp_path):
+    flat = write_at(tmp_path / "checkpoint_latest.pt", 100)
+    assert find_checkpoint("latest", tmp_path) == flat
+    assert find_checkpoint(tmp_path, tmp_path) == flat
+
+
+def test_what_is_not_there_is_said_with_what_is(tmp_path):
+    with pytest.raises(PipelineError, match=r"no checkpoint in .*; train a model first"):
+        find_checkpoint("latest", tmp_path)
+    write_at(tmp_path / "run_a" / "checkpoint_latest.pt", 100)
+    with pytest.raises(PipelineError, match=r"checkpoint run_b does not exist; runs in .*: run_a; or say: latest"):
+        find_checkpoint("run_b", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PipelineError, match=r"empty holds no checkpoint_\*.pt"):
+        find_checkpoint("empty", tmp_path)
+
+
+def test_run_folders_of_one_minute_are_numbered(tmp_path):
+    now = datetime(2026, 11, 22, 20, 5)
+    names = [new_run_folder(tmp_path, now=now).name for _ in range(3)]
+    assert names == ["run_2026_11_22_20_05", "run_2026_11_22_20_05_2", "run_2026_11_22_20_05_3"]
+
+
+def test_only_the_newest_step_checkpoints_are_kept(tmp_path):
+    for name in ("latest", "best", "step_5", "step_10", "step_100", "step_20"):
+        write_checkpoint(tmp_path / f"checkpoint_{name}.pt", content())
+    prune_step_checkpoints(tmp_path, keep_last=2)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["checkpoint_best.pt", "checkpoint_latest.pt", "checkpoint_step_100.pt", "checkpoint_step_20.pt"]

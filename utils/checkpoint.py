@@ -1,0 +1,224 @@
+"""Checkpoints on disk: written whole or not at all, read without running code, found by a file, a folder or ``latest``.
+
+    path = find_checkpoint("latest", config.paths.checkpoint_dir)
+    content = read_checkpoint(path)                          # {"model": …, "config": …, "step": …, …}
+
+A run's folder is ``run_YYYY_MM_DD_HH_MM[_n]`` (``sft_lima_…`` for fine-tuned ones) and holds checkpoint_latest.pt,
+checkpoint_best.pt and checkpoint_step_N.pt. Files that older tools left flat in the checkpoint folder are found too.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import PipelineError
+from utils.terminal import format_bytes
+
+_PATTERN = "checkpoint_*.pt"
+_COMPILED_PREFIX = "_orig_mod."  # torch.compile puts it before every name of the module it wraps
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with checkpoints, the newest one first."""
+
+    directory: Path
+    checkpoints: tuple[Path, ...]
+
+    @property
+    def modified(self) -> float:
+        return self.checkpoints[0].stat().st_mtime
+
+    @property
+    def newest(self) -> Path:
+        """Where the run goes on: its latest checkpoint, or the newest file where there is none of that name."""
+        latest = self.directory / "checkpoint_latest.pt"
+        return latest if latest in self.checkpoints else self.checkpoints[0]
+
+
+def list_runs(checkpoint_dir: Path) -> list[Run]:
+    """Every folder that holds checkpoints, `checkpoint_dir` itself included; the one written last comes first."""
+    if not checkpoint_dir.is_dir():
+        return []
+    directories = [checkpoint_dir, *(each for each in checkpoint_dir.iterdir() if each.is_dir())]
+    found = [Run(directory, _checkpoints_in(directory)) for directory in directories]
+    return sorted((run for run in found if run.checkpoints), key=lambda run: run.modified, reverse=True)
+
+
+def _checkpoints_in(directory: Path) -> tuple[Path, ...]:
+    """Newest first; the name decides between files of one moment, so that the order is the same every time."""
+    return tuple(sorted(directory.glob("*.pt"), key=lambda path: (path.stat().st_mtime, path.name), reverse=True))
+
+
+def find_checkpoint(argument: str | Path, checkpoint_dir: Path, *, prefix: str = "") -> Path:
+    """The file that a checkpoint argument means: a file, a run's folder (its latest), or ``latest`` (the newest run's).
+
+    A name that is not found as a path is looked for in `checkpoint_dir`. `prefix` (``run_``) limits ``latest`` to runs
+    whose folder's name starts with it, and to flat checkpoints.
+
+    Raises:
+        PipelineError: there is none; names what there is.
+    """
+    runs = list_runs(checkpoint_dir)
+    if str(argument) == "latest":
+        fitting = [run for run in runs if run.directory == checkpoint_dir or run.directory.name.startswith(prefix)]
+        if not fitting:
+            raise PipelineError(f"no checkpoint in {checkpoint_dir}; train a model first: python3 main.py train")
+        return fitting[0].newest
+    for path in (Path(argument).expanduser(), checkpoint_dir / argument):
+        if path.is_file():
+            return path
+        if path.is_dir():
+            return _newest_in(path)
+    names = ", ".join(run.directory.name for run in runs[:5]) or "none"
+    raise PipelineError(f"checkpoint {argument} does not exist; runs in {checkpoint_dir}: {names}; or say: latest")
+
+
+def _newest_in(directory: Path) -> Path:
+    checkpoints = _checkpoints_in(directory)
+    if checkpoints:
+        return Run(directory, checkpoints).newest
+    runs = list_runs(directory)
+    if runs:
+        return runs[0].newest
+    raise PipelineError(f"{directory} holds no {_PATTERN}; name a checkpoint, a run's folder, or: latest")
+
+
+def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """A checkpoint's content; the model's names without what torch.compile puts before them.
+
+    Read with ``weights_only=True``, so that a file from elsewhere cannot run code, and mapped into memory, so that
+    what nobody touches (the optimizer's state, for inference) costs nothing.
+
+    Raises:
+        PipelineError: no such file, no checkpoint, or one that was cut off.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PipelineError(f"checkpoint {path} does not exist; give a file, a run's folder, or: latest")
+    if not zipfile.is_zipfile(path):
+        raise PipelineError(f"{path} is not a PyTorch checkpoint, or it was cut off; give another one, or: latest")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for one and the same trouble
+        reason = str(error).strip().partition("\n")[0]
+        raise PipelineError(f"checkpoint {path} cannot be read: {reason}; give another one, or: latest") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise PipelineError(f"{path} is no checkpoint of this pipeline: wanted the key 'model', found: {found}")
+    content["model"] = strip_compiled_prefix(content["model"])
+    return content
+
+
+def strip_compiled_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
+    """`state` without the ``_orig_mod.`` that a compiled module's names carry, wherever in the name it stands."""
+    return {name.replace(_COMPILED_PREFIX, ""): value for name, value in state.items()}
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """`content` under a temporary name, forced to disk, then renamed: a reader sees the old file or the new one.
+
+    Raises:
+        PipelineError: the disk has no room for it; an earlier checkpoint of that name is left as it is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_free_disk(path.parent, tensor_bytes(content))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+        raise PipelineError(f"checkpoint {path} cannot be written: {error}; the earlier one is whole") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def link_checkpoint(source: Path, target: Path) -> None:
+    """`target` becomes the same file as `source`: another name, no second copy on disk where links are possible."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # no hard links on this file system (exFAT, some network drives)
+        check_free_disk(target.parent, source.stat().st_size)
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes a rename last through a power cut; a file system that cannot do it is none of our trouble."""
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def tensor_bytes(content: Any) -> int:
+    """Bytes of all tensors in nested dicts and lists, each storage once (tied weights are saved once)."""
+    storages: dict[int, int] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, Mapping):
+            visit_all(value.values())
+        elif isinstance(value, (list, tuple)):
+            visit_all(value)
+
+    def visit_all(values: Iterable[Any]) -> None:
+        for value in values:
+            visit(value)
+
+    visit(content)
+    return sum(storages.values())
+
+
+def check_free_disk(directory: Path, needed: int) -> None:
+    """Raises PipelineError where `directory`'s disk has less than `needed` bytes, and a twentieth more, free."""
+    free = shutil.disk_usage(directory).free
+    if free < needed * 1.05:
+        found = f"{format_bytes(free)} free, a checkpoint takes {format_bytes(needed)}"
+        raise PipelineError(f"the disk of {directory} is full: {found}; make room, or set paths.checkpoint_dir")
+
+
+def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime | None = None) -> Path:
+    """Makes and returns ``<prefix>_YYYY_MM_DD_HH_MM``, with ``_2``, ``_3``, … where that minute has one already."""
+    stem = f"{prefix}_{now or datetime.now():%Y_%m_%d_%H_%M}"
+    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10_000):
+        folder = checkpoint_dir / (stem if number == 1 else f"{stem}_{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise PipelineError(f"{checkpoint_dir} holds 9,999 runs of one minute; move some of them away")
+
+
+def prune_step_checkpoints(directory: Path, *, keep_last: int) -> None:
+    """Deletes all but the `keep_last` checkpoint_step_N.pt with the highest N."""
+    numbered = sorted(
+        (step_of(path), path) for path in directory.glob("checkpoint_step_*.pt") if step_of(path) is not None
+    )
+    for _, path in numbered[:-keep_last]:
+        path.unlink()
+
+
+def step_of(path: Path) -> int | None:
+    """N of checkpoint_step_N.pt, None for other names."""
+    match = re.fullmatch(r"checkpoint_step_(\d+)\.pt", path.name)
+    return int(match[1]) if match else None

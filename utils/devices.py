@@ -1,0 +1,133 @@
+"""Which device, which number type, and which of several processes this one is.
+
+device = resolve_device("auto")                  # the best there is
+dtype = choose_dtype("auto", device)             # bfloat16 on CUDA, float32 elsewhere
+"""
+
+import os
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from utils.errors import PipelineError
+
+# Dense bf16 floating-point operations a second, from the makers' data sheets (without sparsity). The first name that
+# the device's name contains counts, so the longer names come first.
+_PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "L40S": 362e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "A40": 150e12,
+    "A10": 125e12,
+    "RTX 5090": 209e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together, as torchrun numbers them."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def current_world() -> World:
+    """From torchrun's environment variables; one process where there are none."""
+    return World(*(int(os.environ.get(name, default)) for name, default in _WORLD_VARIABLES))
+
+
+_WORLD_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `name` (``auto``, ``cuda``, ``cpu`` or ``mps``) means for this process.
+
+    Raises:
+        PipelineError: there is no such device here; the line names ``--device cpu``.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda":
+        return torch.device("cuda", _local_gpu())
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise PipelineError("device mps: this machine has no Apple GPU that PyTorch can use; run it with --device cpu")
+    return torch.device(name)
+
+
+def _local_gpu() -> int:
+    if not torch.cuda.is_available():
+        reason = "this PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch finds no NVIDIA GPU"
+        raise PipelineError(f"device cuda: {reason}; run it with --device cpu (slow, for small models and tests)")
+    local_rank, count = current_world().local_rank, torch.cuda.device_count()
+    if local_rank >= count:
+        raise PipelineError(
+            f"device cuda: process {local_rank} of this machine has no GPU, {count} found; lower --nproc"
+        )
+    return local_rank
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute type that `name` (``auto``, ``float32``, ``bfloat16``) means on `device`."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def describe_device(device: torch.device) -> str:
+    """A name that people know: ``NVIDIA H100 80GB HBM3``, ``CPU (x86_64, 2 threads)``."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"Apple GPU ({platform.machine()})"
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 operations a second of a known GPU, the base of model FLOPs utilisation; None where not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((flops for known, flops in _PEAK_FLOPS.items() if known in name), None)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process held at most: on the GPU, or in main memory for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    import resource
+
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if platform.system() == "Darwin" else held * 1024
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken: on the GPU, or in main memory for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return max(available, _linux_available_memory())
+    return 8 * 1024**3  # macOS tells nothing without a further package; a part of the data seldom reaches this
+
+
+def _linux_available_memory() -> int:
+    """What Linux could free without swapping (page cache included), or 0 elsewhere."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 0
