@@ -60,8 +60,10 @@ class DatasetConfig:
     )
     seed: int = option(42, "draws the validation blocks", minimum=0)
     max_files: int = option(38, "token files in a dataset at most", minimum=1)
+    file_tokens: int = option(1 << 24, "tokens of a file at least, more where `max_files` asks for it", minimum=1)
     test_documents: int = option(10_000, "articles or documents that `--test` takes", minimum=1)
     batch_size: int = option(10_000, "documents tokenized in one go", minimum=1)
+    workers: int | None = option(None, "processes that prepare a dataset; null: one a core", minimum=1)
 
     @property
     def stride(self) -> int:
