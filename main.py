@@ -1,0 +1,267 @@
+"""The pipeline's menu and command line: starts each stage as a process of its own.
+
+    python3 main.py                        the menu
+    python3 main.py train --test           one stage, with its arguments
+    python3 main.py train -- --test        the same
+    python3 main.py train --nproc 8        on 8 GPUs, through torch.distributed.run
+
+A stage's exit code is passed on. Ctrl-C reaches the stage, which may finish saving before it leaves.
+"""
+
+import importlib.util
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, run
+from utils.errors import PipelineError, UsageError, did_you_mean
+from utils.terminal import ask, styled
+
+CHECKOUT = Path(__file__).resolve().parent
+LAUNCHED_STAGE = "train"  # the stage that takes --nproc
+# torch.distributed.run kills its workers so long after a signal; a large checkpoint on a slow disk takes minutes.
+SAVING_GRACE_SECONDS = 900
+# Interrupts closer together than this count as one series; the third of a series kills the stage.
+SERIES_SECONDS = 3.0
+
+
+class Stage(NamedTuple):
+    number: int
+    name: str
+    script: str
+    purpose: str
+
+
+STAGES = (
+    Stage(1, "cleanup", "cleaner.py", "raw Wikipedia or your own files → cleaned articles"),
+    Stage(2, "tokenize", "tokenizer.py", "fetch, try or train the tokenizer"),
+    Stage(3, "prepare", "dataset_prep.py", "cleaned articles → token dataset"),
+    Stage(4, "fineweb", "fineweb_prep.py", "FineWeb → token dataset"),
+    Stage(5, "train", "train.py", "pretrain a model"),
+    Stage(6, "inference", "Inference.py", "write with a model, or compare several"),
+    Stage(8, "benchmark", "benchmark.py", "score checkpoints"),
+    Stage(9, "lima", "lima_tokenizer.py", "conversations → tokenized examples"),
+    Stage(10, "sft", "post_training.py", "instruction tuning"),
+    Stage(11, "serve", "server.py", "REST API and chat page"),
+    Stage(12, "export", "export.py", "Hugging Face folder, GGUF file"),
+    Stage(13, "quickstart", "quickstart.py", "the whole pipeline in minutes, on a CPU"),
+)
+QUIT_NUMBER = 7
+
+
+def available_stages() -> list[Stage]:
+    return [stage for stage in STAGES if (CHECKOUT / stage.script).exists()]
+
+
+def find_stage(name: str) -> Stage:
+    """The stage called `name`.
+
+    Raises:
+        UsageError: there is none; names the nearest one.
+    """
+    stages = {stage.name: stage for stage in available_stages()}
+    if name not in stages:
+        known = ", ".join(stages)
+        raise UsageError(f"unknown stage {name!r}{did_you_mean(name, stages)}; the stages are: {known}")
+    return stages[name]
+
+
+def build_command(stage: Stage, arguments: Sequence[str], *, python: str = sys.executable) -> list[str]:
+    """The command that runs `stage`; a ``--`` before the arguments is dropped, ``--nproc N`` becomes a launcher."""
+    arguments = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
+    script = str(CHECKOUT / stage.script)
+    processes = 1
+    if stage.name == LAUNCHED_STAGE:
+        processes, arguments = _take_processes(arguments)
+    if processes == 1:
+        return [python, script, *arguments]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    if _launcher_has_grace_option(python):
+        launcher.append(f"--shutdown-timeout={SAVING_GRACE_SECONDS}")
+    return [python, *launcher, script, *arguments]
+
+
+def run_stage(stage: Stage, arguments: Sequence[str] = ()) -> int:
+    """Runs `stage` to its end and returns its exit code; signals reach it, and it may take its time to save."""
+    command = build_command(stage, arguments, python=stage_python())
+    launched = "torch.distributed.run" in command
+    # Under the launcher every rank must be signalled once: in a process group of their own they do not get the
+    # terminal's Ctrl-C besides the launcher's.
+    process = subprocess.Popen(command, process_group=0 if launched else None)
+    with SignalRelay(process, to_group_member=not launched) as relay:
+        code = process.wait()
+    if launched and code and relay.received:
+        return EXIT_TERMINATED if signal.SIGTERM in relay.received else EXIT_INTERRUPTED
+    if code < 0:
+        died_of = signal.Signals(-code)
+        memory = " (the system does so when memory runs out)" if died_of == signal.SIGKILL else ""
+        print(f"error: {stage.name} was killed by {died_of.name}{memory}", file=sys.stderr)
+        return 128 + died_of
+    return code
+
+
+class SignalRelay:
+    """While a stage runs: passes SIGTERM on, and Ctrl-C where the terminal has not already sent it to the stage.
+
+    Nothing is printed at the first Ctrl-C, the stage says itself what it does; the third within seconds kills it.
+    """
+
+    def __init__(self, process: subprocess.Popen, *, to_group_member: bool) -> None:
+        self.process = process
+        self.shares_group = to_group_member
+        self.received: list[int] = []
+        self.series = 0
+        self.last = 0.0
+
+    def __enter__(self) -> "SignalRelay":
+        self.saved = {each: signal.signal(each, self._handle) for each in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for each, handler in self.saved.items():
+            signal.signal(each, handler)
+
+    def _handle(self, signum: int, frame: object) -> None:
+        self.received.append(signum)
+        if signum == signal.SIGTERM:
+            self.process.send_signal(signal.SIGTERM)
+            return
+        if not (self.shares_group and _in_foreground()):
+            self.process.send_signal(signal.SIGINT)
+        now = time.monotonic()
+        self.series = self.series + 1 if now - self.last < SERIES_SECONDS else 1
+        self.last = now
+        if self.series == 2:
+            print("\nCtrl-C once more kills the stage, whatever it is saving", file=sys.stderr)
+        elif self.series >= 3:
+            self.process.kill()
+
+
+def stage_python() -> str:
+    """The Python that runs the stages: this one, or the checkout's .venv where this one has no packages.
+
+    Raises:
+        PipelineError: neither has them.
+    """
+    if importlib.util.find_spec("numpy"):
+        return sys.executable
+    installed = CHECKOUT / ".venv" / "bin" / "python"
+    if installed.exists():
+        return str(installed)
+    raise PipelineError(f"{sys.executable} has no numpy, and there is no .venv; run: make install")
+
+
+def menu() -> int:
+    """Asks for a stage and its arguments, runs it, and asks whether to run another."""
+    print(_menu_text())
+    while True:
+        stage = _ask_stage()
+        if stage is None:
+            return EXIT_OK
+        try:
+            arguments = _ask_arguments(stage)
+            code = run_stage(stage, arguments)
+        except PipelineError as error:
+            print(styled(f"error: {error}", "red"))
+        else:
+            print(_outcome(stage, code))
+        if ask("\nRun another module? [Y/n] ").lower() in ("n", "no", "q", "7"):
+            return EXIT_OK
+        print(_menu_text())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        return menu()
+    if arguments[0] in ("-h", "--help"):
+        print(f"{__doc__}\n{_menu_text()}\n\nEach stage explains its arguments: python3 main.py NAME --help")
+        return EXIT_OK
+    if arguments[0].startswith("-"):
+        raise UsageError(f"{arguments[0]} stands before the stage's name; wanted: python3 main.py NAME {arguments[0]}")
+    return run_stage(find_stage(arguments[0]), arguments[1:])
+
+
+def _take_processes(arguments: list[str]) -> tuple[int, list[str]]:
+    """``["--nproc", "2", "--test"]`` → (2, ["--test"]); 1 where it is not asked for."""
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name != "--nproc":
+            continue
+        if not equals:
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if not value.isdecimal() or int(value) < 1:
+            raise UsageError(f"--nproc is {value!r}; wanted: a number of processes, for example --nproc 2")
+        return int(value), arguments[:index] + arguments[index + (1 if equals else 2) :]
+    return 1, arguments
+
+
+def _launcher_has_grace_option(python: str) -> bool:
+    """Older launchers have none and give 30 seconds; read from the file, as importing torch takes seconds."""
+    root = Path(python).parent.parent if python != sys.executable else Path(sys.prefix)
+    launchers = root.glob("lib*/python3*/site-packages/torch/distributed/run.py")
+    return any("--shutdown-timeout" in launcher.read_text(encoding="utf-8") for launcher in launchers)
+
+
+def _in_foreground() -> bool:
+    """True where this process group is the terminal's foreground one, so that its Ctrl-C went to the stage as well."""
+    try:
+        terminal = os.open(os.ctermid(), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def _menu_text() -> str:
+    rows = [(stage.number, stage.name, stage.purpose) for stage in available_stages()]
+    rows = sorted([*rows, (QUIT_NUMBER, "quit", "")])
+    lines = [f"  {number:>2}  {styled(f'{name:<11}', 'bold')} {purpose}".rstrip() for number, name, purpose in rows]
+    return "\n".join(["", styled("Language model pipeline", "bold", "cyan"), "", *lines, ""])
+
+
+def _ask_stage() -> Stage | None:
+    """The stage that the user names or numbers; None: quit."""
+    numbers = {str(stage.number): stage for stage in available_stages()}
+    while True:
+        answer = ask("Number or name: ").lower()
+        if answer in (str(QUIT_NUMBER), "q", "quit"):
+            return None
+        if answer in numbers:
+            return numbers[answer]
+        try:
+            return find_stage(answer)
+        except UsageError as error:
+            print(styled(str(error), "yellow") if answer else "")
+
+
+def _ask_arguments(stage: Stage) -> list[str]:
+    """The arguments as a shell would split them."""
+    while True:
+        answer = ask(f"Arguments for {stage.name} (Enter: none, --help lists them): ")
+        try:
+            return shlex.split(answer)
+        except ValueError as error:
+            print(styled(f"{error}: a quotation mark has no partner", "yellow"))
+
+
+def _outcome(stage: Stage, code: int) -> str:
+    if code == EXIT_OK:
+        return styled(f"{stage.name} is done", "green")
+    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        return styled(f"{stage.name} was interrupted", "yellow")
+    return styled(f"{stage.name} failed with exit code {code}", "red")
+
+
+if __name__ == "__main__":
+    run(main)

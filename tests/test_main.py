@@ -1,0 +1,218 @@
+"""The router: forwarding, exit codes, signals, the menu. Stages are small fakes in a copy of the checkout."""
+
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import main
+from utils.errors import UsageError
+
+ROOT = Path(main.__file__).resolve().parent
+
+FAKE_STAGE = """
+import json, sys
+print(json.dumps(sys.argv[1:]))
+sys.exit(int(sys.argv[-1]) if sys.argv[-1].isdigit() else 0)
+"""
+
+SAVING_STAGE = """
+import sys, time
+from pathlib import Path
+from utils.cli import run
+
+def main():
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.4)  # longer than the quarter of a second that subprocess.run would leave
+        Path(sys.argv[1]).write_text("saved")
+
+run(main)
+"""
+
+DEAF_STAGE = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A copy of the router with two fake stages: `prepare` echoes its arguments, `train` saves when interrupted."""
+    root = tmp_path / "checkout"
+    (root / "utils").mkdir(parents=True)
+    shutil.copy(ROOT / "main.py", root)
+    for name in ("__init__", "cli", "errors", "terminal"):
+        shutil.copy(ROOT / "utils" / f"{name}.py", root / "utils")
+    (root / "dataset_prep.py").write_text(FAKE_STAGE)
+    (root / "train.py").write_text(SAVING_STAGE)
+    return root
+
+
+def route(checkout: Path, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(checkout / "main.py"), *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, cwd=checkout.parent)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["prepare", "--window", "64", "a b"], ["prepare", "--", "--window", "64", "a b"]]
+)
+def test_both_forms_forward_the_same_arguments(checkout, arguments):
+    result = route(checkout, *arguments)
+    assert (result.returncode, result.stdout) == (0, '["--window", "64", "a b"]\n')
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3])
+def test_exit_code_is_passed_on(checkout, code):
+    assert route(checkout, "prepare", str(code)).returncode == code
+
+
+def test_wrong_name_is_answered_with_the_nearest_one(checkout):
+    result = route(checkout, "prepair")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: unknown stage 'prepair'; did you mean 'prepare'?")
+
+
+def test_option_before_the_stage_is_a_usage_error(checkout):
+    assert route(checkout, "--test", "train").returncode == 2
+
+
+def test_only_stages_whose_script_is_there_are_offered(checkout):
+    listing = route(checkout, "--help").stdout
+    assert "prepare" in listing
+    assert "benchmark" not in listing
+
+
+def start_training(checkout: Path, saved: Path, **options) -> subprocess.Popen:
+    command = [sys.executable, str(checkout / "main.py"), "train", str(saved)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stage_saves_when_only_the_router_is_signalled(checkout, tmp_path, signum, code):
+    process = start_training(checkout, tmp_path / "saved", start_new_session=True)
+    process.send_signal(signum)
+    assert process.wait(timeout=20) == code
+    assert (tmp_path / "saved").read_text() == "saved"
+
+
+def start_in_terminal(checkout: Path, *arguments: str) -> tuple[int, int]:
+    """The router as a terminal's foreground job: (process id, the terminal's other end)."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, str(checkout / "main.py"), *arguments])
+    return pid, terminal
+
+
+def read_until(terminal: int, text: str) -> str:
+    seen = ""
+    while text not in seen:
+        try:
+            seen += os.read(terminal, 4096).decode()
+        except OSError:
+            break
+    assert text in seen, seen
+    return seen
+
+
+def read_available(terminal: int) -> str:
+    """What comes until a fifth of a second passes in silence, or the other side has gone."""
+    seen = ""
+    while select.select([terminal], [], [], 0.2)[0]:
+        try:
+            seen += os.read(terminal, 4096).decode()
+        except OSError:
+            break
+    return seen
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_stage_once_and_it_saves(checkout, tmp_path):
+    pid, terminal = start_in_terminal(checkout, "train", str(tmp_path / "saved"))
+    read_until(terminal, "ready")
+    os.write(terminal, b"\x03")
+    read_until(terminal, "interrupted")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert (tmp_path / "saved").read_text() == "saved"
+
+
+def test_third_ctrl_c_within_seconds_kills_a_stage_that_does_not_leave(checkout):
+    (checkout / "train.py").write_text(DEAF_STAGE)
+    pid, terminal = start_in_terminal(checkout, "train")
+    read_until(terminal, "ready")
+    seen = ""
+    while "killed by SIGKILL" not in seen:  # two presses at once count as one, so it is pressed until it works
+        os.write(terminal, b"\x03")
+        seen += read_available(terminal)
+    assert "Ctrl-C once more kills the stage" in seen
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 137
+
+
+def test_menu_runs_a_stage_with_arguments_split_as_a_shell_would_and_asks_for_another(checkout):
+    result = route(checkout, text="prepair\n3\n--name 'two words'\ny\nprepare\n4\nn\n")
+    assert result.returncode == 0
+    assert '["--name", "two words"]' in result.stdout
+    assert "did you mean 'prepare'?" in result.stdout
+    assert "prepare failed with exit code 4" in result.stdout
+    assert result.stdout.count("Run another module?") == 2
+
+
+def test_menu_asks_again_for_arguments_with_an_open_quotation(checkout):
+    result = route(checkout, text="3\n--name 'two\n--name two\nn\n")
+    assert '["--name", "two"]' in result.stdout
+
+
+@pytest.mark.parametrize("answer", ["7", "q", "quit"])
+def test_menu_quits(checkout, answer):
+    assert route(checkout, text=f"{answer}\n").returncode == 0
+
+
+def test_menu_says_when_its_input_ends(checkout):
+    result = route(checkout, text="3\n")
+    assert result.returncode == 2
+    assert "input ended" in result.stderr
+
+
+def test_processes_are_started_through_the_launcher():
+    train = next(stage for stage in main.STAGES if stage.name == "train")
+    command = main.build_command(train, ["--", "--nproc", "2", "--test"])
+    assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    assert command[-2:] == [str(ROOT / "train.py"), "--test"]
+    assert main.build_command(train, ["--test", "--nproc=1"])[1:] == [str(ROOT / "train.py"), "--test"]
+
+
+@pytest.mark.parametrize("value", ["0", "two", "-1"])
+def test_a_wrong_number_of_processes_is_a_usage_error(value):
+    train = next(stage for stage in main.STAGES if stage.name == "train")
+    with pytest.raises(UsageError, match="wanted: a number of processes"):
+        main.build_command(train, ["--nproc", value])
+
+
+def test_numbers_and_names_are_the_ones_people_know():
+    first_six = ["cleanup", "tokenize", "prepare", "fineweb", "train", "inference"]
+    assert [stage.name for stage in main.STAGES[:6]] == first_six
+    assert [stage.number for stage in main.STAGES] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]
+
+
+def test_menu_imports_nothing_heavy():
+    script = "import sys, main; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    names = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    ours = {"main", "utils"}
+    # "sitecustomize"-like modules come from the installation, not from us
+    foreign = {name for name in names if name not in sys.stdlib_module_names and not name.startswith(("_", "site"))}
+    assert foreign <= ours | {"google", "mpl_toolkits", "distutils"}
