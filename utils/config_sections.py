@@ -174,6 +174,16 @@ class GenerationConfig:
     temperature: float = option(0.8, "0: always the likeliest token", minimum=0.0)
     top_k: int = option(50, "draw among the k likeliest; 0: all", minimum=0)
     top_p: float = option(0.95, "draw among the likeliest that hold this probability; 1: all", above=0.0, maximum=1.0)
+    min_p: float = option(
+        0.0, "draw among those with this share of the likeliest's probability", minimum=0.0, maximum=0.99
+    )
+    repetition_penalty: float = option(1.0, "above 1: what has been said becomes less likely", above=0.0)
+    seed: int | None = option(None, "the same seed gives the same text; null: another one each time", minimum=0)
+    on_overflow: str = option(
+        "slide",
+        "beyond the context: slide (drop the oldest half, read the rest again) or refuse the request",
+        choices=("slide", "refuse"),
+    )
 
 
 @dataclass(frozen=True)

@@ -101,11 +101,10 @@ class KVCache:
         view.lengths, view._positions = self.lengths[start:stop], None
         return view
 
-    def move_row(self, source: int, target: int) -> None:
-        """Copies row `source` over row `target`, as when the last row fills the gap of one that has left."""
-        length = self.lengths[source]
-        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+    def copy_row(self, other: "KVCache", source: int, target: int, *, length: int) -> None:
+        """The first `length` positions of `other`'s row `source` become row `target` here; both may be one cache."""
+        self.keys[:, target, :, :length] = other.keys[:, source, :, :length]
+        self.values[:, target, :, :length] = other.values[:, source, :, :length]
         self.lengths[target] = length
         self._positions = None
 

@@ -1,0 +1,119 @@
+"""Continuing one prompt or several: streams of events, tokens or text, and `generate` for whole tensors.
+
+    settings = GenerationSettings(max_length=100, seed=1)
+    for piece in stream_text(model, tokenizer, "Once upon a time", settings):
+        print(piece, end="", flush=True)
+
+All of them run the one loop, `utils.batch_generation`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.batch_generation import BatchGenerator, Decoder, TokenEvent
+from utils.errors import PipelineError
+from utils.generation_settings import EOS_ID, GenerationSettings, check_text
+
+__all__ = ["GenerationSettings", "generate", "generate_batch", "stream_events", "stream_text", "stream_tokens"]
+
+
+def stream_events(
+    model: Any,
+    prompt_ids: Sequence[int],
+    settings: GenerationSettings,
+    *,
+    tokenizer: Any = None,
+    decoder: Decoder | None = None,
+) -> Iterator[TokenEvent]:
+    """One event a token: id, text, log-probabilities if asked for, and at the end the reason."""
+    length = len(prompt_ids) + settings.max_length
+    batch = BatchGenerator(model, tokenizer, max_length=length, decoder=decoder)
+    batch.join(prompt_ids, settings)
+    while batch.num_rows:
+        yield from batch.step()
+
+
+def stream_tokens(
+    model: Any, prompt_ids: Sequence[int], settings: GenerationSettings, *, decoder: Decoder | None = None
+) -> Iterator[int]:
+    """The new tokens, without the EOS that ends them."""
+    for event in stream_events(model, prompt_ids, settings, decoder=decoder):
+        if event.token_id != settings.eos_id:
+            yield event.token_id
+
+
+def stream_text(
+    model: Any,
+    tokenizer: Any,
+    prompt: str | Sequence[int],
+    settings: GenerationSettings,
+    *,
+    decoder: Decoder | None = None,
+) -> Iterator[str]:
+    """The continuation's text as it becomes certain. A text gets BOS before it, as documents have; ids stay as they
+    are."""
+    ids = encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
+    for event in stream_events(model, ids, settings, tokenizer=tokenizer, decoder=decoder):
+        if event.text:
+            yield event.text
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """A text's ids with BOS; an empty one, or one that is no UTF-8, is refused."""
+    return tokenizer.encode(check_text(prompt), add_bos=True)
+
+
+def generate_batch(
+    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationSettings, *, max_rows: int = 32
+) -> list[list[int]]:
+    """The new tokens of every prompt, an EOS included. Each row equals what its prompt gives alone, to rounding.
+
+    With a seed, prompt i draws from its own generator, seeded with ``seed + i``. `max_rows` are computed at once; when
+    one is done the next prompt takes its place.
+    """
+    from dataclasses import replace
+
+    if not prompts:
+        return []
+    longest = max(len(prompt) for prompt in prompts) + settings.max_length
+    batch = BatchGenerator(model, max_rows=min(max_rows, len(prompts)), max_length=longest)
+    places: dict[int, int] = {}
+    results: list[list[int]] = [[] for _ in prompts]
+    while len(places) < len(prompts) or batch.num_rows:
+        while len(places) < len(prompts) and batch.num_rows < batch.max_rows:
+            place = len(places)
+            seed = None if settings.seed is None else settings.seed + place
+            places[batch.join(prompts[place], replace(settings, seed=seed))] = place
+        for event in batch.step():
+            results[places[event.row]].append(event.token_id)
+    return results
+
+
+def generate(
+    model: Any, prompt_ids: Tensor | Sequence[int], *, attention_mask: Tensor | None = None, **options: Any
+) -> Tensor:
+    """The prompt with its continuation: (T,) → (T + N,), (B, T) → (B, T + N), shorter rows filled up with EOS.
+
+    Args:
+        attention_mask: (B, T), 0 where a row is padded, on either side; padding stays in the result but is not read.
+        options: fields of `GenerationSettings`; `max_length` counts new tokens. Nothing is added to the prompt.
+    """
+    try:
+        settings = GenerationSettings(**options)
+    except TypeError as error:
+        raise PipelineError(
+            f"generate: {error}; wanted: {', '.join(GenerationSettings.__dataclass_fields__)}"
+        ) from None
+    prompt = torch.as_tensor(prompt_ids)
+    rows = prompt if prompt.dim() == 2 else prompt[None]  # (B, T)
+    mask = torch.ones_like(rows) if attention_mask is None else attention_mask.to(rows.device)
+    prompts = [row[kept.bool()].tolist() for row, kept in zip(rows, mask, strict=True)]
+    new = generate_batch(model, prompts, settings)
+    longest = max(len(tokens) for tokens in new)
+    filler = EOS_ID if settings.eos_id is None else settings.eos_id
+    filled = [tokens + [filler] * (longest - len(tokens)) for tokens in new]
+    result = torch.cat([rows, torch.tensor(filled, dtype=rows.dtype, device=rows.device)], dim=1)
+    return result if prompt.dim() == 2 else result[0]

@@ -1,0 +1,83 @@
+"""Tokens in, text out, as soon as it is certain: no half characters, no half stop strings.
+
+    stream = TextStream(tokenizer, prompt_ids, stop=["\\nUser:"])
+    for token in tokens:
+        print(stream.push(token), end="")
+        if stream.stopped: break
+    print(stream.finish())
+
+A character may span several tokens (byte fallback), and a token decoded by itself loses the leading space that
+SentencePiece gives to words; so bytes are collected, and only whole characters leave.
+"""
+
+import codecs
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class DecodingTokenizer(Protocol):
+    """What is wanted of a tokenizer."""
+
+    def token_bytes(self) -> Sequence[bytes]:
+        """The bytes that each id stands for; none for special ids."""
+
+
+class TextStream:
+    """The text of one continuation, which starts after `context_ids`."""
+
+    def __init__(self, tokenizer: DecodingTokenizer, context_ids: Sequence[int], *, stop: Sequence[str] = ()) -> None:
+        self._pieces = tokenizer.token_bytes()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        # The first piece of a text begins with a space that SentencePiece put there.
+        self._drop_space = not any(self._pieces[token] for token in context_ids)
+        self._stop = _StopFinder(stop)
+
+    @property
+    def stopped(self) -> bool:
+        """True once a stop string was met; nothing comes after the text before it."""
+        return self._stop.found
+
+    def push(self, token: int) -> str:
+        """The text that `token` makes certain, often a word, sometimes nothing yet."""
+        return self._stop.push(self._decode(self._pieces[token]))
+
+    def finish(self) -> str:
+        """What was held back, when no more tokens come."""
+        return self._stop.push(self._decoder.decode(b"", final=True)) + self._stop.rest()
+
+    def _decode(self, piece: bytes) -> str:
+        if piece and self._drop_space:
+            self._drop_space = False
+            piece = piece.removeprefix(b" ")
+        return self._decoder.decode(piece)
+
+
+class _StopFinder:
+    """Lets text through up to the first stop string; the beginning of one waits until it is decided."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        if not self._stop or self.found:
+            return "" if self.found else text
+        held = self._held + text
+        starts = [start for start in map(held.find, self._stop) if start >= 0]
+        if starts:
+            self.found, self._held = True, ""
+            return held[: min(starts)]
+        keep = max(self._overlap(held, each) for each in self._stop)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def rest(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """The length of the longest beginning of `stop` that `text` ends with."""
+        lengths = range(min(len(text), len(stop) - 1), 0, -1)
+        return next((length for length in lengths if text.endswith(stop[:length])), 0)
