@@ -1,0 +1,154 @@
+"""utils/raw_files.py: every format and compression gives the same records; damage is named."""
+
+import bz2
+import gzip
+import io
+import json
+import tracemalloc
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from utils import raw_files
+from utils.errors import PipelineError
+from utils.raw_files import RawFile, find_raw_files
+
+ARTICLES = [{"title": f"Article {i}", "text": f"Montréal ☃ {i}\n\nsecond\u2028line"} for i in range(200)]
+JSON_LINES = "".join(json.dumps(each, ensure_ascii=i % 2 == 0) + "\n" for i, each in enumerate(ARTICLES)).encode()
+PAGE = "<page><title>{}</title><ns>{}</ns>{}<revision><text>old</text></revision>"
+PAGE += "<revision><text>{}</text></revision></page>"
+
+
+def compress(data: bytes, suffix: str) -> bytes:
+    if suffix == ".zst":
+        sink = io.BytesIO()
+        for half in (data[: len(data) // 2], data[len(data) // 2 :]):  # two frames, as parallel compressors write
+            sink.write(pa.compress(half, codec="zstd", asbytes=True))
+        return sink.getvalue()
+    return {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}[suffix](data)
+
+
+def read(path, **options) -> list:
+    with RawFile(path) as file:
+        return list(file.records(**options))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".zst"])
+def test_json_lines_in_every_compression(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(compress(JSON_LINES, suffix))
+    with RawFile(path) as file:
+        records = list(file.records())
+        assert file.position == file.size
+    assert [record.value for record in records] == ARTICLES
+    assert [record.number for record in records] == list(range(1, 201))
+    assert [record.value for record in read(path, start=150)] == ARTICLES[150:]
+
+
+def test_parquet_rows_columns_and_start(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.Table.from_pylist(ARTICLES), path, row_group_size=70)
+    assert [record.value for record in read(path)] == ARTICLES
+    assert [record.number for record in read(path, start=71)] == list(range(72, 201))
+    assert read(path, columns=["text", "missing"])[3].value == {"text": ARTICLES[3]["text"]}
+
+
+def test_lines_that_are_no_objects_are_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [
+        b"\xef\xbb\xbf" + b'{"text": "bom"}',
+        b'{"text": ',
+        b"",
+        b"[1]",
+        b'{"text": "\\ud800"}',
+        b"\xff\xfe",
+        b'{"a":1}',
+    ]
+    path.write_bytes(b"\r\n".join(lines))
+    records = read(path)
+    assert [record.number for record in records] == [1, 2, 4, 5, 6, 7]
+    assert [bool(record.problem) for record in records] == [False, True, True, True, True, False]
+    assert records[0].value == {"text": "bom"}
+    assert records[1].problem.startswith("not JSON: ")
+    assert records[2].problem == "a JSON list, wanted: an object"
+
+
+def test_a_line_too_long_is_named_and_the_next_one_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_files, "MAX_LINE_BYTES", 100)
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "x" * 1000}) + '\n{"text": "short"}\n')
+    first, second = read(path)
+    assert "longer than 100 B" in first.problem
+    assert (second.number, second.value) == (2, {"text": "short"})
+
+
+@pytest.mark.parametrize("suffix", ["", ".bz2"])
+def test_mediawiki_pages(tmp_path, suffix):
+    pages = PAGE.format("A &amp; B", 0, "", "new &lt;b&gt;") + PAGE.format(
+        "Talk:A", 1, '<redirect title="B"/>', "#REDIRECT"
+    )
+    path = tmp_path / f"dump.xml{suffix}"
+    xml = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>{pages}</mediawiki>'
+    path.write_bytes(compress(xml.encode(), suffix))
+    first, second = [record.value for record in read(path)]
+    assert first == {"title": "A & B", "namespace": 0, "redirect": None, "wikitext": "new <b>"}
+    assert (second["namespace"], second["redirect"]) == (1, "B")
+
+
+def test_text_files_whole_or_in_pieces(tmp_path, monkeypatch):
+    path = tmp_path / "book.txt"
+    text = "".join(f"Absatz {i} äöü\nnoch eine Zeile\n\n" for i in range(50))
+    path.write_text("\ufeff" + text, encoding="utf-8")
+    assert [record.value for record in read(path)] == [{"text": text}]
+    monkeypatch.setattr(raw_files, "TEXT_PIECE_BYTES", 200)
+    pieces = [record.value["text"] for record in read(path)]
+    assert "".join(pieces) == text
+    assert len(pieces) > 5
+    assert all(piece.endswith("\n\n") for piece in pieces)
+    path.write_text("ä😀" * 5000, encoding="utf-8")
+    assert "".join(record.value["text"] for record in read(path)) == "ä😀" * 5000
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zst"])
+def test_a_file_cut_short_is_no_complete_file(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(compress(JSON_LINES, suffix)[:-9])
+    with pytest.raises(PipelineError, match=r"a\.jsonl\.\w+ is damaged .*; fetch the file again"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.xml", "a.jsonl.gz"])
+def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"hello, this is something else entirely")
+    with pytest.raises(PipelineError, match=f"{name} is damaged at its start"):
+        read(path)
+
+
+def test_finding_files(tmp_path):
+    with pytest.raises(PipelineError, match="does not exist"):
+        find_raw_files(tmp_path / "missing")
+    with pytest.raises(PipelineError, match=r"holds nothing; wanted: \.jsonl"):
+        find_raw_files(tmp_path)
+    for name in ("b.jsonl", "a/x.md", ".cache/y.txt", "notes.pdf", "c.XML.BZ2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in find_raw_files(tmp_path)] == ["x.md", "b.jsonl", "c.XML.BZ2"]
+    with pytest.raises(PipelineError, match="no known format"):
+        find_raw_files(tmp_path / "notes.pdf")
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    path = tmp_path / "dump.xml.gz"
+    with gzip.open(path, "wt", compresslevel=1) as file:
+        file.write('<mediawiki xmlns="http://x/">')
+        for i in range(400):
+            file.write(PAGE.format(i, 0, "", "wikitext " * 10_000))
+        file.write("</mediawiki>")
+    tracemalloc.start()
+    with RawFile(path) as file:
+        assert sum(1 for _ in file.records()) == 400
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20  # the dump is 36 MB

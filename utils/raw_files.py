@@ -1,0 +1,255 @@
+"""Raw input files as a stream of records: JSON lines, Parquet, MediaWiki XML and plain text, compressed or not.
+
+    with RawFile(path) as file:
+        for record in file.records():
+            ...                                  # record.number, record.value, or record.problem
+
+Memory is bounded whatever the file's size. A record that cannot be read has a `problem` and no value; a file that is
+damaged (cut short, not what its name says) raises a PipelineError.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from utils.errors import PipelineError
+from utils.terminal import format_bytes
+
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".xml": "xml", ".txt": "text", ".md": "text"}
+COMPRESSIONS = (".gz", ".bz2", ".zst")
+
+# The longest articles are a few MB; parsed, a line takes several times its size.
+MAX_LINE_BYTES = 32 << 20
+TEXT_PIECE_BYTES = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_ROWS_AT_ONCE = 64
+_BUFFER_BYTES = 1 << 20
+
+
+class Record(NamedTuple):
+    """One article or document; `number` is its line, row, page or piece, counted from 1."""
+
+    number: int
+    value: dict[str, Any] | None
+    problem: str = ""
+    excerpt: str = ""
+
+
+def format_of(path: Path) -> str | None:
+    """``jsonl``, ``parquet``, ``xml`` or ``text``; None for a name that is none of them."""
+    return FORMATS.get(Path(bare_name(path)).suffix.lower())
+
+
+def bare_name(path: Path) -> str:
+    """The file's name without its compression: ``a.jsonl.gz`` → ``a.jsonl``."""
+    return path.stem if path.suffix.lower() in COMPRESSIONS else path.name
+
+
+def find_raw_files(place: Path) -> list[Path]:
+    """`place` itself, or the readable files in it and its subfolders in the order of their paths.
+
+    Raises:
+        PipelineError: nothing is there, or nothing that can be read.
+    """
+    wanted = ", ".join(FORMATS) + f" (also {', '.join(COMPRESSIONS)})"
+    if not place.exists():
+        raise PipelineError(f"{place} does not exist; wanted: a folder or file of {wanted}; name one with --input")
+    if place.is_file():
+        if not format_of(place):
+            raise PipelineError(f"{place} has a name that says no known format; wanted: {wanted}")
+        return [place]
+    candidates = sorted(path for path in place.rglob("*") if path.is_file() and not _is_hidden(path, place))
+    found = [path for path in candidates if format_of(path)]
+    if not found:
+        seen = f"{len(candidates)} files, the first {candidates[0].name}" if candidates else "nothing"
+        raise PipelineError(f"{place} holds {seen}; wanted: {wanted}; name another place with --input")
+    return found
+
+
+def _is_hidden(path: Path, place: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(place).parts)
+
+
+class RawFile:
+    """A raw file, opened. `position` of `size` bytes on disk have been read so far: what a progress bar wants."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self._file = path.open("rb")
+        self._stream: io.BufferedIOBase = self._file  # kept: pyarrow's, when collected, closes the file below it
+        self._share_read = 0.0
+
+    def __enter__(self) -> "RawFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    @property
+    def position(self) -> int:
+        # Parquet is read by pyarrow, which jumps about in the file.
+        return round(self._share_read * self.size) if self._share_read else self._file.tell()
+
+    def records(self, *, start: int = 0, columns: Sequence[str] | None = None) -> Iterator[Record]:
+        """The records after the first `start`. Of Parquet only `columns` are read, those that are there.
+
+        Raises:
+            PipelineError: the file is damaged.
+        """
+        readers = {"jsonl": self._json_lines, "xml": self._pages, "text": self._text_pieces}
+        kind = format_of(self.path)
+        assert kind, f"{self.path.name} was not found by find_raw_files"
+        number = 0
+        try:
+            records = self._rows(start, columns) if kind == "parquet" else readers[kind](start)
+            for record in records:
+                number = record.number
+                yield record
+        except (EOFError, OSError, ValueError, ElementTree.ParseError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            place = f"after record {number}" if number else "at its start"
+            raise PipelineError(f"{self.path} is damaged {place}: {error}; fetch the file again") from error
+
+    def _decompressed(self) -> io.BufferedIOBase:
+        compression = self.path.suffix.lower()
+        if compression == ".gz":
+            import gzip
+
+            return io.BufferedReader(gzip.GzipFile(fileobj=self._file), _BUFFER_BYTES)
+        if compression == ".bz2":
+            import bz2
+
+            return io.BufferedReader(bz2.BZ2File(self._file), _BUFFER_BYTES)
+        if compression == ".zst":
+            # Not the zstandard package: its reader takes a file that was cut short for a complete one.
+            import pyarrow
+
+            return io.BufferedReader(pyarrow.CompressedInputStream(self._file, "zstd"), _BUFFER_BYTES)
+        return self._file
+
+    def _open_stream(self) -> io.BufferedIOBase:
+        self._stream = self._decompressed()
+        return self._stream
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """(number, line); a line that is too long comes as its first MAX_LINE_BYTES + 1 bytes."""
+        stream = self._open_stream()
+        number = 0
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            rest = line
+            while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                rest = stream.readline(MAX_LINE_BYTES + 1)
+            yield number, line.removeprefix(_BOM) if number == 1 else line
+
+    def _json_lines(self, start: int) -> Iterator[Record]:
+        import orjson
+
+        loads = orjson.loads
+        for number, line in self._lines():
+            if number <= start or line.isspace():
+                continue
+            try:
+                value = loads(line)
+            except orjson.JSONDecodeError as error:
+                yield Record(number, None, _line_problem(line, error), _excerpt(line))
+                continue
+            if isinstance(value, dict):
+                yield Record(number, value)
+            else:
+                yield Record(number, None, f"a JSON {type(value).__name__}, wanted: an object", _excerpt(line))
+
+    def _rows(self, start: int, columns: Sequence[str] | None) -> Iterator[Record]:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(self.path, memory_map=True, pre_buffer=False) as file:
+            names = file.schema_arrow.names
+            wanted = [name for name in names if columns is None or name in columns]
+            total, number = file.metadata.num_rows, 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if number + rows <= start:
+                    number += rows
+                    continue
+                batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=wanted, use_threads=False)
+                for batch in batches:
+                    for value in batch.to_pylist():
+                        number += 1
+                        if number > start:
+                            self._share_read = number / total
+                            yield Record(number, value)
+
+    def _pages(self, start: int) -> Iterator[Record]:
+        """MediaWiki pages as {title, namespace, redirect, wikitext}."""
+        events = ElementTree.iterparse(self._open_stream(), events=("start", "end"))
+        _, root = next(events)
+        number = 0
+        for event, element in events:
+            if event == "start" or not element.tag.endswith("}page"):
+                continue
+            number += 1
+            if number > start:
+                yield Record(number, _page_value(element))
+            root.clear()  # else the tree of the whole dump grows behind us
+
+    def _text_pieces(self, start: int) -> Iterator[Record]:
+        """The whole text, or pieces of about TEXT_PIECE_BYTES cut at empty lines, each as {text}."""
+        for number, piece in enumerate(self._byte_pieces(), 1):
+            if number <= start:
+                continue
+            try:
+                yield Record(number, {"text": piece.decode("utf-8")})
+            except UnicodeDecodeError as error:
+                yield Record(number, None, f"not UTF-8: {error.reason} at byte {error.start}", _excerpt(piece))
+
+    def _byte_pieces(self) -> Iterator[bytes]:
+        stream = self._open_stream()
+        piece = stream.readline(8 * TEXT_PIECE_BYTES).removeprefix(_BOM)
+        parts, size = [], 0
+        while piece:
+            parts.append(piece)
+            size += len(piece)
+            if size >= TEXT_PIECE_BYTES and (piece.isspace() or size >= 8 * TEXT_PIECE_BYTES):
+                whole = b"".join(parts)
+                cut = _last_whole_character(whole)
+                yield whole[:cut]
+                parts, size = [whole[cut:]], len(whole) - cut
+            piece = stream.readline(8 * TEXT_PIECE_BYTES)
+        if size:
+            yield b"".join(parts)
+
+
+def _last_whole_character(data: bytes) -> int:
+    """Where the last character that `data` holds completely ends, so that a forced cut falls between two."""
+    start = len(data) - 1
+    while start > 0 and data[start] & 0xC0 == 0x80:
+        start -= 1
+    length = {0b110: 2, 0b1110: 3, 0b11110: 4}
+    wanted = next((size for bits, size in length.items() if data[start] >> (8 - bits.bit_length()) == bits), 1)
+    return len(data) if start + wanted <= len(data) else start
+
+
+def _page_value(page: ElementTree.Element) -> dict[str, Any]:
+    namespace = page.tag.removesuffix("page")
+    redirect = page.find(f"{namespace}redirect")
+    revisions = page.findall(f"{namespace}revision")
+    return {
+        "title": page.findtext(f"{namespace}title", ""),
+        "namespace": int(page.findtext(f"{namespace}ns") or 0),
+        "redirect": redirect.get("title", "") if redirect is not None else None,
+        "wikitext": revisions[-1].findtext(f"{namespace}text", "") if revisions else "",
+    }
+
+
+def _line_problem(line: bytes, error: ValueError) -> str:
+    if len(line) > MAX_LINE_BYTES:
+        return f"longer than {format_bytes(MAX_LINE_BYTES)}"
+    return f"not JSON: {error}"
+
+
+def _excerpt(data: bytes) -> str:
+    return data[:200].decode("utf-8", errors="replace").strip()
