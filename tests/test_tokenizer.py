@@ -1,0 +1,142 @@
+"""The tokenizer: SentencePiece's own ids, every text comes back, one fingerprint for every file form."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+import tokenizer as tokenizer_stage
+from tokenizer import WikipediaTokenizer, load_tokenizer, main
+from utils.bulk_encoding import PROBES
+from utils.errors import PipelineError, UsageError
+from utils.text import to_line
+
+CHECKOUT = Path(tokenizer_stage.__file__).parent
+TEXT = "The quick brown fox jumps over the lazy dog. def main(argv):\n    return 0  # naïve café\n"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> WikipediaTokenizer:
+    folder = tmp_path_factory.mktemp("trained")
+    corpus = folder / "cleaned_a.txt"
+    corpus.write_text("".join(to_line(topic) + "\n" for topic in list(topics.values())[:30]), encoding="utf-8")
+    tokenizer = WikipediaTokenizer.train([corpus], 400, folder / "mine")
+    tokenizer.save()
+    return tokenizer
+
+
+def test_a_trained_tokenizer_has_codellamas_layout(trained):
+    pieces = trained.vocabulary.pieces
+    assert pieces[:4] == ("<unk>", "<s>", "</s>", "<0x00>")
+    assert pieces[258] == "<0xFF>"
+    assert (trained.vocab_size, trained.unk_id, trained.bos_id, trained.eos_id) == (400, 0, 1, 2)
+    assert {"▁the", "▁▁▁▁"} <= set(pieces)
+    assert all(set(piece) == {"▁"} for piece in pieces if "▁" in piece[1:]), "a piece that spans two words"
+
+
+def test_training_is_repeatable_and_saves_what_it_trained(trained, tmp_path):
+    again = WikipediaTokenizer.train([trained.directory.parent / "cleaned_a.txt"], 400, tmp_path)
+    assert again.fingerprint == trained.fingerprint
+    assert load_tokenizer(trained.directory).fingerprint == trained.fingerprint
+    assert load_tokenizer(trained.directory).encode(TEXT) == trained.encode(TEXT)
+
+
+@pytest.mark.parametrize("text", [each for each in PROBES if "▁" not in each])
+def test_every_text_comes_back_and_the_bulk_engine_agrees(trained, text):
+    ids = trained.encode(text)
+    assert trained.decode(ids) == text
+    assert trained.encode_batch([text])[0].tolist() == ids
+    assert not set(ids) & {0, 1, 2}
+
+
+def test_bos_and_eos_are_added_when_asked_and_left_out_in_decoding(trained):
+    ids = trained.encode(TEXT, add_bos=True, add_eos=True)
+    assert ids == [1, *trained.encode(TEXT), 2]
+    assert trained.decode(ids) == TEXT
+
+
+def test_token_bytes_joined_are_the_text(trained):
+    ids = trained.encode(TEXT)
+    assert b"".join(trained.token_bytes()[i] for i in ids) == b" " + TEXT.encode()
+    assert sum(trained.token_byte_lengths()[ids]) == len(TEXT.encode()) + 1
+    assert trained.token_byte_lengths()[[0, 1, 2]].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("encode", [lambda t, x: t.encode(x), lambda t, x: t.encode_batch(["ok", x])])
+def test_a_lone_surrogate_is_refused_clearly(trained, encode):
+    with pytest.raises(PipelineError, match=r"lone surrogate U\+D800 at character 2"):
+        encode(trained, "ab\ud800c")
+
+
+@pytest.mark.parametrize("wrong", [400, -1])
+def test_an_id_outside_the_vocabulary_is_named(trained, wrong):
+    with pytest.raises(PipelineError, match=f"id {wrong} is not in the vocabulary; wanted: 0 to 399"):
+        trained.decode([5, wrong])
+
+
+def test_no_tokenizer_names_the_three_ways_on(tmp_path):
+    with pytest.raises(PipelineError) as caught:
+        load_tokenizer(tmp_path)
+    for way in (f"tokenizer.model into {tmp_path}", "--load DIR", "--train"):
+        assert way in str(caught.value)
+
+
+def test_a_hub_out_of_reach_is_one_line_with_the_ways_on(tmp_path):
+    command = [sys.executable, "tokenizer.py", "--set", f"paths.tokenizer_dir={tmp_path}", "--encode", "x"]
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "could not be fetched from the Hugging Face hub" in done.stderr
+    assert "--load DIR" in done.stderr
+
+
+def test_the_command_line_encodes_on_its_last_line_and_decodes(trained, capsys):
+    assert main(["--load", str(trained.directory), "--encode", "Hello dog"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert [int(each) for each in line.split(",")] == trained.encode("Hello dog")
+    main(["--load", str(trained.directory), "--decode", line])
+    assert capsys.readouterr().out.splitlines()[-1] == "Hello dog"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--train", "x"], ["--vocab-size", "400"], ["--train", "x", "--vocab-size", "4", "--load", "y"]]
+)
+def test_arguments_that_do_not_fit_are_usage_errors(arguments):
+    with pytest.raises(UsageError):
+        main(arguments)
+
+
+def test_too_little_text_says_which_size_would_do(tmp_path):
+    (tmp_path / "a.txt").write_text("ab ab ab\n")
+    with pytest.raises(PipelineError, match=r"holds only \d+ different pieces, wanted: 5,000; .*--vocab-size \d+"):
+        WikipediaTokenizer.train([tmp_path / "a.txt"], 5000, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("tokenizer.json", b"{", "is not a tokenizer.json"),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "byte_fallback": false}}', "without byte fallback"),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "byte_fallback": true}}', "does not write a space as a prefix"),
+        ("tokenizer.model", b"no protobuf at all", "is not a SentencePiece model"),
+        ("tokenizer.model", b"", "holds no pieces"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PipelineError, match=said) as caught:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_starting_imports_neither_torch_nor_transformers(trained):
+    code = (
+        "import sys, tokenizer; t = tokenizer.load_tokenizer(sys.argv[1]); t.encode('x'); t.encode_batch(['x']);"
+        "print({'torch', 'transformers', 'datasets', 'huggingface_hub'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, trained.directory], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
