@@ -95,6 +95,9 @@ class DatasetConfig:
         0.1, "share of the stream held out for validation, in contiguous blocks", above=0.0, maximum=0.5
     )
     seed: int = option(42, "draws the validation blocks", minimum=0)
+    parts: int = option(
+        4, "parts that training tokens are loaded to the device in; more where two do not fit in its memory", minimum=1
+    )
     max_files: int = option(38, "token files in a dataset at most", minimum=1)
     file_tokens: int = option(1 << 24, "tokens of a file at least, more where `max_files` asks for it", minimum=1)
     test_documents: int = option(10_000, "articles or documents that `--test` takes", minimum=1)
@@ -248,6 +251,11 @@ class ServerConfig:
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens it to the network")
     port: int = option(8000, "TCP port; 0: a free one", minimum=0, maximum=65_535)
+    max_batch: int = option(16, "answers that a model writes at once", minimum=1)
+    max_waiting: int = option(64, "answers that may wait for a place; more are told to come again (429)", minimum=1)
+    max_tokens: int = option(1024, "new tokens that a request may ask for", minimum=1)
+    max_body_bytes: int = option(1_000_000, "size of a request's body at most", minimum=1)
+    request_timeout: float = option(120.0, "seconds that an answer may take, waiting included", above=0.0)
 
 
 @dataclass(frozen=True)
