@@ -1,0 +1,1 @@
+"""The modules of `Inference.py`: menus, one model, several side by side."""
