@@ -1,0 +1,105 @@
+"""LIMA's conversations → token ids and loss masks for `post_training.py`.
+
+python3 lima_tokenizer.py                                  # LIMA from the hub (gated: its terms must be accepted)
+python3 lima_tokenizer.py --input chats.jsonl              # your own: `conversations` or OpenAI-style `messages`
+python3 lima_tokenizer.py --max-length 1024 --too-long truncate --preview 2
+"""
+
+import argparse
+from itertools import islice
+from pathlib import Path
+
+from tokenizer import load_tokenizer
+from tuning.conversations import Preparation, iter_conversations, prepare_examples, show_preview
+from tuning.sft_data import write_sft_dataset
+from utils.cli import load_config_from, run, stage_parser
+from utils.config import Config
+from utils.errors import PipelineError
+from utils.files import whole_file
+from utils.hub import HubError, download
+
+LIMA = "GAIR/lima"
+RAW_NAME = "lima_train.jsonl"
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--input", metavar="FILE.jsonl", type=Path, help="your own conversations in place of LIMA")
+    parser.add_argument("--max-length", type=int, help="tokens of a conversation at most (sft.max_length)")
+    parser.add_argument("--batch-size", type=int, default=100, help="conversations tokenized at once (%(default)s)")
+    parser.add_argument(
+        "--too-long", choices=("drop", "truncate"), default="drop", help="what becomes of longer ones (%(default)s)"
+    )
+    parser.add_argument("--strict", action="store_true", help="stop at the first malformed conversation")
+    parser.add_argument("--preview", metavar="N", type=int, default=0, help="show N of them, what is learned in colour")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    if args.batch_size < 1 or args.preview < 0:
+        raise PipelineError("--batch-size wants at least 1, --preview at least 0")
+    config = load_config_from(args, sft__max_length=args.max_length)
+    prepare_lima(
+        config, source=args.input, batch_size=args.batch_size, too_long=args.too_long, strict=args.strict,
+        preview=args.preview,
+    )  # fmt: skip
+    return 0
+
+
+def prepare_lima(
+    config: Config,
+    *,
+    source: Path | None = None,
+    batch_size: int = 100,
+    too_long: str = "drop",
+    strict: bool = False,
+    preview: int = 0,
+) -> dict:
+    """Tokenizes `source` (None: LIMA) into `config.paths.post_training_dir`; returns the metadata written there.
+
+    Raises:
+        PipelineError: no tokenizer, no access to LIMA, nothing left to learn from; with `strict` anything malformed.
+    """
+    tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
+    directory = config.paths.post_training_dir
+    source = source or fetch_lima(directory / RAW_NAME)
+    preparation = Preparation(max_length=config.sft.max_length, too_long=too_long, strict=strict)
+    conversations = iter_conversations(source, preparation)
+    examples = list(prepare_examples(conversations, tokenizer, preparation, batch_size=batch_size))
+    for example in islice(examples, preview):
+        print(show_preview(example, tokenizer), end="\n\n")
+    print(preparation.summary())
+    if not examples:
+        raise PipelineError(f"{source}: no conversation can be learned from; the counts above say why")
+    metadata = write_sft_dataset(directory, examples, tokenizer, preparation, source=source)
+    print(f"{metadata['tokens']:,} tokens, {metadata['learned_tokens']:,} of them learned, in {directory}")
+    return metadata
+
+
+def fetch_lima(path: Path) -> Path:
+    """LIMA's training split at `path`, fetched from the hub where it is not there yet."""
+    if path.is_file():
+        return path
+    print(f"fetching {LIMA} from the Hugging Face hub …")
+    try:
+        content = download(LIMA, "train.jsonl", repo_type="dataset")
+    except HubError as error:
+        problem = "is gated" if error.refused else f"could not be fetched ({error}); it is gated"
+        raise _no_access(problem) from None
+    if content is None:
+        raise _no_access("has no train.jsonl any more")
+    with whole_file(path) as file:
+        file.write(content)
+    return path
+
+
+def _no_access(problem: str) -> PipelineError:
+    return PipelineError(
+        f"{LIMA} {problem}: accept its terms at https://huggingface.co/datasets/{LIMA}, log in with: hf auth login "
+        f"(or set HF_TOKEN); or prepare conversations of your own with: --input FILE.jsonl"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,159 @@
+"""Preparation: what is kept is exact, what is left out is counted by name, half-written data is not taken for whole."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import lima_tokenizer
+from tests.fake_tokenizer import ByteTokenizer
+from tuning.sft_data import SftDataset
+from utils.chat import encode_conversation
+from utils.cli import exit_code_of
+from utils.config import CHECKOUT
+from utils.errors import PipelineError
+from utils.hub import HubError
+
+GOOD = {"conversations": ["Hi", "Hello.", "Why?", "Because."]}
+LINES = [
+    json.dumps(GOOD),
+    json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hö."}]}),
+    json.dumps({"conversations": ["Hi", "Hello.", "And now?"]}),  # odd: the last question is left out
+    json.dumps({"conversations": ["Only a question"]}),
+    json.dumps({"conversations": ["Hi", "  "]}),
+    json.dumps({"messages": [{"role": "tool", "content": "x"}]}),
+    json.dumps({"conversations": [{"from": "human"}]}),
+    json.dumps({"conversations": ["Hi", "long " * 40]}),
+    "{not JSON",
+    "",
+]
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch, capsys):
+    """Runs the stage on `LINES` (or others) and returns its exit code and its output."""
+    monkeypatch.setattr(lima_tokenizer, "load_tokenizer", lambda *args, **options: ByteTokenizer())
+
+    def run(*arguments, lines=LINES):
+        source = tmp_path / "chats.jsonl"
+        source.write_text("\n".join(lines), encoding="utf-8")
+        settings = ["--set", f"paths.post_training_dir={tmp_path / 'data'}"]
+        arguments = ["--input", str(source), "--max-length", "120", *settings, *arguments]
+        code = exit_code_of(lambda: lima_tokenizer.main(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+def test_ids_and_masks_are_the_renderers_padded_with_eos(prepare, tmp_path):
+    code, _ = prepare("--batch-size", "2")
+    assert code == 0
+    data = SftDataset.open(tmp_path / "data")
+    messages = [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(GOOD["conversations"])]
+    wanted = encode_conversation(ByteTokenizer(), messages)
+    length = len(wanted.ids)
+    assert data.ids.shape == data.masks.shape == (3, 120)
+    assert data.lengths[0] == length
+    np.testing.assert_array_equal(data.ids[0, :length], wanted.ids)
+    np.testing.assert_array_equal(data.masks[0, :length], wanted.mask)
+    assert set(data.ids[0, length:]) == {ByteTokenizer.eos_id}
+    assert not data.masks[0, length:].any()
+    assert data.metadata["learned_tokens"] == data.masks.sum()
+    shown = json.loads((tmp_path / "data" / "example_conversations.json").read_text(encoding="utf-8"))
+    assert shown[0]["text"] == "<s>User: Hi\nAssistant: Hello.</s><s>User: Why?\nAssistant: Because.</s>"
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_batch_size(prepare, tmp_path):
+    contents = []
+    for size in ("1", "100"):
+        assert prepare("--batch-size", size)[0] == 0
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 4
+
+
+def test_what_is_left_out_is_counted_by_reason(prepare, tmp_path):
+    _, output = prepare()
+    assert "3 of 9 conversations kept (at most 120 tokens)" in output
+    assert "1 last question without an answer: that question left out" in output
+    assert "1 left out: nothing to learn from (first: chats.jsonl:4)" in output
+    metadata = SftDataset.open(tmp_path / "data").metadata
+    assert metadata["left_out"] == {
+        "empty turn": 1,
+        "no conversation": 1,
+        "not JSON": 1,
+        "nothing to learn from": 1,
+        "too long": 1,
+        "unknown role": 1,
+    }
+
+
+def test_too_long_ones_can_be_cut_off(prepare, tmp_path):
+    _, output = prepare("--too-long", "truncate")
+    assert "1 of them cut off at 120 tokens" in output
+    data = SftDataset.open(tmp_path / "data")
+    assert data.lengths[3] == 120
+    assert data.ids[3, -1] != ByteTokenizer.eos_id
+
+
+def test_a_cut_that_leaves_no_answer_is_refused(prepare):
+    lines = [json.dumps(GOOD), json.dumps({"conversations": ["long " * 40, "answer"]})]
+    _, output = prepare("--too-long", "truncate", lines=lines)
+    assert "1 left out: nothing to learn from" in output
+
+
+@pytest.mark.parametrize("line", LINES[2:7] + LINES[8:9])
+def test_strict_stops_at_the_first_malformed_conversation(prepare, line):
+    code, output = prepare("--strict", lines=[json.dumps(GOOD), line])
+    assert code == 1
+    assert "error: chats.jsonl:2: " in output
+
+
+def test_nothing_to_learn_from_at_all_is_an_error(prepare):
+    code, output = prepare(lines=["{}"])
+    assert code == 1
+    assert "no conversation can be learned from" in output
+
+
+def test_the_preview_shows_what_is_learned(prepare):
+    _, output = prepare("--preview", "1")
+    assert "<s> User: Hi\nAssistant:⟦ Hello.</s>⟧<s> User: Why?\nAssistant:⟦ Because.</s>⟧" in output
+
+
+def test_data_without_metadata_is_not_taken_for_complete(prepare, tmp_path):
+    prepare()
+    (tmp_path / "data" / "metadata.json").unlink()
+    with pytest.raises(PipelineError, match=r"metadata\.json is missing.*lima_tokenizer\.py"):
+        SftDataset.open(tmp_path / "data")
+
+
+def test_a_missing_input_is_named(prepare, capsys):
+    code, output = prepare("--input", "nowhere.jsonl")
+    assert code == 1
+    assert "nowhere.jsonl does not exist" in output
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_lima_without_access_says_how_to_get_in(tmp_path, monkeypatch, refused):
+    def refuse(*args, **options):
+        raise HubError("403 or no network", refused=refused)
+
+    monkeypatch.setattr(lima_tokenizer, "download", refuse)
+    with pytest.raises(PipelineError, match=r"gated: accept its terms.*hf auth login.*--input FILE\.jsonl"):
+        lima_tokenizer.fetch_lima(tmp_path / "lima_train.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_lima_is_fetched_once_and_kept(tmp_path, monkeypatch):
+    contents = iter([b"{}"])
+    monkeypatch.setattr(lima_tokenizer, "download", lambda *args, **options: next(contents))
+    for _ in range(2):
+        assert lima_tokenizer.fetch_lima(tmp_path / "lima_train.jsonl").read_bytes() == b"{}"
+
+
+def test_torch_is_not_imported():
+    code = "import sys, lima_tokenizer; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
