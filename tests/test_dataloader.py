@@ -1,0 +1,214 @@
+"""The loader: no validation token in training, every window once an epoch, exact continuation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dataloader import FourthLoader, ValidationLoader, create_simple_train_val_dataloaders
+from utils.config_sections import DatasetConfig
+from utils.data_split import split_windows, window_positions
+from utils.devices import World
+from utils.errors import PipelineError
+from utils.token_store import TokenDataset
+
+CPU = torch.device("cpu")
+
+
+def make_dataset(directory, lengths, *, window=16, stride=8, legacy=False) -> TokenDataset:
+    """Streams in which every token's value is its place, so that a token tells where it comes from."""
+    directory.mkdir(exist_ok=True)
+    first, files = 0, []
+    for index, length in enumerate(lengths):
+        stream = np.arange(first, first + length).astype(np.uint16)
+        first += length
+        if legacy:
+            stream = np.lib.stride_tricks.sliding_window_view(stream, window)[::stride].copy()
+        np.save(directory / f"tokens_{index}.npy", stream)
+        files.append({"name": f"tokens_{index}.npy", "tokens": length, "sha256": f"{index}{length}"})
+    metadata = {"window": window, "stride": stride, "files": files, "totals": {}, "format_version": 1}
+    (directory / "metadata.json").write_text(json.dumps({} if legacy else metadata))
+    return TokenDataset.open(directory, window=window, stride=stride)
+
+
+def make_loader(dataset, *, batch_size=4, parts=3, batches_per_step=2, world=None, **options) -> FourthLoader:
+    split = split_windows(dataset, val_split=0.2, seed=42)
+    options = {"seed": 5, "device": CPU, **options}
+    return FourthLoader(
+        dataset,
+        split,
+        batch_size=batch_size,
+        num_parts=parts,
+        batches_per_step=batches_per_step,
+        world=world or World(),
+        **options,
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "data", [20_011, 9_003, 30_000])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("overlap", [0, 8, 15])
+@pytest.mark.parametrize("lengths", [[40_000], [20_011, 9_003, 30_000], [700, 90, 16, 333]])
+def test_no_validation_token_is_ever_in_a_training_window(tmp_path, lengths, overlap, legacy):
+    dataset = make_dataset(tmp_path / "data", lengths, stride=16 - overlap, legacy=legacy)
+    split = split_windows(dataset, val_split=0.1, seed=42)
+    train = np.concatenate([batch.numpy().ravel() for batch in make_loader(dataset, batch_size=1, batches_per_step=1)])
+    validation = np.concatenate([batch.numpy().ravel() for batch in ValidationLoader(dataset, split, batch_size=4)])
+    split_20 = split_windows(dataset, val_split=0.2, seed=42)  # what make_loader splits by
+    held_out = np.concatenate([batch.numpy().ravel() for batch in ValidationLoader(dataset, split_20, batch_size=4)])
+    assert len(np.intersect1d(train, held_out)) == 0
+    assert len(np.unique(validation)) == len(validation), "validation windows do not overlap"
+    assert len(validation) >= 16
+    if len(validation) > 1000:
+        assert 0.08 < len(validation) / sum(lengths) < 0.12
+        assert len(np.unique(train)) + len(held_out) > 0.97 * sum(lengths), "hardly a token is lost between the two"
+
+
+def test_the_split_is_the_same_in_every_run_and_follows_the_seed(dataset):
+    one, same, other = (split_windows(dataset, val_split=0.1, seed=seed) for seed in (42, 42, 43))
+    assert np.array_equal(one.validation, same.validation)
+    assert np.array_equal(one.train, same.train)
+    assert not np.array_equal(one.validation, other.validation)
+
+
+def test_every_training_window_is_a_window_of_the_dataset(dataset):
+    split = split_windows(dataset, val_split=0.1, seed=42)
+    file, start = window_positions(split.train, split.train_step)
+    own = {(f, s) for f in range(3) for s in dataset.starts_of(f)}
+    last = {(f, len(dataset.files[f]) - 16) for f in range(3)}
+    # A file's last window ends at the file's end and so begins before its place on the grid.
+    assert {(f, min(s, len(dataset.files[f]) - 16)) for f, s in zip(file, start, strict=True)} <= own | last
+    assert len(file) == split.train_size
+
+
+def test_an_epoch_has_every_window_once_and_each_epoch_another_order(dataset):
+    loader = make_loader(dataset)
+    epochs = [torch.cat(list(loader)) for _ in range(2)]
+    firsts = [set(epoch[:, 0].tolist()) for epoch in epochs]
+    assert len(loader) * 4 == len(epochs[0]) == len(firsts[0]), "no window comes twice"
+    assert len(epochs[0]) > 0.97 * loader.split.train_size
+    assert not torch.equal(epochs[0], epochs[1])
+    assert loader.epoch == 2
+    assert torch.equal(torch.cat(list(make_loader(dataset))), epochs[0]), "the same seed gives the same order"
+
+
+def test_the_parts_are_alike(dataset):
+    loader = make_loader(dataset, parts=3)
+    centres = [window_positions(part, 8)[1].mean() for part in loader._parts]
+    assert max(centres) < 1.2 * min(centres), "each part has blocks from everywhere"
+
+
+def test_ids_above_32767_stay_positive(dataset):
+    seen = torch.cat(list(make_loader(dataset, shuffle=False)))
+    assert seen.dtype == torch.int64
+    assert seen.min() >= 0
+    assert seen.max() > 50_000
+    assert torch.equal(seen[0], torch.arange(16) + seen[0, 0])
+
+
+@pytest.mark.parametrize("batches", [0, 2, 7, 100, 1000])
+def test_a_loader_goes_on_where_another_stopped(dataset, batches):
+    def stream(loader):
+        while True:
+            yield from loader
+
+    whole = make_loader(dataset)
+    uninterrupted = stream(whole)
+    for _ in range(batches):
+        next(uninterrupted)
+    state = whole.state_dict()
+    resumed = make_loader(dataset, parts=1)
+    resumed.load_state_dict(json.loads(json.dumps(state)))
+    for _, expected, found in zip(range(10), uninterrupted, stream(resumed), strict=False):
+        assert torch.equal(found, expected)
+
+
+def test_skipping_is_the_same_as_reading(dataset):
+    read, skipped = make_loader(dataset), make_loader(dataset)
+    list(read)
+    skipped.skip_batches(len(skipped) + 6)
+    assert torch.equal(next(iter(skipped)), list(read)[6])
+
+
+def test_two_processes_take_the_windows_of_one_with_accumulation(dataset):
+    alone = list(make_loader(dataset, batch_size=4, batches_per_step=4))
+    pair = [list(make_loader(dataset, batches_per_step=2, world=World(rank, 2))) for rank in (0, 1)]
+    assert len(alone) == 2 * len(pair[0])
+    for index, (left, right) in enumerate(zip(*pair, strict=True)):
+        assert torch.equal(left, alone[2 * index])
+        assert torch.equal(right, alone[2 * index + 1])
+
+
+def test_another_number_of_processes_goes_on_if_the_step_keeps_its_size(dataset):
+    alone = make_loader(dataset, batches_per_step=4)
+    batches = iter(alone)
+    for _ in range(8):
+        next(batches)
+    state = alone.state_dict()
+    second = make_loader(dataset, batches_per_step=2, world=World(1, 2))
+    second.load_state_dict(state)
+    assert torch.equal(next(iter(second)), [next(batches), next(batches)][1])
+    with pytest.raises(PipelineError, match="steps took 16 windows, these settings take 32"):
+        make_loader(dataset, batches_per_step=4, world=World(0, 2)).load_state_dict(state)
+
+
+def test_small_memory_makes_more_parts_and_the_windows_stay_the_same(dataset):
+    plain = make_loader(dataset, parts=1)
+    tight = make_loader(dataset, parts=1, free_bytes=100_000)
+    assert (plain.num_parts, tight.num_parts > 4) == (1, True)
+    every = torch.cat(list(make_loader(dataset, batch_size=1, batches_per_step=1)))[:, 0].tolist()
+    assert set(torch.cat(list(tight))[:, 0].tolist()) <= set(every)
+
+
+def test_validation_is_a_fixed_subset_spread_over_the_text(dataset):
+    split = split_windows(dataset, val_split=0.2, seed=42)
+    full = torch.cat(list(ValidationLoader(dataset, split, batch_size=7)))
+    part = ValidationLoader(dataset, split, batch_size=7, max_tokens=20 * 16)
+    subset = torch.cat(list(part))
+    assert (len(subset), len(part), part.num_windows) == (20, 3, 20)
+    assert torch.equal(subset[0], full[0])
+    assert torch.equal(subset[-1], full[-1])
+    shares = [torch.cat(list(ValidationLoader(dataset, split, batch_size=3, world=World(r, 2)))) for r in (0, 1)]
+    assert sorted(torch.cat(shares)[:, 0].tolist()) == sorted(full[:, 0].tolist())
+
+
+def test_the_call_of_the_mission_works(tmp_path):
+    make_dataset(tmp_path / "test", [30_000])
+    config = DatasetConfig(wikipedia_test_dir=tmp_path / "test", window=16)
+    train, val, info = create_simple_train_val_dataloaders(
+        batch_size=64,
+        val_split=0.1,
+        shuffle_train=True,
+        test_mode=True,
+        verbose=True,
+        seed=42,
+        device="cpu",
+        config=config,
+    )
+    assert next(iter(train)).shape == next(iter(val)).shape == (64, 16)
+    assert (info["train_device"], info["val_device"]) == ("cpu", "cpu")
+    assert 0.85 < info["train_size"] * 8 / 30_000 < 0.95
+    assert 0.08 < info["val_size"] * 16 / 30_000 < 0.12
+
+
+def test_a_dataset_that_is_not_complete_names_the_command(tmp_path):
+    (tmp_path / "fineweb").mkdir()
+    config = DatasetConfig(fineweb_test_dir=tmp_path / "fineweb")
+    with pytest.raises(PipelineError, match=r"it has no metadata.json; run: python3 main.py fineweb --test"):
+        create_simple_train_val_dataloaders(
+            batch_size=2, test_mode=True, dataset_source="fineweb", device="cpu", config=config
+        )
+
+
+def test_too_little_text_is_refused_with_numbers(tmp_path):
+    tiny = make_dataset(tmp_path / "tiny", [20])
+    with pytest.raises(PipelineError, match="too small to hold out validation text: 20 tokens, windows of 16"):
+        split_windows(tiny, val_split=0.1, seed=42)
+    small = make_dataset(tmp_path / "small", [400])
+    with pytest.raises(PipelineError, match=r"training windows of 16 tokens, fewer than the 512 of one step"):
+        make_loader(small, batch_size=256)
