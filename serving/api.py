@@ -1,6 +1,6 @@
 """The routes: OpenAI's completions and chat, the list of models, health, metrics, and the page at /.
 
-    app = create_app(engine, config.generation, config.server, api_key=None)
+app = create_app(engine, config.generation, config.server, api_key=None)
 """
 
 import asyncio
@@ -36,7 +36,9 @@ from utils.generation_settings import GenerationSettings, check_prompt, check_te
 
 PAGE = Path(__file__).with_name("page.html")
 # The page is one file with its script and style inside; nothing else may run in it or be fetched by it.
-PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+)
 
 
 def create_app(

@@ -1,7 +1,7 @@
 """Continuous batching: one thread steps the models, requests join at the next step and leave when they are done.
 
-The event loop submits what a request asks for and reads its `Answers`; the thread never waits for a reader, and a reader that goes away
-costs at most one more step.
+The event loop submits what a request asks for and reads its `Answers`; the thread never waits for a reader, and a
+reader that goes away costs at most one more step.
 """
 
 import asyncio

@@ -155,7 +155,9 @@ class ChatShape(Shape):
 
     def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(choice.texts).removeprefix(" "), "refusal": None}
-        logprobs = {"content": [self._logprob(event) for event in self.shown(choice.events)]} if self.with_logprobs else None
+        logprobs = (
+            {"content": [self._logprob(event) for event in self.shown(choice.events)]} if self.with_logprobs else None
+        )
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
     def chunk_choice(self, index: int, event: TokenEvent) -> dict[str, Any]:

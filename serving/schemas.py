@@ -30,7 +30,9 @@ class SamplingRequest(BaseModel):
     temperature: float | None = Field(None, ge=0, le=100, description="0: always the likeliest token")
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=65_536, description="draw among the k likeliest; 0: all (an extension)")
-    min_p: float | None = Field(None, ge=0, lt=1, description="least share of the likeliest's probability (an extension)")
+    min_p: float | None = Field(
+        None, ge=0, lt=1, description="least share of the likeliest's probability (an extension)"
+    )
     repetition_penalty: float | None = Field(None, gt=0, le=100, description="1: none (an extension)")
     n: int = Field(1, ge=1, le=MAX_CHOICES, description="answers to each prompt")
     stop: str | list[str] | None = Field(None, description="at most four texts that end the answer; not part of it")

@@ -1,0 +1,97 @@
+"""A checkpoint made ready to write: its model, and the tokenizer that it was trained with.
+
+loaded = load_for_inference("latest", config, device="auto")
+loaded = load_for_inference("tuned=checkpoints/sft_lima_2026_01_01_10_00", config)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model import TransformerLM, load_model
+from tokenizer import WikipediaTokenizer, load_tokenizer
+from utils.checkpoint import find_checkpoint, read_checkpoint
+from utils.checkpoint_tokenizer import tokenizer_of
+from utils.config_sections import Config
+from utils.devices import choose_dtype, resolve_device
+from utils.errors import UsageError
+from utils.terminal import format_count
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what belongs to it. `content` is the checkpoint's, without its tensors."""
+
+    name: str
+    path: Path
+    model: TransformerLM
+    tokenizer: WikipediaTokenizer
+    content: dict[str, Any]
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it was fine-tuned on conversations."""
+        return bool(self.content.get("chat_template"))
+
+    def summary(self) -> str:
+        """``run_2026_01_01_10_00: 24.9M parameters, step 1,200, context 1,024``"""
+        step = f", step {self.content['step']:,}" if isinstance(self.content.get("step"), int) else ""
+        parameters = format_count(self.model.num_parameters())
+        return f"{self.name}: {parameters} parameters{step}, context {self.model.config.max_position_embeddings:,}"
+
+
+def load_all(
+    arguments: Sequence[str], config: Config, *, device: str = "auto", dtype: str = "auto"
+) -> list[LoadedModel]:
+    """Each of `arguments` loaded; no two under one name."""
+    loaded: dict[str, LoadedModel] = {}
+    for argument in arguments:
+        one = load_for_inference(argument, config, device=device, dtype=dtype)
+        if one.name in loaded:
+            raise UsageError(
+                f"two checkpoints have the name {one.name}; name them apart: --checkpoint a={loaded[one.name].path} "
+                f"--checkpoint b={one.path}"
+            )
+        loaded[one.name] = one
+    return list(loaded.values())
+
+
+def load_for_inference(argument: str, config: Config, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """The model of ``[NAME=]PATH``, where PATH is a file, a run's folder, or ``latest``.
+
+    Args:
+        dtype: ``auto``: bfloat16 on CUDA, float32 elsewhere.
+
+    Raises:
+        PipelineError: no such checkpoint, not one of ours, or no tokenizer here that it was trained with.
+    """
+    name, path = find_named_checkpoint(argument, config.paths.checkpoint_dir)
+    content = read_checkpoint(path)
+
+    def load(directory: Path) -> WikipediaTokenizer:
+        is_configured = directory == config.paths.tokenizer_dir
+        return load_tokenizer(directory, name=config.tokenizer.name if is_configured else None)
+
+    tokenizer = tokenizer_of(content, [config.paths.tokenizer_dir], load, origin=f"checkpoint {path}")
+    target = resolve_device(device)
+    model = load_model(path, device=target, dtype=choose_dtype(dtype, target))
+    described = {key: value for key, value in content.items() if key not in ("model", "optimizer", "scheduler", "rng")}
+    return LoadedModel(name, path, model, tokenizer, described)
+
+
+def find_named_checkpoint(argument: str, checkpoint_dir: Path) -> tuple[str, Path]:
+    """``[NAME=]PATH`` → (name, file); the name is otherwise the run's, with the file's where that is not its latest."""
+    name, equals, place = argument.partition("=")
+    if not equals or Path(argument).exists():
+        name, place = "", argument
+    path = find_checkpoint(place, checkpoint_dir)
+    kind = path.stem.removeprefix("checkpoint_")
+    return name or (path.parent.name if kind == "latest" else f"{path.parent.name}/{kind}"), path
+
+
+def memory_of(model: torch.nn.Module) -> int:
+    """Bytes that the weights take."""
+    return sum(each.numel() * each.element_size() for each in model.state_dict().values())

@@ -1,0 +1,104 @@
+"""Serves checkpoints over HTTP: OpenAI's API with streaming, and a chat page at /.
+
+    python3 server.py                                      # the newest run
+    python3 server.py --checkpoint base=checkpoints/run_2026_01_01_10_00 --checkpoint tuned=latest --port 8080
+
+An API key comes from the environment (LLM_API_KEY), where other users of the machine cannot read it.
+"""
+
+import argparse
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from utils.cli import load_config_from, run, stage_parser
+from utils.errors import PipelineError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from serving.engine import ServedModel
+    from utils.config_sections import Config, ServerConfig
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--checkpoint",
+        metavar="[NAME=]PATH",
+        action="append",
+        help="a checkpoint file, a run folder, or latest (the default); repeatable, each under a name of its own",
+    )
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="TCP port (8000); 0: a free one")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    config = load_config_from(args, server__host=args.host, server__port=args.port)
+    listener = listen(config.server)
+    from serving.api import create_app
+    from serving.engine import Engine
+
+    models = load_models(args.checkpoint or ["latest"], config, device=args.device, dtype=args.dtype)
+    engine = Engine(models, max_waiting=config.server.max_waiting, timeout=config.server.request_timeout)
+    app = create_app(engine, config.generation, config.server, api_key=os.environ.get("LLM_API_KEY"))
+    serve(app, listener, config.server)
+    return 0
+
+
+def listen(server: "ServerConfig") -> socket.socket:
+    """The bound socket; a port that is taken is found out before models are loaded."""
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((server.host, server.port))
+    except OSError as error:
+        listener.close()
+        raise PipelineError(
+            f"cannot listen on {server.host}:{server.port}: {error.strerror or error}; "
+            f"give another with --port or --host"
+        ) from None
+    return listener
+
+
+def load_models(arguments: list[str], config: "Config", *, device: str, dtype: str) -> list["ServedModel"]:
+    """Each ``[NAME=]PATH`` loaded under its name."""
+    from loading import load_all
+    from serving.engine import ServedModel
+
+    served = []
+    for loaded in load_all(arguments, config, device=device, dtype=dtype):
+        kind = "fine-tuned, answers chats" if loaded.is_chat else "base, continues texts"
+        print(f"{loaded.summary()}, {kind}, on {loaded.model.device}")
+        served.append(
+            ServedModel(
+                loaded.name,
+                loaded.model,
+                loaded.tokenizer,
+                is_chat=loaded.is_chat,
+                max_rows=config.server.max_batch,
+            )
+        )
+    return served
+
+
+def serve(app: "FastAPI", listener: socket.socket, server: "ServerConfig") -> None:
+    """Runs until Ctrl-C or SIGTERM; uvicorn then lets running answers end and raises the signal again."""
+    import uvicorn
+
+    listener.listen(2048)
+    host, port = listener.getsockname()[:2]
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"listening on {where}  (chat page: {where}/  API: {where}/v1  description: {where}/docs)", flush=True)
+    grace = int(server.request_timeout)
+    options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=grace, lifespan="on")
+    uvicorn.Server(options).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    run(main)
