@@ -111,6 +111,8 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for one and the same trouble
         reason = str(error).strip().partition("\n")[0]
+        if reason.startswith("Weights only load failed"):  # torch's own text tells how to let the code run
+            reason = "it holds more than tensors and plain values, which could run code"
         raise PipelineError(f"checkpoint {path} cannot be read: {reason}; give another one, or: latest") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
