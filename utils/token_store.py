@@ -5,7 +5,7 @@
     dataset[0]                  # the first window, a view of the memory-mapped stream, uint16
     dataset.files[0]            # the whole stream of tokens_0.npy
 
-Needs NumPy and nothing else. `utils.token_writer` makes such a folder.
+Needs NumPy and nothing else. `preparation.writer` makes such a folder.
 """
 
 import hashlib

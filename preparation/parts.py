@@ -1,0 +1,105 @@
+"""What a preparation keeps on disk of each shard until the dataset is put together: a part.
+
+A part is three files: `NAME.tokens` (uint16 stream `<s> document </s> …`), `NAME.index` (a record a document) and
+`NAME.json` (how far it got). The state is replaced in one step after the other two were extended and synced, and what
+lies beyond it is cut off when the part is opened again: a kill at any moment costs one batch and nothing else.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from utils.files import write_json
+
+# tokens counts <s> and </s>; hash is the 128-bit hash of the normalised text in two halves.
+INDEX_DTYPE = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("characters", "<u4"), ("hash", "<u8", (2,))])
+
+
+@dataclass(frozen=True)
+class PartState:
+    """How far a part got. `rows` counts documents read, also the rejected ones; `size` the input bytes they took."""
+
+    rows: int = 0
+    size: int = 0
+    documents: int = 0
+    tokens: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    done: bool = False
+
+
+class Part:
+    """One shard's tokens on disk, extended batch by batch. Only one process may have it open."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._tokens_path = directory / f"{name}.tokens"
+        self._index_path = directory / f"{name}.index"
+        self._state_path = directory / f"{name}.json"
+        self.state = self._read_state()
+
+    def tokens(self) -> np.ndarray:
+        """The stream, uint16 (tokens,), memory-mapped."""
+        if not self.state.tokens:
+            return np.zeros(0, dtype=np.uint16)
+        return np.memmap(self._tokens_path, dtype=np.uint16, mode="r", shape=(self.state.tokens,))
+
+    def index(self) -> np.ndarray:
+        """A record a document, `INDEX_DTYPE` (documents,)."""
+        if not self.state.documents:
+            return np.zeros(0, dtype=INDEX_DTYPE)
+        return np.fromfile(self._index_path, dtype=INDEX_DTYPE, count=self.state.documents)
+
+    def append(
+        self,
+        streams: Sequence[np.ndarray],
+        index: np.ndarray,
+        *,
+        rows: int,
+        size: int,
+        rejected: Mapping[str, int],
+    ) -> None:
+        """Add a batch: documents' ids with BOS and EOS, their records, and what was read to get them."""
+        _extend(self._tokens_path, self.state.tokens * 2, streams)
+        _extend(self._index_path, self.state.documents * INDEX_DTYPE.itemsize, [index])
+        self._write_state(
+            replace(
+                self.state,
+                rows=self.state.rows + rows,
+                size=self.state.size + size,
+                documents=self.state.documents + len(index),
+                tokens=self.state.tokens + int(index["tokens"].sum()),
+                rejected=dict(sorted((Counter(self.state.rejected) + Counter(rejected)).items())),
+            )
+        )
+
+    def finish(self) -> None:
+        """Say that the shard is read to its end."""
+        self._write_state(replace(self.state, done=True))
+
+    def remove_tokens(self) -> None:
+        """Give the stream's space back once it stands in finished files."""
+        self._tokens_path.unlink(missing_ok=True)
+
+    def _read_state(self) -> PartState:
+        if not self._state_path.exists():
+            return PartState()
+        return PartState(**json.loads(self._state_path.read_text(encoding="utf-8")))
+
+    def _write_state(self, state: PartState) -> None:
+        write_json(self._state_path, asdict(state))
+        self.state = state
+
+
+def _extend(path: Path, length: int, arrays: Sequence[np.ndarray]) -> None:
+    """Make `path` its first `length` bytes followed by `arrays`, on disk when this returns."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=1 << 20) as stream:
+        stream.truncate(length)
+        stream.seek(length)
+        for array in arrays:
+            stream.write(memoryview(array).cast("B"))
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,22 @@
+"""What a preparation says at its end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.terminal import format_table
+
+
+def summary(metadata: Mapping[str, Any], directory: Path) -> str:
+    """Totals, compression, and what was left out by reason."""
+    totals, compression = metadata["totals"], metadata["compression"]
+    rows = [
+        ("documents", f"{totals['documents']:,}"),
+        *((f"left out: {reason}", f"{count:,}") for reason, count in metadata["rejected"].items()),
+        ("tokens", f"{totals['tokens']:,}"),
+        (f"windows of {metadata['window']}, one every {metadata['stride']}", f"{totals['windows']:,}"),
+        ("token files", f"{len(metadata['files']):,}"),
+        ("bytes a token", f"{compression['bytes_per_token']:.2f}"),
+        ("characters a token", f"{compression['characters_per_token']:.2f}"),
+    ]
+    return format_table([("dataset", str(directory)), *rows])

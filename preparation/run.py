@@ -1,0 +1,269 @@
+"""Documents → token dataset: the run that `dataset_prep.py` and `fineweb_prep.py` share.
+
+Workers bring every shard's part to its end (`preparation.worker`); then the parts become the dataset
+(`preparation.writer`). All state lies in the folder `unfinished/` of the dataset until metadata.json is written, and
+an interrupted run goes on from it. What comes out does not depend on workers, batches or interruptions.
+"""
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preparation.parts import Part, PartState
+from preparation.progress import ProgressLine
+from preparation.shards import Shard
+from preparation.worker import (
+    Progress,
+    WorkerJob,
+    part_name,
+    prepare_shard,
+    run_in_worker,
+    start_worker,
+)
+from preparation.writer import FinishedPart, Tokenizer, metadata_of, write_files
+from utils.errors import PipelineError
+from utils.files import write_json
+from utils.token_store import METADATA_NAME
+
+WORK_DIR = "unfinished"
+LOCK_SECONDS = 10.0  # a killed run's workers are gone long before
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """One dataset to make. `recipe` holds every setting that decides its bytes, under the names that people set."""
+
+    directory: Path
+    shards: Sequence[Shard]
+    load_tokenizer: Callable[[], Tokenizer]
+    recipe: Mapping[str, Any]
+    inputs: Sequence[Mapping[str, Any]]
+    window: int
+    stride: int
+    file_tokens: int
+    max_files: int
+    batch_size: int
+    workers: int
+    limit: int | None = None
+    min_tokens: int = 0
+    restart: bool = False
+
+    @property
+    def work_dir(self) -> Path:
+        return self.directory / WORK_DIR
+
+
+def available_cores() -> int:
+    """Cores that this process may run on, which in a container may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Make the dataset, or go on with it; returns its metadata. A finished one is left as it is.
+
+    Raises:
+        PipelineError: the folder holds a dataset begun with other settings, input or tokenizer; another run writes to
+            it; the disk is too small or full; the input is broken.
+    """
+    job.directory.mkdir(parents=True, exist_ok=True)
+    with _only_run(job):
+        if job.restart:
+            _clear(job.directory)
+        identity = _identity(job, tokenizer)
+        finished = _finished_metadata(job, identity)
+        if finished is not None:
+            print(f"{job.directory.name} is complete already and made of the same input; --restart makes it anew")
+        else:
+            _begin(job, identity)
+            _run_shards(job, tokenizer)
+            finished = _put_together(job, tokenizer)
+        shutil.rmtree(job.work_dir, ignore_errors=True)
+    return finished
+
+
+@contextlib.contextmanager
+def _only_run(job: Preparation) -> Iterator[None]:
+    """Hold the dataset's folder: no second run, and no worker that a killed run left behind for a moment."""
+    handle = os.open(job.directory, os.O_RDONLY)
+    try:
+        _lock(handle, f"{job.directory} is being written by another run; wait for it, or end it")
+        if job.work_dir.exists():
+            workers = os.open(job.work_dir, os.O_RDONLY)
+            _lock(workers, f"workers of an earlier run still write to {job.work_dir}; end them")
+            os.close(workers)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, refusal: str) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise PipelineError(refusal) from None
+            time.sleep(0.05)
+
+
+def _clear(directory: Path) -> None:
+    """Remove a dataset; metadata.json first, so that it is complete at no moment of it."""
+    (directory / METADATA_NAME).unlink(missing_ok=True)
+    shutil.rmtree(directory / WORK_DIR, ignore_errors=True)
+    for path in directory.glob("tokens_*.npy"):
+        path.unlink()
+
+
+def _identity(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Everything that decides the bytes of the dataset, as JSON gives it back."""
+    content = {
+        "config": dict(job.recipe),
+        "tokenizer": {"fingerprint": tokenizer.fingerprint},
+        "inputs": {each["name"]: each["bytes"] for each in job.inputs},
+    }
+    return json.loads(json.dumps(content))
+
+
+def _finished_metadata(job: Preparation, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The metadata of a dataset that is finished already and is the one asked for."""
+    path = job.directory / METADATA_NAME
+    if not path.exists():
+        return None
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    made = {
+        "config": metadata.get("config", {}),
+        "tokenizer": {"fingerprint": metadata.get("tokenizer", {}).get("fingerprint")},
+        "inputs": {each["name"]: each["bytes"] for each in metadata.get("inputs", [])},
+    }
+    _refuse_differences(made, identity, f"{job.directory} was made")
+    return metadata
+
+
+def _begin(job: Preparation, identity: Mapping[str, Any]) -> None:
+    """Write down what this run makes, or check that an interrupted one made the same."""
+    for path in job.directory.glob("**/.*.tmp"):  # what a killed run was writing
+        path.unlink()
+    job.work_dir.mkdir(exist_ok=True)
+    path = job.work_dir / "identity.json"
+    now = {**identity, "modified": {each.source: each.modified for each in job.shards}}
+    if path.exists():
+        _refuse_differences(json.loads(path.read_text(encoding="utf-8")), now, f"{job.directory} was begun")
+    else:
+        write_json(path, now)
+
+
+def _refuse_differences(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
+    differences = [
+        f"{section} {key} {_shown(old.get(section, {}).get(key))} (now {_shown(values.get(key))})"
+        for section, values in new.items()
+        for key in sorted(old.get(section, {}).keys() | values.keys())
+        if old.get(section, {}).get(key) != values.get(key)
+    ]
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise PipelineError(
+            f"{what} with {', '.join(differences[:3])}{more}; run it as before, or begin anew with --restart"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else json.dumps(value)[:60]
+
+
+def _run_shards(job: Preparation, tokenizer: Tokenizer) -> None:
+    states = [Part(job.work_dir, part_name(number)).state for number in range(len(job.shards))]
+    progress = ProgressLine(total_size=sum(shard.size for shard in job.shards) if job.limit is None else None)
+    progress.start_from(states)
+    with progress:
+        try:
+            if job.workers == 1 or job.limit is not None:
+                _run_here(job, tokenizer, progress.add)
+            else:
+                _run_in_processes(job, states, progress.add)
+        except KeyboardInterrupt:
+            progress.close()
+            print(f"\nstopped after {progress.rows:,} documents; the same command goes on from there", flush=True)
+            raise
+
+
+def _worker_job(job: Preparation) -> WorkerJob:
+    return WorkerJob(job.work_dir, job.load_tokenizer, job.batch_size, job.min_tokens)
+
+
+def _run_here(job: Preparation, tokenizer: Tokenizer, report: Callable[[Progress], None]) -> None:
+    left = job.limit
+    for number, shard in enumerate(job.shards):
+        if left == 0:
+            break
+        state = prepare_shard(_worker_job(job), tokenizer, number, shard, stop=left, report=report)
+        left = None if left is None else left - state.rows
+
+
+def _run_in_processes(job: Preparation, states: Sequence[PartState], report: Callable[[Progress], None]) -> None:
+    # Spawned, not forked: a fork copies the locks of threads that the tokenizers' libraries may have started.
+    context = multiprocessing.get_context("spawn")
+    messages, stop = context.SimpleQueue(), context.Event()
+    todo = [number for number, state in enumerate(states) if not state.done]
+    with ProcessPoolExecutor(
+        max(1, min(job.workers, len(todo))), context, start_worker, (_worker_job(job), messages, stop)
+    ) as executor:
+        futures = [executor.submit(run_in_worker, number, job.shards[number]) for number in todo]
+        try:
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_EXCEPTION)
+                while not messages.empty():
+                    report(messages.get())
+                for future in done:
+                    future.result()
+        except BrokenProcessPool:
+            raise PipelineError(
+                "a worker process was killed, perhaps for want of memory; run the same command again to go on, "
+                "with fewer --workers or a smaller --batch"
+            ) from None
+        finally:
+            stop.set()
+            executor.shutdown(cancel_futures=True)
+
+
+def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
+    parts = [Part(job.work_dir, part_name(number)) for number in range(len(job.shards))]
+    finished = [
+        FinishedPart(part, shard.source, np.ones(part.state.documents, dtype=bool))
+        for part, shard in zip(parts, job.shards, strict=True)
+    ]
+    files = write_files(
+        finished,
+        job.directory,
+        job.work_dir,
+        window=job.window,
+        stride=job.stride,
+        bos_id=tokenizer.bos_id,
+        file_tokens=job.file_tokens,
+        max_files=job.max_files,
+        workers=job.workers,
+    )
+    metadata = metadata_of(
+        finished,
+        files,
+        tokenizer,
+        window=job.window,
+        stride=job.stride,
+        config=job.recipe,
+        inputs=job.inputs,
+    )
+    write_json(job.directory / METADATA_NAME, metadata)
+    return metadata

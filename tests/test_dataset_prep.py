@@ -1,0 +1,113 @@
+"""dataset_prep.py as a user runs it, on a tokenizer trained on the spot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dataset_prep
+from tokenizer import WikipediaTokenizer
+from utils.cli import exit_code_of
+from utils.text import to_line
+from utils.token_store import TokenDataset
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def articles():
+    text = "the old tower of a town stands beside its river and nobody knows who built it"
+    words = text.split()
+    return [
+        " ".join(words[(number * step) % len(words)] for step in range(1, 60)) + f".\n\nNumber {number}."
+        for number in range(300)
+    ]
+
+
+@pytest.fixture
+def config(tmp_path, articles):
+    """A config file over two cleaned files and a tokenizer of 300 pieces; its dataset folders lie beside it."""
+    cleaned = tmp_path / "cleaned"
+    cleaned.mkdir()
+    for number, part in enumerate((articles[:200], articles[200:])):
+        text = "".join(to_line(article) + "\n" for article in part)
+        (cleaned / f"cleaned_{number}.txt").write_text(text, encoding="utf-8", newline="\n")
+    WikipediaTokenizer.train(sorted(cleaned.iterdir()), 300, tmp_path / "tokenizer").save()
+    content = {
+        "paths": {"cleaned_dir": "cleaned", "tokenizer_dir": "tokenizer"},
+        "dataset": {
+            "wikipedia_test_dir": "test",
+            "wikipedia_full_dir": "full",
+            "custom_dir": "custom",
+            "window": 32,
+            "file_tokens": 2000,
+            "test_documents": 50,
+        },
+        "model": {"vocab_size": 300},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    return tmp_path / "config.json"
+
+
+def test_the_test_mode_takes_the_first_articles(config, articles, capsys):
+    assert dataset_prep.main(["--config", str(config), "--test"]) == 0
+    dataset = TokenDataset.open(config.parent / "test")
+    tokenizer = WikipediaTokenizer(config.parent / "tokenizer")
+    ids = np.concatenate([tokenizer.encode(text, add_bos=True, add_eos=True) for text in articles[:50]])
+    np.testing.assert_array_equal(np.concatenate(dataset.files), ids)
+    assert (dataset.window, dataset.stride) == (32, 16)
+    assert dataset.metadata["tokenizer"]["fingerprint"] == tokenizer.fingerprint
+    assert str(config.parent) not in (config.parent / "test" / "metadata.json").read_text()
+    assert "documents" in capsys.readouterr().out
+
+
+def test_flags_reach_the_dataset(config):
+    flags = ["--window", "16", "--overlap", "0.25", "--batch", "7", "--max-files", "2", "--workers", "1"]
+    assert dataset_prep.main(["--config", str(config), *flags]) == 0
+    dataset = TokenDataset.open(config.parent / "full")
+    assert (dataset.window, dataset.stride, len(dataset.files)) == (16, 12, 2)
+    assert dataset.metadata["totals"]["documents"] == 300
+
+
+def test_own_text_goes_to_its_own_folder(config):
+    assert dataset_prep.main(["--config", str(config), "--set", "dataset.source=custom", "--workers", "1"]) == 0
+    assert TokenDataset.open(config.parent / "custom").num_windows > 0
+
+
+def test_iter_articles_gives_the_articles_back(config, articles):
+    assert list(dataset_prep.iter_articles(config.parent / "cleaned")) == articles
+    assert list(dataset_prep.iter_articles(config.parent / "cleaned", limit=250)) == articles[:250]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "model.vocab_size=301"], "300 tokens, model.vocab_size is 301; give the right tokenizer"),
+        (["--set", "paths.cleaned_dir=nowhere"], "nowhere does not exist; run: python3 cleaner.py"),
+        (["--window", "1"], "dataset.window is 1; wanted: at least 2"),
+    ],
+)
+def test_mistakes_are_one_line_that_says_what_to_do(config, capsys, arguments, message):
+    assert exit_code_of(lambda: dataset_prep.main(["--config", str(config), *arguments])) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_complete_dataset_is_not_made_again(config, capsys):
+    run = ["--config", str(config), "--test"]
+    dataset_prep.main(run)
+    before = (config.parent / "test" / "tokens_0.npy").stat().st_mtime_ns
+    assert dataset_prep.main(run) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert exit_code_of(lambda: dataset_prep.main([*run, "--window", "16"])) == 1
+    assert "config window 32 (now 16)" in capsys.readouterr().err
+    assert dataset_prep.main([*run, "--window", "16", "--restart"]) == 0
+    assert (config.parent / "test" / "tokens_0.npy").stat().st_mtime_ns > before
+
+
+def test_nothing_heavy_is_imported():
+    code = "import dataset_prep, sys; print({'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "set()\n", result.stderr

@@ -1,0 +1,286 @@
+"""The run behind both preparation stages, with a tokenizer of a few lines: order, files, resuming, refusals."""
+
+import hashlib
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preparation import run as preparation
+from preparation.run import Preparation, prepare
+from preparation.shards import LineShard, line_shards
+from preparation.worker import prepare_shard
+from preparation.writer import check_tokenizer, file_bounds
+from utils.errors import PipelineError
+from utils.text import to_line
+from utils.token_store import TokenDataset
+
+FAKE = '''
+import hashlib
+import numpy as np
+
+class ByteTokenizer:
+    """Every byte is a token, after <unk>, <s>, </s>."""
+
+    name, fingerprint, vocab_size, bos_id, eos_id = "bytes", "f" * 64, 259, 1, 2
+
+    def encode_batch(self, texts):
+        return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16) + 3 for text in texts]
+
+    def decode(self, ids):
+        return bytes(int(i) - 3 for i in ids if i > 2).decode(errors="replace")
+
+    def token_byte_lengths(self):
+        return np.array([0, 0, 0] + [1] * 256)
+'''
+
+
+@pytest.fixture
+def tokenizer_class(tmp_path, monkeypatch):
+    """Importable by name, so that worker processes can load it."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "byte_tokenizer_fake.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    import byte_tokenizer_fake
+
+    yield byte_tokenizer_fake.ByteTokenizer
+    sys.modules.pop("byte_tokenizer_fake", None)
+
+
+@pytest.fixture
+def articles():
+    return [f"Article {number}.\n\nIt is {'very ' * (number % 7)}short,\nand ends – here." for number in range(200)]
+
+
+@pytest.fixture
+def make(tmp_path, tokenizer_class, articles, monkeypatch):
+    """Makes a job over two cleaned files, in shards of 2,000 bytes so that there are several."""
+    monkeypatch.setattr("preparation.shards.SHARD_BYTES", 2000)
+    cleaned = tmp_path / "cleaned"
+    cleaned.mkdir()
+    paths = [cleaned / "cleaned_0.txt", cleaned / "cleaned_1.txt"]
+    for path, part in zip(paths, (articles[:120], articles[120:]), strict=True):
+        path.write_text("".join(to_line(article) + "\n" for article in part), encoding="utf-8", newline="\n")
+
+    def job(name: str = "dataset", **changes) -> Preparation:
+        settings = {
+            "directory": tmp_path / name,
+            "shards": line_shards(paths),
+            "load_tokenizer": tokenizer_class,
+            "recipe": {"window": 16, "overlap": 0.5},
+            "inputs": [{"name": path.name, "bytes": path.stat().st_size} for path in paths],
+            "window": 16,
+            "stride": 8,
+            "file_tokens": 1500,
+            "max_files": 38,
+            "batch_size": 7,
+            "workers": 1,
+        }
+        return Preparation(**{**settings, **changes})
+
+    return job
+
+
+def _stream(articles, tokenizer) -> np.ndarray:
+    return np.concatenate([[1, *ids, 2] for ids in tokenizer.encode_batch(articles)])
+
+
+def _sums(directory: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
+
+
+def test_the_files_are_the_stream_of_all_articles_in_order(make, articles, tokenizer_class):
+    metadata = prepare(make(), tokenizer_class())
+    dataset = TokenDataset.open(make().directory)
+    expected = _stream(articles, tokenizer_class())
+    np.testing.assert_array_equal(np.concatenate(dataset.files), expected)
+    lengths = [len(tokens) for tokens in dataset.files]
+    assert len(lengths) > 3
+    assert len(set(lengths[:-1])) == 1
+    assert dataset.damaged_files() == []
+    text_bytes = sum(len(article.encode()) for article in articles)
+    assert metadata["totals"] == {
+        "documents": 200,
+        "tokens": len(expected),
+        "bytes": text_bytes,
+        "characters": sum(map(len, articles)),
+        "windows": dataset.num_windows,
+    }
+    assert sum(entry["documents"] for entry in metadata["files"]) == 200
+    assert metadata["files"][0]["source"] == ["cleaned_0.txt"]
+    assert metadata["compression"]["bytes_per_token"] == pytest.approx(text_bytes / len(expected), abs=1e-6)
+    assert metadata["token_byte_lengths"] == [0, 0, 0] + [1] * 256
+    assert not make().work_dir.exists()
+
+
+def test_shards_hold_every_line_once(tmp_path):
+    path = tmp_path / "cleaned.txt"
+    lines = [b"x" * (number * 37 % 90) + b"\n" for number in range(100)] + [b"no newline at the end"]
+    path.write_bytes(b"".join(lines))
+    size = path.stat().st_size
+    for length in (1, 7, 89, 90, 91, 1000, size, size + 1):
+        shards = [LineShard(path, start, min(start + length, size), "") for start in range(0, size, length)]
+        assert [line for shard in shards for line in shard.lines()] == lines
+
+
+def test_workers_batches_and_shards_change_nothing(make, tokenizer_class, monkeypatch):
+    prepare(make("one"), tokenizer_class())
+    prepare(make("two", workers=2, batch_size=50), tokenizer_class())
+    monkeypatch.setattr("preparation.shards.SHARD_BYTES", 100_000)
+    one, two, three = make("one"), make("two"), make("three")
+    prepare(three, tokenizer_class())
+    assert _sums(one.directory) == _sums(two.directory) == _sums(three.directory)
+
+
+class Interrupted(BaseException):
+    """A kill, as near as one process can come to it: nothing catches it."""
+
+
+def test_a_run_stopped_at_any_write_goes_on_to_the_same_bytes(make, tokenizer_class, monkeypatch):
+    """Dies in turn at the 1st, 24th, 47th … fsync of the run, then goes on; each time the result is the same."""
+    whole = make("whole")
+    prepare(whole, tokenizer_class())
+    real_fsync = preparation.os.fsync
+    left = [0]
+
+    def fsync(handle):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Interrupted
+        real_fsync(handle)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    stops = 0
+    for stop in range(1, 1000, 23):
+        left[0] = stop
+        try:
+            prepare(make(f"stopped_{stop}"), tokenizer_class())
+        except Interrupted:
+            stops += 1
+            left[0] = 3 * stop  # and once more, further on
+            try:
+                prepare(make(f"stopped_{stop}"), tokenizer_class())
+            except Interrupted:
+                prepare(make(f"stopped_{stop}"), tokenizer_class())
+        else:
+            break
+        assert _sums(make(f"stopped_{stop}").directory) == _sums(whole.directory)
+    assert stops > 5
+
+
+def test_what_lies_beyond_a_parts_state_is_cut_off(make, tokenizer_class, monkeypatch):
+    """A kill between writing tokens and writing the state leaves a tail, even of half a batch."""
+    whole, torn = make("whole"), make("torn")
+    prepare(whole, tokenizer_class())
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "prepare_shard", _three_batches_only)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(torn, tokenizer_class())
+    for kind in ("tokens", "index"):
+        with (torn.work_dir / f"shard_000000.{kind}").open("ab") as stream:
+            stream.write(b"half a batch of a killed run")
+    (torn.directory / ".tokens_0.npy.4711.tmp").write_bytes(b"half a file")
+    prepare(torn, tokenizer_class())
+    assert _sums(torn.directory) == _sums(whole.directory)
+
+
+def _three_batches_only(*arguments, **options):
+    calls = iter(range(3))
+    prepare_shard(*arguments, **{**options, "stopped": lambda: next(calls) == 2})
+    raise KeyboardInterrupt
+
+
+def test_the_limit_takes_the_first_articles(make, articles, tokenizer_class):
+    for limit in (1, 119, 120, 121, 150):
+        job = make(f"first_{limit}", limit=limit, window=8, stride=4)
+        metadata = prepare(job, tokenizer_class())
+        assert metadata["totals"]["documents"] == limit
+        tokens = np.concatenate(TokenDataset.open(job.directory).files)
+        np.testing.assert_array_equal(tokens, _stream(articles[:limit], tokenizer_class()))
+
+
+def test_max_files_caps_the_files_and_the_last_is_never_short():
+    for tokens in (100, 1000, 12345, 10**6):
+        for max_files in (1, 3, 38, 500):
+            bounds = file_bounds(tokens, window=16, file_tokens=50, max_files=max_files)
+            assert len(bounds) <= max_files
+            assert bounds[0][0] == 0
+            assert bounds[-1][1] == tokens
+            assert all(before[1] == after[0] for before, after in pairwise(bounds))
+            assert all(end - start >= 16 for start, end in bounds)
+
+
+def test_a_finished_dataset_is_left_alone_and_another_is_refused(make, tokenizer_class):
+    job = make()
+    prepare(job, tokenizer_class())
+    before = {path: path.stat().st_mtime_ns for path in job.directory.iterdir()}
+    prepare(job, tokenizer_class())
+    assert before == {path: path.stat().st_mtime_ns for path in job.directory.iterdir()}
+    other = replace(job, recipe={"window": 16, "overlap": 0.25})
+    with pytest.raises(PipelineError, match=r"config overlap 0\.5 \(now 0\.25\).*--restart"):
+        prepare(other, tokenizer_class())
+    prepare(replace(other, restart=True), tokenizer_class())
+
+
+def test_resuming_with_another_tokenizer_or_input_is_refused_by_name(make, tokenizer_class, monkeypatch):
+    job = make()
+    monkeypatch.setattr(preparation, "_run_shards", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(job, tokenizer_class())
+    other = tokenizer_class()
+    other.fingerprint = "e" * 64
+    with pytest.raises(PipelineError, match=r"tokenizer fingerprint \"fff.*\(now \"eee"):
+        prepare(job, other)
+    path = job.shards[0].path
+    path.write_text(path.read_text() + "one more\n")
+    changed = make(shards=line_shards([path]), inputs=[{"name": path.name, "bytes": path.stat().st_size}])
+    with pytest.raises(PipelineError, match=r"inputs cleaned_0\.txt"):
+        prepare(changed, tokenizer_class())
+
+
+def test_too_little_text_for_a_window_is_refused(make, tokenizer_class):
+    with pytest.raises(PipelineError, match=r"would hold 45 tokens, fewer than one window of 512"):
+        prepare(make(window=512, limit=1), tokenizer_class())
+
+
+def test_a_broken_line_is_named(make, tokenizer_class):
+    job = make()
+    job.shards[0].path.write_bytes(b"fine\n\xff\xfe\n")
+    with pytest.raises(PipelineError, match=r"cleaned_0\.txt is not UTF-8 text"):
+        prepare(job, tokenizer_class())
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer_class):
+    tokenizer = tokenizer_class()
+    check_tokenizer(tokenizer, 259)
+    with pytest.raises(PipelineError, match=r"259 tokens, model\.vocab_size is 32,016.*--set model\.vocab_size=259"):
+        check_tokenizer(tokenizer, 32_016)
+    tokenizer.vocab_size = 65_537
+    with pytest.raises(PipelineError, match="at most 65,536"):
+        check_tokenizer(tokenizer, 65_537)
+
+
+def test_short_documents_are_counted(make, tokenizer_class, articles):
+    metadata = prepare(make(min_tokens=50), tokenizer_class())
+    short = sum(len(article.encode()) < 50 for article in articles)
+    assert 0 < short < 200
+    assert metadata["rejected"] == {"too_short": short}
+    assert metadata["totals"]["documents"] == 200 - short
+
+
+def test_an_error_in_a_worker_process_comes_back_as_it_is(make, tokenizer_class):
+    job = make(workers=2)
+    job.shards[0].path.write_bytes(b"fine\n\xff\xfe\n" * 200)
+    with pytest.raises(PipelineError, match=r"cleaned_0\.txt is not UTF-8 text"):
+        prepare(job, tokenizer_class())
+
+
+def test_a_second_run_on_the_same_folder_is_refused(make, tokenizer_class, monkeypatch):
+    monkeypatch.setattr(preparation, "LOCK_SECONDS", 0.0)
+    job = make()
+    monkeypatch.setattr(preparation, "_begin", lambda *_: prepare(job, tokenizer_class()))
+    with pytest.raises(PipelineError, match="being written by another run"):
+        prepare(job, tokenizer_class())
