@@ -1,0 +1,85 @@
+"""Runs jobs, one process each, a number of them at once, and tells how far each is.
+
+    for name, outcome in run_jobs({"a": partial(work, "a")}, workers=4, on_progress=show):
+        ...
+
+A process that loses its parent (kill -9) ends by itself at its next report.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from utils.errors import PipelineError
+
+Report = Callable[[Any], None]
+Work = Callable[[Report], Any]
+
+
+def run_jobs(
+    jobs: Mapping[str, Work], *, workers: int, on_progress: Callable[[str, Any], None]
+) -> Iterator[tuple[str, Any]]:
+    """Yields (name, what the job returned) as jobs end; for one that failed, the PipelineError instead.
+
+    Each job is called with a function that sends progress to `on_progress(name, progress)`. Jobs must be picklable.
+    Leaving the generator early (an error, Ctrl-C) kills the jobs that still run.
+    """
+    context = multiprocessing.get_context("spawn")  # fork would copy the progress bar's threads and locks
+    waiting = list(jobs.items())[::-1]
+    running: dict[Connection, tuple[str, Any]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                name, work = waiting.pop()
+                running |= _start(context, name, work)
+            for connection in wait(list(running)):
+                name, process = running[connection]
+                kind, content = _receive(connection, process)
+                if kind == "progress":
+                    on_progress(name, content)
+                    continue
+                del running[connection]
+                connection.close()
+                process.join()
+                yield name, content
+    finally:
+        for _, process in running.values():
+            process.kill()
+        for _, process in running.values():
+            process.join()
+
+
+def _start(context: Any, name: str, work: Work) -> dict[Connection, tuple[str, Any]]:
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(sender, work), name=name, daemon=True)
+    # Ctrl-C reaches the whole process group; the blocked signal is inherited, so only the parent answers it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    sender.close()
+    return {receiver: (name, process)}
+
+
+def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
+    try:
+        return connection.recv()
+    except EOFError:
+        process.join()
+        hint = "; memory may have run out: try fewer --workers" if process.exitcode == -signal.SIGKILL else ""
+        return "done", PipelineError(f"the process for {process.name} ended with {process.exitcode}{hint}")
+
+
+def _run(sender: Connection, work: Work) -> None:
+    try:
+        result = work(lambda progress: sender.send(("progress", progress)))
+    except BrokenPipeError:
+        return  # the parent has gone
+    except (PipelineError, OSError) as error:
+        result = PipelineError(str(error))
+    except Exception as error:
+        result = PipelineError(f"unexpected {type(error).__name__}: {error}; this is a bug")
+    sender.send(("done", result))
