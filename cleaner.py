@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from utils import plain_text, structured_contents
-from utils.cleaning_policy import Page, Policy, Removals
-from utils.cleaning_run import CleaningRun, Job, plan_jobs
+from cleaning import plain_text, structured_contents
+from cleaning.policy import Page, Policy, Removals
+from cleaning.processes import Report, run_jobs
+from cleaning.run import CleaningRun, Job, plan_jobs
 from utils.cli import load_config_from, run, stage_parser
 from utils.config_sections import CleaningConfig
 from utils.errors import PipelineError
-from utils.file_jobs import Report, run_jobs
 from utils.raw_files import RawFile, Record
 from utils.terminal import format_bytes, format_seconds, format_table
 from utils.text import to_line

@@ -1,6 +1,6 @@
 """The cleaning policy, in one place: which blocks of an article stay, and how its text is mended.
 
-The readers (`utils/structured_contents.py`, `utils/wikitext.py`, `utils/plain_text.py`) turn an article into blocks;
+The readers (`structured_contents.py`, `wikitext.py`, `plain_text.py`) turn an article into blocks;
 here every decision about them is made, from the `cleaning` section of the configuration, and every removal is counted.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from cleaning.mending import mend
 from utils.config_sections import CleaningConfig
-from utils.mending import mend
 from utils.text import with_plain_newlines
 
 # Raised when the same raw text gives other cleaned text: files of an older version are then cleaned again.

@@ -2,7 +2,7 @@
 
 import re
 
-from utils.cleaning_policy import Block, Page, Policy
+from cleaning.policy import Block, Page, Policy
 from utils.text import with_plain_newlines
 
 TEXT_KEYS = ("text", "content")

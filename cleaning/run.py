@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cleaning.policy import CLEANING_VERSION
 from utils.cleaned_files import read_report, write_report
-from utils.cleaning_policy import CLEANING_VERSION
 from utils.config_sections import CleaningConfig
 from utils.errors import PipelineError
 from utils.raw_files import bare_name, find_raw_files, format_of

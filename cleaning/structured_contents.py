@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from utils.cleaning_policy import Block, Page
+from cleaning.policy import Block, Page
 
 SECTION_KEYS = ("sections", "article_sections")
 COLUMNS = ("name", "title", "abstract", "description", "infoboxes", "tables", *SECTION_KEYS)
