@@ -9,26 +9,22 @@ A stage's exit code is passed on. Ctrl-C reaches the stage, which may finish sav
 """
 
 import importlib.util
-import os
 import shlex
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, run
 from utils.errors import PipelineError, UsageError, did_you_mean
+from utils.processes import run_process
 from utils.terminal import ask, styled
 
 CHECKOUT = Path(__file__).resolve().parent
 LAUNCHED_STAGE = "train"  # the stage that takes --nproc
 # torch.distributed.run kills its workers so long after a signal; a large checkpoint on a slow disk takes minutes.
 SAVING_GRACE_SECONDS = 900
-# Interrupts closer together than this count as one series; the third of a series kills the stage.
-SERIES_SECONDS = 3.0
 
 
 class Stage(NamedTuple):
@@ -93,54 +89,15 @@ def run_stage(stage: Stage, arguments: Sequence[str] = ()) -> int:
     launched = "torch.distributed.run" in command
     # Under the launcher every rank must be signalled once: in a process group of their own they do not get the
     # terminal's Ctrl-C besides the launcher's.
-    process = subprocess.Popen(command, process_group=0 if launched else None)
-    with SignalRelay(process, to_group_member=not launched) as relay:
-        code = process.wait()
-    if launched and code and relay.received:
-        return EXIT_TERMINATED if signal.SIGTERM in relay.received else EXIT_INTERRUPTED
-    if code < 0:
-        died_of = signal.Signals(-code)
-        memory = " (the system does so when memory runs out)" if died_of == signal.SIGKILL else ""
-        print(f"error: {stage.name} was killed by {died_of.name}{memory}", file=sys.stderr)
-        return 128 + died_of
-    return code
-
-
-class SignalRelay:
-    """While a stage runs: passes SIGTERM on, and Ctrl-C where the terminal has not already sent it to the stage.
-
-    Nothing is printed at the first Ctrl-C, the stage says itself what it does; the third within seconds kills it.
-    """
-
-    def __init__(self, process: subprocess.Popen, *, to_group_member: bool) -> None:
-        self.process = process
-        self.shares_group = to_group_member
-        self.received: list[int] = []
-        self.series = 0
-        self.last = 0.0
-
-    def __enter__(self) -> "SignalRelay":
-        self.saved = {each: signal.signal(each, self._handle) for each in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for each, handler in self.saved.items():
-            signal.signal(each, handler)
-
-    def _handle(self, signum: int, frame: object) -> None:
-        self.received.append(signum)
-        if signum == signal.SIGTERM:
-            self.process.send_signal(signal.SIGTERM)
-            return
-        if not (self.shares_group and _in_foreground()):
-            self.process.send_signal(signal.SIGINT)
-        now = time.monotonic()
-        self.series = self.series + 1 if now - self.last < SERIES_SECONDS else 1
-        self.last = now
-        if self.series == 2:
-            print("\nCtrl-C once more kills the stage, whatever it is saving", file=sys.stderr)
-        elif self.series >= 3:
-            self.process.kill()
+    code, signals, _ = run_process(command, own_group=launched)
+    if launched and code and signals:
+        return EXIT_TERMINATED if signal.SIGTERM in signals else EXIT_INTERRUPTED
+    if code >= 0:
+        return code
+    if -code not in (signal.SIGINT, signal.SIGTERM):
+        memory = " (the system does so when memory runs out)" if -code == signal.SIGKILL else ""
+        print(f"error: {stage.name} was killed by {signal.Signals(-code).name}{memory}", file=sys.stderr)
+    return 128 - code
 
 
 def stage_python() -> str:
@@ -207,20 +164,6 @@ def _launcher_has_grace_option(python: str) -> bool:
     root = Path(python).parent.parent if python != sys.executable else Path(sys.prefix)
     launchers = root.glob("lib*/python3*/site-packages/torch/distributed/run.py")
     return any("--shutdown-timeout" in launcher.read_text(encoding="utf-8") for launcher in launchers)
-
-
-def _in_foreground() -> bool:
-    """True where this process group is the terminal's foreground one, so that its Ctrl-C went to the stage as well."""
-    try:
-        terminal = os.open(os.ctermid(), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
 
 
 def _menu_text() -> str:

@@ -10,8 +10,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
-SHARED = {"tokenizer", "model", "dataloader"}
+SHARED = {"tokenizer", "model", "dataloader", "loading"}
+# Each room's own modules, beside the stage that they serve.
+PACKAGES = sorted(path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name not in ("utils", "tests"))
 STAGES = sorted(TOP_LEVEL.keys() - SHARED - {"main"})
+SOURCES = [
+    *TOP_LEVEL.values(),
+    *(path for folder in [ROOT / "utils", *PACKAGES] for path in sorted(folder.glob("*.py"))),
+]
 DATA_STAGES = sorted({"cleaner", "tokenizer", "dataset_prep", "fineweb_prep", "lima_tokenizer"} & TOP_LEVEL.keys())
 READERS = sorted({"Inference", "server", "export"} & TOP_LEVEL.keys())
 # What `train.py`, `model.py` and `dataloader.py` may import before anything runs.
@@ -74,9 +80,15 @@ def test_utils_import_no_top_level_module(path):
     assert not packages(imported_modules(path)) & TOP_LEVEL.keys()
 
 
+@pytest.mark.parametrize("path", [path for folder in PACKAGES for path in sorted(folder.glob("*.py"))], ids=str)
+def test_rooms_import_no_stage(path):
+    assert not packages(imported_modules(path)) & (TOP_LEVEL.keys() - SHARED)
+
+
 @pytest.mark.parametrize("name", sorted(SHARED & TOP_LEVEL.keys()))
 def test_shared_rooms_import_only_utils(name):
-    assert not packages(imported_modules(TOP_LEVEL[name])) & TOP_LEVEL.keys()
+    allowed = {"tokenizer", "model"} if name == "loading" else set()
+    assert packages(imported_modules(TOP_LEVEL[name])) & TOP_LEVEL.keys() <= allowed
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -100,9 +112,9 @@ def test_training_starts_with_four_packages_installed(name):
     assert packages(reachable(TOP_LEVEL[name], top_only=True)) <= TRAINING_PACKAGES
 
 
-def test_the_router_imports_the_standard_library_and_three_small_modules():
+def test_the_router_imports_the_standard_library_and_four_small_modules():
     ours = {name for name in imported_modules(TOP_LEVEL["main"]) if file_of(name)}
-    assert ours <= {"utils.cli", "utils.terminal", "utils.errors"}
+    assert ours <= {"utils.cli", "utils.terminal", "utils.errors", "utils.processes"}
     assert packages(reachable(TOP_LEVEL["main"], top_only=True)) <= {"utils"}
 
 
@@ -113,7 +125,7 @@ def test_no_file_shadows_a_package():
     assert not {name for name in TOP_LEVEL.keys() | folders if name in taken}
 
 
-@pytest.mark.parametrize("path", [*TOP_LEVEL.values(), *sorted((ROOT / "utils").glob("*.py"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_files_stay_readable(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 500

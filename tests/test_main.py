@@ -28,8 +28,8 @@ from pathlib import Path
 from utils.cli import run
 
 def main():
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     finally:
         time.sleep(0.4)  # longer than the quarter of a second that subprocess.run would leave
@@ -52,7 +52,7 @@ def checkout(tmp_path) -> Path:
     root = tmp_path / "checkout"
     (root / "utils").mkdir(parents=True)
     shutil.copy(ROOT / "main.py", root)
-    for name in ("__init__", "cli", "errors", "terminal"):
+    for name in ("__init__", "cli", "errors", "processes", "terminal"):
         shutil.copy(ROOT / "utils" / f"{name}.py", root / "utils")
     (root / "dataset_prep.py").write_text(FAKE_STAGE)
     (root / "train.py").write_text(SAVING_STAGE)
@@ -157,7 +157,7 @@ def test_third_ctrl_c_within_seconds_kills_a_stage_that_does_not_leave(checkout)
     while "killed by SIGKILL" not in seen:  # two presses at once count as one, so it is pressed until it works
         os.write(terminal, b"\x03")
         seen += read_available(terminal)
-    assert "Ctrl-C once more kills the stage" in seen
+    assert "Ctrl-C once more kills it" in seen
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 137
