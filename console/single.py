@@ -10,7 +10,7 @@ from console.loading import LoadedModel
 from console.menus import Quit, ask_or_quit, choose_settings
 from utils.errors import PipelineError, UsageError
 from utils.generation import encode_prompt, stream_events
-from utils.generation_settings import GenerationSettings
+from utils.generation_settings import GenerationSettings, check_prompt
 from utils.terminal import format_seconds, styled
 
 
@@ -79,6 +79,13 @@ def read_prompt(question: str) -> str | None:
         raise PipelineError("the prompt is not valid UTF-8; wanted: UTF-8 text") from None
 
 
+def refuse_early(loaded: LoadedModel, prompt: str, settings: GenerationSettings) -> None:
+    """Says what is wrong with a prompt before its parameters are asked for."""
+    config = loaded.model.config
+    ids = encode_prompt(loaded.tokenizer, prompt)
+    check_prompt(ids, settings, context=config.max_position_embeddings, vocab_size=config.vocab_size)
+
+
 def run_single(loaded: LoadedModel, default: GenerationSettings) -> None:
     """Prompt after prompt, without loading again. What is wrong with a prompt is said, and the next one asked for."""
     print(f"{loaded.summary()}\nq or Ctrl-D at the prompt ends.")
@@ -87,7 +94,7 @@ def run_single(loaded: LoadedModel, default: GenerationSettings) -> None:
             prompt = read_prompt("\nPrompt: ")
             if prompt is None:
                 return
-            encode_prompt(loaded.tokenizer, prompt)
+            refuse_early(loaded, prompt, default)
             settings = choose_settings(default)
             print(styled(prompt, "bold"), end="", flush=True)
             print(styled(write_continuation(loaded, prompt, settings, output=sys.stdout).line(), "dim"))

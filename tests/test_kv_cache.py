@@ -1,0 +1,108 @@
+"""The key-value cache: cached logits equal uncached ones, for every attention option and for rows of uneven length."""
+
+import pytest
+import torch
+
+from model import TransformerLM
+from utils.config_sections import ModelConfig
+from utils.kv_cache import KVCache
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+OPTIONS = [
+    {"num_attention_heads": heads, "num_key_value_heads": groups, "qk_norm": qk_norm, "norm": norm}
+    for heads, groups in ((4, 4), (4, 2), (4, 1))
+    for qk_norm, norm in ((False, "rms"), (True, "layer"))
+] + [
+    {"num_attention_heads": 2, "num_key_value_heads": 1, "activation": "geglu", "tie_word_embeddings": False},
+    {"num_attention_heads": 2, "num_key_value_heads": 2, "activation": "reglu", "rope_theta": 500.0},
+]
+
+
+def small_model(**options):
+    torch.manual_seed(0)
+    config = ModelConfig(**SMALL | {"max_position_embeddings": 64, "num_attention_heads": 4} | options)
+    model = TransformerLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)  # at the initial scale every token gets nearly the same logits
+    return model
+
+
+def new_cache(model, *, rows=1, length=64):
+    return KVCache(model.config, batch_size=rows, max_length=length, device="cpu", dtype=torch.float32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_cached_logits_equal_uncached(options):
+    model = small_model(**options)
+    ids = torch.randint(0, 97, (2, 20))
+    expected = model(ids)["logits"]
+    cache = new_cache(model, rows=2)
+    parts = [model(part, cache=cache)["logits"] for part in ids.split((7, 1, 1, 5, 6), dim=1)]
+    assert torch.allclose(torch.cat(parts, dim=1), expected, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_rows_of_uneven_length_equal_each_row_alone(options):
+    model = small_model(**options)
+    lengths = [3, 11, 7]
+    rows = [torch.randint(0, 97, (length + 4,)) for length in lengths]
+    padded = torch.zeros(3, 11, dtype=torch.long)
+    for i, length in enumerate(lengths):
+        padded[i, :length] = rows[i][:length]
+    cache = new_cache(model, rows=3)
+    model(padded, cache=cache)
+    cache.truncate(lengths)
+    for steps in (1, 1, 2):  # one token a row, then two at once
+        start = list(cache.lengths)
+        tokens = torch.stack([rows[i][start[i] : start[i] + steps] for i in range(3)])
+        logits = model(tokens, cache=cache)["logits"]
+        for i in range(3):
+            alone = model(rows[i][None, : start[i] + steps])["logits"][0, -steps:]
+            assert torch.allclose(logits[i], alone, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_copied_row_goes_on_like_the_original():
+    model = small_model()
+    ids = torch.randint(0, 97, (2, 9))
+    cache = new_cache(model, rows=2)
+    model(ids, cache=cache)
+    cache.copy_row(cache, 1, 0, length=9)
+    token = torch.tensor([[5], [5]])
+    logits = model(token, cache=cache)["logits"]
+    assert torch.equal(logits[0], logits[1])
+
+
+@torch.no_grad()
+def test_a_view_writes_into_the_same_memory():
+    model = small_model()
+    ids = torch.randint(0, 97, (1, 6))
+    cache = new_cache(model, rows=3)
+    view = cache.rows(1, 2)
+    model(ids, cache=view)
+    assert view.lengths == [6]
+    assert cache.lengths == [0, 0, 0]
+    assert cache.keys[:, 1].abs().sum() > 0
+    assert cache.keys[:, 0].abs().sum() == 0
+
+
+@torch.no_grad()
+def test_what_was_truncated_is_not_seen_again():
+    model = small_model()
+    ids = torch.randint(0, 97, (1, 12))
+    cache = new_cache(model)
+    model(ids, cache=cache)
+    cache.truncate(5)
+    logits = model(ids[:, 5:6], cache=cache)["logits"]
+    assert torch.allclose(logits, model(ids[:, :6])["logits"][:, -1:], atol=1e-4)
+
+
+def test_a_full_cache_is_not_overrun():
+    model = small_model()
+    cache = new_cache(model, length=4)
+    with pytest.raises(AssertionError, match="cache of 4 positions"):
+        model(torch.zeros(1, 5, dtype=torch.long), cache=cache)
