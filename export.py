@@ -1,0 +1,135 @@
+"""A checkpoint for other programs, and back.
+
+    python3 export.py --checkpoint latest --output exported/              # a folder for transformers, vLLM, …
+    python3 export.py --checkpoint latest --gguf model.gguf               # a file for llama.cpp
+    python3 export.py --import-hf DIR --output checkpoints/imported       # such a folder as a checkpoint
+
+What was written is loaded again and compared with the original, logits and greedy tokens: a difference is an error.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loading import LoadedModel, load_for_inference
+from model import create_model, load_weights
+from tokenizer import load_tokenizer
+from utils.checkpoint import write_checkpoint
+from utils.cli import load_config_from, run, stage_parser
+from utils.config import Config, config_from_dict
+from utils.errors import PipelineError, UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--checkpoint", metavar="[NAME=]PATH", help="a file, a run's folder, or: latest")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="the Hugging Face folder to write")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights there (%(default)s)")
+    parser.add_argument("--scores", metavar="FILE.json", type=Path, help="benchmark results for the model card")
+    parser.add_argument("--import-hf", metavar="DIR", type=Path, help="turn this folder into a checkpoint in --output")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
+    args = parser.parse_args(argv)
+    if bool(args.checkpoint) == bool(args.import_hf):
+        raise UsageError("wanted: --checkpoint PATH to export it, or --import-hf DIR, one of the two")
+    if args.import_hf and not args.output:
+        raise UsageError("--import-hf wants --output DIR, the folder of the checkpoint")
+    if not args.output:
+        raise UsageError("--checkpoint wants --output DIR")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    config = load_config_from(args)
+    if args.import_hf:
+        print(f"{import_from_hf(args.import_hf, args.output, config)}: the logits are the folder's")
+        return 0
+    loaded = load_for_inference(args.checkpoint, config, device="cpu", dtype="float32")
+    scores = _read_scores(args.scores) if args.scores else None
+    measured = export_to_hf(loaded, args.output, dtype=args.dtype, scores=scores, overwrite=args.overwrite)
+    print(
+        f"{args.output}: loaded by transformers, {measured['greedy_tokens']} greedy tokens equal, logits to "
+        f"{measured['logit_difference']:.1e} of the largest"
+    )
+    return 0
+
+
+def export_to_hf(
+    loaded: LoadedModel,
+    directory: Path,
+    *,
+    dtype: str = "float32",
+    scores: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes `loaded` as a folder that transformers loads, compares the two, and only then gives it its name.
+
+    Returns:
+        ``logit_difference`` (of the largest logit) and ``greedy_tokens`` compared.
+
+    Raises:
+        PipelineError: something has no equal there, the folder is taken, or what was written differs.
+    """
+    from exporting.hf_check import check_hf_folder
+    from exporting.hf_folder import write_hf_folder
+
+    _refuse_to_replace(directory, overwrite=overwrite)
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        write_hf_folder(loaded, temporary, dtype=DTYPES[dtype], scores=scores)
+        measured = check_hf_folder(temporary, loaded, dtype=DTYPES[dtype])
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return measured
+
+
+def import_from_hf(directory: Path, output: Path, config: Config) -> Path:
+    """Turns a folder of Hugging Face's into a checkpoint in `output` and returns its path.
+
+    Raises:
+        PipelineError: an architecture that is not ours, a tokenizer of another kind, logits that differ.
+    """
+    from exporting.hf_check import compare_logits, load_hf_model
+    from exporting.hf_import import read_hf_folder
+
+    path = output / "checkpoint_latest.pt"
+    if path.exists():
+        raise PipelineError(f"{path} exists; name another folder with --output")
+    content = read_hf_folder(directory, load_tokenizer(directory), config)
+    model = create_model(config_from_dict(content["config"], origin=str(directory)))
+    load_weights(model, content["model"], origin=str(directory))
+    theirs = load_hf_model(directory)
+    compare_logits(model.eval(), lambda ids: theirs(ids).logits, directory)
+    write_checkpoint(path, content)
+    return path
+
+
+def _refuse_to_replace(directory: Path, *, overwrite: bool) -> None:
+    """Only an earlier export may be replaced, and only if that was asked for."""
+    if not directory.exists():
+        return
+    if not (directory / "model.safetensors").is_file():
+        raise PipelineError(f"{directory} exists and is no export; name another folder with --output")
+    if not overwrite:
+        raise PipelineError(f"{directory} exists; name another folder with --output, or say --overwrite")
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path} cannot be read: {error}; wanted: a benchmark's results as JSON") from None
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,60 @@
+"""Small checkpoints for tests: a trained tokenizer and a model with random weights, as the pipeline writes them."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from model import create_model
+from tokenizer import WikipediaTokenizer
+from utils.chat import TEMPLATE_NAME
+from utils.checkpoint import write_checkpoint
+from utils.config import config_from_dict
+
+SHAPE = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 80,
+    "max_position_embeddings": 96,
+}
+_WORDS = "the quick brown fox jumps over a lazy dog while User and Assistant talk about language models in Zürich"
+
+
+def trained_tokenizer(directory: Path, *, vocab_size: int = 340) -> WikipediaTokenizer:
+    """A tokenizer in `directory` that was learned from a few made-up sentences."""
+    directory.mkdir(parents=True, exist_ok=True)
+    words = _WORDS.split()
+    lines = [" ".join(words[(i * step) % len(words)] for i in range(1, 9)) for step in range(1, 60)]
+    text = directory.parent / "text.txt"
+    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tokenizer = WikipediaTokenizer.train([text], vocab_size, directory)
+    tokenizer.save()
+    return tokenizer
+
+
+def small_checkpoint(path: Path, tokenizer, *, chat: bool = False, weight_scale: float = 8.0, **shape) -> Path:
+    """A checkpoint with random weights, scaled up so that every part of the model moves the logits."""
+    settings = {
+        "paths": {"tokenizer_dir": str(tokenizer.directory)},
+        "model": {**SHAPE, "vocab_size": tokenizer.vocab_size, **shape},
+        "dataset": {"window": 32},
+    }
+    config = config_from_dict(settings, origin="test")
+    torch.manual_seed(0)
+    model = create_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(weight_scale if parameter.dim() > 1 else 1).add_(torch.randn_like(parameter) * 0.02)
+    content = {
+        "model": model.state_dict(),
+        "config": json.loads(json.dumps(config.to_dict())),
+        "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "step": 12,
+        "tokens_seen": 3456,
+        "best": {"loss": 2.5},
+        "name": "small",
+    }
+    write_checkpoint(path, content | ({"chat_template": TEMPLATE_NAME} if chat else {}))
+    return path

@@ -1,0 +1,179 @@
+"""Exports: what transformers loads is the model that was trained; what has no equal there is refused by name."""
+
+import json
+
+import pytest
+import torch
+
+import export
+from tests.small_models import small_checkpoint, trained_tokenizer
+from utils.chat import encode_conversation, encode_prompt
+from utils.cli import exit_code_of
+from utils.errors import PipelineError
+
+SHAPES = {"llama": {}, "qwen3": {"qk_norm": True}, "untied": {"tie_word_embeddings": False}}
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "the fox? "},
+    {"role": "assistant", "content": " jumps\nover"},
+    {"role": "user", "content": "lazy"},
+    {"role": "assistant", "content": "dog 🙂"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return trained_tokenizer(tmp_path_factory.mktemp("export") / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def exported(tokenizer, tmp_path_factory):
+    """Folder and checkpoint of each shape; the Llama is a tuned one."""
+    directory = tmp_path_factory.mktemp("exported")
+    results = {}
+    for name, shape in SHAPES.items():
+        checkpoint = small_checkpoint(directory / f"{name}.pt", tokenizer, chat=name == "llama", **shape)
+        assert export.main(["--checkpoint", str(checkpoint), "--output", str(directory / name)]) == 0
+        results[name] = (directory / name, checkpoint)
+    return results
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_transformers_computes_the_same_logits(exported, name):
+    from transformers import AutoModelForCausalLM
+
+    from model import load_model
+
+    folder, checkpoint = exported[name]
+    theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = torch.randint(theirs.config.vocab_size, (2, 96), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, load_model(checkpoint)(ids)["logits"], rtol=1e-4, atol=1e-3)
+    assert type(theirs).__name__ == ("Qwen3ForCausalLM" if name == "qwen3" else "LlamaForCausalLM")
+
+
+def test_the_tokenizer_gives_our_ids_with_bos_and_the_template_our_renderers(exported, tokenizer):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(exported["llama"][0])
+    for text in ("the lazy dog", "  two\n\nlines ", "Zürich 東京 🙂"):
+        assert theirs(text).input_ids == tokenizer.encode(text, add_bos=True)
+    rendered = theirs.apply_chat_template(CHAT, return_dict=True, return_assistant_tokens_mask=True)
+    ours = encode_conversation(tokenizer, CHAT)
+    assert (rendered["input_ids"], rendered["assistant_masks"]) == (ours.ids, ours.mask)
+    prompt = theirs.apply_chat_template(CHAT[:-1], add_generation_prompt=True, return_dict=True)
+    assert prompt["input_ids"] == encode_prompt(tokenizer, CHAT[:-1])
+
+
+def test_only_a_tuned_checkpoint_gets_a_chat_template(exported):
+    assert (exported["llama"][0] / "chat_template.jinja").is_file()
+    assert not (exported["qwen3"][0] / "chat_template.jinja").exists()
+
+
+def test_the_card_tells_of_data_training_and_scores(exported):
+    card = (exported["llama"][0] / "README.md").read_text(encoding="utf-8")
+    for told in (
+        "fine-tuned on conversations",
+        "| steps | 12 |",
+        "| tokens seen | 3,456 |",
+        "| validation: loss | 2.5 |",
+    ):
+        assert told in card
+
+
+def test_scores_of_a_benchmark_stand_in_the_card(exported, tmp_path):
+    scores = tmp_path / "benchmark.json"
+    scores.write_text(json.dumps({"wikitext": {"perplexity": 31.25}}))
+    arguments = ["--checkpoint", str(exported["llama"][1]), "--output", str(tmp_path / "out"), "--scores", str(scores)]
+    assert export.main(arguments) == 0
+    assert "| wikitext perplexity | 31.25 |" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [({"norm": "layer"}, "LayerNorm"), ({"activation": "geglu"}, "GeGLU"), ({"activation": "reglu"}, "ReGLU")],
+)
+def test_what_has_no_equal_is_refused_by_name_and_nothing_is_left(tokenizer, tmp_path, shape, name):
+    checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer, **shape)
+    with pytest.raises(PipelineError, match=name):
+        export.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")])
+    assert [each.name for each in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_difference_is_an_error_and_nothing_is_left(tokenizer, tmp_path, monkeypatch):
+    from exporting import hf_folder
+
+    def shuffled(state, config):
+        from utils.hf_names import to_hf_names
+
+        names = to_hf_names(state, config)
+        q = "model.layers.0.self_attn.q_proj.weight"
+        return names | {q: names[q].flip(0)}
+
+    monkeypatch.setattr(hf_folder, "to_hf_names", shuffled)
+    checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer)
+    with pytest.raises(PipelineError, match="logits differ"):
+        export.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")])
+    assert [each.name for each in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_weights_of_half_size_are_compared_as_they_are_stored(tokenizer, tmp_path):
+    checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer)
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--dtype", "bfloat16"]
+    assert export.main(arguments) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_an_export_is_replaced_only_when_asked_and_other_folders_never(exported, tmp_path):
+    folder, checkpoint = exported["llama"]
+    arguments = ["--checkpoint", str(checkpoint), "--output"]
+    with pytest.raises(PipelineError, match="--overwrite"):
+        export.main([*arguments, str(folder)])
+    with pytest.raises(PipelineError, match="is no export"):
+        export.main([*arguments, str(tmp_path), "--overwrite"])
+    assert export.main([*arguments, str(folder), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_an_imported_folder_is_the_checkpoint_again(exported, tmp_path, name):
+    from utils.checkpoint import read_checkpoint
+
+    folder, checkpoint = exported[name]
+    assert export.main(["--import-hf", str(folder), "--output", str(tmp_path / "imported")]) == 0
+    before, after = read_checkpoint(checkpoint), read_checkpoint(tmp_path / "imported" / "checkpoint_latest.pt")
+    assert before["model"].keys() == after["model"].keys()
+    for key, tensor in before["model"].items():
+        assert torch.equal(tensor, after["model"][key]), key
+    assert before["tokenizer"]["fingerprint"] == after["tokenizer"]["fingerprint"]
+    assert before.get("chat_template") == after.get("chat_template")
+    assert before["config"]["model"] == after["config"]["model"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'; wanted: llama or qwen3"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "RoPE is of the type 'llama3'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"head_dim": 32}, "head_dim is 32; wanted"),
+    ],
+)
+def test_a_folder_that_is_not_ours_is_refused_by_name(exported, tmp_path, capsys, change, said):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in exported["llama"][0].iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    code = exit_code_of(lambda: export.main(["--import-hf", str(folder), "--output", str(tmp_path / "out")]))
+    assert code == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--checkpoint", "x"], ["--import-hf", "x"], ["--checkpoint", "x", "--import-hf", "y"]]
+)
+def test_half_a_command_is_a_usage_error(arguments, capsys):
+    assert exit_code_of(lambda: export.main(arguments)) == 2
+    assert "error: " in capsys.readouterr().err
