@@ -127,9 +127,11 @@ def test_stop_texts_end_the_answer_and_are_not_part_of_it(server):
 
 
 def test_logprobs_are_the_models_own(server):
-    answer = server.client().completions.create(
-        model="base", prompt="Hello", max_tokens=3, temperature=0, logprobs=2
-    ).choices[0]
+    answer = (
+        server.client()
+        .completions.create(model="base", prompt="Hello", max_tokens=3, temperature=0, logprobs=2)
+        .choices[0]
+    )
     with torch.no_grad():
         ids = torch.tensor([TOKENIZER.encode("Hello", add_bos=True)])
         expected = server.models["base"](ids)["logits"][0, -1].log_softmax(-1)
