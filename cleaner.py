@@ -3,6 +3,7 @@
     python3 cleaner.py --test                 # the first 50,000 articles of each file
     python3 cleaner.py                        # all of paths.raw_dir, four files at once
     python3 cleaner.py --input my_texts/ --output data/cleaned_mine
+    python3 cleaner.py --show 3               # three articles before and after; nothing is written
 
 Reads structured contents (JSONL, Parquet), `{title, text}` (JSONL, Parquet), MediaWiki XML, .txt and .md, also as .gz,
 .bz2 and .zst. What stays is decided by the `cleaning` section of the configuration; see docs/cleaning.md.
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from cleaning import plain_text, structured_contents
+from cleaning import plain_text, structured_contents, wikitext
 from cleaning.policy import Page, Policy, Removals
 from cleaning.processes import Report, run_jobs
 from cleaning.run import CleaningRun, Job, plan_jobs
@@ -74,6 +75,8 @@ def clean_article(record: dict[str, Any], policy: Policy, counts: Counts) -> str
 
 
 def _page(record: dict[str, Any], policy: Policy, counts: Counts) -> Page:
+    if "wikitext" in record:
+        return wikitext.read_page(record, policy, counts.removals.parts)
     if structured_contents.is_structured(record):
         return structured_contents.read_page(record, counts.unknown_types)
     return plain_text.read_page(record, policy)
@@ -172,6 +175,8 @@ def clean_all(cleaning: CleaningRun, config: CleaningConfig, *, strict: bool) ->
     """
     pending = {job.name: job for job in cleaning.pending}
     cleaning.save()  # what is to be done again is not called done any more
+    if not pending:
+        return
     options = {"directory": cleaning.directory, "config": config, "limit": cleaning.limit, "strict": strict}
     work = {name: _Work(job, options) for name, job in pending.items()}
     failures = []
@@ -259,6 +264,29 @@ def print_summary(cleaning: CleaningRun, seconds: float) -> None:
         print(f"note: {name} was not made from this input; dataset preparation leaves it out")
 
 
+def show(jobs: list[Job], config: CleaningConfig, number: int) -> None:
+    """Print the first `number` articles that stay, before and after, and say which others were left out and why."""
+    from cleaning.show import side_by_side
+
+    policy = Policy(config)
+    records = (record for job in jobs for path in job.files for record in iter_raw_articles(path))
+    for record in records:
+        counts = Counts()
+        try:
+            article = clean_article(_value(record), policy, counts)
+        except _MALFORMED as error:
+            print(f"record {record.number} is malformed: {error}")
+            continue
+        if not article:
+            title = record.value.get("title") or record.value.get("name")
+            print(f"left out, {next(iter(counts.removals.articles))}: {title}")
+            continue
+        print(side_by_side(record.value, article), end="\n\n")
+        number -= 1
+        if not number:
+            return
+
+
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--input", metavar="PATH", help="a raw file or folder (default: paths.raw_dir)")
@@ -268,7 +296,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="files at once, one process each (cleaning.workers)")
     parser.add_argument("--strict", action="store_true", help="stop at the first malformed record")
-    return parser.parse_args(argv)
+    parser.add_argument("--show", type=int, metavar="N", help="print N articles before and after, side by side")
+    args = parser.parse_args(argv)
+    if args.show is not None and args.show < 1:
+        parser.error("--show: wanted: 1 or more")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -279,6 +311,9 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     limit = config.cleaning.test_articles if args.test else None
     jobs = plan_jobs(config.paths.raw_dir)
+    if args.show:
+        show(jobs, config.cleaning, args.show)
+        return 0
     config.paths.cleaned_dir.mkdir(parents=True, exist_ok=True)
     cleaning = CleaningRun(config.paths.cleaned_dir, jobs, config.cleaning, limit=limit)
     done = len(jobs) - len(cleaning.pending)

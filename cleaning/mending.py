@@ -46,20 +46,21 @@ _GLUED_SENTENCE = re.compile(
     r"(?<=[a-z0-9)”\"][.!?])(?=(?:The|In|It|A|An|On|At|He|She|They|This|These|Those|Since|During|After|As|By|For|From|With"
     r"|While|Although|However|Its|His|Her|Their|There|Some|Many|Most|When|Under|According|Other|Both|One|To)\s)"
 )
+_QUOTES = re.compile(r"(?<!')'{2,3}(?!')")
+_PICTURE = re.compile(r"(?:^|(?<=\n))(?:thumb|thumbnail|left|right|frame|upright)\|[^\n]*")
 _EMPTY_BRACKETS = re.compile(r" \((?:\s|[;,/:])*\)")
 _BRACKET_START = re.compile(r"\((?:\s*[;,:/] ?)+")
+_BRACKET_END = re.compile(r"(?<=[^\W\d]{2})[,;] ?\)")
 _SPACE_BEFORE = re.compile(r" +(?=[,)](?:[\s.,;:)]|$)|\.(?:\s|$))| (?='s\b)")
 _SPACES = dict.fromkeys(map(ord, "\xa0\u2002\u2003\u2007\u2009\u200a\u202f"), " ")
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 _TYPOGRAPHY = _SPACES | _INVISIBLE
 
 
-def mend(text: str, removed: Counter[str]) -> str:
-    """`text` without what rendering left behind. Idempotent on text that has nothing to mend."""
-    if not text.isascii():
-        text = _typography(text)
-        if "°" in text:
-            text = _counted(_OTHER_COORDINATES, "", text, removed, "coordinates")
+def without_markup(text: str, removed: Counter[str]) -> str:
+    """`text` without the markup, citation marks and coordinates that rendering left behind."""
+    if "°" in text:
+        text = _counted(_OTHER_COORDINATES, "", text, removed, "coordinates")
     if "Coordinates:" in text:
         text = _counted(_COORDINATES_LINE, "", text, removed, "coordinates")
     if "&" in text and ";" in text:
@@ -71,9 +72,23 @@ def mend(text: str, removed: Counter[str]) -> str:
         text = _without_braces(text, removed)
     if "[" in text:
         text = _without_brackets(text, removed)
-    if "__" in text:
-        text = _MAGIC_WORD.sub("", text)
-    return _spacing(text)
+    if "''" in text:
+        text = _QUOTES.sub("", text)
+    if "|" in text:
+        text = _counted(_PICTURE, "", text, removed, "caption")
+    return _MAGIC_WORD.sub("", text) if "__" in text else text
+
+
+def mend_spacing(text: str) -> str:
+    """Without the spaces that links and removed parts left behind: `Toronto 's`, `( ; French)`, `end.The next`."""
+    if not text.isascii():
+        text = _typography(text)
+    if "(" in text:
+        text = _BRACKET_START.sub("(", _EMPTY_BRACKETS.sub("", text)).replace("( ", "(")
+        text = _BRACKET_END.sub(")", text)
+    if " '" in text or " ," in text or " ." in text or " )" in text:
+        text = _SPACE_BEFORE.sub("", text)
+    return _GLUED_SENTENCE.sub(" ", text)
 
 
 def _counted(pattern: re.Pattern[str], replacement: str, text: str, removed: Counter[str], name: str) -> str:
@@ -119,12 +134,3 @@ def _without_brackets(text: str, removed: Counter[str]) -> str:
         text = _URL_LINK.sub(r"\1", text)
     text = _counted(_NUMBER_MARK, "", text, removed, "citation mark")
     return _counted(_NAMED_MARK, "", text, removed, "citation mark")
-
-
-def _spacing(text: str) -> str:
-    """Spaces that links and removed parts left behind: `Toronto 's`, `( ; French)`, `word ,`, `end.The next`."""
-    if "(" in text:
-        text = _BRACKET_START.sub("(", _EMPTY_BRACKETS.sub("", text)).replace("( ", "(")
-    if " '" in text or " ," in text or " ." in text or " )" in text:
-        text = _SPACE_BEFORE.sub("", text)
-    return _GLUED_SENTENCE.sub(" ", text)

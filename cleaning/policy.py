@@ -6,11 +6,10 @@ here every decision about them is made, from the `cleaning` section of the confi
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cleaning.mending import mend
+from cleaning.mending import mend_spacing, without_markup
 from utils.config_sections import CleaningConfig
 from utils.text import with_plain_newlines
 
@@ -34,6 +33,8 @@ class Page:
     blocks: list[Block]
     is_redirect: bool = False
     is_disambiguation: bool = False
+    is_article: bool = True  # not a talk page, a template, a category, …
+    is_rendered: bool = False  # by its reader from markup, so none is left over
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Policy:
     def apply(self, page: Page, removals: Removals) -> str:
         """The cleaned article, or an empty string after counting why there is none."""
         reason = self._page_reason(page)
-        paragraphs = [] if reason else self._paragraphs(page.blocks, removals.parts)
+        paragraphs = [] if reason else self._paragraphs(page, removals.parts)
         text = "\n\n".join(paragraphs)
         reason = reason or self._text_reason(text)
         if reason:
@@ -76,6 +77,8 @@ class Policy:
         return _folded(heading) in self.dropped_sections
 
     def _page_reason(self, page: Page) -> str:
+        if not page.is_article:
+            return "no article"
         if page.is_redirect and self.config.redirects == "drop":
             return "redirect"
         if page.is_disambiguation and self.config.disambiguations == "drop":
@@ -87,12 +90,12 @@ class Policy:
             return "empty"
         return "stub" if len(text) < self.config.min_characters else ""
 
-    def _paragraphs(self, blocks: Iterable[Block], removed: Counter[str]) -> list[str]:
+    def _paragraphs(self, page: Page, removed: Counter[str]) -> list[str]:
         """The text of the blocks that stay. A heading waits until something below it stays."""
         paragraphs: list[str] = []
         waiting: list[Block] = []
         dropped_level = 0  # of the section that is being left out
-        for block in blocks:
+        for block in page.blocks:
             if block.kind == "heading":
                 if dropped_level and block.level > dropped_level:
                     continue
@@ -106,29 +109,32 @@ class Policy:
                 continue
             elif block.kind in self.dropped_kinds:
                 removed[block.kind] += 1
-            elif text := self._text_of(block, removed):
+            elif text := self._text_of(block, page, removed):
                 if "heading" not in self.dropped_kinds:
                     paragraphs += (heading.text.strip() for heading in waiting)
                 waiting = []
                 paragraphs.append(text)
         return paragraphs
 
-    def _text_of(self, block: Block, removed: Counter[str]) -> str:
+    def _text_of(self, block: Block, page: Page, removed: Counter[str]) -> str:
         text = with_plain_newlines(block.text)
         if self.config.markup and block.kind != "preformatted":
-            text = mend(text, removed)
-        return tidy(text)
+            text = mend_spacing(text if page.is_rendered else without_markup(text, removed))
+        return tidy(text, is_list=block.kind == "list")
 
 
 def _folded(heading: str) -> str:
     return " ".join(heading.replace("_", " ").split()).strip(" :").casefold()
 
 
-def tidy(text: str) -> str:
+def tidy(text: str, *, is_list: bool = False) -> str:
     """Without white space at line ends and around the text, and without runs of empty lines.
 
-    A single line also loses its runs of spaces. Text of several lines keeps its inner spacing: it may be code or verse.
+    A single line and a list's items also lose their runs of spaces. Other text of several lines keeps its inner
+    spacing: it may be code or verse.
     """
+    if "  " in text and (is_list or "\n" not in text):
+        text = re.sub(r"(?<=\S) {2,}", " ", text)
     if "\n" not in text:
-        return re.sub(" {2,}", " ", text).strip() if "  " in text else text.strip()
+        return text.strip()
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip("\n").rstrip()

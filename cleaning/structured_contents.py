@@ -37,9 +37,9 @@ def read_page(record: Part, unknown: Counter[str]) -> Page:
         ValueError: a field is no JSON, or not of the shape that the schema says.
     """
     title = record.get("name") or record.get("title") or ""
-    sections = _parts(record, next((key for key in SECTION_KEYS if record.get(key)), SECTION_KEYS[0]))
-    reader = _Reader(unknown, tables={table.get("identifier"): table for table in _parts(record, "tables")})
-    blocks = [block for part in _parts(record, "infoboxes") for block in _infobox(part)]
+    sections = parts_of(record, next((key for key in SECTION_KEYS if record.get(key)), SECTION_KEYS[0]))
+    reader = _Reader(unknown, tables={table.get("identifier"): table for table in parts_of(record, "tables")})
+    blocks = [block for part in parts_of(record, "infoboxes") for block in _infobox(part)]
     for section in sections:
         blocks += reader.blocks(section, level=0)
     blocks += (_table(table) for table in reader.tables.values())
@@ -48,7 +48,7 @@ def read_page(record: Part, unknown: Counter[str]) -> Page:
     return Page(title, blocks, _is_redirect(record, blocks), _is_disambiguation(title, record, blocks))
 
 
-def _parts(record: Part, key: str) -> list[Part]:
+def parts_of(record: Part, key: str) -> list[Part]:
     """The list of parts that `key` holds, in either form."""
     value = record.get(key)
     if isinstance(value, (str, bytes)) and value:
