@@ -4,6 +4,7 @@
     python3 tokenizer.py --encode "Hello world"           # the last line: the ids, comma separated
     python3 tokenizer.py --decode 15043,3186
     python3 tokenizer.py --load DIR [--encode …]          # another folder's tokenizer.json or tokenizer.model
+    python3 tokenizer.py --report data/cleaned_articles/cleaned_0.txt   # compression, byte fallback, speed
     python3 tokenizer.py --train data/cleaned_articles/cleaned_*.txt --vocab-size 8000 --output tokenizers/mine
 
 Ids are SentencePiece's own on every text, and ``decode(encode(text)) == text`` for every text without U+2581.
@@ -148,50 +149,20 @@ def fetch(name: str, directory: Path) -> None:
     Raises:
         PipelineError: the hub can't be reached, or has no such tokenizer; names the three ways on.
     """
-    for file in ("tokenizer.json", "tokenizer.model"):
-        content = _download(name, file, directory)
-        if content is not None:
-            with whole_file(directory / file) as target:
-                target.write(content)
-            return
-    raise _not_fetched(name, directory, "it has neither a tokenizer.json nor a tokenizer.model")
+    from utils.hub import HubError, download
 
-
-def _download(name: str, file: str, directory: Path) -> bytes | None:
-    """A file of the hub's repository `name`, Hugging Face's cache first; None where the repository has no such file.
-
-    One attempt: hf_hub_download would try for half a minute before it said that there is no network.
-    """
-    from http.client import HTTPException
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
-
-    from huggingface_hub import get_token, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
+    reason: object = "it has neither a tokenizer.json nor a tokenizer.model"
     try:
-        cached = try_to_load_from_cache(name, file)
-        if isinstance(cached, str):
-            return Path(cached).read_bytes()
-        if HF_HUB_OFFLINE:
-            raise _not_fetched(name, directory, "HF_HUB_OFFLINE is set")
-        request = Request(hf_hub_url(name, file))
-        if get_token():  # not sent on to the server that the hub redirects to
-            request.add_unredirected_header("Authorization", f"Bearer {get_token()}")
-        with urlopen(request, timeout=20) as response:
-            return response.read()
-    except HTTPError as error:
-        if error.code == 404:
-            return None
-        raise _not_fetched(name, directory, error) from None
-    except (OSError, ValueError, HTTPException) as error:
-        raise _not_fetched(name, directory, error) from None
-
-
-def _not_fetched(name: str, directory: Path, reason: object) -> PipelineError:
-    first_line = str(reason).strip().split("\n")[0]
-    problem = f"tokenizer {name} could not be fetched from the Hugging Face hub ({first_line})"
-    return PipelineError(f"{problem}; {_ways_on(directory)}")
+        for file in ("tokenizer.json", "tokenizer.model"):
+            content = download(name, file)
+            if content is not None:
+                with whole_file(directory / file) as target:
+                    target.write(content)
+                return
+    except HubError as error:
+        reason = error
+    problem = f"tokenizer {name} could not be fetched from the Hugging Face hub ({reason})"
+    raise PipelineError(f"{problem}; {_ways_on(directory)}")
 
 
 def _ways_on(directory: Path) -> str:
@@ -223,6 +194,10 @@ def main(argv: list[str] | None = None) -> int:
     else:
         tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     print(describe(tokenizer))
+    if args.report:
+        from utils.tokenizer_report import measure
+
+        print(measure(read_articles([args.report]), tokenizer.vocabulary, tokenizer.encode_batch).table())
     if args.encode is not None:
         print(",".join(map(str, tokenizer.encode(args.encode))))
     if args.decode is not None:
@@ -235,6 +210,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--load", metavar="DIR", help="use the tokenizer in this folder")
     parser.add_argument("--encode", metavar="TEXT", help="print the ids of TEXT, the last line, comma separated")
     parser.add_argument("--decode", metavar="IDS", help="print the text of comma separated ids")
+    parser.add_argument("--report", metavar="FILE", help="measure the tokenizer on a text, one article a line")
     parser.add_argument(
         "--train", metavar="FILE", nargs="+", help="learn a tokenizer from cleaned text, one article a line"
     )

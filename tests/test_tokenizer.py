@@ -140,3 +140,16 @@ def test_starting_imports_neither_torch_nor_transformers(trained):
     )
     done = subprocess.run([sys.executable, "-c", code, trained.directory], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_report_counts_what_the_text_holds(trained, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("the dog\u2028the é東\nthe dog\n", encoding="utf-8")
+    main(["--load", str(trained.directory), "--report", str(tmp_path / "a.txt")])
+    cells = dict(line.rsplit("  ", 1) for line in capsys.readouterr().out.splitlines()[1:])
+    cells = {key.strip(): value.strip() for key, value in cells.items()}
+    tokens = len(trained.encode("the dog\nthe é東")) + len(trained.encode("the dog"))
+    assert (cells["documents"], cells["bytes"], cells["characters"]) == ("2", "24", "21")
+    assert cells["tokens"] == str(tokens)
+    assert cells["bytes a token"] == f"{24 / tokens:.3f}"
+    assert cells["byte fallback, newlines"] == f"{1 / tokens:.2%}"
+    assert cells["byte fallback, other characters"] == f"{5 / tokens:.2%}"
