@@ -27,9 +27,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a checkpoint file, a run folder, or latest; left out: random weights")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--tokens", type=int, default=100, help="new tokens of each completion")
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="measurements of each number of clients; medians are shown"
-    )
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each row; medians are shown")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
