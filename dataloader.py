@@ -75,6 +75,10 @@ class FourthLoader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-part")
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
+    @property
+    def sequence_length(self) -> int:
+        return self.dataset.window
+
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
         return sum(self._batches_of(part) for part in range(self.num_parts))

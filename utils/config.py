@@ -28,6 +28,7 @@ def load_config(
     *,
     settings: Sequence[str] = (),
     flags: Mapping[str, object] | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> Config:
     """The checked configuration: defaults, config.json, `path` laid over it, then `settings`, then `flags`.
 
@@ -35,12 +36,14 @@ def load_config(
         path: an overlay that says only what differs; None: config.json alone.
         settings: ``section.key=value`` texts, as ``--set`` takes them.
         flags: ``{"section.key": value}``, what a stage's own options set.
+        base: values in place of config.json's, such as a checkpoint's configuration.
 
     Raises:
         PipelineError: a file that is missing or no JSON, an unknown key, a value that does not fit.
     """
-    files = [DEFAULT_CONFIG] + ([Path(path)] if path and Path(path).resolve() != DEFAULT_CONFIG else [])
-    values = config_values({}, origin="defaults", base=CHECKOUT)
+    files = [] if base else [DEFAULT_CONFIG]
+    files += [Path(path)] if path and Path(path).resolve() != DEFAULT_CONFIG else []
+    values = config_values(base or {}, origin="the checkpoint's configuration", base=CHECKOUT)
     for file in files:
         _overlay(values, _read_json(file), origin=file.name, base=file.resolve().parent)
     for setting in settings:
@@ -50,7 +53,7 @@ def load_config(
     for name, value in (flags or {}).items():
         section, _, key = name.partition(".")
         _overlay(values, {section: {key: value}}, origin="command line", base=Path.cwd())
-    return _checked(values, origin=files[-1].name)
+    return _checked(values, origin=files[-1].name if files else "the configuration")
 
 
 def config_from_dict(content: Mapping[str, Any], *, origin: str) -> Config:

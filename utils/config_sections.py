@@ -186,11 +186,21 @@ class TrainingConfig:
     optimizer: str = option("adamw", "update rule", choices=("adamw",))
     learning_rate: float = option(1e-3, "at the end of the warm-up", above=0.0)
     min_learning_rate: float = option(1e-4, "at the end of the schedule", minimum=0.0)
-    warmup_steps: int = option(200, "steps of linear warm-up", minimum=0)
+    schedule: str = option(
+        "cosine",
+        "what follows the warm-up: a cosine, or a plateau with a linear decay at the end (wsd)",
+        choices=("cosine", "wsd"),
+    )
+    warmup_steps: int = option(200, "steps of linear warm-up, at most half of all steps", minimum=0)
+    decay_share: float = option(0.2, "share of the steps that the decay of wsd takes", above=0.0, maximum=1.0)
     weight_decay: float = option(0.1, "on matrices only", minimum=0.0)
     beta1: float = option(0.9, "AdamW's decay of the mean", minimum=0.0, maximum=0.9999)
     beta2: float = option(0.95, "AdamW's decay of the square", minimum=0.0, maximum=0.99999)
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0: not clipped", minimum=0.0)
+    spike_sigma: float = option(
+        6.0, "a loss so many deviations above the recent ones is not learned from; 0: only NaN is refused", minimum=0.0
+    )
+    max_skipped_steps: int = option(3, "steps skipped in a row before training stops", minimum=1)
     num_epochs: int = option(1, "passes over the training windows", minimum=1)
     max_steps: int | None = option(None, "stop after so many steps; null: all epochs", minimum=1)
     seed: int = option(1337, "weights, order of the windows, dropout", minimum=0)
@@ -227,13 +237,27 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class SftConfig:
-    """Supervised fine-tuning."""
+    """Supervised fine-tuning. What is not named here is as in `training`."""
 
     learning_rate: float = option(5e-5, "at the end of the warm-up", above=0.0)
-    batch_size: int = option(8, "conversations in one step", minimum=1)
+    min_learning_rate: float = option(5e-6, "at the end of the schedule", minimum=0.0)
+    warmup_steps: int = option(10, "steps of linear warm-up, at most half of all steps", minimum=0)
+    batch_size: int = option(8, "conversations in one forward pass; with packing rows", minimum=1)
+    gradient_accumulation_steps: int = option(1, "forward passes in one step", minimum=1)
     num_epochs: int = option(3, "passes over the conversations", minimum=1)
     val_split: float = option(0.1, "share of the conversations held out", above=0.0, maximum=0.5)
+    seed: int = option(42, "draws the held-out conversations and the order of the others", minimum=0)
     max_length: int = option(512, "tokens of a conversation at most", minimum=2)
+    packing: bool = option(False, "several conversations share a row, without attention between them")
+    validations_per_epoch: int = option(5, "validation every so many parts of an epoch", minimum=1)
+    early_stopping_patience: int | None = option(
+        10, "validations without a new best before tuning stops; null: never", minimum=1
+    )
+    sample_prompts: tuple[str, ...] = option(
+        ("What is the capital of France?", "How do I boil an egg?", "Write a short poem about the sea."),
+        "questions answered after every validation",
+    )
+    sample_length: int = option(60, "tokens of such an answer at most", minimum=1)
 
 
 @dataclass(frozen=True)

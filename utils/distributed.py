@@ -1,0 +1,67 @@
+"""Several processes that train one model: start, sums, and agreement. With one process everything here does nothing."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from utils.devices import World, current_world
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[World]:
+    """The processes that torchrun started, joined while the block runs: NCCL between GPUs, gloo between CPUs."""
+    world = current_world()
+    if world.size == 1:
+        yield world
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def is_active() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def all_sum(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place."""
+    if is_active():
+        dist.all_reduce(values)
+    return values
+
+
+def all_max(number: int, device: torch.device) -> int:
+    """The largest `number` of all processes: how they agree on stopping."""
+    if not is_active():
+        return number
+    value = torch.tensor(number, device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return int(value)
+
+
+def gather(value: T) -> list[T]:
+    """Every process's `value`, in the order of ranks."""
+    if not is_active():
+        return [value]
+    result: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(result, value)
+    return result
+
+
+def from_main(value: T) -> T:
+    """The main process's `value`, in every process."""
+    if not is_active():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,99 @@
+"""What is measured while a model trains: smoothed values, throughput, memory, best values, early stopping."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from utils.devices import peak_memory
+
+LN2 = math.log(2)
+
+
+class MetricsTracker:
+    """Sliding means of named values, tokens a second over the same window, the best validation, and when to stop.
+
+    `clock` is a parameter so that a test need not wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        window: int = 50,
+        patience: int | None = None,
+        device: torch.device | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.patience, self.device, self.clock = patience, device or torch.device("cpu"), clock
+        self.window = window
+        self.values: dict[str, deque[float]] = {}
+        self.times: deque[tuple[float, int]] = deque(maxlen=window + 1)  # (moment, tokens since the one before)
+        self.best: dict[str, float] = {}
+        self.best_step: int | None = None
+        self.validations_without_best = 0
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Forgets earlier moments: after a pause (validation, saving) throughput is measured from here."""
+        self.times.clear()
+        self.times.append((self.clock(), 0))
+
+    def update(self, tokens: int, **values: float) -> None:
+        """The values of one step that worked on `tokens` tokens."""
+        self.times.append((self.clock(), tokens))
+        for name, value in values.items():
+            self.values.setdefault(name, deque(maxlen=self.window)).append(value)
+
+    def smoothed(self, name: str) -> float:
+        values = self.values.get(name)
+        return sum(values) / len(values) if values else math.nan
+
+    @property
+    def tokens_per_second(self) -> float:
+        seconds = self.times[-1][0] - self.times[0][0]
+        tokens = sum(count for _, count in list(self.times)[1:])
+        return tokens / seconds if seconds > 0 else 0.0
+
+    @property
+    def memory_bytes(self) -> int:
+        return peak_memory(self.device)
+
+    def record_validation(self, step: int, **values: float) -> bool:
+        """Keeps the values if their ``loss`` is the lowest so far, and says whether it is."""
+        if values["loss"] < self.best.get("loss", math.inf):
+            self.best, self.best_step, self.validations_without_best = dict(values), step, 0
+            return True
+        self.validations_without_best += 1
+        return False
+
+    @property
+    def should_stop(self) -> bool:
+        """True when `patience` validations in a row brought no new best."""
+        return self.patience is not None and self.validations_without_best >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "values": {name: list(values) for name, values in self.values.items()},
+            "best": self.best,
+            "best_step": self.best_step,
+            "validations_without_best": self.validations_without_best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.values = {name: deque(values, maxlen=self.window) for name, values in state["values"].items()}
+        self.best, self.best_step = dict(state["best"]), state["best_step"]
+        self.validations_without_best = state["validations_without_best"]
+        self.start_clock()
+
+
+def validation_metrics(loss_sum: float, num_tokens: float, num_bytes: float) -> dict[str, float]:
+    """Loss a token (nats), perplexity, and bits per byte where the number of bytes is known.
+
+    Bits per byte compares models with different tokenizers: what it costs to encode a byte of the text.
+    """
+    loss = loss_sum / num_tokens
+    result = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+    return {**result, "bits_per_byte": loss_sum / LN2 / num_bytes} if num_bytes else result

@@ -1,0 +1,49 @@
+"""How a training run shows itself: a bar in a terminal, a line every few seconds in a file or pipe."""
+
+import sys
+import time
+
+from utils.terminal import format_count, format_seconds
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class TrainingProgress:
+    """Loss, tokens a second, model FLOPs utilisation and time left; `enabled` is False for all but the main process."""
+
+    def __init__(self, total_steps: int, *, first_step: int = 0, enabled: bool = True) -> None:
+        from tqdm import tqdm
+
+        self.total_steps, self.enabled = total_steps, enabled
+        self._last_line = time.monotonic()
+        show_bar = enabled and sys.stderr.isatty()
+        layout = "{percentage:3.0f}%|{bar}| {n}/{total} [{postfix}]"
+        self._bar = (
+            tqdm(total=total_steps, initial=first_step, bar_format=layout, dynamic_ncols=True) if show_bar else None
+        )
+
+    def show(self, *, step: int, loss: float, tokens_per_second: float, seconds_left: float, mfu: float | None) -> None:
+        if not self.enabled:
+            return
+        parts = [f"loss {loss:.4f}", f"{format_count(tokens_per_second)} tokens/s"]
+        parts += [f"MFU {mfu:.0%}"] if mfu is not None else []
+        text = ", ".join([*parts, f"{format_seconds(seconds_left)} left"])
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES or step == self.total_steps:
+            self._last_line = time.monotonic()
+            print(f"step {step}/{self.total_steps}: {text}", flush=True)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if not self.enabled:
+            return
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

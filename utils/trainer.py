@@ -1,0 +1,357 @@
+"""The training loop, for pretraining and fine-tuning alike.
+
+    trainer = Trainer(model, train_loader, val_loader, config=config.training, device=device, folder=run, …)
+    trainer.resume(content)     # optional: a checkpoint's content
+    trainer.fit()
+
+A loader is iterable over the rest of its epoch, has a length (batches an epoch), ``sequence_length``, ``epoch``,
+``state_dict``, ``load_state_dict`` and ``skip_batches``. A batch is a tensor of ids (B, T), or a dict with
+``input_ids`` and, where needed, ``labels`` (-100: not learned) and ``segment_ids``.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from utils.checkpoint import link_checkpoint, prune_step_checkpoints, write_checkpoint
+from utils.config_sections import TrainingConfig
+from utils.devices import current_world
+from utils.distributed import all_max, all_sum, gather
+from utils.errors import PipelineError
+from utils.logging_utils import DualLogger
+from utils.loss_guard import LossGuard
+from utils.losses import IGNORED
+from utils.metrics import MetricsTracker, validation_metrics
+from utils.optimizers import make_optimizers
+from utils.progress import TrainingProgress
+from utils.scheduler import LearningRateScheduler, Schedule
+from utils.stop_signals import StopSignals, raise_for
+from utils.training_state import load_optimizer, restore_rng_state, rng_state
+
+Batch = dict[str, Tensor]
+
+
+class Callback(Protocol):
+    """Something that happens beside training, in the main process only."""
+
+    def on_validation(self, trainer: "Trainer", metrics: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a checkpoint says about its run beside the state: whole config, tokenizer, data, versions, name."""
+
+    folder: Path
+    description: Mapping[str, Any] = field(default_factory=dict)
+    epoch_checkpoints: bool = False  # checkpoint_epoch_N.pt beside the others, as fine-tuning keeps them
+    flops_per_token: float | None = None  # forward and backward
+    peak_flops: float | None = None  # of one device, a second
+
+
+class Trainer:
+    """Steps, validations and checkpoints until the configured end, exactly continued from a checkpoint.
+
+    Args:
+        token_bytes: bytes of each token id, for bits per byte; None leaves them out.
+        document_start: token id that begins a document; given, documents of a window do not attend to each other.
+        compiled: what is called in training in place of `model` (a compiled or wrapped form of the same weights).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_loader: Any,
+        val_loader: Any,
+        *,
+        config: TrainingConfig,
+        device: torch.device,
+        run: RunInfo,
+        logger: DualLogger,
+        token_bytes: Tensor | None = None,
+        document_start: int | None = None,
+        callbacks: Sequence[Callback] = (),
+        compiled: nn.Module | None = None,
+    ) -> None:
+        self.model, self.train_loader, self.val_loader = model, train_loader, val_loader
+        self.config, self.device, self.run, self.logger = config, device, run, logger
+        self.token_bytes = None if token_bytes is None else token_bytes.to(device)
+        self.document_start, self.callbacks, self.world = document_start, callbacks, current_world()
+        self.forward = compiled or model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizers = make_optimizers(model, config, device)
+        self.scheduler = LearningRateScheduler(self.optimizers, self._schedule())
+        self.metrics = MetricsTracker(
+            window=config.metrics_window, patience=config.early_stopping_patience, device=device
+        )
+        self.guard = LossGuard(config.spike_sigma)
+        self.step = self.tokens_seen = 0
+        self.validated_step = 0  # validation belongs to a step; one that was interrupted is made up for on resume
+        self.last_validation: dict[str, float] = {}
+        self.stop = StopSignals()
+        self._batches = self._endless()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.train_loader) // self.config.gradient_accumulation_steps)
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.max_steps or self.config.num_epochs * self.steps_per_epoch
+
+    @property
+    def validation_interval(self) -> int:
+        return max(1, round(self.steps_per_epoch / self.config.validations_per_epoch))
+
+    @property
+    def tokens_per_step(self) -> int:
+        rows, length = self.batch_shape
+        return rows * length * self.config.gradient_accumulation_steps * self.world.size
+
+    @property
+    def batch_shape(self) -> tuple[int, int]:
+        """Rows and tokens a row of one forward pass."""
+        return self.config.batch_size, self.train_loader.sequence_length
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total_steps or self.metrics.should_stop
+
+    def fit(self) -> dict[str, float]:
+        """Trains to the end and returns the best validation's metrics.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
+        """
+        self.progress = TrainingProgress(self.total_steps, first_step=self.step, enabled=self.world.is_main)
+        try:
+            with self.stop:
+                self._run()
+        finally:
+            self.progress.close()
+            self.logger.flush()
+        return self.metrics.best
+
+    def _run(self) -> None:
+        if self.step == 0:
+            self.save("latest")  # shows before hours of work that the disk takes it, and is what a fault goes back to
+        self.metrics.start_clock()
+        while True:
+            if self._validation_due():
+                self.validate()
+            if signal_number := all_max(self.stop.received, self.device):
+                self.save("latest")
+                self.progress.say(f"saved step {self.step}; go on with: --resume {self.run.folder}")
+                raise_for(signal_number)
+            if self.finished:
+                break
+            self.train_step()
+            self._checkpoint_if_due()
+        self.save("latest")
+
+    # ---- one step
+
+    def train_step(self) -> float:
+        """One optimizer step over the accumulated batches; returns the mean loss of its supervised tokens."""
+        batches = [self._next_batch() for _ in range(self.config.gradient_accumulation_steps)]
+        num_supervised = all_sum(torch.stack([_supervised(batch) for batch in batches]).sum())
+        loss = self.backward(batches, num_supervised.float() / self.world.size)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
+        loss_value, norm_value = torch.stack([all_sum(loss) / self.world.size, norm.float()]).tolist()
+        problem = self.guard.problem(loss_value, norm_value)
+        if not problem:
+            for optimizer in self.optimizers:
+                optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        tokens = sum(batch["input_ids"].numel() for batch in batches) * self.world.size
+        self.tokens_seen += tokens
+        if problem:
+            self._skipped(problem)
+        else:
+            self._log_step(tokens, loss_value, norm_value)
+        self.scheduler.set_step(self.step)
+        return loss_value
+
+    def backward(self, batches: Sequence[Batch], num_tokens: Tensor) -> Tensor:
+        """Gradients of the summed loss divided by `num_tokens`, the supervised tokens of the whole step."""
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        for index, batch in enumerate(batches):
+            is_last = index == len(batches) - 1
+            # Gradients are exchanged once a step, with the last batch.
+            waits = contextlib.nullcontext() if is_last or self.world.size == 1 else self.forward.no_sync()
+            with waits:
+                loss = self.forward(**batch, num_tokens=num_tokens, return_logits=False)["loss"]
+                loss.backward()
+            total += loss.detach()
+        return total
+
+    def _next_batch(self) -> Batch:
+        return self._as_batch(next(self._batches))
+
+    def _endless(self) -> Iterator[Any]:
+        while True:
+            yield from self.train_loader
+
+    def _as_batch(self, item: Tensor | Mapping[str, Tensor]) -> Batch:
+        """On the device, with labels, and segment ids where documents are kept apart."""
+        named = dict(item) if isinstance(item, Mapping) else {"input_ids": item}
+        batch = {name: value.to(self.device, non_blocking=True) for name, value in named.items()}
+        ids = batch["input_ids"]
+        batch.setdefault("labels", ids)
+        if self.document_start is not None:
+            batch.setdefault("segment_ids", (ids == self.document_start).cumsum(dim=1))  # (B, T)
+        return batch
+
+    def _log_step(self, tokens: int, loss: float, norm: float) -> None:
+        self.metrics.update(tokens, loss=loss)
+        speed = self.metrics.tokens_per_second
+        left = (self.total_steps - self.step) * tokens / speed if speed else 0.0
+        mfu = self._mfu(speed)
+        smooth = self.metrics.smoothed("loss")
+        self.progress.show(step=self.step, loss=smooth, tokens_per_second=speed, seconds_left=left, mfu=mfu)
+        if self.step % self.config.log_every_steps == 0 or self.step == 1 or self.step == self.total_steps:
+            extra = {"mfu": mfu} if mfu is not None else {}
+            self.logger.log(
+                step=self.step,
+                train_loss=loss,
+                train_loss_smoothed=smooth,
+                train_grad_norm=norm,
+                train_learning_rate=self.optimizers[0].param_groups[0]["lr"],
+                train_tokens=self.tokens_seen,
+                speed_tokens_per_second=speed,
+                speed_memory_bytes=self.metrics.memory_bytes,
+                **extra,
+            )
+
+    def _mfu(self, tokens_per_second: float) -> float | None:
+        """Model FLOPs utilisation over all processes, where the device's peak is known."""
+        if not (self.run.flops_per_token and self.run.peak_flops):
+            return None
+        return tokens_per_second * self.run.flops_per_token / (self.run.peak_flops * self.world.size)
+
+    # ---- faults
+
+    def _skipped(self, problem: str) -> None:
+        self.logger.event("skipped_step", step=self.step, reason=problem)
+        self.progress.say(f"step {self.step} skipped: {problem}")
+        if self.guard.skipped_in_a_row >= self.config.max_skipped_steps:
+            raise PipelineError(f"{self.guard.skipped_in_a_row} steps in a row failed, the last because {problem}")
+
+    # ---- validation
+
+    def _validation_due(self) -> bool:
+        due = self.step % self.validation_interval == 0 or self.finished
+        return due and self.step != self.validated_step and self.step > 0
+
+    def validate(self) -> dict[str, float] | None:
+        """Scores the validation windows, logs, keeps the best; None where a signal stopped it before the end."""
+        sums = self._validation_sums()
+        if sums is None:
+            return None
+        metrics = validation_metrics(*all_sum(sums).tolist())
+        self.validated_step, self.last_validation = self.step, metrics
+        self.logger.log(step=self.step, **{f"val_{name}": value for name, value in metrics.items()})
+        best = self.metrics.record_validation(self.step, **metrics)
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
+        self.progress.say(f"step {self.step}: validation {shown}{' (best)' if best else ''}")
+        if best:
+            self.save("best")
+        if self.world.is_main:
+            for callback in self.callbacks:
+                callback.on_validation(self, metrics)
+        self.metrics.start_clock()
+        return metrics
+
+    @torch.no_grad()
+    def _validation_sums(self) -> Tensor | None:
+        """Summed loss, number of tokens and of bytes of this process's share of the validation windows."""
+        self.model.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device if self.device.type != "mps" else "cpu")
+        for item in self.val_loader:
+            if self.world.size == 1 and self.stop.received:
+                return None
+            batch = self._as_batch(item)
+            targets = batch["labels"][:, 1:]
+            count = (targets != IGNORED).sum()
+            loss = self.model(**batch, return_logits=False)["loss"] * count
+            lengths = count * 0 if self.token_bytes is None else self.token_bytes[targets[targets != IGNORED]].sum()
+            sums += torch.stack([loss.double(), count.double(), lengths.double()]).to(sums.device)
+        return sums
+
+    # ---- checkpoints
+
+    def _checkpoint_if_due(self) -> None:
+        if self.run.epoch_checkpoints and self.step % self.steps_per_epoch == 0:
+            self.save(f"epoch_{self.step // self.steps_per_epoch}")
+        if self.step % self.config.checkpoint_every_steps == 0 and not self.finished:
+            self.save(f"step_{self.step}")
+            if self.world.is_main:
+                prune_step_checkpoints(self.run.folder, keep_last=self.config.keep_last)
+
+    def save(self, kind: str) -> None:
+        """Writes checkpoint_latest.pt; another `kind` is a second name of the same file."""
+        generators = gather(rng_state(self.device))
+        loaders = gather(self.train_loader.state_dict())
+        if not self.world.is_main:
+            return
+        self.logger.flush()
+        latest = self.run.folder / "checkpoint_latest.pt"
+        write_checkpoint(latest, {**self.state_dict(), "rng": generators, "loader": loaders[0]})
+        if kind != "latest":
+            link_checkpoint(latest, self.run.folder / f"checkpoint_{kind}.pt")
+        self.metrics.start_clock()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **self.run.description,
+            "model": self.model.state_dict(),
+            "optimizer": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scheduler": self.scheduler.state_dict(),
+            "step": self.step,
+            "epoch": self.train_loader.epoch,
+            "tokens_seen": self.tokens_seen,
+            "validated_step": self.validated_step,
+            "last_validation": self.last_validation,
+            "best": self.metrics.best,
+            "metrics": self.metrics.state_dict(),
+            "guard": self.guard.state_dict(),
+            "world_size": self.world.size,
+        }
+
+    def resume(self, content: Mapping[str, Any]) -> None:
+        """Goes on exactly where the checkpoint with this content stood."""
+        self.model.load_state_dict(content["model"])
+        for optimizer, state in zip(self.optimizers, content["optimizer"], strict=True):
+            load_optimizer(optimizer, state)
+        self.step, self.tokens_seen = content["step"], content["tokens_seen"]
+        self.validated_step, self.last_validation = content["validated_step"], dict(content["last_validation"])
+        self.scheduler.set_step(self.step)
+        self.metrics.load_state_dict(content["metrics"])
+        self.guard.load_state_dict(content["guard"])
+        self.train_loader.load_state_dict(content["loader"])
+        self._batches = self._endless()
+        if content["world_size"] == self.world.size:
+            restore_rng_state(content["rng"][self.world.rank], self.device)
+
+    def _schedule(self) -> Schedule:
+        config = self.config
+        return Schedule(
+            kind=config.schedule,
+            total_steps=self.total_steps,
+            warmup_steps=min(config.warmup_steps, self.total_steps // 2),
+            minimum=config.min_learning_rate / config.learning_rate,
+            decay_share=config.decay_share,
+        )
+
+
+def _supervised(batch: Batch) -> Tensor:
+    """How many tokens of the batch are predicted: every label but the first of a row and those that are -100."""
+    return (batch["labels"][:, 1:] != IGNORED).sum()

@@ -1,0 +1,110 @@
+"""What a training checkpoint holds beside the weights, and whether a run may go on from it."""
+
+import platform
+import random
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from utils.devices import describe_device
+from utils.errors import PipelineError
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Every random generator of this process, as tensors and plain values."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """The moments come from `state`; rates, decay and the like stay as they are configured now."""
+    configured = [
+        {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, options in zip(optimizer.param_groups, configured, strict=True):
+        group.update(options)
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Packages, git commit and hardware, for whoever asks later how a model came about."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy")}
+    return {**packages, "python": platform.python_version(), "git": _git_commit(), "device": describe_device(device)}
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"  # a copy without git
+
+
+def refuse_other_run(content: Mapping[str, Any], description: Mapping[str, Any], *, origin: str) -> None:
+    """Raises PipelineError where dataset, tokenizer or model are not the checkpoint's; names what differs."""
+    old, new = content.get("config", {}), description["config"]
+    for section, key in (("tokenizer", "fingerprint"), ("data", "fingerprint")):
+        was, now = content.get(section, {}).get(key), description[section].get(key)
+        if was != now:
+            raise PipelineError(f"{origin} was trained with another {_NAMES[section]}: {_pair(was, now)}; {_WAY_ON}")
+    differing = [
+        f"{section}.{key} {_pair(was, now)}"
+        for section, key, was, now in setting_changes(old, new)
+        if section == "model" or f"{section}.{key}" in _DATA_KEYS
+    ]
+    if differing:
+        raise PipelineError(f"{origin} cannot go on, these differ: {', '.join(differing)}; {_WAY_ON}")
+
+
+_NAMES = {"tokenizer": "tokenizer", "data": "dataset"}
+_DATA_KEYS = (
+    "dataset.window",
+    "dataset.overlap",
+    "dataset.val_split",
+    "dataset.seed",
+    "training.seed",
+    "training.optimizer",
+)
+_WAY_ON = "use what it was trained with, or start a new run from its weights: --init-from"
+
+
+def setting_changes(
+    old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, str, Any, Any]]:
+    """Section, key, earlier and present value of every setting that differs; keys that one side lacks are left out."""
+    return [
+        (section, key, old[section][key], value)
+        for section, values in new.items()
+        for key, value in values.items()
+        if key in old.get(section, {}) and old[section][key] != value
+    ]
+
+
+def _pair(was: Any, now: Any) -> str:
+    def short(value: Any) -> str:
+        return value[:12] if isinstance(value, str) and len(value) > 40 else str(value)
+
+    return f"{short(was)} there, {short(now)} here"
