@@ -122,8 +122,11 @@ class Trainer:
     def finished(self) -> bool:
         return self.step >= self.total_steps or self.metrics.should_stop
 
-    def fit(self) -> dict[str, float]:
+    def fit(self, *, validate_first: bool = False) -> dict[str, float]:
         """Trains to the end and returns the best validation's metrics.
+
+        Args:
+            validate_first: score the model before the first step too, as fine-tuning does.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
@@ -131,15 +134,17 @@ class Trainer:
         self.progress = TrainingProgress(self.total_steps, first_step=self.step, enabled=self.world.is_main)
         try:
             with self.stop:
-                self._run()
+                self._run(validate_first=validate_first)
         finally:
             self.progress.close()
             self.logger.flush()
         return self.metrics.best
 
-    def _run(self) -> None:
+    def _run(self, *, validate_first: bool) -> None:
         if self.step == 0:
             self.save("latest")  # shows before hours of work that the disk takes it, and is what a fault goes back to
+            if validate_first:
+                self.validate()
         self.metrics.start_clock()
         while True:
             if self._validation_due():
