@@ -14,6 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -32,14 +35,26 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = args.checkpoint or str(random_checkpoint(Path(folder)))
-        command = [sys.executable, str(CHECKOUT / "server.py"), "--checkpoint", f"m={checkpoint}"]
-        command += ["--port", "0", "--device", args.device]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            try:
-                url = next(found[1] for line in server.stdout if (found := re.search(r"listening on (\S+)", line)))
-                measure_all(url, args)
-            finally:
-                server.terminate()
+        with running_server(checkpoint, args.device) as server:
+            measure_all(server.url, args)
+
+
+@dataclass
+class RunningServer:
+    url: str
+    pid: int
+
+
+@contextmanager
+def running_server(checkpoint: str, device: str) -> Iterator[RunningServer]:
+    """server.py in a process of its own, on a free port."""
+    command = [sys.executable, str(CHECKOUT / "server.py"), "--checkpoint", f"m={checkpoint}"]
+    with subprocess.Popen([*command, "--port", "0", "--device", device], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = next(found[1] for line in server.stdout if (found := re.search(r"listening on (\S+)", line)))
+            yield RunningServer(url, server.pid)
+        finally:
+            server.terminate()
 
 
 def measure_all(url: str, args: argparse.Namespace) -> None:
