@@ -41,15 +41,16 @@ _OTHER_COORDINATES = re.compile(
 _COORDINATES_LINE = re.compile(
     rf"(?:^|(?<=\n))Coordinates: ?(?:{_DEGREES},? ?{_DEGREES}|-?\d+\.\d+; -?\d+\.\d+)[^\n]*\n?"
 )
-_MAGIC_WORD = re.compile(r"__(?:NO|FORCE)?(?:TOC|EDITSECTION|INDEX|GALLERY)__")
+MAGIC_WORD = re.compile(r"__(?:NO|FORCE)?(?:TOC|EDITSECTION|INDEX|GALLERY)__")
 _GLUED_SENTENCE = re.compile(
     r"(?<=[a-z0-9)”\"][.!?])(?=(?:The|In|It|A|An|On|At|He|She|They|This|These|Those|Since|During|After|As|By|For|From|With"
     r"|While|Although|However|Its|His|Her|Their|There|Some|Many|Most|When|Under|According|Other|Both|One|To)\s)"
+    r"|(?<=[a-z]{3}:)(?=[A-Z][a-z])"
 )
 _QUOTES = re.compile(r"(?<!')'{2,3}(?!')")
 _PICTURE = re.compile(r"(?:^|(?<=\n))(?:thumb|thumbnail|left|right|frame|upright)\|[^\n]*")
 _EMPTY_BRACKETS = re.compile(r" \((?:\s|[;,/:])*\)")
-_BRACKET_START = re.compile(r"\((?:\s*[;,:/] ?)+")
+_BRACKET_START = re.compile(r"\((?:\s*[;,:] ?)+")
 _BRACKET_END = re.compile(r"(?<=[^\W\d]{2})[,;] ?\)")
 _SPACE_BEFORE = re.compile(r" +(?=[,)](?:[\s.,;:)]|$)|\.(?:\s|$))| (?='s\b)")
 _SPACES = dict.fromkeys(map(ord, "\xa0\u2002\u2003\u2007\u2009\u200a\u202f"), " ")
@@ -60,7 +61,7 @@ _TYPOGRAPHY = _SPACES | _INVISIBLE
 def without_markup(text: str, removed: Counter[str]) -> str:
     """`text` without the markup, citation marks and coordinates that rendering left behind."""
     if "°" in text:
-        text = _counted(_OTHER_COORDINATES, "", text, removed, "coordinates")
+        text = _counted(_OTHER_COORDINATES, "", _typography(text), removed, "coordinates")
     if "Coordinates:" in text:
         text = _counted(_COORDINATES_LINE, "", text, removed, "coordinates")
     if "&" in text and ";" in text:
@@ -76,7 +77,7 @@ def without_markup(text: str, removed: Counter[str]) -> str:
         text = _QUOTES.sub("", text)
     if "|" in text:
         text = _counted(_PICTURE, "", text, removed, "caption")
-    return _MAGIC_WORD.sub("", text) if "__" in text else text
+    return MAGIC_WORD.sub("", text) if "__" in text else text
 
 
 def mend_spacing(text: str) -> str:

@@ -48,12 +48,17 @@ def is_disambiguation(name: str) -> bool:
     return "disambig" in name or name in _DISAMBIGUATIONS
 
 
-def render(name: str, arguments: list[str]) -> str | None:
+def render(name: str, arguments: list[str], named: dict[str, str]) -> str | None:
     """The text that a template stands for, or None where it is not known."""
+    if name == "val":
+        return _value(arguments, named)
     renderer = _RENDERERS.get(name)
     if renderer is None and name.startswith(("lang-", "langx", "ipa-")):
         renderer = _second if name == "langx" else _first
-    return renderer([argument.strip() for argument in arguments]) if renderer else None
+    if renderer is None:
+        return None
+    text = renderer([argument.strip() for argument in arguments])
+    return text[:1].lower() + text[1:] if "lc" in named else text
 
 
 def _first(arguments: list[str]) -> str:
@@ -97,8 +102,12 @@ def _with_commas(number: str) -> str:
     return f"{int(number):,}" if number.isdigit() else number
 
 
-def _value(arguments: list[str]) -> str:
-    return " ± ".join(arguments[:2]) if len(arguments) > 1 and arguments[1] else _first(arguments)
+def _value(arguments: list[str], named: dict[str, str]) -> str:
+    """`val|6.2|0.1|e=18|u=C` → `6.2 ± 0.1×10^18 C`."""
+    number = " ± ".join(filter(None, arguments[:2]))
+    power = f"×10^{named['e']}" if "e" in named else ""
+    unit = next((f" {named[key]}" for key in ("u", "ul", "up", "upl") if key in named), "")
+    return f"{number}{power}{unit}"
 
 
 def _fraction(arguments: list[str]) -> str:
@@ -153,7 +162,6 @@ _GROUPS: list[tuple[str, Renderer]] = [
     ("ipa ipa-all ipalink ipablink ipaslink", _last),
     ("ipac-en", _english_sounds),
     ("convert cvt", _convert),
-    ("val", _value),
     ("frac fraction sfrac", _fraction),
     ("circa c. ca", _around("c. ")),
     ("floruit fl.", _around("fl. ")),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cleaning import templates
+from cleaning.mending import MAGIC_WORD
 from cleaning.policy import Block, Page, Policy
 
 # Taken out before parsing: they hold half of an article's markup, and nothing of them stays.
@@ -89,7 +90,7 @@ class _Reader:
         return getattr(self, "_" + type(node).__name__.lower())(node)
 
     def _text(self, node: Any) -> str:
-        return node.value
+        return MAGIC_WORD.sub("", node.value) if "__" in node.value else node.value
 
     def _comment(self, node: Any) -> str:
         return ""
@@ -161,16 +162,13 @@ class _Reader:
         if "table" in self.policy.dropped_kinds:
             self.removed["table"] += 1
             return "\n\n"
-        rows = []
-        for row in node.contents.nodes:
-            if getattr(row, "tag", None) == "tr":
-                cells = [
-                    self.render(cell.contents)
-                    for cell in row.contents.nodes
-                    if getattr(cell, "tag", "") in ("td", "th")
-                ]
-                rows.append(" | ".join(" ".join(cell.replace(_HARD_BREAK, " ").split()) for cell in cells))
-        return self._block("table", "\n".join(filter(None, rows)))
+        # The cells before the first `|-` lie in the table itself.
+        rows = [node, *(row for row in node.contents.nodes if getattr(row, "tag", None) == "tr")]
+        return self._block("table", "\n".join(filter(None, map(self._row, rows))))
+
+    def _row(self, row: Any) -> str:
+        cells = (cell for cell in row.contents.nodes if getattr(cell, "tag", None) in ("td", "th"))
+        return " | ".join(" ".join(self.render(cell.contents).replace(_HARD_BREAK, " ").split()) for cell in cells)
 
     def _template(self, node: Any) -> str:
         name = " ".join(str(node.name).replace("_", " ").split()).lower().removeprefix("template:")
@@ -181,14 +179,16 @@ class _Reader:
         if name in templates.COORDINATES:
             self.removed["coordinates"] += 1
             return ""
-        arguments = [
-            self.render(each.value) for each in node.params if not each.showkey or str(each.name).strip() == "text"
-        ]
-        text = templates.render(name, arguments)
+        arguments, named = [], {}
+        for each in node.params:
+            if each.showkey and not (key := str(each.name).strip()).isdigit() and key != "text":
+                named[key] = self.render(each.value).strip()
+            else:
+                arguments.append(self.render(each.value))
+        text = templates.render(name, arguments, named)
         if text is None:
             self.removed["template"] += 1
-            return ""
-        return text[:1].lower() + text[1:] if node.has("lc") else text
+        return text or ""
 
     def _infobox(self, node: Any) -> str:
         if "infobox" in self.policy.dropped_kinds:
@@ -232,14 +232,14 @@ def _kind_of_line(line: str) -> str:
 
 def _items(lines: list[str]) -> Iterator[str]:
     """`**` → a dash two deep; `#` → the next number of its depth; `:` and `;` have no bullet of their own."""
-    numbers: list[int] = []
+    numbers: list[tuple[str, int]] = []  # (marker, items so far) of each depth
     for line in lines:
         match = _LIST_LINE.match(line)
         assert match, line
         markers, text = match[1], match[2].strip().replace(_HARD_BREAK, " ")
-        depth = len(markers)
-        del numbers[depth:]
-        numbers += [0] * (depth - len(numbers))
-        numbers[-1] += 1
-        bullet = {"*": "- ", "#": f"{numbers[-1]}. "}.get(markers[-1], "")
+        depth, marker = len(markers), markers[-1]
+        is_next = len(numbers) >= depth and numbers[depth - 1][0] == marker
+        number = numbers[depth - 1][1] + 1 if is_next else 1
+        numbers[depth - 1 :] = [("", 0)] * (depth - 1 - len(numbers)) + [(marker, number)]
+        bullet = {"*": "- ", "#": f"{number}. "}.get(marker, "")
         yield "  " * (depth - 1) + bullet + text
