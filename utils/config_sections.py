@@ -137,14 +137,31 @@ class ModelConfig:
     intermediate_size: int | None = option(
         1024, "width of the feed-forward block; null: 8/3 of `hidden_size`, rounded up to a multiple of 64", minimum=1
     )
-    max_position_embeddings: int = option(1024, "longest context, at least `dataset.window`", minimum=2)
+    max_position_embeddings: int = option(
+        1024, "longest context without scaled positions, at least `dataset.window`", minimum=2
+    )
     rope_theta: float = option(10_000.0, "base of the rotary frequencies", above=0.0)
+    rope_scaling: str = option(
+        "none",
+        "stretches the positions to a context `rope_scaling_factor` times as long",
+        choices=("none", "linear", "ntk", "yarn"),
+    )
+    rope_scaling_factor: float = option(1.0, "1 with `none`, above 1 with the others", minimum=1.0, maximum=1024.0)
     norm: str = option("rms", "RMSNorm or LayerNorm", choices=("rms", "layer"))
     norm_eps: float = option(1e-5, "added to the variance in every norm", above=0.0)
     activation: str = option("swiglu", "gated feed-forward activation", choices=("swiglu", "geglu", "reglu"))
     tie_word_embeddings: bool = option(True, "one matrix serves as input embedding and output head")
     qk_norm: bool = option(False, "RMSNorm on queries and keys, as in Qwen3")
     dropout: float = option(0.0, "on residual branches, in training only", minimum=0.0, maximum=0.9)
+    depth_scaled_init: bool = option(True, "what is added to the residual stream starts smaller in deeper models")
+    activation_checkpointing: bool = option(
+        False, "blocks are computed again in the backward pass: a fifth to a third slower, a fraction of the memory"
+    )
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence that the model takes, scaled positions included."""
+        return int(self.max_position_embeddings * self.rope_scaling_factor)
 
     @property
     def head_dim(self) -> int:
@@ -165,6 +182,9 @@ class ModelConfig:
             return f"model.num_key_value_heads {self.num_key_value_heads} does not divide {heads}"
         if self.head_dim % 2:
             return f"a head has {self.head_dim} values (hidden_size / num_attention_heads); RoPE wants an even number"
+        if (self.rope_scaling == "none") != (self.rope_scaling_factor == 1):
+            scaling = f"model.rope_scaling {self.rope_scaling!r}"
+            return f"{scaling} with model.rope_scaling_factor {self.rope_scaling_factor}; wanted: both or neither"
         return ""
 
 
@@ -183,8 +203,11 @@ class TrainingConfig:
     compile: str = option("auto", "torch.compile; what auto chose is printed", choices=("auto", "on", "off"))
     batch_size: int = option(32, "windows a process takes in one forward pass", minimum=1)
     gradient_accumulation_steps: int = option(4, "forward passes in one step", minimum=1)
-    optimizer: str = option("adamw", "update rule", choices=("adamw",))
+    optimizer: str = option(
+        "adamw", "AdamW, or Muon for the hidden matrices and AdamW for the rest", choices=("adamw", "muon")
+    )
     learning_rate: float = option(1e-3, "at the end of the warm-up", above=0.0)
+    muon_learning_rate: float = option(5e-3, "Muon's rate for hidden matrices, on the same schedule", above=0.0)
     min_learning_rate: float = option(1e-4, "at the end of the schedule", minimum=0.0)
     schedule: str = option(
         "cosine",
@@ -240,7 +263,7 @@ class SftConfig:
     """Supervised fine-tuning. What is not named here is as in `training`."""
 
     learning_rate: float = option(5e-5, "at the end of the warm-up", above=0.0)
-    min_learning_rate: float = option(5e-6, "at the end of the schedule", minimum=0.0)
+    min_learning_rate: float = option(0.0, "at the end of the schedule", minimum=0.0)
     warmup_steps: int = option(10, "steps of linear warm-up, at most half of all steps", minimum=0)
     batch_size: int = option(8, "conversations in one forward pass; with packing rows", minimum=1)
     gradient_accumulation_steps: int = option(1, "forward passes in one step", minimum=1)
@@ -304,10 +327,11 @@ class Config:
 
     def problem(self) -> str:
         """What does not fit together across keys, or an empty string."""
-        if self.training.min_learning_rate > self.training.learning_rate:
-            rates = f"{self.training.min_learning_rate} is above training.learning_rate {self.training.learning_rate}"
-            return f"training.min_learning_rate {rates}"
-        if self.model.max_position_embeddings < self.dataset.window:
+        for name, section in (("training", self.training), ("sft", self.sft)):
+            if section.min_learning_rate > section.learning_rate:
+                rates = f"{section.min_learning_rate} is above {name}.learning_rate {section.learning_rate}"
+                return f"{name}.min_learning_rate {rates}"
+        if self.model.context_length < self.dataset.window:
             window = f"dataset.window {self.dataset.window}"
             return f"model.max_position_embeddings {self.model.max_position_embeddings} is below {window}"
         return self.model.problem()

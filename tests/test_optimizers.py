@@ -1,0 +1,93 @@
+"""Optimizers: who is updated by what, decay on matrices only, Muon against its definition."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from utils.config_sections import TrainingConfig
+from utils.linear import FusedLinear
+from utils.optimizers import Muon, hidden_matrices, make_optimizers, orthogonalise
+
+CPU = torch.device("cpu")
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.ModuleDict(
+        {
+            "embed_tokens": nn.Embedding(10, 8),
+            "qkv_proj": FusedLinear(8, (8, 4, 4)),
+            "o_proj": nn.Linear(8, 8, bias=False),
+            "norm": nn.LayerNorm(8),
+            "lm_head": nn.Linear(8, 10, bias=False),
+        }
+    )
+
+
+def test_every_weight_has_one_optimizer_and_only_matrices_decay():
+    for name in ("adamw", "muon"):
+        model = small_model()
+        optimizers = make_optimizers(model, replace(TrainingConfig(), optimizer=name), CPU)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        held = [parameter for group in groups for parameter in group["params"]]
+        assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
+        for group in groups:
+            assert {parameter.dim() >= 2 for parameter in group["params"]} == {group["weight_decay"] > 0}
+
+
+def test_muon_takes_the_hidden_matrices_only():
+    model = small_model()
+    found = {id(parameter): sizes for parameter, sizes in hidden_matrices(model)}
+    assert found == {id(model["qkv_proj"].weight): (8, 4, 4), id(model["o_proj"].weight): (8,)}
+    adamw, muon = make_optimizers(model, replace(TrainingConfig(), optimizer="muon"), CPU)
+    assert {id(p) for group in muon.param_groups for p in group["params"]} == set(found)
+    assert len([p for group in adamw.param_groups for p in group["params"]]) == 4
+
+
+def test_an_orthogonalised_matrix_has_singular_values_near_one():
+    torch.manual_seed(1)
+    for shape in ((16, 16), (48, 16), (16, 40)):
+        matrices = torch.randn(3, *shape)
+        values = torch.linalg.svdvals(orthogonalise(matrices) / (0.2 * max(shape) ** 0.5))
+        assert values.min() > 0.5
+        assert values.max() < 1.35
+        left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+        exact = left @ right
+        close = orthogonalise(matrices) / (0.2 * max(shape) ** 0.5)
+        cosine = (exact * close).sum() / exact.norm() / close.norm()
+        assert cosine > 0.95, "the direction is that of the exact factor"
+
+
+def test_a_muon_step_is_the_one_written_out_for_each_fused_product():
+    model = small_model()
+    weight = model["qkv_proj"].weight
+    before, gradients = weight.detach().clone(), [torch.randn_like(weight) for _ in range(2)]
+    muon = Muon([(weight, (8, 4, 4))], lr=0.1, momentum=0.9, weight_decay=0.5)
+    expected, buffer = before.clone(), torch.zeros_like(before)
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        muon.step()
+        buffer = 0.9 * buffer + 0.1 * gradient
+        direction = 0.1 * gradient + 0.9 * buffer
+        update = torch.cat([orthogonalise(part[None])[0] for part in direction.split((8, 4, 4))])
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * update
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_muon_goes_on_from_its_saved_state():
+    runs = []
+    for interrupted in (False, True):
+        model = small_model()
+        make = lambda model=model: Muon(hidden_matrices(model), lr=0.1)  # noqa: E731
+        muon = make()
+        for step in range(4):
+            if interrupted and step == 2:
+                state = muon.state_dict()
+                muon = make()
+                muon.load_state_dict(state)
+            for parameter, _ in hidden_matrices(model):
+                parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step))
+            muon.step()
+        runs.append(model["qkv_proj"].weight.detach().clone())
+    assert torch.equal(*runs)
