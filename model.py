@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from utils.activations import gated_activation
 from utils.attention import FastMultiHeadAttention, same_segment_mask
@@ -68,11 +69,12 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.context = config.max_position_embeddings
+        self.context = config.context_length
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
-        self.rotary = RotaryEmbedding(head_dim=config.head_dim, context=self.context, theta=config.rope_theta)
+        self.rotary = RotaryEmbedding(config)
+        self.activation_checkpointing = config.activation_checkpointing
         self.compute_dtype: torch.dtype | None = None  # None: the weights' own
 
     def forward(self, input_ids: Tensor, *, cache: "KVCache | None", segment_ids: Tensor | None) -> Tensor:
@@ -87,7 +89,10 @@ class Decoder(nn.Module):
         x = self.embed_tokens(input_ids)
         x = x if self.compute_dtype is None else x.to(self.compute_dtype)
         for layer in self.layers:
-            x = layer(x, rotation, mask=mask, cache=cache)
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(layer, x, rotation, mask=mask, cache=None, use_reentrant=False)
+            else:
+                x = layer(x, rotation, mask=mask, cache=cache)
         if cache is not None:
             cache.advance(length)
         return self.norm(x)
@@ -133,9 +138,10 @@ class TransformerLM(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Normal with deviation 0.02; what is added to the residual stream starts smaller by the root of the number of
-        additions, so that the stream's variance does not grow with depth (Radford et al. 2019, GPT-2)."""
-        residual = 0.02 / math.sqrt(2 * self.config.num_hidden_layers)
+        """Normal with deviation 0.02. Scaled by depth, what is added to the residual stream starts smaller by the root
+        of the number of additions, so that the stream's variance does not grow (Radford et al. 2019, GPT-2)."""
+        additions = 2 * self.config.num_hidden_layers if self.config.depth_scaled_init else 1
+        residual = 0.02 / math.sqrt(additions)
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 parameter.fill_(1.0)
@@ -184,8 +190,8 @@ class TransformerLM(nn.Module):
 def _check_length(length: int, context: int) -> None:
     if length > context:
         raise PipelineError(
-            f"a sequence of {length} tokens is longer than the model's context of {context} "
-            f"(model.max_position_embeddings); shorten it"
+            f"a sequence of {length} tokens is longer than the model's context of {context}; shorten it, or stretch "
+            f"it: --set model.rope_scaling=yarn --set model.rope_scaling_factor={-(-length // context)}"
         )
 
 

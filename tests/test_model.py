@@ -114,6 +114,72 @@ def test_a_sequence_longer_than_the_context_is_refused():
         small_model()(token_ids(1, 33))
 
 
+@pytest.mark.parametrize("scaling", ["linear", "ntk", "yarn"])
+def test_a_stretched_context_is_one_setting_and_takes_the_same_weights(scaling):
+    plain = small_model()
+    stretched = small_model(rope_scaling=scaling, rope_scaling_factor=4.0)
+    load_weights(stretched, plain.state_dict(), origin="x.pt")
+    assert stretched(token_ids(1, 128))["logits"].shape == (1, 128, SMALL.vocab_size)
+    with pytest.raises(PipelineError, match=r"129 tokens is longer than the model's context of 128"):
+        stretched(token_ids(1, 129))
+
+
+@pytest.mark.parametrize("changes", [{"rope_scaling": "yarn"}, {"rope_scaling_factor": 2.0}], ids=str)
+def test_half_a_scaling_is_refused(changes):
+    with pytest.raises(PipelineError, match=r"rope_scaling .* wanted: both or neither"):
+        create_model(replace(SMALL, **changes))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_activation_checkpointing_changes_no_gradient(dropout):
+    ids, gradients = token_ids(2, 16), []
+    for again in (False, True):
+        model = small_model(activation_checkpointing=again, dropout=dropout).train()
+        torch.manual_seed(5)
+        model(ids, labels=ids)["loss"].backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_dropout_is_for_training_only():
+    model, ids = small_model(dropout=0.5), token_ids(1, 8)
+    assert torch.equal(model(ids)["logits"], model(ids)["logits"])
+    model.train()
+    assert not torch.equal(model(ids)["logits"], model(ids)["logits"])
+
+
+def test_depth_scaled_initialisation_shrinks_what_is_added_to_the_residual_stream():
+    config = replace(SMALL, hidden_size=192, num_hidden_layers=8)
+    for scaled, expected in ((True, 0.02 / 4), (False, 0.02)):
+        layer = TransformerLM(replace(config, depth_scaled_init=scaled)).model.layers[0]
+        assert layer.self_attn.o_proj.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert layer.mlp.down_proj.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert layer.self_attn.qkv_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("activation", ["swiglu", "geglu", "reglu"])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_combination_learns(norm, activation, groups, qk_norm, tied):
+    """A few steps on one batch: every parameter has a gradient and the loss falls."""
+    options = {"norm": norm, "activation": activation, "qk_norm": qk_norm, "tie_word_embeddings": tied}
+    torch.manual_seed(0)
+    model, ids = TransformerLM(replace(SMALL, num_key_value_heads=groups, **options)), token_ids(2, 16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = model(ids, labels=ids)["loss"]
+        loss.backward()
+        assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.5
+
+
 def test_create_model_takes_the_path_of_the_default_configuration():
     assert 24e6 < create_model("config.json").num_parameters() < 26e6
 

@@ -1,38 +1,72 @@
 """Rotary position embeddings (Su et al. 2021, arXiv:2104.09864) in Hugging Face's half-split layout.
 
-rotary = RotaryEmbedding(head_dim=64, context=1024, theta=10_000.0)
-cos, sin = rotary(positions)
-q = apply_rotary(q, cos, sin)
+    rotary = RotaryEmbedding(config.model)
+    cos, sin = rotary(positions)
+    q = apply_rotary(q, cos, sin)
+
+RoPE does not reach beyond the positions it was trained on. `model.rope_scaling` and `model.rope_scaling_factor` stretch
+it: linear divides all positions (arXiv:2306.15595), NTK raises the base so that fast frequencies stay, YaRN
+(arXiv:2309.00071) keeps fast frequencies, divides slow ones and sharpens attention.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
 
+from utils.config_sections import ModelConfig
 
-def rope_frequencies(head_dim: int, theta: float) -> Tensor:
-    """Radians a position for each of the ``head_dim / 2`` pairs, float64."""
-    return theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+# YaRN's bounds: pairs that turn more often than 32 times in the trained context are kept, below once they are divided.
+_YARN_FAST, _YARN_SLOW = 32, 1
+
+
+def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
+    """Radians a position for each of the D/2 pairs (float64), and the factor on cosines and sines (1 but for YaRN)."""
+    size, factor, theta = config.head_dim, config.rope_scaling_factor, config.rope_theta
+    if config.rope_scaling == "ntk":
+        theta *= factor ** (size / (size - 2))
+    frequencies = theta ** (-torch.arange(0, size, 2, dtype=torch.float64, device="cpu") / size)
+    if config.rope_scaling == "linear":
+        return frequencies / factor, 1.0
+    if config.rope_scaling == "yarn":
+        divided = _yarn_share_divided(size, theta, config.max_position_embeddings)
+        return frequencies * (1 - divided) + frequencies / factor * divided, 0.1 * math.log(factor) + 1.0
+    return frequencies, 1.0
+
+
+def _yarn_share_divided(size: int, theta: float, context: int) -> Tensor:
+    """How far each pair is divided: 0 for the fast ones, 1 for the slow ones, a ramp between."""
+
+    def pair_that_turns(times: float) -> float:
+        return size * math.log(context / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = max(math.floor(pair_that_turns(_YARN_FAST)), 0)
+    high = min(math.ceil(pair_that_turns(_YARN_SLOW)), size - 1)
+    pairs = torch.arange(size // 2, dtype=torch.float64, device="cpu")
+    return ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
 
 
 class RotaryEmbedding(nn.Module):
     """Cosines and sines of every position's angles; no parameters and nothing in the state dict."""
 
-    def __init__(self, *, head_dim: int, context: int, theta: float) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.head_dim, self.context, self.theta = head_dim, context, theta
+        self.config = config
         self.register_buffer("cos", torch.empty(0), persistent=False)
         self.register_buffer("sin", torch.empty(0), persistent=False)
         self._fill(torch.get_default_device())
 
     def _fill(self, device: torch.device) -> None:
-        with torch.device("cpu"):
-            positions = torch.arange(self.context, dtype=torch.float64)
-            angles = torch.outer(positions, rope_frequencies(self.head_dim, self.theta))  # (context, D/2)
-            self.cos, self.sin = angles.cos().float().to(device), angles.sin().float().to(device)
+        frequencies, factor = rope_frequencies(self.config)
+        positions = torch.arange(self.config.context_length, dtype=torch.float64, device="cpu")
+        angles = torch.outer(positions, frequencies)  # (context, D/2)
+        self.cos = (angles.cos() * factor).float().to(device)
+        self.sin = (angles.sin() * factor).float().to(device)
 
     def _apply(self, fn, recurse: bool = True):
+        was_meta = self.cos.is_meta
         super()._apply(fn, recurse)
-        if self.cos.dtype != torch.float32 or self.cos.is_meta:  # `.to(bfloat16)` is meant for the weights
+        if was_meta or self.cos.dtype != torch.float32:  # `.to(bfloat16)` is meant for the weights
             self._fill(self.cos.device)
         return self
 
@@ -44,7 +78,7 @@ class RotaryEmbedding(nn.Module):
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`x` (B, T, H, D) rotated by its positions' angles; any number of heads, so queries and keys alike.
 
-    Real-valued and without complex views, which the compiler cannot fuse. Computed in float32.
+    Real-valued, without complex views, which the compiler cannot fuse. Computed in float32.
     """
     first, second = x.float().chunk(2, dim=-1)  # half-split: pair i is (i, i + D/2)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
