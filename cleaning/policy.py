@@ -118,8 +118,9 @@ class Policy:
 
     def _text_of(self, block: Block, page: Page, removed: Counter[str]) -> str:
         text = with_plain_newlines(block.text)
-        if self.config.markup and block.kind != "preformatted":
-            text = mend_spacing(text if page.is_rendered else without_markup(text, removed))
+        if not self.config.markup or block.kind == "preformatted":
+            return without_trailing_space(text)
+        text = mend_spacing(text if page.is_rendered else without_markup(text, removed))
         return tidy(text, is_list=block.kind == "list")
 
 
@@ -128,7 +129,7 @@ def _folded(heading: str) -> str:
 
 
 def tidy(text: str, *, is_list: bool = False) -> str:
-    """Without white space at line ends and around the text, and without runs of empty lines.
+    """Without white space around the text and at line ends, and without runs of empty lines.
 
     A single line and a list's items also lose their runs of spaces. Other text of several lines keeps its inner
     spacing: it may be code or verse.
@@ -137,4 +138,9 @@ def tidy(text: str, *, is_list: bool = False) -> str:
         text = re.sub(r"(?<=\S) {2,}", " ", text)
     if "\n" not in text:
         return text.strip()
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip("\n").rstrip()
+    return re.sub(r"\n{3,}", "\n\n", without_trailing_space(text))
+
+
+def without_trailing_space(text: str) -> str:
+    """Without white space at line ends and without empty lines around the text; indentation stays."""
+    return re.sub(r"[ \t]+\n", "\n", text).strip("\n").rstrip()

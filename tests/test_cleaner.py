@@ -1,9 +1,15 @@
 """cleaner.py: what of an article stays, what is counted, and that no half file is ever taken for a whole one."""
 
+import bz2
+import gzip
 import json
 import os
+import subprocess
+import sys
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 import cleaner
 from utils.cleaned_files import cleaned_files
@@ -202,3 +208,119 @@ def test_an_unfinished_cleaning_is_not_complete(tmp_path):
     path.write_text("cut")
     with pytest.raises(PipelineError, match="the report says"):
         cleaned_files(tmp_path / "out")
+
+
+def test_every_kind_of_input_in_one_folder(tmp_path):
+    raw = tmp_path / "raw"
+    sections = [section("Abstract", part("paragraph", LONG))]
+    write_jsonl(raw / "more" / "a.jsonl", [article("Jsonl", *sections)])
+    (raw / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps({"title": "Gz", "text": LONG}).encode()))
+    rows = [{"name": "Parquet", "sections": json.dumps(sections), "infoboxes": "", "tables": None, "license": "x"}]
+    parquet.write_table(pa.Table.from_pylist(rows), raw / "c.parquet")
+    parquet.write_table(pa.Table.from_pylist([{"id": "1", "title": "Plain", "text": LONG}]), raw / "d.parquet")
+    page = f"<page><title>Xml</title><ns>0</ns><revision><text>'''X''' {LONG}</text></revision></page>"
+    other = page.replace("<ns>0", "<ns>1")
+    (raw / "e.xml.bz2").write_bytes(bz2.compress(f'<mediawiki xmlns="http://x/">{page}{other}</mediawiki>'.encode()))
+    articles, report = run_cleaner(tmp_path)
+    assert articles == [f"{name}\n\n{LONG.strip()}" for name in ("Gz", "Parquet", "Plain")] + [
+        f"Xml\n\nX {LONG.strip()}",
+        f"Jsonl\n\n{LONG.strip()}",
+    ]
+    assert list(report["files"])[-1] == "cleaned_more__a.txt"
+    assert report["totals"]["removed_articles"] == {"no article": 1}
+
+
+def test_own_text_stays_as_it_is(tmp_path):
+    text = "# Notes\r\n\r\nReferences\r\n\r\n    x[1]  = <b>{{y}}</b>  \r\n\r\n\r\n" + LONG
+    for name in ("one.txt", "two.md", "deep/three.txt"):
+        path = tmp_path / "raw" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="")
+    write_jsonl(tmp_path / "raw" / "web.jsonl", [{"text": text, "url": "https://example.org"}])
+    articles, report = run_cleaner(tmp_path)
+    assert articles == ["# Notes\n\nReferences\n\n    x[1]  = <b>{{y}}</b>\n\n" + LONG.strip()] * 4
+    assert list(report["files"]) == ["cleaned_text_000.txt", "cleaned_web.txt"]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    write_jsonl(tmp_path / "raw" / "a.jsonl", [])
+    (tmp_path / "raw" / "a.jsonl.gz").write_bytes(gzip.compress(b""))
+    with pytest.raises(PipelineError, match=r"a\.jsonl and a\.jsonl\.gz .* would both become cleaned_a\.txt"):
+        run_cleaner(tmp_path)
+
+
+def test_output_does_not_depend_on_the_workers(tmp_path):
+    for name in "abc":
+        records = [article(f"{name}{i}", section("Abstract", part("paragraph", LONG * (i + 1)))) for i in range(20)]
+        write_jsonl(tmp_path / "raw" / f"{name}.jsonl", records)
+    one = run_cleaner(tmp_path, "--workers", "1")
+    for path in (tmp_path / "out").glob("*"):
+        path.unlink()
+    assert run_cleaner(tmp_path, "--workers", "3") == one
+
+
+def test_a_file_of_another_input_is_left_out_of_the_dataset(clean, tmp_path, capsys):
+    good = [article("Good", section("Abstract", part("paragraph", LONG)))]
+    clean(good, name="old.jsonl")
+    (tmp_path / "raw" / "old.jsonl").unlink()
+    clean(good, name="new.jsonl")
+    assert "cleaned_old.txt was not made from this input" in capsys.readouterr().out
+    assert cleaned_files(tmp_path / "out") == [tmp_path / "out" / "cleaned_new.txt"]
+
+
+def test_people_s_own_cleaned_files_need_no_report(tmp_path):
+    with pytest.raises(PipelineError, match=r"run: python3 cleaner\.py"):
+        cleaned_files(tmp_path)
+    (tmp_path / "cleaned_mine.txt").write_text("one\n")
+    assert cleaned_files(tmp_path) == [tmp_path / "cleaned_mine.txt"]
+
+
+def test_show_prints_before_and_after_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    gone = section("References", part("paragraph", "A book."))
+    raw = article("Title", section("Abstract", part("paragraph", LONG)), gone)
+    write_jsonl(tmp_path / "raw" / "a.jsonl", [article("Stub"), raw])
+    assert cleaner.main(["--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out"), "--show", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "left out, empty: Stub" in out
+    lines = [line for line in out.splitlines() if "│" in line]
+    assert any(line.startswith("[paragraph] A book.") and line.endswith("│") for line in lines)
+    assert any(line.count("A sentence that is long") == 2 for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_at_work_it_leaves_nothing_that_looks_whole(tmp_path):
+    sections = [section(f"S{i}", part("paragraph", LONG * 5)) for i in range(20)]
+    write_jsonl(tmp_path / "raw" / "a.jsonl", [article("Done", *sections)])
+    write_jsonl(tmp_path / "raw" / "b.jsonl", [article(f"A{i}", *sections) for i in range(4000)])
+    command = [sys.executable, cleaner.__file__, "--input", tmp_path / "raw", "--output", tmp_path / "out"]
+    output = tmp_path / "out" / "cleaned_b.txt"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not output.with_name(f".{output.name}.tmp").exists() and process.poll() is None:
+            pass
+        process.kill()
+    assert not output.exists()
+    with pytest.raises(PipelineError, match="is not complete"):
+        cleaned_files(tmp_path / "out", test=True)
+    articles, report = run_cleaner(tmp_path)
+    assert len(articles) == 4001
+    assert report["complete"]
+
+
+def test_real_articles(real_data, tmp_path):
+    options = ["--output", str(tmp_path / "out")]
+    assert cleaner.main(["--input", str(real_data / "structured_contents"), *options]) == 0
+    not_again, first_montreal, second_montreal = articles_of(tmp_path)
+    assert not_again.startswith("Not Again SU\n\nIntroduction:\n\nThe hashtag and student led organization #NotAgainSU")
+    assert first_montreal.startswith(
+        "Montreal\n\nMontreal (CA: /ˌ m ʌ n t r i ˈ ɔː l / MUN -tree-AWL; French: Montréal)"
+    )
+    assert "\n\nInternational relations\n\n" in first_montreal
+    assert " 's " not in first_montreal + second_montreal
+    assert cleaner.main(["--input", str(real_data / "wiki_text" / "enwiki_shortened.xml.bz2"), *options]) == 0
+    totals = json.loads((tmp_path / "out" / "cleaning_report.json").read_text())["totals"]
+    assert (totals["read"], totals["articles"]) == (206, 98)
+    assert totals["removed_articles"] == {"redirect": 99, "disambiguation": 8, "no article": 1}
+    cleaned = (tmp_path / "out" / "cleaned_enwiki_shortened.txt").read_text(encoding="utf-8")
+    for leftover in ("[[", "<ref", "''", "Category:", "{|", "\u2029References\u2029"):
+        assert leftover not in cleaned
