@@ -1,0 +1,148 @@
+"""Published quality rules for web text: each a pure function, text → the reason to leave it out, or None.
+
+    rejection(text, ["gopher_stop_words", "c4"])        # None, or such as "gopher_stop_words"
+
+Thresholds are the papers'. Words are what spaces separate, as in both papers.
+
+Gopher: Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher",
+arXiv:2112.11446, appendix A.1.1 and table A1. C4: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a
+Unified Text-to-Text Transformer", JMLR 21(140), section 2.2.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from utils.errors import PipelineError, did_you_mean
+
+Rule = Callable[[str], str | None]
+
+_STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
+_TOP_NGRAM_LIMITS = {2: 0.20, 3: 0.18, 4: 0.16}
+_DUPLICATE_NGRAM_LIMITS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+_BULLETS = ("•", "‣", "▶", "◀", "◦", "■", "□", "▪", "▫", "-", "–", "*", "●")
+_LETTER = re.compile(r"[^\W\d_]")
+_SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
+_TERMINAL = (
+    ".",
+    "!",
+    "?",
+    '"',
+    "”",
+)  # C4's "terminal punctuation mark (a period, exclamation mark, …, end quotation mark)"
+_POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+
+
+def gopher_quality(text: str) -> str | None:
+    """50 to 100,000 words of 3 to 10 characters on average, most with a letter; few symbols, bullets, ellipses."""
+    words = text.split()
+    lines = text.splitlines()
+    if not 50 <= len(words) <= 100_000:
+        return "gopher_word_count"
+    if not 3 <= sum(map(len, words)) / len(words) <= 10:
+        return "gopher_word_length"
+    if max(text.count("#"), text.count("...") + text.count("…")) / len(words) > 0.1:
+        return "gopher_symbols"
+    if sum(line.lstrip().startswith(_BULLETS) for line in lines) / len(lines) > 0.9:
+        return "gopher_bullets"
+    if sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines) > 0.3:
+        return "gopher_ellipses"
+    if sum(_LETTER.search(word) is not None for word in words) / len(words) < 0.8:
+        return "gopher_letters"
+    return None
+
+
+def gopher_stop_words(text: str) -> str | None:
+    """At least two different words of the eight commonest; English only."""
+    return None if len(_STOP_WORDS.intersection(text.lower().split())) >= 2 else "gopher_stop_words"
+
+
+def gopher_repetition(text: str) -> str | None:
+    """No more than a share of repeated lines and paragraphs, of one n-gram, and of repeated n-grams."""
+    if _is_repetitive([line for line in text.splitlines() if line.strip()], len(text)):
+        return "gopher_duplicate_lines"
+    if _is_repetitive([each for each in re.split(r"\n\s*\n", text) if each.strip()], len(text)):
+        return "gopher_duplicate_paragraphs"
+    words = text.split()
+    if any(_top_ngram_characters(words, n) > limit * len(text) for n, limit in _TOP_NGRAM_LIMITS.items()):
+        return "gopher_top_ngram"
+    for n, limit in _DUPLICATE_NGRAM_LIMITS.items():
+        characters = _duplicate_ngram_characters(words, n)
+        if characters > limit * len(text):
+            return "gopher_duplicate_ngrams"
+        if characters == 0:  # no n words stand twice, so no longer run does either
+            return None
+    return None
+
+
+def c4(text: str) -> str | None:
+    """No curly bracket, no "lorem ipsum", and three sentences in the lines that C4 would keep."""
+    if "{" in text:
+        return "c4_curly_bracket"
+    if "lorem ipsum" in text.lower():
+        return "c4_lorem_ipsum"
+    sentences = sum(len(_SENTENCE_END.findall(line)) for line in text.splitlines() if _is_c4_line(line))
+    return "c4_few_sentences" if sentences < 3 else None
+
+
+RULES: dict[str, Rule] = {rule.__name__: rule for rule in (gopher_quality, gopher_stop_words, gopher_repetition, c4)}
+RULE_NAMES = tuple(RULES)
+
+
+def rejection(text: str, names: Sequence[str]) -> str | None:
+    """The first reason that the rules called `names` find against `text`, or None."""
+    for name in names:
+        reason = RULES[name](text)
+        if reason:
+            return reason
+    return None
+
+
+def check_rule_names(names: Sequence[str]) -> None:
+    """Refuse a name that is none of the rules'."""
+    for name in names:
+        if name not in RULES:
+            raise PipelineError(
+                f"no quality rule is called {name!r}; wanted: {', '.join(RULES)}{did_you_mean(name, RULES)}"
+            )
+
+
+def _is_repetitive(blocks: Sequence[str], num_characters: int) -> bool:
+    """More than 30% of the blocks, or 20% of the text in them, say again what an earlier block said."""
+    seen: set[str] = set()
+    repeated = []
+    for block in blocks:
+        if block in seen:
+            repeated.append(block)
+        seen.add(block)
+    return len(repeated) > 0.3 * len(blocks) or sum(map(len, repeated)) > 0.2 * num_characters
+
+
+def _top_ngram_characters(words: Sequence[str], n: int) -> int:
+    """Characters, with the spaces between, in the n words that stand together most often; 0 if none do twice."""
+    counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
+    ngram, count = max(counts.items(), key=lambda item: item[1], default=((), 1))
+    return count * len(" ".join(ngram)) if count > 1 else 0
+
+
+def _duplicate_ngram_characters(words: Sequence[str], n: int) -> int:
+    """Characters in n words that stood together before; those of overlapping n-grams count once."""
+    ngrams = list(zip(*(words[i:] for i in range(n)), strict=False))
+    if len(set(ngrams)) == len(ngrams):
+        return 0
+    seen: set[tuple[str, ...]] = set()
+    characters = i = 0
+    while i < len(ngrams):
+        if ngrams[i] in seen:
+            characters += sum(map(len, ngrams[i]))
+            i += n
+        else:
+            seen.add(ngrams[i])
+            i += 1
+    return characters
+
+
+def _is_c4_line(line: str) -> bool:
+    lowered = line.lower()
+    ends = line.rstrip().endswith(_TERMINAL) and not line.rstrip().endswith("...")
+    return ends and len(line.split()) >= 5 and "javascript" not in lowered and not any(p in lowered for p in _POLICY)
