@@ -45,12 +45,16 @@ class LearningRateScheduler:
     """Sets every parameter group's ``lr`` to its ``peak_lr`` times the schedule's share."""
 
     def __init__(self, optimizers: Optimizer | Sequence[Optimizer], schedule: Schedule) -> None:
-        optimizers = [optimizers] if isinstance(optimizers, Optimizer) else optimizers
-        self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self.optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
         self.schedule = schedule
         for group in self.groups:
             group.setdefault("peak_lr", group["lr"])
         self.set_step(0)
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """Asked for anew each time: an optimizer that loads its state gets new groups."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property
     def multiplier(self) -> float:
