@@ -1,0 +1,34 @@
+"""Sample answers to fixed prompts, after every validation, so that one sees what the numbers mean."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from utils.chat import encode_prompt
+from utils.generation import GenerationSettings, generate_batch
+
+
+class SampleAnswers:
+    """A callback of `utils.trainer`: shows the likeliest answers and writes them into the log.
+
+    Args:
+        prompts: one question each.
+        max_length: tokens of an answer at most.
+    """
+
+    def __init__(self, tokenizer: Any, prompts: Sequence[str], *, max_length: int) -> None:
+        self.tokenizer, self.questions, self.max_length = tokenizer, prompts, max_length
+
+    def on_validation(self, trainer: Any, metrics: Mapping[str, float]) -> None:
+        shown = [f"  {question}\n    → {answer}" for question, answer in self.answers(trainer.model)]
+        if shown:
+            text = "\n".join(shown)
+            trainer.progress.say(text)
+            trainer.logger.event("samples", step=trainer.step, text=text)
+
+    def answers(self, model: Any) -> list[tuple[str, str]]:
+        """Each question with the answer that the model finds likeliest, in one line."""
+        model.eval()
+        prompts = [encode_prompt(self.tokenizer, [{"role": "user", "content": each}]) for each in self.questions]
+        settings = GenerationSettings(max_length=self.max_length, temperature=0.0, eos_id=self.tokenizer.eos_id)
+        texts = [self.tokenizer.decode(ids) for ids in generate_batch(model, prompts, settings)]
+        return [(q, " ".join(text.split()) or "(nothing)") for q, text in zip(self.questions, texts, strict=True)]
