@@ -5,6 +5,7 @@ line in docs/configuration.md stand in one place.
 """
 
 import math
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -106,7 +107,9 @@ def _convert(value: Any, wanted: Any, base: Path) -> Any:
     if wanted is str:
         return value if isinstance(value, str) else None
     if wanted is Path:
-        return (base / Path(value).expanduser()).absolute() if isinstance(value, (str, Path)) and str(value) else None
+        if not isinstance(value, (str, Path)) or not str(value):
+            return None
+        return Path(os.path.normpath((base / Path(value).expanduser()).absolute()))  # without the ".." of an overlay
     is_list = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
     return tuple(value) if is_list else None
 
