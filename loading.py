@@ -40,7 +40,7 @@ class LoadedModel:
         """``run_2026_01_01_10_00: 24.9M parameters, step 1,200, context 1,024``"""
         step = f", step {self.content['step']:,}" if isinstance(self.content.get("step"), int) else ""
         parameters = format_count(self.model.num_parameters())
-        return f"{self.name}: {parameters} parameters{step}, context {self.model.config.max_position_embeddings:,}"
+        return f"{self.name}: {parameters} parameters{step}, context {self.model.config.context_length:,}"
 
 
 def load_all(

@@ -44,7 +44,7 @@ class ServedModel:
         self.tokenizer = tokenizer
         self.token_bytes = tokenizer.token_bytes()
         self.is_chat = is_chat
-        self.context: int = model.config.max_position_embeddings
+        self.context: int = model.config.context_length
         self.vocab_size: int = model.config.vocab_size
         self.created = int(time.time())
         self.waiting: deque[Job] = deque()
