@@ -6,7 +6,7 @@ counted, its text is kept as a paragraph and its parts are read.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cleaning.policy import Block, Page
@@ -18,6 +18,7 @@ _LISTS = {"list", "unordered_list", "ordered_list", "definition_list"}
 _ITEMS = {"list_item", "definition_term", "definition"}
 _CAPTIONS = {"image", "gallery", "video", "audio"}
 _PREFORMATTED = {"preformatted", "pre", "code"}
+_SPACE_BEFORE_SUFFIX = re.compile(r" (?=-[a-z])")
 _DISAMBIGUATION = re.compile(
     r"\b(?:may|can|could|might)(?: also)? (?:refer|be short|stand)(?: to| for)?\b[^.]{0,40}:?\s*$"
 )
@@ -155,11 +156,15 @@ def _value(part: Part) -> str:
         mark = citation.get("text")
         if mark and mark.startswith("["):
             value = value.replace(mark, "")
-    if " -" in value or " '" in value:
-        for link in part.get("links") or ():
-            text = link.get("text")
-            if text:
-                value = re.sub(rf"{re.escape(text)} (?=-[a-z]|'s\b)", lambda match: match[0][:-1], value)
+    return _closed_up(value, part.get("links") or ()) if " -" in value else value
+
+
+def _closed_up(value: str, links: Sequence[Part]) -> str:
+    """`Academy Award -winning` → `Academy Award-winning` where the words before the space are a link."""
+    texts = tuple(link["text"] for link in links if link.get("text"))
+    for match in reversed(list(_SPACE_BEFORE_SUFFIX.finditer(value))):
+        if value.endswith(texts, 0, match.start()):
+            value = value[: match.start()] + value[match.end() :]
     return value
 
 
