@@ -76,10 +76,10 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        by_sizes = defaultdict(list)
+        alike = defaultdict(list)
         for parameter, sizes in matrices:
-            by_sizes[sizes].append(parameter)
-        groups = [{"params": parameters, "sizes": sizes} for sizes, parameters in by_sizes.items()]
+            alike[parameter.shape, sizes].append(parameter)
+        groups = [{"params": parameters, "sizes": sizes} for (_, sizes), parameters in alike.items()]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
