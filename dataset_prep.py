@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from preparation.inspection import inspect_dataset
+from preparation.options import add_preparation_options, load_evaluation, preparation_settings, recipe
 from preparation.report import summary
 from preparation.run import Preparation, available_cores, prepare
 from preparation.shards import line_shards
@@ -21,33 +22,23 @@ from preparation.writer import check_tokenizer
 from tokenizer import load_tokenizer
 from utils.cleaned_files import cleaned_files
 from utils.cli import load_config_from, run, stage_parser
-from utils.config_sections import Config, DatasetConfig
+from utils.config_sections import Config
 from utils.text import from_line
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--test", action="store_true", help="the first dataset.test_documents articles, one worker")
-    parser.add_argument("--window", type=int, metavar="N", help="tokens in a training window")
-    parser.add_argument("--overlap", type=float, metavar="SHARE", help="share of a window that the next one repeats")
-    parser.add_argument("--batch", "--batch-size", type=int, metavar="N", help="articles tokenized in one go")
-    parser.add_argument("--max-files", type=int, metavar="N", help="token files at most")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; left out: one a core")
-    parser.add_argument("--restart", action="store_true", help="remove what is there of this dataset and begin anew")
+    add_preparation_options(parser, documents="articles")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(
-        args,
-        dataset__window=args.window,
-        dataset__overlap=args.overlap,
-        dataset__batch_size=args.batch,
-        dataset__max_files=args.max_files,
-        dataset__workers=args.workers,
-    )
+    config = load_config_from(args, dataset__workers=args.workers, **preparation_settings(args))
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
+    if args.inspect:
+        print(inspect_dataset(args.inspect, tokenizer))
+        return 0
     check_tokenizer(tokenizer, config.model.vocab_size)
     job = preparation(config, test=args.test, restart=args.restart)
     print(summary(prepare(job, tokenizer), job.directory))
@@ -56,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def preparation(config: Config, *, test: bool, restart: bool = False) -> Preparation:
     """The dataset to make, as the configuration says."""
+    evaluation = load_evaluation(config.dataset.decontaminate)
     files = [path for path in cleaned_files(config.paths.cleaned_dir, test=test) if path.stat().st_size]
     dataset = config.dataset
     source = "custom" if dataset.source == "custom" else "wikipedia"
@@ -63,30 +55,13 @@ def preparation(config: Config, *, test: bool, restart: bool = False) -> Prepara
         directory=dataset.directory(test=test, source=source),
         shards=line_shards(files),
         load_tokenizer=partial(load_tokenizer, config.paths.tokenizer_dir, name=config.tokenizer.name),
-        recipe=recipe(dataset, source=source, test=test),
-        inputs=[{"name": path.name, "bytes": path.stat().st_size} for path in files],
-        window=dataset.window,
-        stride=dataset.stride,
-        file_tokens=dataset.file_tokens,
-        max_files=dataset.max_files,
-        batch_size=dataset.batch_size,
+        recipe=recipe(dataset, source=source, test=test, evaluation=evaluation),
+        dataset=dataset,
         workers=1 if test else dataset.workers or available_cores(),
         limit=dataset.test_documents if test else None,
+        evaluation=evaluation,
         restart=restart,
     )
-
-
-def recipe(dataset: DatasetConfig, *, source: str, test: bool) -> dict[str, Any]:
-    """The settings that decide the dataset's bytes; a run that goes on must have the same."""
-    return {
-        "source": source,
-        "test": test,
-        **({"test_documents": dataset.test_documents} if test else {}),
-        "window": dataset.window,
-        "overlap": dataset.overlap,
-        "max_files": dataset.max_files,
-        "file_tokens": dataset.file_tokens,
-    }
 
 
 def iter_articles(cleaned_dir: Path, *, limit: int | None = None) -> Iterator[str]:

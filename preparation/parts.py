@@ -1,8 +1,9 @@
 """What a preparation keeps on disk of each shard until the dataset is put together: a part.
 
-A part is three files: `NAME.tokens` (uint16 stream `<s> document </s> …`), `NAME.index` (a record a document) and
-`NAME.json` (how far it got). The state is replaced in one step after the other two were extended and synced, and what
-lies beyond it is cut off when the part is opened again: a kill at any moment costs one batch and nothing else.
+A part is four files: `NAME.tokens` (uint16 stream `<s> document </s> …`), `NAME.index` (a record a document),
+`NAME.removed` (what is to be listed of removed documents) and `NAME.json` (how far it got). The last is replaced in one
+step after the others were extended and synced, and what lies beyond it is cut off when the part is extended again: a
+kill at any moment costs one batch and nothing else.
 """
 
 import json
@@ -29,6 +30,7 @@ class PartState:
     documents: int = 0
     tokens: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
+    removed_bytes: int = 0
     done: bool = False
 
 
@@ -38,6 +40,7 @@ class Part:
     def __init__(self, directory: Path, name: str) -> None:
         self._tokens_path = directory / f"{name}.tokens"
         self._index_path = directory / f"{name}.index"
+        self._removed_path = directory / f"{name}.removed"
         self._state_path = directory / f"{name}.json"
         self.state = self._read_state()
 
@@ -53,6 +56,10 @@ class Part:
             return np.zeros(0, dtype=INDEX_DTYPE)
         return np.fromfile(self._index_path, dtype=INDEX_DTYPE, count=self.state.documents)
 
+    def removed(self) -> bytes:
+        """What is to be listed of removed documents, JSON lines."""
+        return self._removed_path.read_bytes()[: self.state.removed_bytes] if self.state.removed_bytes else b""
+
     def append(
         self,
         streams: Sequence[np.ndarray],
@@ -61,10 +68,15 @@ class Part:
         rows: int,
         size: int,
         rejected: Mapping[str, int],
+        removed: Sequence[Mapping[str, str]] = (),
     ) -> None:
-        """Add a batch: documents' ids with BOS and EOS, their records, and what was read to get them."""
+        """Add a batch: documents' ids with BOS and EOS, their records, what was read to get them, and what is to be
+        listed of those that are left out."""
         _extend(self._tokens_path, self.state.tokens * 2, streams)
         _extend(self._index_path, self.state.documents * INDEX_DTYPE.itemsize, [index])
+        listed = b"".join(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in removed)
+        if listed:
+            _extend(self._removed_path, self.state.removed_bytes, [listed])
         self._write_state(
             replace(
                 self.state,
@@ -72,6 +84,7 @@ class Part:
                 size=self.state.size + size,
                 documents=self.state.documents + len(index),
                 tokens=self.state.tokens + int(index["tokens"].sum()),
+                removed_bytes=self.state.removed_bytes + len(listed),
                 rejected=dict(sorted((Counter(self.state.rejected) + Counter(rejected)).items())),
             )
         )
@@ -94,7 +107,7 @@ class Part:
         self.state = state
 
 
-def _extend(path: Path, length: int, arrays: Sequence[np.ndarray]) -> None:
+def _extend(path: Path, length: int, arrays: Sequence[np.ndarray | bytes]) -> None:
     """Make `path` its first `length` bytes followed by `arrays`, on disk when this returns."""
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=1 << 20) as stream:
         stream.truncate(length)

@@ -1,5 +1,6 @@
 """The live line of a preparation: ``Documents processed: x docs [.., y docs/s]`` with tokens, MB/s and what is left."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,23 +12,27 @@ from utils.terminal import format_count, format_seconds
 class ProgressLine:
     """Counts what workers report. Rates are of this run; the counts include what an earlier run did."""
 
-    def __init__(self, *, total_size: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        states: Sequence[PartState] = (),
+        *,
+        total_size: int | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         from tqdm import tqdm
 
-        self.rows = self.tokens = self.size = 0
-        self._total_size = total_size
-        self._clock = clock
-        self._begun = clock()
-        self._size_before = 0
-        self._bar = tqdm(
-            desc="Documents processed", unit=" docs", bar_format="{desc}: {n:,} docs [{elapsed}, {rate_fmt}{postfix}]"
-        )
-
-    def start_from(self, states: Sequence[PartState]) -> None:
         self.rows = sum(state.rows for state in states)
         self.tokens = sum(state.tokens for state in states)
         self.size = self._size_before = sum(state.size for state in states)
-        self._bar.initial = self._bar.n = self.rows
+        self._total_size = total_size
+        self._clock, self._begun = clock, clock()
+        self._bar = tqdm(
+            desc="Documents processed",
+            initial=self.rows,
+            unit=" docs",
+            bar_format="{desc}: {n:,} docs [{elapsed}, {rate_fmt}{postfix}]",
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        )
 
     def add(self, progress: Progress) -> None:
         self.rows += progress.rows

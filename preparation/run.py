@@ -6,21 +6,25 @@ an interrupted run goes on from it. What comes out does not depend on workers, b
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import multiprocessing
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from preparation.dedup import keep_masks
+from preparation.disk import check_free_disk, expected_size
 from preparation.parts import Part, PartState
 from preparation.progress import ProgressLine
 from preparation.shards import Shard
@@ -33,11 +37,16 @@ from preparation.worker import (
     start_worker,
 )
 from preparation.writer import FinishedPart, Tokenizer, metadata_of, write_files
+from utils.config_sections import DatasetConfig
 from utils.errors import PipelineError
-from utils.files import write_json
+from utils.files import whole_file, write_json
 from utils.token_store import METADATA_NAME
 
+if TYPE_CHECKING:
+    from preparation.decontamination import EvaluationIndex
+
 WORK_DIR = "unfinished"
+REMOVED_NAME = "contaminated.jsonl"
 LOCK_SECONDS = 10.0  # a killed run's workers are gone long before
 
 
@@ -49,20 +58,25 @@ class Preparation:
     shards: Sequence[Shard]
     load_tokenizer: Callable[[], Tokenizer]
     recipe: Mapping[str, Any]
-    inputs: Sequence[Mapping[str, Any]]
-    window: int
-    stride: int
-    file_tokens: int
-    max_files: int
-    batch_size: int
+    dataset: DatasetConfig
     workers: int
     limit: int | None = None
     min_tokens: int = 0
+    evaluation: "EvaluationIndex | None" = None
+    prefetch: bool = False
     restart: bool = False
 
     @property
     def work_dir(self) -> Path:
         return self.directory / WORK_DIR
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """The files that the shards are pieces of: name and bytes."""
+        sizes: Counter[str] = Counter()
+        for shard in self.shards:
+            sizes[shard.source] += shard.size
+        return [{"name": name, "bytes": size} for name, size in sizes.items()]
 
 
 def available_cores() -> int:
@@ -78,7 +92,7 @@ def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
             it; the disk is too small or full; the input is broken.
     """
     job.directory.mkdir(parents=True, exist_ok=True)
-    with _only_run(job):
+    with _only_run(job), _told_how_to_go_on(job):
         if job.restart:
             _clear(job.directory)
         identity = _identity(job, tokenizer)
@@ -87,10 +101,26 @@ def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
             print(f"{job.directory.name} is complete already and made of the same input; --restart makes it anew")
         else:
             _begin(job, identity)
+            check_free_disk(job.directory, expected_size(job, tokenizer))
             _run_shards(job, tokenizer)
             finished = _put_together(job, tokenizer)
         shutil.rmtree(job.work_dir, ignore_errors=True)
     return finished
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(job: Preparation) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\nstopped; what is done is kept, and the same command goes on from there", flush=True)
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise PipelineError(
+            f"the disk of {job.directory} is full; what is done is kept: make space, then run the same command again"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -123,8 +153,8 @@ def _clear(directory: Path) -> None:
     """Remove a dataset; metadata.json first, so that it is complete at no moment of it."""
     (directory / METADATA_NAME).unlink(missing_ok=True)
     shutil.rmtree(directory / WORK_DIR, ignore_errors=True)
-    for path in directory.glob("tokens_*.npy"):
-        path.unlink()
+    for path in [*directory.glob("tokens_*.npy"), directory / REMOVED_NAME]:
+        path.unlink(missing_ok=True)
 
 
 def _identity(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -185,22 +215,24 @@ def _shown(value: Any) -> str:
 
 def _run_shards(job: Preparation, tokenizer: Tokenizer) -> None:
     states = [Part(job.work_dir, part_name(number)).state for number in range(len(job.shards))]
-    progress = ProgressLine(total_size=sum(shard.size for shard in job.shards) if job.limit is None else None)
-    progress.start_from(states)
-    with progress:
-        try:
-            if job.workers == 1 or job.limit is not None:
-                _run_here(job, tokenizer, progress.add)
-            else:
-                _run_in_processes(job, states, progress.add)
-        except KeyboardInterrupt:
-            progress.close()
-            print(f"\nstopped after {progress.rows:,} documents; the same command goes on from there", flush=True)
-            raise
+    total_size = sum(shard.size for shard in job.shards) if job.limit is None else None
+    with ProgressLine(states, total_size=total_size) as progress:
+        if job.workers == 1 or job.limit is not None:
+            _run_here(job, tokenizer, progress.add)
+        else:
+            _run_in_processes(job, states, progress.add)
 
 
 def _worker_job(job: Preparation) -> WorkerJob:
-    return WorkerJob(job.work_dir, job.load_tokenizer, job.batch_size, job.min_tokens)
+    return WorkerJob(
+        job.work_dir,
+        job.load_tokenizer,
+        job.dataset.batch_size,
+        min_tokens=job.min_tokens,
+        deduplicate=job.dataset.deduplicate,
+        evaluation=job.evaluation,
+        prefetch=job.prefetch,
+    )
 
 
 def _run_here(job: Preparation, tokenizer: Tokenizer, report: Callable[[Progress], None]) -> None:
@@ -241,29 +273,43 @@ def _run_in_processes(job: Preparation, states: Sequence[PartState], report: Cal
 
 def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
     parts = [Part(job.work_dir, part_name(number)) for number in range(len(job.shards))]
+    keep = kept_documents(parts) if job.dataset.deduplicate else [np.ones(p.state.documents, dtype=bool) for p in parts]
     finished = [
-        FinishedPart(part, shard.source, np.ones(part.state.documents, dtype=bool))
-        for part, shard in zip(parts, job.shards, strict=True)
+        FinishedPart(part, shard.source, mask) for part, shard, mask in zip(parts, job.shards, keep, strict=True)
     ]
+    windows = {"window": job.dataset.window, "stride": job.dataset.stride}
     files = write_files(
         finished,
         job.directory,
         job.work_dir,
-        window=job.window,
-        stride=job.stride,
+        **windows,
         bos_id=tokenizer.bos_id,
-        file_tokens=job.file_tokens,
-        max_files=job.max_files,
+        file_tokens=job.dataset.file_tokens,
+        max_files=job.dataset.max_files,
         workers=job.workers,
     )
-    metadata = metadata_of(
-        finished,
-        files,
-        tokenizer,
-        window=job.window,
-        stride=job.stride,
-        config=job.recipe,
-        inputs=job.inputs,
-    )
+    if job.evaluation is not None:
+        with whole_file(job.directory / REMOVED_NAME) as stream:
+            for part in parts:
+                stream.write(part.removed())
+    metadata = metadata_of(finished, files, tokenizer, **windows, config=job.recipe, inputs=job.inputs)
     write_json(job.directory / METADATA_NAME, metadata)
     return metadata
+
+
+def kept_documents(parts: Sequence[Part], *, at_once: int = 2_000_000) -> list[np.ndarray]:
+    """For each part, bool (documents,): False where an earlier document is the same.
+
+    Hashes are compared in groups that cannot share one, so that memory stays bounded at any number of documents.
+    """
+    groups = sum(part.state.documents for part in parts) // at_once + 1
+    keep = [np.ones(part.state.documents, dtype=bool) for part in parts]
+    for group in range(groups):
+        places, hashes = [], []
+        for part in parts:
+            pairs = part.index()["hash"]
+            places.append(np.flatnonzero(pairs[:, 0] % groups == group))
+            hashes.append(pairs[places[-1]])
+        for mask, place, group_mask in zip(keep, places, keep_masks(hashes), strict=True):
+            mask[place] = group_mask
+    return keep

@@ -3,17 +3,31 @@
 A shard is small enough that many workers share one big file, and can be picked up at any row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from utils.errors import PipelineError
+from utils.raw_files import RawFile, format_of
 from utils.text import from_line
 
 SHARD_BYTES = 32 << 20
 BATCH_BYTES = 8 << 20  # text in memory at once; ids, hashes and strings of it take about ten times as much
+_PARQUET_ROWS = 256
+
+Rejection = Callable[[Mapping[str, Any]], str | None]  # a document's fields → why it is left out, or None
+
+
+class Row(NamedTuple):
+    """A document that was read: its text, or the reason why it is left out. `size` is in input bytes."""
+
+    text: str
+    reason: str | None
+    size: int
 
 
 @dataclass(frozen=True)
@@ -36,14 +50,34 @@ class Shard(Protocol):
     size: int
     modified: str
 
-    def batches(self, *, start: int, stop: int | None, batch_size: int) -> Iterator[Batch]:
-        """Batches of the rows [start, stop), of at most `batch_size` rows each; `stop` None: to the shard's end."""
+    def rows(self, start: int, stop: int | None) -> Iterator[Row]:
+        """The rows [start, stop); `stop` None: to the shard's end."""
         ...
+
+
+def batches(rows: Iterable[Row], *, batch_size: int) -> Iterator[Batch]:
+    """`rows` in batches of `batch_size`, or fewer where they are long."""
+    texts: list[str] = []
+    rejected: Counter[str] = Counter()
+    number = size = 0
+    for row in rows:
+        number += 1
+        size += row.size
+        reason = row.reason or (None if row.text else "empty")
+        if reason:
+            rejected[reason] += 1
+        else:
+            texts.append(row.text)
+        if number == batch_size or size >= BATCH_BYTES:
+            yield Batch(texts, number, size, rejected)
+            texts, rejected, number, size = [], Counter(), 0, 0
+    if number:
+        yield Batch(texts, number, size, rejected)
 
 
 @dataclass(frozen=True)
 class LineShard:
-    """The articles that begin in the bytes [start, end) of a cleaned file, one a line."""
+    """The lines of a file that begin in its bytes [start, end): articles of a cleaned file."""
 
     path: Path
     start: int
@@ -69,19 +103,9 @@ class LineShard:
                 position += len(line)
                 yield line
 
-    def batches(self, *, start: int, stop: int | None, batch_size: int) -> Iterator[Batch]:
-        texts: list[str] = []
-        size = rows = 0
+    def rows(self, start: int, stop: int | None) -> Iterator[Row]:
         for line in islice(self.lines(), start, stop):
-            rows += 1
-            size += len(line)
-            if text := from_line(self._decode(line)):
-                texts.append(text)
-            if rows == batch_size or size >= BATCH_BYTES:
-                yield Batch(texts, rows, size, {"empty": rows - len(texts)})
-                texts, size, rows = [], 0, 0
-        if rows:
-            yield Batch(texts, rows, size, {"empty": rows - len(texts)})
+            yield Row(from_line(self._decode(line)), None, len(line))
 
     def _decode(self, line: bytes) -> str:
         try:
@@ -92,11 +116,136 @@ class LineShard:
             ) from None
 
 
-def line_shards(paths: Sequence[Path]) -> list[LineShard]:
+@dataclass(frozen=True)
+class JsonLineShard(LineShard):
+    """The documents of a JSONL file that begin in its bytes [start, end), each with a `text`."""
+
+    reject: Rejection
+
+    def rows(self, start: int, stop: int | None) -> Iterator[Row]:
+        import orjson
+
+        for line in islice(self.lines(), start, stop):
+            try:
+                fields = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                fields = None
+            yield _row(fields, self.reject, len(line))
+
+
+@dataclass(frozen=True)
+class CompressedShard:
+    """A whole compressed JSONL file: what cannot be entered in the middle is one shard."""
+
+    path: Path
+    size: int
+    modified: str
+    reject: Rejection
+
+    @property
+    def source(self) -> str:
+        return self.path.name
+
+    def rows(self, start: int, stop: int | None) -> Iterator[Row]:
+        position = 0
+        with RawFile(self.path) as file:
+            for record in islice(file.records(), start, stop):
+                yield _row(record.value, self.reject, file.position - position)
+                position = file.position
+
+
+@dataclass(frozen=True)
+class ParquetShard:
+    """The row groups [first, last) of a Parquet file, on disk or far away; `last` None: to the file's end."""
+
+    source: str
+    size: int
+    modified: str
+    open: Callable[[], BinaryIO]
+    reject: Rejection
+    first: int = 0
+    last: int | None = None
+    columns: tuple[str, ...] = ("text", "language_score")
+
+    def rows(self, start: int, stop: int | None) -> Iterator[Row]:
+        from pyarrow import ArrowInvalid, parquet
+
+        try:
+            # Pages are read as they are needed: a row group may hold all of a big file.
+            with self.open() as stream, parquet.ParquetFile(stream, pre_buffer=False, buffer_size=4 << 20) as file:
+                yield from islice(self._rows_of(file, start), None if stop is None else max(stop - start, 0))
+        except ArrowInvalid as error:
+            raise PipelineError(f"{self.source} is no Parquet file, or damaged: {error}; fetch it again") from None
+
+    def _rows_of(self, file: Any, start: int) -> Iterator[Row]:
+        names = file.schema_arrow.names
+        if "text" not in names:
+            raise PipelineError(f"{self.source} has no column 'text'; found: {', '.join(names)}")
+        columns = [name for name in self.columns if name in names]
+        for group in range(self.first, file.num_row_groups if self.last is None else self.last):
+            facts = file.metadata.row_group(group)
+            if facts.num_rows <= start:
+                start -= facts.num_rows
+                continue
+            size = _compressed_size(facts) // max(facts.num_rows, 1)
+            for batch in file.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=columns, use_threads=False):
+                if batch.num_rows <= start:
+                    start -= batch.num_rows
+                    continue
+                for fields in batch.slice(start).to_pylist():
+                    yield _row(fields, self.reject, size)
+                start = 0
+
+
+def _row(fields: Mapping[str, Any] | None, reject: Rejection, size: int) -> Row:
+    text = fields.get("text") if isinstance(fields, dict) else None
+    if not isinstance(text, str):
+        return Row("", "malformed", size)
+    return Row(text, reject(fields) if text else "empty", size)
+
+
+def _compressed_size(row_group: Any) -> int:
+    return sum(row_group.column(column).total_compressed_size for column in range(row_group.num_columns))
+
+
+def line_shards(paths: Sequence[Path], kind: Callable[..., LineShard] = LineShard) -> list[LineShard]:
     """Every file cut into shards of about `SHARD_BYTES`."""
     facts = [(path, path.stat()) for path in paths]
     return [
-        LineShard(path, start, min(start + SHARD_BYTES, fact.st_size), str(fact.st_mtime_ns))
+        kind(path, start, min(start + SHARD_BYTES, fact.st_size), str(fact.st_mtime_ns))
         for path, fact in facts
         for start in range(0, fact.st_size, SHARD_BYTES)
     ]
+
+
+def record_shards(paths: Sequence[Path], reject: Rejection) -> list[Shard]:
+    """Local Parquet and JSONL files (also compressed) as shards."""
+    shards: list[Shard] = []
+    for path in paths:
+        fact = path.stat()
+        if format_of(path) == "parquet":
+            shards += _parquet_shards(path, reject)
+        elif path.suffix in (".jsonl", ".ndjson"):
+            shards += line_shards([path], partial(JsonLineShard, reject=reject))
+        elif format_of(path) == "jsonl":
+            shards.append(CompressedShard(path, fact.st_size, str(fact.st_mtime_ns), reject))
+        else:
+            raise PipelineError(f"{path} is neither Parquet nor JSONL; wanted: *.parquet, *.jsonl (.gz, .bz2, .zst)")
+    return shards
+
+
+def _parquet_shards(path: Path, reject: Rejection) -> list[ParquetShard]:
+    from pyarrow import ArrowInvalid, parquet
+
+    try:
+        metadata = parquet.read_metadata(path)
+    except ArrowInvalid as error:
+        raise PipelineError(f"{path} is no Parquet file, or damaged: {error}; fetch it again") from None
+    shards, first, size = [], 0, 0
+    modified = str(path.stat().st_mtime_ns)
+    for group in range(metadata.num_row_groups):
+        size += _compressed_size(metadata.row_group(group))
+        if size >= SHARD_BYTES // 2 or group == metadata.num_row_groups - 1:
+            shards.append(ParquetShard(path.name, size, modified, partial(path.open, "rb"), reject, first, group + 1))
+            first, size = group + 1, 0
+    return shards

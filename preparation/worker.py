@@ -5,17 +5,25 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from preparation.dedup import hash_documents
 from preparation.parts import INDEX_DTYPE, Part, PartState
-from preparation.shards import Batch, Shard
+from preparation.prefetch import prefetched
+from preparation.shards import Batch, Shard, batches
 from preparation.writer import Tokenizer
+
+if TYPE_CHECKING:
+    from preparation.decontamination import EvaluationIndex
+
+PROBE_DOCUMENTS = 8  # of every shard, encoded by the reference too
+_SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,9 @@ class WorkerJob:
     load_tokenizer: Callable[[], Tokenizer]
     batch_size: int
     min_tokens: int = 0
+    deduplicate: bool = True
+    evaluation: "EvaluationIndex | None" = None
+    prefetch: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +69,12 @@ def prepare_shard(
     part = Part(job.work_dir, part_name(number))
     if part.state.done:
         return part.state
-    for batch in shard.batches(start=part.state.rows, stop=stop, batch_size=job.batch_size):
-        streams, index, rejected = encode(batch, tokenizer, min_tokens=job.min_tokens)
-        part.append(streams, index, rows=batch.rows, size=batch.size, rejected=rejected)
+    found = batches(shard.rows(part.state.rows, stop), batch_size=job.batch_size)
+    for batch in prefetched(found) if job.prefetch else found:
+        if part.state.rows == 0:
+            tokenizer.verify_batch(batch.texts[:PROBE_DOCUMENTS])
+        streams, index, rejected, removed = encode(batch, tokenizer, job, source=shard.source)
+        part.append(streams, index, rows=batch.rows, size=batch.size, rejected=rejected, removed=removed)
         report(Progress(batch.rows, int(index["tokens"].sum()), batch.size))
         if stopped():
             return part.state
@@ -69,21 +83,42 @@ def prepare_shard(
 
 
 def encode(
-    batch: Batch, tokenizer: Tokenizer, *, min_tokens: int
-) -> tuple[list[np.ndarray], np.ndarray, Mapping[str, int]]:
-    """A batch's kept documents as ids with BOS and EOS, their records, and how many went for which reason."""
-    bos = np.array([tokenizer.bos_id], dtype=np.uint16)
-    eos = np.array([tokenizer.eos_id], dtype=np.uint16)
-    streams: list[np.ndarray] = []
-    records = []
+    batch: Batch, tokenizer: Tokenizer, job: WorkerJob, *, source: str
+) -> tuple[list[np.ndarray], np.ndarray, Counter[str], list[dict[str, str]]]:
+    """A batch's kept documents as ids with BOS and EOS, their records, how many went for which reason, and what of
+    them is to be listed."""
     rejected = Counter(batch.rejected)
-    for text, ids in zip(batch.texts, tokenizer.encode_batch(batch.texts), strict=True):
-        if len(ids) < min_tokens:
-            rejected["too_short"] += 1
-            continue
-        streams += (bos, ids, eos)
-        records.append((len(ids) + 2, len(text.encode()), len(text), (0, 0)))
-    return streams, np.array(records, dtype=INDEX_DTYPE), rejected
+    texts, removed = _without_contaminated(batch.texts, job.evaluation, source)
+    rejected.update(each["reason"] for each in removed)
+    encoded = tokenizer.encode_batch(texts)
+    kept = [place for place, ids in enumerate(encoded) if len(ids) >= job.min_tokens]
+    rejected["too_short"] += len(texts) - len(kept)
+    bos, eos = np.array([[tokenizer.bos_id], [tokenizer.eos_id]], dtype=np.uint16)
+    index = np.zeros(len(kept), dtype=INDEX_DTYPE)
+    index["tokens"] = [len(encoded[place]) + 2 for place in kept]
+    index["bytes"] = [len(texts[place].encode()) for place in kept]
+    index["characters"] = [len(texts[place]) for place in kept]
+    if job.deduplicate:
+        index["hash"] = hash_documents(texts[place] for place in kept)
+    streams = [piece for place in kept for piece in (bos, encoded[place], eos)]
+    return streams, index, rejected, removed
+
+
+def _without_contaminated(
+    texts: Sequence[str], evaluation: "EvaluationIndex | None", source: str
+) -> tuple[Sequence[str], list[dict[str, str]]]:
+    """The texts that share nothing with an evaluation set, and a record of each one that does."""
+    if evaluation is None:
+        return texts, []
+    kept, removed = [], []
+    for text in texts:
+        match = evaluation.find(text)
+        if match is None:
+            kept.append(text)
+        else:
+            beginning = text[:_SHOWN_CHARACTERS]
+            removed.append({"reason": match.reason, "source": source, "ngram": match.ngram, "document": beginning})
+    return kept, removed
 
 
 # A worker process loads its tokenizer once and keeps it between shards.

@@ -36,6 +36,8 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
 
+    def verify_batch(self, texts: Sequence[str]) -> None: ...
+
     def token_byte_lengths(self) -> np.ndarray: ...
 
 
@@ -92,7 +94,7 @@ def write_files(
     file_tokens: int,
     max_files: int,
     workers: int = 1,
-    on_file: Callable[[int], None] = lambda tokens: None,
+    on_tokens: Callable[[int], None] = lambda tokens: None,
 ) -> list[dict[str, Any]]:
     """Write `tokens_*.npy` and return their metadata entries.
 
@@ -139,7 +141,7 @@ def write_files(
             while removed < len(parts) and offsets[removed + 1] <= bounds[len(entries) - 1][1]:
                 parts[removed].part.remove_tokens()
                 removed += 1
-            on_file(bounds[len(entries) - 1][1])
+            on_tokens(bounds[len(entries) - 1][1])
     return entries
 
 

@@ -14,6 +14,7 @@ from preparation.run import Preparation, prepare
 from preparation.shards import LineShard, line_shards
 from preparation.worker import prepare_shard
 from preparation.writer import check_tokenizer, file_bounds
+from utils.config_sections import DatasetConfig
 from utils.errors import PipelineError
 from utils.text import to_line
 from utils.token_store import TokenDataset
@@ -29,6 +30,9 @@ class ByteTokenizer:
 
     def encode_batch(self, texts):
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16) + 3 for text in texts]
+
+    def verify_batch(self, texts):
+        pass
 
     def decode(self, ids):
         return bytes(int(i) - 3 for i in ids if i > 2).decode(errors="replace")
@@ -71,17 +75,16 @@ def make(tmp_path, tokenizer_class, articles, monkeypatch):
             "shards": line_shards(paths),
             "load_tokenizer": tokenizer_class,
             "recipe": {"window": 16, "overlap": 0.5},
-            "inputs": [{"name": path.name, "bytes": path.stat().st_size} for path in paths],
-            "window": 16,
-            "stride": 8,
-            "file_tokens": 1500,
-            "max_files": 38,
-            "batch_size": 7,
+            "dataset": _dataset(),
             "workers": 1,
         }
         return Preparation(**{**settings, **changes})
 
     return job
+
+
+def _dataset(**changes) -> DatasetConfig:
+    return replace(DatasetConfig(window=16, overlap=0.5, file_tokens=1500, batch_size=7), **changes)
 
 
 def _stream(articles, tokenizer) -> np.ndarray:
@@ -128,7 +131,7 @@ def test_shards_hold_every_line_once(tmp_path):
 
 def test_workers_batches_and_shards_change_nothing(make, tokenizer_class, monkeypatch):
     prepare(make("one"), tokenizer_class())
-    prepare(make("two", workers=2, batch_size=50), tokenizer_class())
+    prepare(make("two", workers=2, dataset=_dataset(batch_size=50)), tokenizer_class())
     monkeypatch.setattr("preparation.shards.SHARD_BYTES", 100_000)
     one, two, three = make("one"), make("two"), make("three")
     prepare(three, tokenizer_class())
@@ -195,7 +198,7 @@ def _three_batches_only(*arguments, **options):
 
 def test_the_limit_takes_the_first_articles(make, articles, tokenizer_class):
     for limit in (1, 119, 120, 121, 150):
-        job = make(f"first_{limit}", limit=limit, window=8, stride=4)
+        job = make(f"first_{limit}", limit=limit, dataset=_dataset(window=8))
         metadata = prepare(job, tokenizer_class())
         assert metadata["totals"]["documents"] == limit
         tokens = np.concatenate(TokenDataset.open(job.directory).files)
@@ -236,14 +239,14 @@ def test_resuming_with_another_tokenizer_or_input_is_refused_by_name(make, token
         prepare(job, other)
     path = job.shards[0].path
     path.write_text(path.read_text() + "one more\n")
-    changed = make(shards=line_shards([path]), inputs=[{"name": path.name, "bytes": path.stat().st_size}])
+    changed = make(shards=line_shards([path]))
     with pytest.raises(PipelineError, match=r"inputs cleaned_0\.txt"):
         prepare(changed, tokenizer_class())
 
 
 def test_too_little_text_for_a_window_is_refused(make, tokenizer_class):
     with pytest.raises(PipelineError, match=r"would hold 45 tokens, fewer than one window of 512"):
-        prepare(make(window=512, limit=1), tokenizer_class())
+        prepare(make(dataset=_dataset(window=512), limit=1), tokenizer_class())
 
 
 def test_a_broken_line_is_named(make, tokenizer_class):

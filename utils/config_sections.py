@@ -98,11 +98,18 @@ class DatasetConfig:
     parts: int = option(
         4, "parts that training tokens are loaded to the device in; more where two do not fit in its memory", minimum=1
     )
+    isolate_documents: bool = option(
+        False, "in training, the documents of a window do not attend to each other; slower, seldom better"
+    )
     max_files: int = option(38, "token files in a dataset at most", minimum=1)
     file_tokens: int = option(1 << 24, "tokens of a file at least, more where `max_files` asks for it", minimum=1)
     test_documents: int = option(10_000, "articles or documents that `--test` takes", minimum=1)
     batch_size: int = option(10_000, "documents tokenized in one go", minimum=1)
     workers: int | None = option(None, "processes that prepare a dataset; null: one a core", minimum=1)
+    deduplicate: bool = option(True, "documents that repeat an earlier one are left out")
+    decontaminate: Path | None = option(
+        None, "evaluation files; documents that share a 13-gram with them are left out; null: not looked for"
+    )
 
     @property
     def stride(self) -> int:
@@ -123,6 +130,14 @@ class FineWebConfig:
     subset: str = option("sample-10BT", "its configuration")
     min_language_score: float = option(0.65, "documents scored lower are left out", minimum=0.0, maximum=1.0)
     min_tokens: int = option(100, "documents with fewer tokens are left out", minimum=0)
+    quality_rules: tuple[str, ...] = option(
+        (), "further rules: `gopher_quality`, `gopher_stop_words`, `gopher_repetition`, `c4`"
+    )
+    workers: int | None = option(
+        None, "processes that stream and tokenize; null: one that reads ahead, or with `--source` one a core", minimum=1
+    )
+    retries: int = option(8, "failures in a row after which a download gives up; what is prepared is kept", minimum=1)
+    retry_seconds: float = option(1.0, "wait after the first failure; doubles with each, up to a minute", minimum=0.0)
 
 
 @dataclass(frozen=True)
@@ -201,6 +216,11 @@ class TrainingConfig:
         choices=("auto", "float32", "bfloat16"),
     )
     compile: str = option("auto", "torch.compile; what auto chose is printed", choices=("auto", "on", "off"))
+    attention: str = option(
+        "flash",
+        "on CUDA: flash (FlashAttention or cuDNN, or training stops and says why), or any kernel that runs",
+        choices=("flash", "any"),
+    )
     batch_size: int = option(32, "windows a process takes in one forward pass", minimum=1)
     gradient_accumulation_steps: int = option(4, "forward passes in one step", minimum=1)
     optimizer: str = option(
@@ -223,7 +243,10 @@ class TrainingConfig:
     spike_sigma: float = option(
         6.0, "a loss so many deviations above the recent ones is not learned from; 0: only NaN is refused", minimum=0.0
     )
-    max_skipped_steps: int = option(3, "steps skipped in a row before training stops", minimum=1)
+    max_skipped_steps: int = option(
+        3, "steps skipped in a row before training returns to the last checkpoint and leaves their data out", minimum=1
+    )
+    max_rollbacks: int = option(3, "returns to a checkpoint before training stops", minimum=0)
     num_epochs: int = option(1, "passes over the training windows", minimum=1)
     max_steps: int | None = option(None, "stop after so many steps; null: all epochs", minimum=1)
     seed: int = option(1337, "weights, order of the windows, dropout", minimum=0)

@@ -1,0 +1,108 @@
+"""FineWeb → token dataset: streamed from the Hugging Face hub or read from downloaded shards, filtered, tokenized.
+
+    python3 fineweb_prep.py --test                     # the first 10,000 documents
+    python3 fineweb_prep.py --workers 4                # all of sample-10BT, four streams at once
+    python3 fineweb_prep.py --source DIR               # downloaded Parquet or JSONL files (.gz, .bz2, .zst)
+    python3 fineweb_prep.py --window 1024 --batch-size 5000 --max-files 20
+    python3 fineweb_prep.py --set fineweb.name=HuggingFaceFW/fineweb-edu
+
+A broken connection is tried again where it broke. Interrupted, even killed, the run goes on when the same command is
+given again; --restart begins anew.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from preparation.hub_dataset import hub_server, hub_shards
+from preparation.inspection import inspect_dataset
+from preparation.options import add_preparation_options, load_evaluation, preparation_settings, recipe
+from preparation.quality import check_rule_names, rejection
+from preparation.remote_file import Retries
+from preparation.report import summary
+from preparation.run import Preparation, available_cores, prepare
+from preparation.shards import Shard, record_shards
+from preparation.writer import check_tokenizer
+from tokenizer import load_tokenizer
+from utils.cli import load_config_from, run, stage_parser
+from utils.config_sections import Config, FineWebConfig
+from utils.raw_files import find_raw_files
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = stage_parser(__doc__)
+    add_preparation_options(parser, documents="documents")
+    parser.add_argument("--source", type=Path, metavar="DIR", help="read Parquet or JSONL files in DIR, not the hub")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    config = load_config_from(args, fineweb__workers=args.workers, **preparation_settings(args))
+    tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
+    if args.inspect:
+        print(inspect_dataset(args.inspect, tokenizer))
+        return 0
+    check_tokenizer(tokenizer, config.model.vocab_size)
+    job = preparation(config, test=args.test, source=args.source, restart=args.restart)
+    print(summary(prepare(job, tokenizer), job.directory))
+    return 0
+
+
+def preparation(config: Config, *, test: bool, source: Path | None = None, restart: bool = False) -> Preparation:
+    """The dataset to make, as the configuration says, from the hub or from the files in `source`."""
+    fineweb = config.fineweb
+    check_rule_names(fineweb.quality_rules)
+    evaluation = load_evaluation(config.dataset.decontaminate)
+    made_of = {"name": fineweb.name, "subset": fineweb.subset} if source is None else {"name": source.name}
+    filters = {
+        "min_language_score": fineweb.min_language_score,
+        "min_tokens": fineweb.min_tokens,
+        "quality_rules": list(fineweb.quality_rules),
+    }
+    return Preparation(
+        directory=config.dataset.directory(test=test, source="fineweb"),
+        shards=document_shards(fineweb, source=source),
+        load_tokenizer=partial(load_tokenizer, config.paths.tokenizer_dir, name=config.tokenizer.name),
+        recipe=recipe(config.dataset, source="fineweb", test=test, evaluation=evaluation, **made_of, **filters),
+        dataset=config.dataset,
+        workers=1 if test else fineweb.workers or (available_cores() if source else 1),
+        limit=config.dataset.test_documents if test else None,
+        min_tokens=fineweb.min_tokens,
+        evaluation=evaluation,
+        prefetch=source is None,
+        restart=restart,
+    )
+
+
+def document_shards(fineweb: FineWebConfig, *, source: Path | None = None) -> list[Shard]:
+    """The pieces of input, in order; their documents pass `rejection_reason` when they are read."""
+    reject = partial(rejection_reason, fineweb=fineweb)
+    if source is not None:
+        return record_shards(find_raw_files(source), reject)
+    server = hub_server(Retries(fineweb.retries, fineweb.retry_seconds))
+    return hub_shards(server, fineweb.name, fineweb.subset, reject)
+
+
+def stream_documents(fineweb: FineWebConfig, *, source: Path | None = None, limit: int | None = None) -> Iterator[str]:
+    """The texts of the documents that pass, out of the first `limit`, in the order that a dataset holds them.
+
+    Their length in tokens is not looked at: that filter comes after the tokenizer.
+    """
+    rows = (row for shard in document_shards(fineweb, source=source) for row in shard.rows(0, None))
+    return (row.text for row in islice(rows, limit) if not row.reason)
+
+
+def rejection_reason(document: Mapping[str, Any], fineweb: FineWebConfig) -> str | None:
+    """Why a document is left out before it is tokenized, or None. One without a `language_score` has passed that."""
+    score = document.get("language_score")
+    if score is not None and score < fineweb.min_language_score:
+        return "language_score"
+    return rejection(document["text"], fineweb.quality_rules)
+
+
+if __name__ == "__main__":
+    run(main)
