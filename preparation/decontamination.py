@@ -1,0 +1,170 @@
+"""Finds documents that share thirteen words in a row with an evaluation set, so that a benchmark can say "clean".
+
+    index = EvaluationIndex.load(Path("eval"))      # eval/wikitext/*.raw, eval/lambada/*.jsonl, eval/hellaswag/*.jsonl
+    match = index.find(text)                        # None, or the set and the words
+    metadata["decontamination"] = index.stamp()
+
+Words are compared without case, punctuation and spacing, so WikiText's "well @-@ known" is "well-known". Thirteen is
+the length of Brown et al. 2020, "Language Models are Few-Shot Learners", arXiv:2005.14165, appendix C.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import PipelineError
+
+NGRAM_WORDS = 13
+
+_MULTIPLIER = 0x9E3779B97F4A7C15  # odd; 2^64 divided by the golden ratio, as in Fibonacci hashing
+_TABLE_BITS = 24
+_TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
+# What is no letter or digit in ASCII separates words, and letters are made small, in one pass over the bytes.
+_SEPARATE = bytes(byte if byte >= 128 or chr(byte).isalnum() else 32 for byte in range(256)).lower()
+_TYPOGRAPHIC = "‘’“”„«»–—―…·•\u00a0\u3000、。，"
+
+
+@dataclass(frozen=True)
+class Match:
+    """The first words of a document that an evaluation set has too."""
+
+    set_name: str
+    words: str
+
+    @property
+    def reason(self) -> str:
+        return f"contaminated_{self.set_name}"
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One set as it was indexed. Items of fewer than thirteen words cannot be found and are counted as short."""
+
+    name: str
+    files: Mapping[str, str]  # name → sha256
+    items: int
+    short_items: int
+
+
+class EvaluationIndex:
+    """All thirteen-word sequences of the evaluation sets. Read-only, and small enough to be sent to every worker."""
+
+    def __init__(self, items: Mapping[str, list[str]], *, files: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        """Args: `items`: set name → its texts; `files`: set name → the files that they come from, with their sha256."""
+        words = {name: [words_of(text) for text in texts] for name, texts in items.items()}
+        vocabulary = {word for rows in words.values() for row in rows for word in row}
+        self._word_hashes = {
+            word: int.from_bytes(blake2b(word, digest_size=8).digest(), "little") for word in vocabulary
+        }
+        self.sets = tuple(
+            EvaluationSet(name, (files or {}).get(name, {}), len(rows), sum(len(row) < NGRAM_WORDS for row in rows))
+            for name, rows in words.items()
+        )
+        hashes = [np.concatenate([np.empty(0, np.uint64), *map(self._hashes, rows)]) for rows in words.values()]
+        owners = np.repeat(np.arange(len(hashes)), [len(each) for each in hashes])
+        self._hashes_sorted, first = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]), return_index=True)
+        self._owners = owners[first]
+        # One look into 16 MB settles nearly every sequence; only what may be there is searched for.
+        self._table = np.zeros(1 << _TABLE_BITS, dtype=bool)
+        self._table[self._hashes_sorted >> _TABLE_SHIFT] = True
+
+    @classmethod
+    def load(cls, folder: Path) -> "EvaluationIndex":
+        """The sets in `folder`, laid out as the benchmark's own data folder.
+
+        Raises:
+            PipelineError: no set is there, or a file is malformed.
+        """
+        items: dict[str, list[str]] = {}
+        files: dict[str, dict[str, str]] = {}
+        for name, (pattern, read) in _READERS.items():
+            for path in sorted((folder / name).glob(pattern)):
+                items.setdefault(name, []).extend(_read(path, read))
+                files.setdefault(name, {})[path.name] = sha256(path.read_bytes()).hexdigest()
+        if not items:
+            wanted = ", ".join(f"{name}/{pattern}" for name, (pattern, _) in _READERS.items())
+            raise PipelineError(f"{folder} holds no evaluation set; wanted: {wanted}")
+        return cls(items, files=files)
+
+    def find(self, text: str) -> Match | None:
+        """The first thirteen words in a row of `text` that stand in a set."""
+        words = words_of(text)
+        hashes = self._hashes(words)
+        for place in np.flatnonzero(self._table[hashes >> _TABLE_SHIFT]):
+            at = np.searchsorted(self._hashes_sorted, hashes[place])
+            if at < len(self._hashes_sorted) and self._hashes_sorted[at] == hashes[place]:
+                found = b" ".join(words[place : place + NGRAM_WORDS]).decode("utf-8")
+                return Match(self.sets[self._owners[at]].name, found)
+        return None
+
+    def stamp(self) -> dict[str, Any]:
+        """What a dataset's metadata says of the sets that it holds nothing of."""
+        sets = [
+            {"name": each.name, "files": dict(each.files), "items": each.items, "short_items": each.short_items}
+            for each in self.sets
+        ]
+        return {"ngram_words": NGRAM_WORDS, "sets": sets}
+
+    def _hashes(self, words: list[bytes]) -> np.ndarray:
+        """(N - 12,) a 64-bit hash of each thirteen words in a row: a polynomial of the words' own hashes.
+
+        A word that no set has counts as 0. That an unlike sequence of 10^10 meets one of 10^6 by chance: 1 in 2,000.
+        """
+        if len(words) < NGRAM_WORDS:
+            return np.empty(0, dtype=np.uint64)
+        one = np.fromiter(map(self._word_hashes.get, words, repeat(0)), dtype=np.uint64, count=len(words))
+        two = _joined(one, one, left_words=1, right_words=1)
+        four = _joined(two, two, left_words=2, right_words=2)
+        eight = _joined(four, four, left_words=4, right_words=4)
+        twelve = _joined(eight, four, left_words=8, right_words=4)
+        return _joined(twelve, one, left_words=12, right_words=1)
+
+
+def words_of(text: str) -> list[bytes]:
+    """The words of `text` as UTF-8, without case (of A to Z) and punctuation."""
+    for sign in _TYPOGRAPHIC:
+        text = text.replace(sign, " ")
+    return text.encode("utf-8", errors="replace").translate(_SEPARATE).split()
+
+
+def _joined(left: np.ndarray, right: np.ndarray, *, left_words: int, right_words: int) -> np.ndarray:
+    """Hashes of sequences of `left_words` + `right_words` words from those of their two parts."""
+    factor = np.uint64(pow(_MULTIPLIER, right_words, 1 << 64))
+    count = len(right) - left_words
+    return left[:count] * factor + right[left_words:]
+
+
+def _read(path: Path, read: Callable[[Path], Iterator[str]]) -> list[str]:
+    try:
+        return list(read(path))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise PipelineError(f"{path} is not an evaluation file: {type(error).__name__} {error}") from None
+
+
+def _paragraphs(path: Path) -> Iterator[str]:
+    yield from filter(str.strip, path.read_bytes().decode("utf-8").split("\n"))
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        yield from map(json.loads, filter(str.strip, lines))
+
+
+def _lambada(path: Path) -> Iterator[str]:
+    for record in _records(path):
+        yield record["text"]
+
+
+def _hellaswag(path: Path) -> Iterator[str]:
+    """The context with the right ending; the wrong ones are machine-made and stand nowhere else."""
+    for record in _records(path):
+        yield f"{record['ctx']} {record['endings'][int(record['label'])]}"
+
+
+_READERS = {"wikitext": ("*.raw", _paragraphs), "lambada": ("*.jsonl", _lambada), "hellaswag": ("*.jsonl", _hellaswag)}
