@@ -83,7 +83,7 @@ def refuse_early(loaded: LoadedModel, prompt: str, settings: GenerationSettings)
     """Says what is wrong with a prompt before its parameters are asked for."""
     config = loaded.model.config
     ids = encode_prompt(loaded.tokenizer, prompt)
-    check_prompt(ids, settings, context=config.max_position_embeddings, vocab_size=config.vocab_size)
+    check_prompt(ids, settings, context=config.context_length, vocab_size=config.vocab_size)
 
 
 def run_single(loaded: LoadedModel, default: GenerationSettings) -> None:

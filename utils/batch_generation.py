@@ -84,7 +84,7 @@ class BatchGenerator:
         decoder: Decoder | None = None,
     ) -> None:
         self.model, self.tokenizer, self.max_rows = model, tokenizer, max_rows
-        self.context = model.config.max_position_embeddings
+        self.context = model.config.context_length
         self._decode = decoder or self._decode_plain
         self._cache = self._new_cache(max_rows, min(max_length or self.context, self.context))
         self._active: list[_Row] = []  # row i of the cache belongs to the i-th of these

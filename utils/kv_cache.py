@@ -18,7 +18,10 @@ from utils.config_sections import ModelConfig
 
 
 class KVCache:
-    """Keys and values of every layer, (L, B, K, S, D): layers, rows, key-value heads, positions, head size."""
+    """Keys and values, (B, L, K, S, D): rows, layers, key-value heads, positions, head size.
+
+    A row lies in one piece, so that it can be copied and handed on alone.
+    """
 
     def __init__(
         self,
@@ -29,7 +32,7 @@ class KVCache:
         device: str | torch.device,
         dtype: torch.dtype,
     ) -> None:
-        shape = (config.num_hidden_layers, batch_size, config.num_key_value_heads, max_length, config.head_dim)
+        shape = (batch_size, config.num_hidden_layers, config.num_key_value_heads, max_length, config.head_dim)
         # Zeros, not empty: attention multiplies what it masks by 0, and 0 times an uninitialised NaN is NaN.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
@@ -75,15 +78,15 @@ class KVCache:
         end = max(self.lengths) + num_tokens
         assert end <= self.max_length, f"cache of {self.max_length} positions asked to hold {end}"
         if self._is_even():
-            self.keys[layer, :, :, end - num_tokens : end] = keys
-            self.values[layer, :, :, end - num_tokens : end] = values
+            self.keys[:, layer, :, end - num_tokens : end] = keys
+            self.values[:, layer, :, end - num_tokens : end] = values
         else:
             rows = torch.arange(self.batch_size, device=self.device)[:, None]
             positions = self.positions(num_tokens)
             # Indexed by (B, 1) and (B, T) around a slice, so the indexed part has the shape (B, T, K, D).
-            self.keys[layer][rows, :, positions] = keys.transpose(1, 2)
-            self.values[layer][rows, :, positions] = values.transpose(1, 2)
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+            self.keys[:, layer][rows, :, positions] = keys.transpose(1, 2)
+            self.values[:, layer][rows, :, positions] = values.transpose(1, 2)
+        return self.keys[:, layer, :, :end], self.values[:, layer, :, :end]
 
     def advance(self, num_tokens: int) -> None:
         """Counts `num_tokens` tokens as read, after the last layer has stored them."""
@@ -97,14 +100,14 @@ class KVCache:
     def rows(self, start: int, stop: int) -> "KVCache":
         """A cache over rows `start` to `stop` of the same memory, with lengths of its own."""
         view = object.__new__(KVCache)
-        view.keys, view.values = self.keys[:, start:stop], self.values[:, start:stop]
+        view.keys, view.values = self.keys[start:stop], self.values[start:stop]
         view.lengths, view._positions = self.lengths[start:stop], None
         return view
 
     def copy_row(self, other: "KVCache", source: int, target: int, *, length: int) -> None:
         """The first `length` positions of `other`'s row `source` become row `target` here; both may be one cache."""
-        self.keys[:, target, :, :length] = other.keys[:, source, :, :length]
-        self.values[:, target, :, :length] = other.values[:, source, :, :length]
+        self.keys[target, :, :, :length] = other.keys[source, :, :, :length]
+        self.values[target, :, :, :length] = other.values[source, :, :, :length]
         self.lengths[target] = length
         self._positions = None
 
