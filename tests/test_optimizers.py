@@ -19,6 +19,7 @@ def small_model() -> nn.Module:
             "embed_tokens": nn.Embedding(10, 8),
             "qkv_proj": FusedLinear(8, (8, 4, 4)),
             "o_proj": nn.Linear(8, 8, bias=False),
+            "down_proj": nn.Linear(12, 8, bias=False),
             "norm": nn.LayerNorm(8),
             "lm_head": nn.Linear(8, 10, bias=False),
         }
@@ -39,7 +40,11 @@ def test_every_weight_has_one_optimizer_and_only_matrices_decay():
 def test_muon_takes_the_hidden_matrices_only():
     model = small_model()
     found = {id(parameter): sizes for parameter, sizes in hidden_matrices(model)}
-    assert found == {id(model["qkv_proj"].weight): (8, 4, 4), id(model["o_proj"].weight): (8,)}
+    assert found == {
+        id(model["qkv_proj"].weight): (8, 4, 4),
+        id(model["o_proj"].weight): (8,),
+        id(model["down_proj"].weight): (8,),
+    }
     adamw, muon = make_optimizers(model, replace(TrainingConfig(), optimizer="muon"), CPU)
     assert {id(p) for group in muon.param_groups for p in group["params"]} == set(found)
     assert len([p for group in adamw.param_groups for p in group["params"]]) == 4

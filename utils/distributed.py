@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from utils.devices import World, current_world
 
@@ -29,6 +30,14 @@ def process_group(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model`, and with several processes a wrapper that averages their gradients."""
+    if not is_active():
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
 def is_active() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -47,6 +56,12 @@ def all_max(number: int, device: torch.device) -> int:
     value = torch.tensor(number, device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return int(value)
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if is_active():
+        dist.barrier()
 
 
 def gather(value: T) -> list[T]:

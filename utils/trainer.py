@@ -19,22 +19,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoint import link_checkpoint, prune_step_checkpoints, write_checkpoint
+from utils.batches import Batch, as_batch, num_supervised
+from utils.checkpoint import link_checkpoint, prune_step_checkpoints, read_checkpoint, write_checkpoint
 from utils.config_sections import TrainingConfig
 from utils.devices import current_world
-from utils.distributed import all_max, all_sum, gather
+from utils.distributed import all_max, all_sum, barrier, data_parallel, gather
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger
 from utils.loss_guard import LossGuard
-from utils.losses import IGNORED
-from utils.metrics import MetricsTracker, validation_metrics
+from utils.memory_limits import is_out_of_memory, largest_fitting, out_of_memory_error
+from utils.metrics import MetricsTracker
 from utils.optimizers import make_optimizers
 from utils.progress import TrainingProgress
 from utils.scheduler import LearningRateScheduler, Schedule
+from utils.step_timing import synthetic_batch
 from utils.stop_signals import StopSignals, raise_for
 from utils.training_state import load_optimizer, restore_rng_state, rng_state
-
-Batch = dict[str, Tensor]
+from utils.validation import score
 
 
 class Callback(Protocol):
@@ -60,7 +61,6 @@ class Trainer:
     Args:
         token_bytes: bytes of each token id, for bits per byte; None leaves them out.
         document_start: token id that begins a document; given, documents of a window do not attend to each other.
-        compiled: what is called in training in place of `model` (a compiled or wrapped form of the same weights).
     """
 
     def __init__(
@@ -76,13 +76,12 @@ class Trainer:
         token_bytes: Tensor | None = None,
         document_start: int | None = None,
         callbacks: Sequence[Callback] = (),
-        compiled: nn.Module | None = None,
     ) -> None:
         self.model, self.train_loader, self.val_loader = model, train_loader, val_loader
         self.config, self.device, self.run, self.logger = config, device, run, logger
         self.token_bytes = None if token_bytes is None else token_bytes.to(device)
         self.document_start, self.callbacks, self.world = document_start, callbacks, current_world()
-        self.forward = compiled or model
+        self.forward = data_parallel(model, device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizers = make_optimizers(model, config, device)
         self.scheduler = LearningRateScheduler(self.optimizers, self._schedule())
@@ -155,17 +154,28 @@ class Trainer:
                 raise_for(signal_number)
             if self.finished:
                 break
-            self.train_step()
+            self._step_or_explain()
             self._checkpoint_if_due()
         self.save("latest")
 
     # ---- one step
 
+    def _step_or_explain(self) -> None:
+        try:
+            self.train_step()
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler: the exception's traceback would keep the failed step's tensors alive.
+        raise self._out_of_memory()
+
     def train_step(self) -> float:
         """One optimizer step over the accumulated batches; returns the mean loss of its supervised tokens."""
         batches = [self._next_batch() for _ in range(self.config.gradient_accumulation_steps)]
-        num_supervised = all_sum(torch.stack([_supervised(batch) for batch in batches]).sum())
-        loss = self.backward(batches, num_supervised.float() / self.world.size)
+        supervised = all_sum(torch.stack([num_supervised(batch) for batch in batches]).sum())
+        # The processes' gradients are averaged, so each divides by its share of the step's tokens.
+        loss = self.backward(batches, supervised.clamp(min=1).float() / self.world.size)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
         loss_value, norm_value = torch.stack([all_sum(loss) / self.world.size, norm.float()]).tolist()
         problem = self.guard.problem(loss_value, norm_value)
@@ -199,21 +209,11 @@ class Trainer:
         return total
 
     def _next_batch(self) -> Batch:
-        return self._as_batch(next(self._batches))
+        return as_batch(next(self._batches), self.device, document_start=self.document_start)
 
     def _endless(self) -> Iterator[Any]:
         while True:
             yield from self.train_loader
-
-    def _as_batch(self, item: Tensor | Mapping[str, Tensor]) -> Batch:
-        """On the device, with labels, and segment ids where documents are kept apart."""
-        named = dict(item) if isinstance(item, Mapping) else {"input_ids": item}
-        batch = {name: value.to(self.device, non_blocking=True) for name, value in named.items()}
-        ids = batch["input_ids"]
-        batch.setdefault("labels", ids)
-        if self.document_start is not None:
-            batch.setdefault("segment_ids", (ids == self.document_start).cumsum(dim=1))  # (B, T)
-        return batch
 
     def _log_step(self, tokens: int, loss: float, norm: float) -> None:
         self.metrics.update(tokens, loss=loss)
@@ -248,7 +248,39 @@ class Trainer:
         self.logger.event("skipped_step", step=self.step, reason=problem)
         self.progress.say(f"step {self.step} skipped: {problem}")
         if self.guard.skipped_in_a_row >= self.config.max_skipped_steps:
-            raise PipelineError(f"{self.guard.skipped_in_a_row} steps in a row failed, the last because {problem}")
+            self._roll_back(problem)
+
+    def _roll_back(self, problem: str) -> None:
+        """Back to the last checkpoint's weights, and on with the data after that which went wrong."""
+        if self.guard.rollbacks >= self.config.max_rollbacks:
+            raise PipelineError(
+                f"step {self.step}: {problem}, after {self.guard.rollbacks} returns to a checkpoint; lower "
+                "training.learning_rate or look at the data; the events are in the log"
+            )
+        rollbacks, failed_step, place = self.guard.rollbacks + 1, self.step, self.train_loader.state_dict()
+        barrier()  # the main process may still be writing
+        self.resume(read_checkpoint(self.run.folder / "checkpoint_latest.pt", map_location=self.device))
+        self.train_loader.load_state_dict(place)
+        self.guard.rollbacks, self.guard.skipped_in_a_row = rollbacks, 0
+        self.logger.drop_after(self.step, keep_events=True)
+        self.logger.event("rollback", step=self.step, from_step=failed_step, reason=problem)
+        self.progress.say(f"back from step {failed_step} to step {self.step}; the data between is left out")
+        self.save("latest")
+
+    def _out_of_memory(self) -> PipelineError:
+        self._batches = iter(())
+
+        def forget() -> None:
+            for parameter in self.parameters:
+                parameter.grad = None
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+        def try_batch(size: int) -> None:
+            self.backward([synthetic_batch(self, size)], torch.tensor(1.0, device=self.device))
+
+        fitting = largest_fitting(try_batch, self.config.batch_size, forget=forget)
+        return out_of_memory_error(self.config.batch_size, self.config.gradient_accumulation_steps, fitting)
 
     # ---- validation
 
@@ -258,16 +290,23 @@ class Trainer:
 
     def validate(self) -> dict[str, float] | None:
         """Scores the validation windows, logs, keeps the best; None where a signal stopped it before the end."""
-        sums = self._validation_sums()
-        if sums is None:
+        self.model.eval()
+        metrics = score(
+            self.model,
+            self.val_loader,
+            self.device,
+            token_bytes=self.token_bytes,
+            document_start=self.document_start,
+            stopped=lambda: self.world.size == 1 and bool(self.stop.received),
+        )
+        if metrics is None:
             return None
-        metrics = validation_metrics(*all_sum(sums).tolist())
         self.validated_step, self.last_validation = self.step, metrics
         self.logger.log(step=self.step, **{f"val_{name}": value for name, value in metrics.items()})
-        best = self.metrics.record_validation(self.step, **metrics)
+        is_best = self.metrics.record_validation(self.step, **metrics)
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
-        self.progress.say(f"step {self.step}: validation {shown}{' (best)' if best else ''}")
-        if best:
+        self.progress.say(f"step {self.step}: validation {shown}{' (best)' if is_best else ''}")
+        if is_best:
             self.save("best")
         if self.world.is_main:
             for callback in self.callbacks:
@@ -275,28 +314,14 @@ class Trainer:
         self.metrics.start_clock()
         return metrics
 
-    @torch.no_grad()
-    def _validation_sums(self) -> Tensor | None:
-        """Summed loss, number of tokens and of bytes of this process's share of the validation windows."""
-        self.model.eval()
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device if self.device.type != "mps" else "cpu")
-        for item in self.val_loader:
-            if self.world.size == 1 and self.stop.received:
-                return None
-            batch = self._as_batch(item)
-            targets = batch["labels"][:, 1:]
-            count = (targets != IGNORED).sum()
-            loss = self.model(**batch, return_logits=False)["loss"] * count
-            lengths = count * 0 if self.token_bytes is None else self.token_bytes[targets[targets != IGNORED]].sum()
-            sums += torch.stack([loss.double(), count.double(), lengths.double()]).to(sums.device)
-        return sums
-
     # ---- checkpoints
 
     def _checkpoint_if_due(self) -> None:
         if self.run.epoch_checkpoints and self.step % self.steps_per_epoch == 0:
             self.save(f"epoch_{self.step // self.steps_per_epoch}")
-        if self.step % self.config.checkpoint_every_steps == 0 and not self.finished:
+        # While steps are skipped, the checkpoint before them stays the one to go back to.
+        due = self.step % self.config.checkpoint_every_steps == 0 and not self.guard.skipped_in_a_row
+        if due and not self.finished:
             self.save(f"step_{self.step}")
             if self.world.is_main:
                 prune_step_checkpoints(self.run.folder, keep_last=self.config.keep_last)
@@ -355,8 +380,3 @@ class Trainer:
             minimum=config.min_learning_rate / config.learning_rate,
             decay_share=config.decay_share,
         )
-
-
-def _supervised(batch: Batch) -> Tensor:
-    """How many tokens of the batch are predicted: every label but the first of a row and those that are -100."""
-    return (batch["labels"][:, 1:] != IGNORED).sum()

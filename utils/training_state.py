@@ -73,12 +73,21 @@ def refuse_other_run(content: Mapping[str, Any], description: Mapping[str, Any],
     differing = [
         f"{section}.{key} {_pair(was, now)}"
         for section, key, was, now in setting_changes(old, new)
-        if section == "model" or f"{section}.{key}" in _DATA_KEYS
+        if (section == "model" and key not in _SAME_WEIGHTS) or f"{section}.{key}" in _DATA_KEYS
     ]
     if differing:
         raise PipelineError(f"{origin} cannot go on, these differ: {', '.join(differing)}; {_WAY_ON}")
 
 
+# Keys of the model that change no weight's shape or meaning; all others must stay.
+_SAME_WEIGHTS = (
+    "max_position_embeddings",
+    "rope_scaling",
+    "rope_scaling_factor",
+    "dropout",
+    "depth_scaled_init",
+    "activation_checkpointing",
+)
 _NAMES = {"tokenizer": "tokenizer", "data": "dataset"}
 _DATA_KEYS = (
     "dataset.window",

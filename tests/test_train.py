@@ -1,0 +1,258 @@
+"""train.py from outside: runs, interruptions, resumption, refusals, two processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from tests.training_runs import write_config, write_tokens
+from utils.checkpoint import read_checkpoint
+from utils.errors import PipelineError, Terminated
+from utils.logging_utils import read_log
+from utils.trainer import Trainer
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def project(tmp_path):
+    write_tokens(tmp_path / "data")
+    write_config(tmp_path)
+    return tmp_path
+
+
+def run_train(project: Path, *arguments: str) -> Path:
+    """Trains in this process; returns the run's folder."""
+    assert train.main(["--config", str(project / "config.json"), *arguments]) == 0
+    return newest_run(project)
+
+
+def newest_run(project: Path) -> Path:
+    return max((project / "checkpoints").iterdir(), key=lambda folder: folder.stat().st_mtime)
+
+
+def content_of(run: Path, name: str = "latest") -> dict:
+    return read_checkpoint(run / f"checkpoint_{name}.pt")
+
+
+def losses_of(project: Path, run: Path) -> dict[int, float]:
+    lines = read_log(next((project / "logs" / "raw_metrics").glob(f"{run.name}*.jsonl")))
+    return {line["step"]: line["train_loss"] for line in lines if "train_loss" in line}
+
+
+def stop_at(step: int, number: int):
+    """A train_step that receives a signal while it works on `step`."""
+    original = Trainer.train_step
+
+    def stopping(self: Trainer) -> float:
+        if self.step + 1 == step:
+            os.kill(os.getpid(), number)
+        return original(self)
+
+    return stopping
+
+
+def assert_same_state(left: dict, right: dict) -> None:
+    for name, tensor in left["model"].items():
+        assert torch.equal(tensor, right["model"][name]), name
+    for one, other in zip(left["optimizer"], right["optimizer"], strict=True):
+        for index, state in one["state"].items():
+            for key, value in state.items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(other["state"][index][key]))
+    for key in ("step", "tokens_seen", "epoch", "loader", "best", "scheduler", "validated_step", "guard", "metrics"):
+        assert left[key] == right[key], key
+    for one, other in zip(left["rng"], right["rng"], strict=True):
+        assert torch.equal(one["torch"], other["torch"])
+        assert one["python"] == other["python"]
+
+
+def test_a_run_learns_and_leaves_what_it_should(project, capsys):
+    run = run_train(project, "--name", "first")
+    printed = capsys.readouterr().out
+    assert "best validation loss" in printed
+    losses = losses_of(project, run)
+    assert list(losses) == list(range(1, 21))
+    assert losses[20] < losses[1] - 0.1
+    names = sorted(path.name for path in run.glob("*.pt"))
+    assert names == [f"checkpoint_{name}.pt" for name in ("best", "latest", "step_14", "step_7")]
+    content = content_of(run)
+    assert (content["name"], content["step"], content["tokens_seen"]) == ("first", 20, 20 * 4 * 2 * 16)
+    assert content["tokenizer"] == {"name": "toy", "fingerprint": "f0", "bos_id": 1, "eos_id": 2, "vocab_size": 48}
+    assert content["config"]["training"]["max_steps"] == 20
+    assert set(content["versions"]) >= {"torch", "numpy", "python", "git", "device"}
+    assert set(content["best"]) == {"loss", "perplexity", "bits_per_byte"}
+    assert (project / "logs" / "tensorboard" / f"{run.name}_first").is_dir()
+
+
+def test_test_mode_is_one_epoch_with_its_time_told_first(project, capsys):
+    run = run_train(project, "--test", "--set", "training.max_steps=null")
+    lines = capsys.readouterr().out.splitlines()
+    told = next(index for index, line in enumerate(lines) if line.startswith("one epoch: "))
+    assert told < next(index for index, line in enumerate(lines) if line.startswith("step "))
+    content = content_of(run)
+    assert f"one epoch: {content['step']} steps" in lines[told]
+    assert content["loader"]["epoch"] == 0
+    assert content["loader"]["windows"] == content["step"] * 8
+
+
+def test_measuring_the_time_changes_nothing(project):
+    plain, measured = run_train(project), None
+    write_tokens(project / "data")
+    measured = run_train(project, "--test")
+    for name, tensor in content_of(plain)["model"].items():
+        assert torch.equal(tensor, content_of(measured)["model"][name])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_an_interrupted_run_goes_on_bit_for_bit(project, monkeypatch, optimizer, number, error):
+    settings = ["--set", f"training.optimizer={optimizer}", "--set", "training.validations_per_epoch=20"]
+    whole = run_train(project, *settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop_at(9, number))
+        with pytest.raises(error) as caught:
+            run_train(project, *settings)
+        assert type(caught.value) is error
+    stopped = newest_run(project)
+    assert content_of(stopped)["step"] == 9, "the step that was under way is finished and saved"
+    torch.manual_seed(99)  # whatever happened meanwhile does not matter
+    assert run_train(project, "--resume", str(stopped)) == stopped
+    assert_same_state(content_of(whole), content_of(stopped))
+    assert losses_of(project, whole) == losses_of(project, stopped)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_and_drops_later_lines(project, monkeypatch):
+    whole = run_train(project)
+    original = Trainer.train_step
+
+    def dying(self: Trainer) -> float:
+        if self.step == 12:
+            self.logger.flush()
+            raise MemoryError("as if the machine went down")
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", dying)
+        with pytest.raises(MemoryError):
+            run_train(project)
+    killed = newest_run(project)
+    assert content_of(killed)["step"] < 12
+    assert max(losses_of(project, killed)) == 12
+    run_train(project, "--resume", "latest")
+    assert_same_state(content_of(whole), content_of(killed))
+    lines = read_log(project / "logs" / "raw_metrics" / f"{killed.name}.jsonl")
+    steps = [line["step"] for line in lines if "train_loss" in line]
+    assert steps == list(range(1, 21)), "every step stands in the log once"
+
+
+def test_another_dataset_tokenizer_or_shape_is_refused_by_name(project):
+    run = run_train(project)
+    resume = ["--resume", str(run)]
+    with pytest.raises(PipelineError, match=r"these differ: model.hidden_size 16 there, 32 here; .*--init-from"):
+        run_train(project, *resume, "--set", "model.hidden_size=32")
+    with pytest.raises(PipelineError, match=r"these differ: training.optimizer adamw there, muon here"):
+        run_train(project, *resume, "--set", "training.optimizer=muon")
+    write_tokens(project / "data", fingerprint="f1")
+    with pytest.raises(PipelineError, match="trained with another tokenizer: f0 there, f1 here"):
+        run_train(project, *resume)
+    write_tokens(project / "data", seed=1)
+    with pytest.raises(PipelineError, match="trained with another dataset"):
+        run_train(project, *resume)
+
+
+def test_other_changed_settings_are_listed_and_take_effect(project, capsys):
+    run = run_train(project)
+    run_train(project, "--resume", str(run), "--set", "training.max_steps=24", "--set", "training.learning_rate=0.004")
+    printed = capsys.readouterr().out
+    assert "training.max_steps: 20 → 24" in printed
+    assert "training.learning_rate: 0.005 → 0.004" in printed
+    content = content_of(run)
+    assert content["step"] == 24
+    assert content["optimizer"][0]["param_groups"][0]["peak_lr"] == 0.004
+
+
+def test_what_cannot_be_trained_is_said_in_one_line(project, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PipelineError, match=r"device cuda: .*--device cpu"):
+        run_train(project, "--device", "cuda")
+    with pytest.raises(PipelineError, match=r"vocabulary of 48, model.vocab_size is 64; .*--set model.vocab_size=48"):
+        run_train(project, "--set", "model.vocab_size=64")
+    (project / "data" / "metadata.json").unlink()
+    with pytest.raises(PipelineError, match=r"has no metadata.json; run: python3 main.py prepare"):
+        run_train(project)
+    assert not (project / "checkpoints").exists(), "a run that cannot start leaves no folder"
+
+
+def train_command(project: Path, *arguments: str, processes: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return [sys.executable, *launcher, str(CHECKOUT / "train.py"), "--config", str(project / "config.json"), *arguments]
+
+
+def run_command(project: Path, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = train_command(project, *arguments, processes=processes)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_from_outside_gives_its_exit_code(project, number, code):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = train_command(project, "--set", "training.max_steps=100000")
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "validation" in line:
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert content_of(newest_run(project))["step"] > 0
+
+
+def test_two_processes_train_as_one_with_accumulation(project):
+    no_dropout = ["--set", "model.dropout=0.0"]
+    alone = run_train(project, *no_dropout)
+    finished = run_command(project, *no_dropout, "--set", "training.gradient_accumulation_steps=1", processes=2)
+    assert finished.returncode == 0, finished.stderr
+    pair = newest_run(project)
+    assert pair != alone
+    one, two = losses_of(project, alone), losses_of(project, pair)
+    assert list(one) == list(two)
+    for step, loss in one.items():
+        assert two[step] == pytest.approx(loss, abs=2e-6), step
+    assert content_of(pair)["tokens_seen"] == content_of(alone)["tokens_seen"]
+    assert finished.stdout.count("best validation loss") == 1, "only the main process prints"
+
+
+def test_two_processes_go_on_bit_for_bit_and_another_number_keeps_the_step_or_is_refused(project):
+    accumulate = ["--set", "training.gradient_accumulation_steps=1"]
+    assert run_command(project, *accumulate, processes=2).returncode == 0
+    whole = newest_run(project)
+    again = whole.with_name("run_again")
+    shutil.copytree(whole, again)
+    resume = ["--resume", str(again / "checkpoint_step_14.pt")]
+    finished = run_command(project, *accumulate, *resume, processes=2)
+    assert finished.returncode == 0, finished.stderr
+    assert_same_state(content_of(whole), content_of(again))
+    refused = run_command(project, *accumulate, *resume)
+    assert refused.returncode == 1
+    assert "steps took 8 windows, these settings take 4" in refused.stderr
+    alone = run_command(project, *resume, "--set", "training.gradient_accumulation_steps=2")
+    assert alone.returncode == 0, alone.stderr
+    assert content_of(again)["step"] == 20
+
+
+def test_the_log_is_json_lines_with_the_configuration_first(project):
+    run = run_train(project)
+    lines = (project / "logs" / "raw_metrics" / f"{run.name}.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert (first["event"], first["config"]["training"]["batch_size"]) == ("start", 4)
+    validations = [json.loads(line) for line in lines if "val_loss" in line]
+    assert all({"val_perplexity", "val_bits_per_byte", "step"} <= set(each) for each in validations)

@@ -1,0 +1,64 @@
+"""A token dataset that a tiny model learns in seconds, and the configuration to train on it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+VOCAB_SIZE, WINDOW = 48, 16
+
+
+def write_tokens(directory: Path, *, tokens: int = 6_000, fingerprint: str = "f0", seed: int = 0) -> Path:
+    """Mostly a fixed walk over the vocabulary, with noise, in documents of 50 tokens."""
+    directory.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    stream = np.arange(tokens) * 7 % (VOCAB_SIZE - 3) + 3
+    noise = random.random(tokens) < 0.1
+    stream[noise] = random.integers(3, VOCAB_SIZE, noise.sum())
+    stream[::50], stream[49::50] = 1, 2
+    np.save(directory / "tokens_0.npy", stream.astype(np.uint16))
+    metadata = {
+        "format_version": 1,
+        "tokenizer": {"name": "toy", "fingerprint": fingerprint, "bos_id": 1, "eos_id": 2},
+        "vocab_size": VOCAB_SIZE,
+        "token_byte_lengths": [0, 0, 0, *[4] * (VOCAB_SIZE - 3)],
+        "window": WINDOW,
+        "stride": WINDOW // 2,
+        "files": [{"name": "tokens_0.npy", "tokens": tokens, "sha256": f"{seed}-{tokens}"}],
+    }
+    (directory / "metadata.json").write_text(json.dumps(metadata))
+    return directory
+
+
+def write_config(folder: Path, **training: object) -> Path:
+    """A configuration file in `folder`, where everything of the run stays."""
+    content = {
+        "paths": {"checkpoint_dir": "checkpoints", "log_dir": "logs"},
+        "dataset": {"source": "custom", "custom_dir": "data", "window": WINDOW},
+        "model": {
+            "vocab_size": VOCAB_SIZE,
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "intermediate_size": 32,
+            "max_position_embeddings": WINDOW,
+            "dropout": 0.1,
+        },
+        "training": {
+            "device": "cpu",
+            "compile": "off",
+            "batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 5e-3,
+            "warmup_steps": 4,
+            "checkpoint_every_steps": 7,
+            "log_every_steps": 1,
+            "val_tokens": 512,
+            "max_steps": 20,
+            **training,
+        },
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(content))
+    return path

@@ -1,0 +1,49 @@
+"""Loss, perplexity and bits per byte over a validation loader."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from utils.batches import Batch, as_batch, num_supervised
+from utils.distributed import all_sum
+from utils.losses import IGNORED
+from utils.metrics import validation_metrics
+
+
+@torch.no_grad()
+def score(
+    forward: Callable[..., Mapping[str, Tensor]],
+    loader: Iterable,
+    device: torch.device,
+    *,
+    token_bytes: Tensor | None = None,
+    document_start: int | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """The metrics over all processes' shares of the loader; None where `stopped` turned true before the end.
+
+    Args:
+        token_bytes: bytes of each token id; without them there are no bits per byte.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)  # loss, tokens, bytes
+    for item in loader:
+        if stopped():
+            return None
+        batch = as_batch(item, device, document_start=document_start)
+        tokens = num_supervised(batch).clamp(min=1)
+        loss = forward(**batch, num_tokens=tokens.float(), return_logits=False)["loss"] * tokens
+        sums += torch.stack([loss, tokens, _num_bytes(batch, token_bytes)]).to("cpu", torch.float64)
+    return validation_metrics(*all_sum(sums.to(_sum_device(device))).tolist())
+
+
+def _num_bytes(batch: Batch, token_bytes: Tensor | None) -> Tensor:
+    targets = batch["labels"][:, 1:]
+    if token_bytes is None:
+        return torch.zeros((), device=targets.device)
+    return token_bytes[targets[targets != IGNORED]].sum()
+
+
+def _sum_device(device: torch.device) -> torch.device:
+    """NCCL adds on the GPU only; everything else can add float64 on the CPU."""
+    return device if device.type == "cuda" else torch.device("cpu")
