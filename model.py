@@ -6,7 +6,8 @@ outputs = model(input_ids, labels=input_ids)     # {"loss": …, "logits": (B, T
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from utils.activations import gated_activation
-from utils.attention import FastMultiHeadAttention, same_segment_mask
+from utils.attention import FastMultiHeadAttention, segment_mask
 from utils.config import Config, config_from_dict, load_config
 from utils.config_sections import ModelConfig
 from utils.errors import PipelineError
+from utils.flash import flash_kernels_only
 from utils.linear import FusedLinear, Linear
-from utils.losses import IGNORED, cross_entropy_sum, next_token_labels
+from utils.losses import IGNORED, cross_entropy_sum, head_loss_sum, next_token_labels
 from utils.norms import make_norm
 from utils.rope import RotaryEmbedding
 
@@ -82,7 +84,7 @@ class Decoder(nn.Module):
         if cache is None:
             _check_length(length, self.context)
             positions = torch.arange(length, device=input_ids.device)
-            mask = None if segment_ids is None else same_segment_mask(segment_ids)
+            mask = None if segment_ids is None else segment_mask(segment_ids)
         else:
             positions, mask = cache.positions(length), cache.mask(length)
         rotation = self.rotary(positions)
@@ -107,6 +109,8 @@ class TransformerLM(nn.Module):
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.flash_only = False  # in training no kernel but a flash one; `utils.compile` sets it
+        self._compiled_decoder: Callable[..., Tensor] | None = None
         self.reset_parameters()
 
     @property
@@ -130,7 +134,15 @@ class TransformerLM(nn.Module):
         self, input_ids: Tensor, *, cache: "KVCache | None" = None, segment_ids: Tensor | None = None
     ) -> Tensor:
         """Token ids (B, T) → hidden states (B, T, C) after the final norm."""
-        return self.model(input_ids, cache=cache, segment_ids=segment_ids)
+        if cache is not None:
+            return self.model(input_ids, cache=cache, segment_ids=segment_ids)
+        decoder = self._compiled_decoder or self.model
+        with flash_kernels_only() if self.flash_only and self.training else nullcontext():
+            return decoder(input_ids, cache=None, segment_ids=segment_ids)
+
+    def compile_training(self, *, dynamic: bool) -> None:
+        """Compiles what runs without a cache; `dynamic` for batches that differ in length."""
+        self._compiled_decoder = torch.compile(self.model.forward, dynamic=dynamic)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states (…, C) → logits (…, V)."""
@@ -167,18 +179,22 @@ class TransformerLM(nn.Module):
             segment_ids: (B, T); tokens of different segments do not attend to each other.
             num_tokens: what the summed loss is divided by; None: the number of predicted tokens in this batch. With
                 accumulation, pass the number in the whole step.
-            return_logits: False leaves them out of the result where there are labels, which saves their memory.
+            return_logits: False leaves them out of the result where there are labels; they are then never held at once.
 
         Returns:
             ``loss`` (None without labels), a float32 scalar, and ``logits`` (B, T, V) or None.
         """
-        logits = self.project(self.hidden_states(input_ids, cache=cache, segment_ids=segment_ids))
+        hidden = self.hidden_states(input_ids, cache=cache, segment_ids=segment_ids)
         if labels is None:
-            return {"loss": None, "logits": logits}
+            return {"loss": None, "logits": self.project(hidden)}
         targets = next_token_labels(labels)
         count = (targets != IGNORED).sum() if num_tokens is None else num_tokens
-        loss = cross_entropy_sum(logits, targets) / count
-        return {"loss": loss, "logits": logits if return_logits else None}
+        if return_logits:
+            logits = self.project(hidden)
+            return {"loss": cross_entropy_sum(logits, targets) / count, "logits": logits}
+        compiled = self._compiled_decoder is not None
+        total = head_loss_sum(hidden.flatten(0, 1), self.head_weight, targets.flatten(), compiled=compiled)
+        return {"loss": total / count, "logits": None}
 
     def generate(self, prompt_ids: Tensor | Sequence[int], **options: Any) -> Tensor:
         """The prompt with its continuation; `max_length` counts new tokens. Options: `utils.generation.generate`."""

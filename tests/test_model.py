@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from model import TransformerLM, create_model, load_weights
+from utils.attention import attend, segment_block_mask, segment_mask
 from utils.config_sections import ModelConfig
 from utils.errors import PipelineError
 from utils.hf_names import from_hf_names, to_hf_names
@@ -188,3 +189,75 @@ def test_weights_of_another_shape_are_refused_by_name():
     state = small_model(intermediate_size=64).state_dict()
     with pytest.raises(PipelineError, match=r"x\.pt does not fit the model: model\.layers\.0\.mlp\.down_proj\.weight"):
         load_weights(small_model(), state, origin="x.pt")
+
+
+def documents(ids: torch.Tensor) -> torch.Tensor:
+    """Segment ids of three documents a row, at other places in each row."""
+    starts = torch.zeros_like(ids)
+    for row in range(len(ids)):
+        starts[row, [3 + row, 9 + 2 * row]] = 1
+    return starts.cumsum(1)
+
+
+def reference_attention(q, k, v, segments):
+    """Attention by the formula, each query head with its key-value head, one row and segment after the other."""
+    k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
+    result = torch.zeros_like(q)
+    for row in range(len(q)):
+        for segment in segments[row].unique():
+            where = (segments[row] == segment).nonzero().squeeze(1)
+            scores = q[row][:, where] @ k[row][:, where].transpose(1, 2) / q.shape[-1] ** 0.5
+            scores = scores.masked_fill(torch.ones(len(where), len(where)).triu(1).bool(), float("-inf"))
+            result[row][:, where] = scores.softmax(-1) @ v[row][:, where]
+    return result
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("kind", ["tensor", "blocks"])
+def test_segments_attend_as_the_formula_says(groups, kind):
+    torch.manual_seed(0)
+    length = 32 if kind == "tensor" else 256
+    q, k, v = (torch.randn(2, heads, length, 16) for heads in (6, groups, groups))
+    segments = documents(torch.zeros(2, length, dtype=torch.long))
+    mask = (segment_mask if kind == "tensor" else segment_block_mask)(segments)
+    with torch.no_grad():  # FlexAttention has no backward pass on the CPU
+        torch.testing.assert_close(attend(q, k, v, mask), reference_attention(q, k, v, segments), atol=1e-5, rtol=1e-4)
+
+
+def test_isolated_documents_are_predicted_as_if_each_stood_alone_but_for_their_positions():
+    model, ids = small_model(), token_ids(2, 16)
+    segments = documents(ids)
+    together = model(ids, segment_ids=segments)["logits"]
+    changed = ids.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % SMALL.vocab_size
+    after = model(changed, segment_ids=segments)["logits"]
+    for row in range(2):
+        other = segments[row] != 0
+        torch.testing.assert_close(together[row][other], after[row][other], atol=1e-6, rtol=0)
+        assert not torch.allclose(together[row][~other], after[row][~other])
+    # Only distances count in RoPE, so a document by itself gives the same logits.
+    alone = model(ids[:1, 3:9])["logits"]
+    torch.testing.assert_close(together[:1, 3:9], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_without_logits_loss_and_gradients_are_the_same():
+    ids = token_ids(3, 12)
+    results = []
+    for return_logits in (True, False):
+        model = small_model().train()
+        outputs = model(ids, labels=ids, return_logits=return_logits)
+        outputs["loss"].backward()
+        results.append([outputs["loss"].detach(), *(parameter.grad for parameter in model.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_compute_keeps_float32_weights_and_gradients():
+    model, ids = small_model(num_key_value_heads=6), token_ids(2, 16)
+    exact = model(ids, labels=ids)["loss"]
+    model.model.compute_dtype = torch.bfloat16
+    outputs = model(ids, labels=ids)
+    outputs["loss"].backward()
+    assert outputs["logits"].dtype == model.dtype == torch.bfloat16
+    assert abs(outputs["loss"] - exact) < 0.02
+    assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {torch.float32}

@@ -1,10 +1,12 @@
 """Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) over torch's fused kernels."""
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from utils.config_sections import ModelConfig
 from utils.linear import FusedLinear, Linear
@@ -32,7 +34,12 @@ class FastMultiHeadAttention(nn.Module):
         self.qk_norm = config.qk_norm
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], *, mask: Tensor | None = None, cache: "KVCache | None" = None
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        *,
+        mask: Tensor | BlockMask | None = None,
+        cache: "KVCache | None" = None,
     ) -> Tensor:
         """`x` (B, T, C) → (B, T, C). `mask` (…, T, S), True where a query may look; None: causal."""
         batch, length, width = x.shape
@@ -48,16 +55,39 @@ class FastMultiHeadAttention(nn.Module):
         return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, width))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
     """Attention of `q` (B, H, T, D) over `k`, `v` (B, K, S, D). No mask: causal, but one query sees everything."""
+    grouped = q.shape[1] != k.shape[1]
+    if isinstance(mask, BlockMask):
+        attention = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
+        return attention(q, k, v, block_mask=mask, enable_gqa=grouped)
     causal = mask is None and q.shape[2] > 1
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
-def same_segment_mask(segment_ids: Tensor) -> Tensor:
-    """(B, 1, T, T), True where a query may look: not ahead, and in its own segment of `segment_ids` (B, T)."""
+def segment_mask(segment_ids: Tensor) -> Tensor | BlockMask:
+    """Where a query may look: not ahead, and in its own segment of `segment_ids` (B, T).
+
+    On CUDA a BlockMask, with which FlexAttention leaves out the blocks that hold nothing; elsewhere, where that has no
+    backward pass, a tensor (B, 1, T, T).
+    """
+    if segment_ids.is_cuda:
+        return segment_block_mask(segment_ids)
     length = segment_ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
     return ((segment_ids[:, :, None] == segment_ids[:, None, :]) & causal).unsqueeze(1)
+
+
+def segment_block_mask(segment_ids: Tensor) -> BlockMask:
+    """The same as blocks of 128 by 128."""
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (segment_ids[batch, query] == segment_ids[batch, key])
+
+    batch, length = segment_ids.shape
+    return create_block_mask(visible, batch, None, length, length, device=segment_ids.device)
+
+
+@cache
+def _compiled_flex_attention():
+    return torch.compile(flex_attention)
