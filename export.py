@@ -31,6 +31,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", metavar="[NAME=]PATH", help="a file, a run's folder, or: latest")
     parser.add_argument("--output", metavar="DIR", type=Path, help="the Hugging Face folder to write")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights there (%(default)s)")
+    parser.add_argument("--tokenizer", metavar="DIR", help="folder of the checkpoint's tokenizer")
     parser.add_argument("--scores", metavar="FILE.json", type=Path, help="benchmark results for the model card")
     parser.add_argument("--import-hf", metavar="DIR", type=Path, help="turn this folder into a checkpoint in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
@@ -46,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(args)
+    config = load_config_from(args, paths__tokenizer_dir=args.tokenizer)
     if args.import_hf:
         print(f"{import_from_hf(args.import_hf, args.output, config)}: the logits are the folder's")
         return 0

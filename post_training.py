@@ -26,9 +26,10 @@ from utils.chat import TEMPLATE_NAME
 from utils.checkpoint import find_checkpoint, new_run_folder, read_checkpoint
 from utils.checkpoint_tokenizer import tokenizer_of
 from utils.cli import load_config_from, run, stage_parser
+from utils.compile import prepare_for_training
 from utils.config import load_config
 from utils.config_sections import Config
-from utils.devices import choose_dtype, current_world, peak_flops, resolve_device
+from utils.devices import current_world, peak_flops, resolve_device
 from utils.errors import PipelineError, UsageError
 from utils.files import write_json
 from utils.logging_utils import DualLogger
@@ -135,9 +136,9 @@ def _model(config: Config, content: Mapping[str, Any], device: torch.device, *, 
     torch.manual_seed(config.training.seed)
     model = create_model(config)
     load_weights(model, content["model"], origin=f"checkpoint {origin}")
-    dtype = choose_dtype(config.training.dtype, device)
-    model.model.compute_dtype = None if dtype is torch.float32 else dtype
-    return model.to(device)
+    model = model.to(device)
+    print(prepare_for_training(model, config.training, device, varying_lengths=True))
+    return model
 
 
 def _loaders(data: SftDataset, config: Config, device: torch.device) -> tuple[ConversationLoader, ConversationLoader]:

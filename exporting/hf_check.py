@@ -89,7 +89,7 @@ def compare_logits(ours: Any, theirs: Any, origin: object) -> float:
     Raises:
         PipelineError: it is more than rounding.
     """
-    length = min(ours.config.max_position_embeddings, 128)
+    length = min(ours.config.context_length, 256)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(ours.config.vocab_size, (2, length), generator=generator)  # (B, T)
     wanted, found = ours(ids)["logits"].float(), theirs(ids).float()

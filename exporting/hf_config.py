@@ -17,7 +17,6 @@ _ONLY = {
     "hidden_act": ("silu",),
     "attention_bias": (None, False),
     "mlp_bias": (None, False),
-    "rope_scaling": (None,),
     "use_sliding_window": (None, False),
     "partial_rotary_factor": (None, 1.0),
 }
@@ -47,10 +46,10 @@ def hf_config(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dty
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
         "hidden_act": "silu",
-        "max_position_embeddings": config.max_position_embeddings,
+        "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_theta": (rope := rope_parameters(config))["rope_theta"],
+        "rope_parameters": rope,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "tie_word_embeddings": config.tie_word_embeddings,
@@ -62,7 +61,22 @@ def hf_config(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dty
         "torch_dtype": dtype,
         "dtype": dtype,
     }
-    return content | ({"mlp_bias": False} if model_type == "llama" else {"use_sliding_window": False})
+    content |= {"mlp_bias": False} if model_type == "llama" else {"use_sliding_window": False}
+    return content | ({"rope_scaling": rope} if "factor" in rope else {})
+
+
+def rope_parameters(config: ModelConfig) -> dict[str, Any]:
+    """RoPE as transformers describes it. NTK scaling is nothing but a larger base, and is written as that."""
+    if config.rope_scaling in ("none", "ntk"):
+        size = config.head_dim
+        factor = config.rope_scaling_factor ** (size / (size - 2))
+        return {"rope_type": "default", "rope_theta": config.rope_theta * factor}
+    return {
+        "rope_type": config.rope_scaling,
+        "rope_theta": config.rope_theta,
+        "factor": config.rope_scaling_factor,
+        "original_max_position_embeddings": config.max_position_embeddings,
+    }
 
 
 def generation_config(config: GenerationConfig, *, bos_id: int, eos_id: int, pad_id: int) -> dict[str, Any]:
@@ -83,7 +97,8 @@ def model_config(content: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     model_type = content.get("model_type")
     if model_type not in ARCHITECTURES:
         raise PipelineError(f"{origin}: model_type is {model_type!r}; wanted: {' or '.join(ARCHITECTURES)}")
-    rope = content.get("rope_parameters") or {}
+    rope = {"rope_theta": content.get("rope_theta") or 10_000.0}
+    rope |= content.get("rope_parameters") or content.get("rope_scaling") or {}
     _refuse_what_is_not_ours(content, rope, origin)
     heads = content["num_attention_heads"]
     if content.get("head_dim") not in (None, content["hidden_size"] // heads):
@@ -98,8 +113,7 @@ def model_config(content: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": content.get("num_key_value_heads") or heads,
         "intermediate_size": content["intermediate_size"],
-        "max_position_embeddings": content["max_position_embeddings"],
-        "rope_theta": float(rope.get("rope_theta") or content.get("rope_theta") or 10_000.0),
+        **_rope_keys(rope, content["max_position_embeddings"]),
         "norm": "rms",
         "norm_eps": content["rms_norm_eps"],
         "activation": "swiglu",
@@ -112,5 +126,17 @@ def _refuse_what_is_not_ours(content: Mapping[str, Any], rope: Mapping[str, Any]
     for key, allowed in _ONLY.items():
         if content.get(key) not in allowed:
             raise PipelineError(f"{origin}: {key} is {content[key]!r}, which our model does not have")
-    if rope.get("rope_type", "default") != "default":
+    if rope.get("rope_type", "default") not in ("default", "linear", "yarn"):
         raise PipelineError(f"{origin}: RoPE is of the type {rope['rope_type']!r}, which our model does not have")
+
+
+def _rope_keys(rope: Mapping[str, Any], context: int) -> dict[str, Any]:
+    """Our keys for RoPE and the context; `context` is the scaled one."""
+    factor = float(rope.get("factor") or 1.0)
+    kind = rope.get("rope_type", "default")
+    return {
+        "max_position_embeddings": rope.get("original_max_position_embeddings") or round(context / factor),
+        "rope_theta": float(rope["rope_theta"]),
+        "rope_scaling": "none" if kind == "default" else kind,
+        "rope_scaling_factor": factor,
+    }

@@ -62,7 +62,7 @@ def _write_tokenizer(directory: Path, loaded: "LoadedModel") -> None:
         "eos_token": eos,
         "unk_token": unk,
         "pad_token": unk,
-        "model_max_length": loaded.model.config.max_position_embeddings,
+        "model_max_length": loaded.model.config.context_length,
         "clean_up_tokenization_spaces": False,
     }
     write_json(directory / "tokenizer_config.json", settings)

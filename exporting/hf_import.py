@@ -27,7 +27,7 @@ def read_hf_folder(directory: Path, tokenizer: Any, base: Config) -> dict[str, A
     values = base.to_dict()
     values["model"] |= model_config(_read_config(directory), origin=str(directory / "config.json"))
     context = values["model"]["max_position_embeddings"]
-    values["dataset"] |= {"window": min(values["dataset"]["window"], context)}
+    values["dataset"] |= {"window": min(values["dataset"]["window"], context)}  # a window must fit into the context
     values["paths"] |= {"tokenizer_dir": str(directory.resolve())}
     config = config_from_dict(values, origin=str(directory))
     if tokenizer.vocab_size != config.model.vocab_size:

@@ -34,7 +34,7 @@ def _model_facts(loaded: "LoadedModel", dtype: str) -> dict[str, Any]:
         "width, layers": f"{config.hidden_size}, {config.num_hidden_layers}",
         "attention heads": heads,
         "feed-forward": config.ffn_size,
-        "context": f"{config.max_position_embeddings} tokens",
+        "context": f"{config.context_length} tokens",
         "embeddings": "tied" if config.tie_word_embeddings else "input and output apart",
         "vocabulary": f"{config.vocab_size:,} ({loaded.tokenizer.name})",
         "type of the weights": dtype,

@@ -22,6 +22,8 @@ _SHARED_KEYS = (
     "validations_per_epoch",
     "early_stopping_patience",
 )
+# Keys of `model` that are no part of its shape: how it trains.
+_FREE_KEYS = ("dropout", "activation_checkpointing")
 
 
 def tuning_config(config: Config, content: Mapping[str, Any], *, origin: Path) -> Config:
@@ -37,15 +39,18 @@ def tuning_config(config: Config, content: Mapping[str, Any], *, origin: Path) -
     base = config_from_dict(content["config"], origin=f"checkpoint {origin}")
     _refuse_other_model(config.model, base.model, origin)
     changes = {key: getattr(config.sft, key) for key in _SHARED_KEYS}
-    training = replace(config.training, **changes, max_steps=None)
-    return replace(config, model=base.model, dataset=base.dataset, training=training)
+    # A few hundred steps are over before compiling has paid; who wants it says training.compile=on.
+    compile_mode = "on" if config.training.compile == "on" else "off"
+    training = replace(config.training, **changes, max_steps=None, compile=compile_mode)
+    model = replace(base.model, **{key: getattr(config.model, key) for key in _FREE_KEYS})
+    return replace(config, model=model, dataset=base.dataset, training=training)
 
 
 def _refuse_other_model(configured: ModelConfig, stored: ModelConfig, origin: Path) -> None:
     """A key of `model` that was set, so that it is not the default, must be the checkpoint's."""
     for each in fields(ModelConfig):
         asked, found = getattr(configured, each.name), getattr(stored, each.name)
-        if asked != each.default and asked != found:
+        if each.name not in _FREE_KEYS and asked != each.default and asked != found:
             raise PipelineError(
                 f"model.{each.name} is {asked} in the configuration and {found} in checkpoint {origin}; a checkpoint "
                 "keeps its architecture: leave the key out, or name another checkpoint"
@@ -64,7 +69,7 @@ def check_data(data: SftDataset, content: Mapping[str, Any], config: Config, *, 
     if data.metadata["vocab_size"] != config.model.vocab_size:
         sizes = f"{data.metadata['vocab_size']} tokens, the model {config.model.vocab_size}"
         raise PipelineError(f"the tokenizer of {data.directory} has {sizes}; run: python3 lima_tokenizer.py")
-    length, context = data.metadata["max_length"], config.model.max_position_embeddings
+    length, context = data.metadata["max_length"], config.model.context_length
     if length > context:
         raise PipelineError(
             f"the conversations in {data.directory} have up to {length} tokens, the model reads {context}; run: "
