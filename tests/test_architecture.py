@@ -21,7 +21,7 @@ SOURCES = [
 DATA_STAGES = sorted({"cleaner", "tokenizer", "dataset_prep", "fineweb_prep", "lima_tokenizer"} & TOP_LEVEL.keys())
 READERS = sorted({"Inference", "server", "export"} & TOP_LEVEL.keys())
 # What `train.py`, `model.py` and `dataloader.py` may import before anything runs.
-TRAINING_PACKAGES = {"torch", "numpy", "tqdm", "tensorboard", "utils"} | SHARED
+TRAINING_PACKAGES = {"torch", "numpy", "tqdm", "tensorboard", "utils", "pretraining"} | SHARED
 EXCEPTIONS = {("Inference", "benchmark")}
 
 

@@ -95,6 +95,9 @@ class DatasetConfig:
         0.1, "share of the stream held out for validation, in contiguous blocks", above=0.0, maximum=0.5
     )
     seed: int = option(42, "draws the validation blocks", minimum=0)
+    isolate_documents: bool = option(
+        False, "documents that share a window do not attend to each other; slower on the CPU"
+    )
     parts: int = option(
         4, "parts that training tokens are loaded to the device in; more where two do not fit in its memory", minimum=1
     )
@@ -257,6 +260,10 @@ class TrainingConfig:
     )
     checkpoint_every_steps: int = option(1000, "steps between checkpoints", minimum=1)
     keep_last: int = option(3, "step checkpoints kept, the newest", minimum=1)
+    sample_prompts: tuple[str, ...] = option(
+        ("The history of",), "the model continues these after each validation; an empty list: none"
+    )
+    sample_tokens: int = option(40, "tokens of such a sample", minimum=1)
     log_every_steps: int = option(10, "steps between two lines of the log", minimum=1)
     metrics_window: int = option(50, "steps over which shown metrics are smoothed", minimum=1)
 

@@ -11,8 +11,9 @@ A loader is iterable over the rest of its epoch, has a length (batches an epoch)
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ from utils.metrics import MetricsTracker
 from utils.optimizers import make_optimizers
 from utils.progress import TrainingProgress
 from utils.scheduler import LearningRateScheduler, Schedule
+from utils.step_profile import step_profile
 from utils.step_timing import synthetic_batch
 from utils.stop_signals import StopSignals, raise_for
 from utils.training_state import load_optimizer, restore_rng_state, rng_state
@@ -93,6 +95,7 @@ class Trainer:
         self.validated_step = 0  # validation belongs to a step; one that was interrupted is made up for on resume
         self.last_validation: dict[str, float] = {}
         self.stop = StopSignals()
+        self.progress = TrainingProgress(self.total_steps, enabled=False)
         self._batches = self._endless()
 
     @property
@@ -121,25 +124,26 @@ class Trainer:
     def finished(self) -> bool:
         return self.step >= self.total_steps or self.metrics.should_stop
 
-    def fit(self, *, validate_first: bool = False) -> dict[str, float]:
+    def fit(self, *, validate_first: bool = False, trace: Path | None = None) -> dict[str, float]:
         """Trains to the end and returns the best validation's metrics.
 
         Args:
             validate_first: score the model before the first step too, as fine-tuning does.
+            trace: where a trace of some early steps is written.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
         self.progress = TrainingProgress(self.total_steps, first_step=self.step, enabled=self.world.is_main)
         try:
-            with self.stop:
-                self._run(validate_first=validate_first)
+            with self.stop, step_profile(trace, self.progress.say) as on_step:
+                self._run(validate_first=validate_first, on_step=on_step)
         finally:
             self.progress.close()
             self.logger.flush()
         return self.metrics.best
 
-    def _run(self, *, validate_first: bool) -> None:
+    def _run(self, *, validate_first: bool, on_step: Callable[[], None]) -> None:
         if self.step == 0:
             self.save("latest")  # shows before hours of work that the disk takes it, and is what a fault goes back to
             if validate_first:
@@ -155,6 +159,7 @@ class Trainer:
             if self.finished:
                 break
             self._step_or_explain()
+            on_step()
             self._checkpoint_if_due()
         self.save("latest")
 
@@ -219,7 +224,7 @@ class Trainer:
         self.metrics.update(tokens, loss=loss)
         speed = self.metrics.tokens_per_second
         left = (self.total_steps - self.step) * tokens / speed if speed else 0.0
-        mfu = self._mfu(speed)
+        mfu = self.mfu(speed)
         smooth = self.metrics.smoothed("loss")
         self.progress.show(step=self.step, loss=smooth, tokens_per_second=speed, seconds_left=left, mfu=mfu)
         if self.step % self.config.log_every_steps == 0 or self.step == 1 or self.step == self.total_steps:
@@ -236,7 +241,7 @@ class Trainer:
                 **extra,
             )
 
-    def _mfu(self, tokens_per_second: float) -> float | None:
+    def mfu(self, tokens_per_second: float) -> float | None:
         """Model FLOPs utilisation over all processes, where the device's peak is known."""
         if not (self.run.flops_per_token and self.run.peak_flops):
             return None
@@ -290,15 +295,7 @@ class Trainer:
 
     def validate(self) -> dict[str, float] | None:
         """Scores the validation windows, logs, keeps the best; None where a signal stopped it before the end."""
-        self.model.eval()
-        metrics = score(
-            self.model,
-            self.val_loader,
-            self.device,
-            token_bytes=self.token_bytes,
-            document_start=self.document_start,
-            stopped=lambda: self.world.size == 1 and bool(self.stop.received),
-        )
+        metrics = self.score_validation()
         if metrics is None:
             return None
         self.validated_step, self.last_validation = self.step, metrics
@@ -313,6 +310,18 @@ class Trainer:
                 callback.on_validation(self, metrics)
         self.metrics.start_clock()
         return metrics
+
+    def score_validation(self, num_batches: int | None = None) -> dict[str, float] | None:
+        """The metrics of all or the first so many validation batches; changes nothing."""
+        self.model.eval()
+        return score(
+            self.model,
+            islice(self.val_loader, num_batches),
+            self.device,
+            token_bytes=self.token_bytes,
+            document_start=self.document_start,
+            stopped=lambda: self.world.size == 1 and bool(self.stop.received),
+        )
 
     # ---- checkpoints
 

@@ -64,12 +64,12 @@ def _git_commit() -> str:
 
 
 def refuse_other_run(content: Mapping[str, Any], description: Mapping[str, Any], *, origin: str) -> None:
-    """Raises PipelineError where dataset, tokenizer or model are not the checkpoint's; names what differs."""
+    """Raises PipelineError where dataset, tokenizer or model shape are not the checkpoint's; names what differs."""
     old, new = content.get("config", {}), description["config"]
-    for section, key in (("tokenizer", "fingerprint"), ("data", "fingerprint")):
-        was, now = content.get(section, {}).get(key), description[section].get(key)
-        if was != now:
-            raise PipelineError(f"{origin} was trained with another {_NAMES[section]}: {_pair(was, now)}; {_WAY_ON}")
+    refuse_other_tokenizer(content, description, origin=origin)
+    was, now = content["data"].get("fingerprint"), description["data"].get("fingerprint")
+    if was != now:
+        raise PipelineError(f"{origin} was trained with another dataset: {_pair(was, now)}; {_WAY_ON}")
     differing = [
         f"{section}.{key} {_pair(was, now)}"
         for section, key, was, now in setting_changes(old, new)
@@ -88,7 +88,6 @@ _SAME_WEIGHTS = (
     "depth_scaled_init",
     "activation_checkpointing",
 )
-_NAMES = {"tokenizer": "tokenizer", "data": "dataset"}
 _DATA_KEYS = (
     "dataset.window",
     "dataset.overlap",
@@ -98,6 +97,16 @@ _DATA_KEYS = (
     "training.optimizer",
 )
 _WAY_ON = "use what it was trained with, or start a new run from its weights: --init-from"
+
+
+def refuse_other_tokenizer(content: Mapping[str, Any], description: Mapping[str, Any], *, origin: str) -> None:
+    """Raises PipelineError where the checkpoint's tokenizer did not make this dataset."""
+    was, now = content.get("tokenizer", {}).get("fingerprint"), description["tokenizer"].get("fingerprint")
+    if was != now:
+        raise PipelineError(
+            f"{origin} was trained with another tokenizer: {_pair(was, now)}; every id would mean another word; "
+            "choose the dataset that its tokenizer made"
+        )
 
 
 def setting_changes(

@@ -1,0 +1,28 @@
+"""A trace of a few training steps for https://ui.perfetto.dev or chrome://tracing."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+TRACE_NAME = "trace.json"
+_WAIT, _WARM_UP, _ACTIVE = 3, 1, 3  # steps: compiling and allocating are over before the trace begins
+
+
+@contextmanager
+def step_profile(path: Path | None, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Yields what to call after each step; writes the trace to `path` after the seventh. With None nothing happens."""
+    if path is None:
+        yield lambda: None
+        return
+
+    def write(profiler: profile) -> None:
+        profiler.export_chrome_trace(str(path))
+        say(f"trace of {_ACTIVE} steps: {path}; open it in https://ui.perfetto.dev")
+
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    plan = schedule(wait=_WAIT, warmup=_WARM_UP, active=_ACTIVE, repeat=1)
+    with profile(activities=activities, schedule=plan, on_trace_ready=write) as profiler:
+        yield profiler.step
