@@ -96,19 +96,15 @@ def format_lengths(lengths: np.ndarray) -> str:
 
 
 def write_histogram(path: Path, lengths: np.ndarray) -> Path:
-    """Draw how many documents have how many tokens; both axes by powers, as lengths spread over five of them."""
-    from matplotlib.figure import Figure
+    """Draw how many documents have how many tokens; lengths by powers, as they spread over five of them."""
+    from utils.plots import new_figure, save_figure
 
-    figure = Figure(figsize=(8, 4.5))
-    axes = figure.add_subplot()
-    bins = np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 60)
-    axes.hist(lengths, bins=bins, color="#4c72b0")
+    figure, axes = new_figure(f"{len(lengths):,} documents, median {int(np.median(lengths)):,} tokens")
+    axes.hist(lengths, bins=np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 60))
     axes.set_xscale("log")
     axes.set_xlabel("tokens in a document")
     axes.set_ylabel("documents")
-    axes.set_title(f"{len(lengths):,} documents, median {int(np.median(lengths)):,} tokens")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    save_figure(path, figure)
     return path
 
 

@@ -47,7 +47,6 @@ def recipe(
     dataset: DatasetConfig, *, source: str, test: bool, evaluation: "EvaluationIndex | None", **more: Any
 ) -> dict[str, Any]:
     """The settings that decide the dataset's bytes; a run that goes on must have the same, the metadata keeps them."""
-    clean_of = {"sets": list(evaluation.sets), "fingerprint": evaluation.fingerprint} if evaluation else None
     return {
         "source": source,
         "test": test,
@@ -57,7 +56,7 @@ def recipe(
         "max_files": dataset.max_files,
         "file_tokens": dataset.file_tokens,
         "deduplicate": dataset.deduplicate,
-        "decontaminated": clean_of,
+        "decontamination": evaluation.stamp() if evaluation else None,
         **more,
     }
 

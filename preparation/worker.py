@@ -117,7 +117,7 @@ def _without_contaminated(
             kept.append(text)
         else:
             beginning = text[:_SHOWN_CHARACTERS]
-            removed.append({"reason": match.reason, "source": source, "ngram": match.ngram, "document": beginning})
+            removed.append({"reason": match.reason, "source": source, "words": match.words, "document": beginning})
     return kept, removed
 
 

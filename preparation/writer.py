@@ -176,6 +176,7 @@ def metadata_of(
         },
         "rejected": rejected,
         "config": dict(config),
+        "decontamination": config.get("decontamination"),
         "inputs": list(inputs),
         "files": list(files),
         "token_byte_lengths": tokenizer.token_byte_lengths().tolist(),

@@ -111,3 +111,49 @@ def test_nothing_heavy_is_imported():
     code = "import dataset_prep, sys; print({'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == "set()\n", result.stderr
+
+
+def test_documents_that_an_evaluation_set_has_are_left_out_and_listed(config, articles):
+    evaluation = config.parent / "evaluation"
+    (evaluation / "lambada").mkdir(parents=True)
+    (evaluation / "lambada" / "test.jsonl").write_text(json.dumps({"text": articles[7].split("\n")[0].upper()}) + "\n")
+    run = ["--config", str(config), "--workers", "1"]
+    assert dataset_prep.main([*run, "--decontaminate", str(evaluation)]) == 0
+    dataset = TokenDataset.open(config.parent / "full")
+    removed = [json.loads(line) for line in (config.parent / "full" / "contaminated.jsonl").read_text().splitlines()]
+    assert articles[7][:200] in [each["document"] for each in removed]
+    assert {each["reason"] for each in removed} == {"contaminated_lambada"}
+    assert all(each["source"].startswith("cleaned_") and len(each["words"].split()) == 13 for each in removed)
+    assert dataset.metadata["rejected"] == {"contaminated_lambada": len(removed)}
+    assert dataset.metadata["totals"]["documents"] == 300 - len(removed) > 0
+    assert dataset.metadata["decontamination"]["sets"][0]["name"] == "lambada"
+    # Without the flag it is another dataset.
+    assert exit_code_of(lambda: dataset_prep.main(run)) == 1
+
+
+def test_inspect_reports_and_finds_damage(config, articles, capsys):
+    run = ["--config", str(config)]
+    dataset_prep.main([*run, "--workers", "1"])
+    directory = config.parent / "full"
+    capsys.readouterr()
+    assert dataset_prep.main([*run, "--inspect", str(directory)]) == 0
+    report = capsys.readouterr().out
+    shown = [article for article in articles if article in report]
+    assert len(shown) == 5
+    assert f"sha256 holds for all {len(TokenDataset.open(directory).files)} files" in report
+    assert (directory / "document_lengths.png").read_bytes().startswith(b"\x89PNG")
+    with (directory / "tokens_1.npy").open("r+b") as stream:
+        stream.seek(-2, 2)
+        stream.write(b"\x05\x00")
+    assert exit_code_of(lambda: dataset_prep.main([*run, "--inspect", str(directory)])) == 1
+    assert "tokens_1.npy no longer has the sha256" in capsys.readouterr().err
+
+
+def test_inspect_gives_every_document_whole(config, articles):
+    from preparation.inspection import document, document_lengths
+
+    dataset_prep.main(["--config", str(config), "--workers", "1"])
+    dataset = TokenDataset.open(config.parent / "full")
+    tokenizer = WikipediaTokenizer(config.parent / "tokenizer")
+    assert [tokenizer.decode(document(dataset, number)) for number in range(300)] == articles
+    assert document_lengths(dataset).tolist() == [len(tokenizer.encode(text)) + 2 for text in articles]

@@ -1,18 +1,24 @@
 """The run behind both preparation stages, with a tokenizer of a few lines: order, files, resuming, refusals."""
 
+import errno
 import hashlib
+import os
 import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from preparation import run as preparation
+from preparation.disk import expected_size
+from preparation.parts import Part, PartState
+from preparation.progress import ProgressLine
 from preparation.run import Preparation, prepare
 from preparation.shards import LineShard, line_shards
-from preparation.worker import prepare_shard
+from preparation.worker import part_name, prepare_shard
 from preparation.writer import check_tokenizer, file_bounds
 from utils.config_sections import DatasetConfig
 from utils.errors import PipelineError
@@ -287,3 +293,79 @@ def test_a_second_run_on_the_same_folder_is_refused(make, tokenizer_class, monke
     monkeypatch.setattr(preparation, "_begin", lambda *_: prepare(job, tokenizer_class()))
     with pytest.raises(PipelineError, match="being written by another run"):
         prepare(job, tokenizer_class())
+
+
+def test_repeated_documents_are_left_out_but_the_first(make, tokenizer_class, articles):
+    job = make()
+    paths = [job.shards[0].path, job.shards[-1].path]
+    again = [articles[150], articles[3].upper(), articles[3].replace(" ", "  "), "only here"]
+    with paths[0].open("a", encoding="utf-8", newline="\n") as file:
+        file.writelines(to_line(article) + "\n" for article in again)
+    unique = [*articles[:120], articles[150], "only here", *articles[120:150], *articles[151:]]
+    for name, workers in (("one", 1), ("two", 2)):
+        metadata = prepare(make(name, workers=workers), tokenizer_class())
+        tokens = np.concatenate(TokenDataset.open(make(name).directory).files)
+        np.testing.assert_array_equal(tokens, _stream(unique, tokenizer_class()))
+        assert metadata["rejected"] == {"duplicate": 3}
+        assert metadata["totals"]["documents"] == 201
+    assert _sums(make("one").directory) == _sums(make("two").directory)
+    kept = prepare(make("all", dataset=_dataset(deduplicate=False)), tokenizer_class())
+    assert kept["totals"]["documents"] == 204
+
+
+def test_comparing_hashes_in_groups_changes_nothing(make, tokenizer_class, monkeypatch):
+    monkeypatch.setattr(preparation, "write_files", lambda parts, *_, **__: [part.keep for part in parts])
+    monkeypatch.setattr(preparation, "metadata_of", lambda *_, **__: {})
+    job = make()
+    monkeypatch.setattr(preparation.shutil, "rmtree", lambda *_, **__: None)
+    prepare(job, tokenizer_class())
+    parts = [Part(job.work_dir, part_name(number)) for number in range(len(job.shards))]
+    whole = preparation.kept_documents(parts)
+    for at_once in (1, 10, 100):
+        for mask, expected in zip(preparation.kept_documents(parts, at_once=at_once), whole, strict=True):
+            np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_space(make, tokenizer_class, monkeypatch):
+    whole, full = make("whole"), make("full")
+    prepare(whole, tokenizer_class())
+    real_fsync = os.fsync
+    left = [12]
+
+    def fsync(handle):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fsync)
+        with pytest.raises(PipelineError, match=r"the disk of .* is full; what is done is kept: make space"):
+            prepare(full, tokenizer_class())
+    prepare(full, tokenizer_class())
+    assert _sums(full.directory) == _sums(whole.directory)
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_read(make, tokenizer_class, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(PipelineError, match=r"making it needs .* KB of disk and 1000 B are free; make space"):
+        prepare(make(), tokenizer_class())
+    assert not list(make().work_dir.glob("shard_*"))
+
+
+def test_the_expected_size_is_near_the_real_one(make, tokenizer_class):
+    expected = expected_size(make(), tokenizer_class())
+    metadata = prepare(make(), tokenizer_class())
+    assert expected.tokens == pytest.approx(metadata["totals"]["tokens"], rel=0.1)
+    limited = expected_size(make(limit=20), tokenizer_class())
+    assert limited.tokens == pytest.approx(expected.tokens / 10, rel=0.2)
+
+
+def test_the_progress_line_says_what_is_left():
+    times = iter([0.0, 10.0])
+    line = ProgressLine(
+        [PartState(rows=100, size=50_000_000, tokens=9)], total_size=90_000_000, clock=lambda: next(times)
+    )
+    line.rows, line.tokens, line.size = line.rows + 50, 1_200_000, line.size + 20_000_000
+    assert line.postfix() == "1.2M tokens, 2.0 MB/s, ETA 10s"
+    line.close()
