@@ -158,11 +158,21 @@ def fetch(name: str, directory: Path) -> None:
             if content is not None:
                 with whole_file(directory / file) as target:
                     target.write(content)
+                _check_fetched(directory / file)
                 return
     except HubError as error:
         reason = error
     problem = f"tokenizer {name} could not be fetched from the Hugging Face hub ({reason})"
     raise PipelineError(f"{problem}; {_ways_on(directory)}")
+
+
+def _check_fetched(path: Path) -> None:
+    """Keep a fetched file only if it is a tokenizer, not some proxy's page."""
+    try:
+        _read_vocabulary(path.parent)
+    except PipelineError:
+        path.unlink()
+        raise
 
 
 def _ways_on(directory: Path) -> str:
@@ -231,7 +241,7 @@ def describe(tokenizer: WikipediaTokenizer) -> str:
         f"{tokenizer.vocabulary.pieces[i]} {i}" for i in (tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id)
     )
     size, fingerprint = f"{tokenizer.vocab_size:,} pieces ({special})", tokenizer.fingerprint[:16]
-    return f"tokenizer {tokenizer.name}: {size}, fingerprint {fingerprint}"
+    return f"tokenizer in {tokenizer.directory}: {size}, fingerprint {fingerprint}"
 
 
 def _train(args: argparse.Namespace) -> WikipediaTokenizer:

@@ -3,16 +3,20 @@
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from pydoc_data.topics import topics
+from threading import Thread
 
 import pytest
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 import tokenizer as tokenizer_stage
 from tokenizer import WikipediaTokenizer, load_tokenizer, main
 from utils.bulk_encoding import PROBES
 from utils.errors import PipelineError, UsageError
 from utils.text import to_line
+from utils.vocabulary import BYTE_PIECES, SPECIAL_PIECES, Vocabulary
 
 CHECKOUT = Path(tokenizer_stage.__file__).parent
 TEXT = "The quick brown fox jumps over the lazy dog. def main(argv):\n    return 0  # naïve café\n"
@@ -86,12 +90,72 @@ def test_no_tokenizer_names_the_three_ways_on(tmp_path):
 
 def test_a_hub_out_of_reach_is_one_line_with_the_ways_on(tmp_path):
     command = [sys.executable, "tokenizer.py", "--set", f"paths.tokenizer_dir={tmp_path}", "--encode", "x"]
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "no_proxy": "127.0.0.1"}
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "could not be fetched from the Hugging Face hub" in done.stderr
     assert "--load DIR" in done.stderr
+
+
+def model_proto(vocabulary: Vocabulary) -> ModelProto:
+    """`vocabulary` as the content of a SentencePiece file."""
+    proto = ModelProto()
+    for i, piece in enumerate(vocabulary.pieces):
+        proto.pieces.add(
+            piece=piece, score=min(0.0, 259.0 - i), type=2 if i == 0 else 3 if i < 3 else 6 if i < 259 else 1
+        )
+    proto.trainer_spec.model_type, proto.trainer_spec.byte_fallback = 2, True
+    proto.normalizer_spec.name, proto.normalizer_spec.remove_extra_whitespaces = "identity", False
+    return proto
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that has only a tokenizer.model, or another page for every address."""
+
+    content: bytes
+    any_path: bool
+
+    def do_GET(self):
+        found = self.any_path or self.path == "/codellama/CodeLlama-7b-hf/resolve/main/tokenizer.model"
+        self.send_response(200 if found else 404)
+        self.end_headers()
+        self.wfile.write(self.content if found else b"")
+
+    def log_message(self, *args):
+        pass
+
+
+def run_with_hub(folder: Path, content: bytes, *, any_path: bool) -> subprocess.CompletedProcess:
+    handler = type("ThisHub", (Hub,), {"content": content, "any_path": any_path})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(folder),
+            "no_proxy": "127.0.0.1",
+        }
+        command = [sys.executable, "tokenizer.py", "--set", f"paths.tokenizer_dir={folder}", "--encode", "the dog"]
+        done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+        server.shutdown()
+    return done
+
+
+def test_what_the_hub_has_is_fetched_once_and_used(trained, tmp_path):
+    model = model_proto(trained.vocabulary).SerializeToString()
+    done = run_with_hub(tmp_path, model, any_path=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ",".join(map(str, trained.encode("the dog")))
+    assert (tmp_path / "tokenizer.model").read_bytes() == model
+    assert run_with_hub(tmp_path, b"", any_path=False).returncode == 0
+
+
+def test_a_page_that_is_no_tokenizer_is_not_kept(tmp_path):
+    done = run_with_hub(tmp_path, b"<html>please log in</html>", any_path=True)
+    assert done.returncode == 1
+    assert "is not a tokenizer.json" in done.stderr
+    assert not list(tmp_path.glob("tokenizer*"))
 
 
 def test_the_command_line_encodes_on_its_last_line_and_decodes(trained, capsys):
@@ -153,3 +217,19 @@ def test_the_report_counts_what_the_text_holds(trained, tmp_path, capsys):
     assert cells["bytes a token"] == f"{24 / tokens:.3f}"
     assert cells["byte fallback, newlines"] == f"{1 / tokens:.2%}"
     assert cells["byte fallback, other characters"] == f"{5 / tokens:.2%}"
+
+
+def test_a_llama_json_with_merges_in_the_order_of_ids_is_refused(tmp_path):
+    pieces = (*SPECIAL_PIECES, *BYTE_PIECES, "▁▁", "▁t", "er", "▁", "t", "e", "r")
+    right, wrong = ((("▁", "t"), ("e", "r"), ("▁", "▁")), (("▁", "▁"), ("▁", "t"), ("e", "r")))
+    path = tmp_path / "tokenizer.json"
+    path.write_text(Vocabulary(pieces, right).to_json(added_tokens=True))
+    assert load_tokenizer(tmp_path).vocab_size == 266
+    path.write_text(Vocabulary(pieces, wrong).to_json(added_tokens=True))
+    with pytest.raises(PipelineError, match="orders its merges by id instead of score"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_too_large_for_uint16_is_refused():
+    pieces = (*SPECIAL_PIECES, *BYTE_PIECES, *map(chr, range(0x20000, 0x20000 + 65_300)))
+    assert "65,559 pieces; wanted: at most 65,536" in Vocabulary(pieces, ()).problem()
