@@ -1,4 +1,4 @@
-"""The whole pipeline on your machine in minutes: from raw text to a language model that writes. No GPU, no downloads.
+"""The whole pipeline on your machine in minutes, from raw text to a model that writes and answers. No GPU or downloads.
 
     python3 main.py quickstart               # or: make quickstart
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from preparation.docstring_conversations import write_conversations
 from preparation.docstring_corpus import write_corpus
 from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, load_config_from, run, stage_parser
 from utils.config import CHECKOUT
@@ -27,8 +28,10 @@ from utils.terminal import format_bytes, format_count, format_seconds, format_ta
 DEFAULT_CONFIG = CHECKOUT / "configs" / "quickstart.json"
 RUN_NAME = "quickstart"
 PROMPTS = ("Return a list of", "The module provides")
+QUESTION = "What does matplotlib.axes.Axes.get_title do?"
 NEXT_COMMANDS = """
 Write with it:        python3 main.py inference --config {config}
+Talk to it:           python3 main.py inference --config {config} --checkpoint latest
 Train it longer:      python3 main.py train --config {config} --resume latest --set training.max_steps=3000
 
 The real thing, on a GPU, with the CodeLlama tokenizer (32,016 pieces) and the 25M model:
@@ -49,6 +52,7 @@ class Quickstart:
     corpus_bytes: int
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     samples: list[str] = field(default_factory=list)
+    answer: str = ""
 
     @property
     def folder(self) -> Path:
@@ -140,6 +144,32 @@ def write_samples(quickstart: Quickstart) -> None:
     quickstart.part("inference", "the model continues a text", work, lambda: f"{len(PROMPTS)} samples")
 
 
+def tune_model(quickstart: Quickstart) -> None:
+    paths = quickstart.config.paths
+    conversations = paths.post_training_dir / "conversations.jsonl"
+
+    def prepared() -> str:
+        metadata = _read_json(paths.post_training_dir / "metadata.json")
+        kept = f"{metadata['examples']:,} of {metadata['read']:,} conversations"
+        return f"{kept}, {format_count(metadata['learned_tokens'])} tokens to learn"
+
+    def tuned() -> str:
+        losses = [loss for _, loss in loss_curves(newest_run(paths.log_dir))["validation"]]
+        return f"validation loss {losses[0]:.2f} before, {min(losses):.2f} after"
+
+    def ask() -> None:
+        quickstart.answer = quickstart.route(
+            "inference", ["--checkpoint", "latest", "--prompt", QUESTION, "--temperature", "0"], capture=True
+        ).strip()
+        print(f"\n{styled(QUESTION, 'bold')} {quickstart.answer}\n", flush=True)
+
+    write_conversations(paths.raw_dir, conversations)
+    purpose = "questions and answers out of the docstrings → token ids and what is to be learned"
+    quickstart.stage("lima", purpose, ["--input", str(conversations)], prepared)
+    quickstart.stage("sft", "the model learns to answer", ["--checkpoint", "latest", "--name", RUN_NAME], tuned)
+    quickstart.part("chat", "the tuned model answers", ask, lambda: "one answer")
+
+
 def newest_run(log_dir: Path) -> Path:
     """The newest raw metrics file."""
     logs = sorted((log_dir / "raw_metrics").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
@@ -167,6 +197,7 @@ def report(quickstart: Quickstart, started: float) -> None:
     text = f"{table}\n\nAll in {format_seconds(total)}. The loss curve: {_short(quickstart.folder / 'loss.png')}"
     written = "\n\n".join(f"{prompt} {sample}" for prompt, sample in zip(PROMPTS, quickstart.samples, strict=True))
     commands = NEXT_COMMANDS.format(config=_short(quickstart.config_path))
+    written += f"\n\nUser: {QUESTION}\nAssistant: {quickstart.answer}"
     write_text(quickstart.folder / "summary.txt", f"{text}\n\n{written}\n{commands}")
     print(f"\n{styled('━━ Summary', 'bold', 'cyan')}\n\n{text}\n{commands}")
 
@@ -188,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_data(quickstart)
     train_model(quickstart)
     write_samples(quickstart)
+    tune_model(quickstart)
     report(quickstart, started)
     return EXIT_OK
 
