@@ -25,6 +25,7 @@ from utils.terminal import format_seconds
 from utils.text import from_line
 from utils.vocabulary import Vocabulary
 
+DEFAULT_DIRECTORY = Path(__file__).resolve().parent / "tokenizers" / "codellama_tokenizer"
 FILE_NAMES = ("tokenizer.model", "tokenizer.json")  # where both are there, SentencePiece's own file counts
 
 
@@ -38,7 +39,7 @@ class WikipediaTokenizer:
         PipelineError: neither is there, or it is a tokenizer of another kind.
     """
 
-    def __init__(self, directory: str | Path = "tokenizers/codellama_tokenizer") -> None:
+    def __init__(self, directory: str | Path = DEFAULT_DIRECTORY) -> None:
         self._set(_read_vocabulary(Path(directory)), Path(directory))
 
     @classmethod
@@ -265,6 +266,8 @@ def _file_in(directory: Path) -> Path | None:
 
 def _read_vocabulary(directory: Path) -> Vocabulary:
     path = _file_in(directory)
+    if directory.is_file():
+        raise PipelineError(f"{directory} is a file; wanted: the folder that holds it, {directory.parent}")
     if path is None:
         raise PipelineError(f"{directory} holds no tokenizer; {_ways_on(directory)}")
     if path.suffix == ".model":

@@ -233,3 +233,8 @@ def test_a_llama_json_with_merges_in_the_order_of_ids_is_refused(tmp_path):
 def test_a_vocabulary_too_large_for_uint16_is_refused():
     pieces = (*SPECIAL_PIECES, *BYTE_PIECES, *map(chr, range(0x20000, 0x20000 + 65_300)))
     assert "65,559 pieces; wanted: at most 65,536" in Vocabulary(pieces, ()).problem()
+
+
+def test_a_file_in_place_of_its_folder_is_named(trained):
+    with pytest.raises(PipelineError, match=r"tokenizer\.json is a file; wanted: the folder that holds it"):
+        load_tokenizer(trained.directory / "tokenizer.json")
