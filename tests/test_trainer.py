@@ -1,0 +1,303 @@
+"""The training loop by itself: accumulation, faults, early stopping, what a batch may carry."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from utils.batches import as_batch
+from utils.checkpoint import read_checkpoint
+from utils.config_sections import TrainingConfig
+from utils.errors import PipelineError
+from utils.logging_utils import DualLogger, read_log
+from utils.losses import IGNORED, cross_entropy_sum, next_token_labels
+from utils.trainer import RunInfo, Trainer
+from utils.validation import score
+
+CPU = torch.device("cpu")
+VOCAB, LENGTH = 11, 8
+
+
+class Bigram(nn.Module):
+    """The smallest model with the real one's interface: the next token from the present one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=VOCAB)
+        self.lm_head = nn.Embedding(VOCAB, VOCAB)
+        self.scale = nn.Parameter(torch.ones(VOCAB))
+        self.largest_batch = 1000
+        self.seen_segments: list[torch.Tensor] = []
+
+    def forward(self, input_ids, labels, *, segment_ids=None, num_tokens=None, return_logits=True):
+        if len(input_ids) > self.largest_batch:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        if segment_ids is not None:
+            self.seen_segments.append(segment_ids)
+        logits = self.lm_head(input_ids) * self.scale
+        loss = cross_entropy_sum(logits, next_token_labels(labels)) / num_tokens
+        return {"loss": loss, "logits": None}
+
+
+class Loader:
+    """Batches number 0, 1, 2, … of an endless row, in epochs of `length`."""
+
+    sequence_length = LENGTH
+
+    def __init__(self, make, length=10):
+        self.make, self.length, self.epoch, self.batch = make, length, 0, 0
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        while self.batch < self.length:
+            self.batch += 1
+            yield self.make(self.epoch * self.length + self.batch - 1)
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state):
+        self.epoch, self.batch = state["epoch"], state["batch"]
+
+
+def random_ids(number, rows=4):
+    return torch.randint(3, VOCAB, (rows, LENGTH), generator=torch.Generator().manual_seed(number))
+
+
+def make_trainer(tmp_path, make=random_ids, *, model=None, validation=None, callbacks=(), **settings) -> Trainer:
+    config = TrainingConfig(
+        batch_size=4,
+        gradient_accumulation_steps=1,
+        learning_rate=0.05,
+        min_learning_rate=0.01,
+        warmup_steps=2,
+        max_steps=10,
+        checkpoint_every_steps=3,
+        validations_per_epoch=2,
+        log_every_steps=1,
+    )
+    torch.manual_seed(0)
+    return Trainer(
+        model or Bigram(),
+        Loader(make),
+        [random_ids(999)] if validation is None else validation,
+        config=replace(config, **settings),
+        device=CPU,
+        run=RunInfo(tmp_path / "run_a"),
+        logger=DualLogger(tmp_path / "logs", "run_a"),
+        callbacks=callbacks,
+    )
+
+
+def events(tmp_path, name):
+    return [line for line in read_log(tmp_path / "logs" / "raw_metrics" / "run_a.jsonl") if line.get("event") == name]
+
+
+def weights(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def test_accumulation_weighs_tokens_not_batches(tmp_path):
+    """Batches with few and with many supervised tokens give the gradient of all of them in one batch."""
+
+    def masked(number, rows=2):
+        ids, labels = random_ids(number, rows), random_ids(number, rows)
+        labels[:, : 1 + number % 4 * 2] = IGNORED
+        return {"input_ids": ids, "labels": labels}
+
+    def doubled(number):
+        parts = [masked(2 * number), masked(2 * number + 1)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    split = make_trainer(tmp_path / "a", masked, gradient_accumulation_steps=2, max_steps=4)
+    whole = make_trainer(tmp_path / "b", doubled, max_steps=4)
+    split_losses = [split.train_step() for _ in range(4)]
+    whole_losses = [whole.train_step() for _ in range(4)]
+    assert split_losses == pytest.approx(whole_losses, abs=1e-6)
+    torch.testing.assert_close(weights(split), weights(whole))
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    trainer = make_trainer(tmp_path, max_grad_norm=1e-3, optimizer="adamw")
+    norms = []
+    original = trainer.optimizers[0].step
+
+    def watching():
+        norms.append(torch.cat([p.grad.flatten() for p in trainer.parameters]).norm().item())
+        original()
+
+    trainer.optimizers[0].step = watching
+    trainer.train_step()
+    assert norms == [pytest.approx(1e-3, rel=1e-2)]
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights_as_they_are(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=6, max_skipped_steps=5)
+    poisoned = {"on": False}
+    original = trainer.backward
+
+    def backward(batches, num_tokens):
+        loss = original(batches, num_tokens)
+        return loss * math.nan if poisoned["on"] else loss
+
+    trainer.backward = backward
+    trainer.train_step()
+    before = weights(trainer)
+    poisoned["on"] = True
+    trainer.train_step()
+    assert torch.equal(weights(trainer), before)
+    assert trainer.step == 2, "the step counts, so that schedule and data go on"
+    poisoned["on"] = False
+    trainer.train_step()
+    assert not torch.equal(weights(trainer), before)
+    trainer.logger.flush()
+    assert [event["reason"] for event in events(tmp_path, "skipped_step")] == ["the loss is nan"]
+
+
+def bad_from(number_of_first, count):
+    """Ids that give a loss far above the others: tokens that hardly came before, in an order that never did."""
+
+    def make(number):
+        if number_of_first <= number < number_of_first + count:
+            return torch.tensor([[0, 1, 2, 0, 2, 1, 0, 2]] * 4)
+        return torch.arange(number, number + LENGTH).remainder(8).add(3).repeat(4, 1)
+
+    return make
+
+
+def test_a_spike_is_skipped_and_several_go_back_to_the_last_checkpoint_and_leave_the_data_out(tmp_path):
+    trainer = make_trainer(
+        tmp_path,
+        bad_from(50, 4),
+        max_steps=70,
+        learning_rate=0.3,
+        checkpoint_every_steps=20,
+        max_skipped_steps=4,
+        spike_sigma=2.0,
+    )
+    consumed, make = [], trainer.train_loader.make
+    trainer.train_loader.make = lambda number: (consumed.append(number), make(number))[1]
+    trainer.fit()
+    skipped, rollbacks = events(tmp_path, "skipped_step"), events(tmp_path, "rollback")
+    assert [event["step"] for event in skipped] == [51, 52, 53, 54]
+    assert "above" in skipped[0]["reason"]
+    assert [(event["from_step"], event["step"]) for event in rollbacks] == [(54, 40)]
+    assert trainer.step == 70
+    assert consumed == list(range(84)), "nothing is read twice: 14 steps' data is left out after the return to step 40"
+    steps = [line["step"] for line in read_log(trainer.logger.path) if "train_loss" in line]
+    assert steps == list(range(1, 71)), "each step's numbers stand once"
+
+
+def test_rollbacks_are_bounded(tmp_path):
+    trainer = make_trainer(
+        tmp_path,
+        bad_from(40, 1000),
+        max_steps=70,
+        learning_rate=0.3,
+        max_skipped_steps=2,
+        max_rollbacks=2,
+        spike_sigma=2.0,
+    )
+    with pytest.raises(PipelineError, match=r"after 2 returns to a checkpoint; lower training.learning_rate"):
+        trainer.fit()
+    assert len(events(tmp_path, "rollback")) == 2
+    assert read_checkpoint(tmp_path / "run_a" / "checkpoint_latest.pt")["guard"]["rollbacks"] == 2
+
+
+def test_out_of_memory_names_the_batch_size_that_fits(tmp_path):
+    model = Bigram()
+    model.largest_batch = 3
+    trainer = make_trainer(tmp_path, model=model)
+    wanted = r"batch_size 4; 2 fits .*--set training.batch_size=2 --set training.gradient_accumulation_steps=2"
+    with pytest.raises(PipelineError, match=wanted):
+        trainer.fit()
+    model.largest_batch = 0
+    with pytest.raises(PipelineError, match="one window does not fit either"):
+        make_trainer(tmp_path, model=model).fit()
+
+
+def test_training_stops_early_after_validations_without_a_new_best(tmp_path):
+    worse = make_trainer(
+        tmp_path, max_steps=1000, early_stopping_patience=3, validation=[torch.zeros(2, LENGTH).long()]
+    )
+    worse.fit()
+    assert worse.step < 100
+    assert worse.metrics.validations_without_best == 3
+    best = read_checkpoint(tmp_path / "run_a" / "checkpoint_best.pt")
+    assert best["step"] == worse.metrics.best_step < worse.step
+    resumed = make_trainer(tmp_path, max_steps=1000, early_stopping_patience=3)
+    resumed.resume(read_checkpoint(tmp_path / "run_a" / "checkpoint_latest.pt"))
+    assert resumed.finished
+
+
+def test_callbacks_see_every_validation(tmp_path):
+    seen = []
+    watcher = SimpleNamespace(on_validation=lambda trainer, metrics: seen.append((trainer.step, metrics["loss"])))
+    trainer = make_trainer(tmp_path, callbacks=[watcher])
+    trainer.fit()
+    assert [step for step, _ in seen] == [5, 10]
+    assert seen[-1][1] == trainer.last_validation["loss"]
+
+
+def test_validation_weighs_tokens_and_gives_bits_per_byte():
+    model = Bigram()
+    long, short = random_ids(1), {"input_ids": random_ids(2), "labels": random_ids(2)}
+    short["labels"][:, :6] = IGNORED
+    token_bytes = torch.arange(VOCAB)
+    found = score(model, [long, short], CPU, token_bytes=token_bytes)
+    sums, tokens, num_bytes = 0.0, 0, 0
+    for ids, labels in ((long, long), (short["input_ids"], short["labels"])):
+        for row, targets in zip(ids, labels, strict=True):
+            for current, target in zip(row[:-1], targets[1:], strict=True):
+                if target != IGNORED:
+                    log_probabilities = (model.lm_head.weight[current] * model.scale).log_softmax(-1)
+                    sums -= log_probabilities[target].item()
+                    tokens, num_bytes = tokens + 1, num_bytes + int(target)
+    assert found["loss"] == pytest.approx(sums / tokens, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(sums / tokens), rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(sums / math.log(2) / num_bytes, rel=1e-5)
+    assert score(model, [long], CPU, stopped=lambda: True) is None
+
+
+def test_segments_rise_at_each_document_and_given_ones_stay():
+    ids = torch.tensor([[5, 6, 1, 7, 8, 1, 9, 9]])
+    batch = as_batch(ids, CPU, document_start=1)
+    assert batch["segment_ids"].tolist() == [[0, 0, 1, 1, 1, 2, 2, 2]]
+    own = torch.zeros_like(ids)
+    assert torch.equal(as_batch({"input_ids": ids, "segment_ids": own}, CPU, document_start=1)["segment_ids"], own)
+    assert "segment_ids" not in as_batch(ids, CPU)
+
+
+def test_epoch_checkpoints_are_kept_beside_the_others(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=None, num_epochs=2)
+    trainer.run = replace(trainer.run, epoch_checkpoints=True)
+    trainer.fit()
+    names = {path.name for path in (tmp_path / "run_a").glob("*.pt")}
+    assert {"checkpoint_epoch_1.pt", "checkpoint_epoch_2.pt", "checkpoint_best.pt", "checkpoint_latest.pt"} <= names
+    assert read_checkpoint(tmp_path / "run_a" / "checkpoint_epoch_1.pt")["step"] == 10
+
+
+def test_a_second_signal_stops_at_once_and_the_earlier_checkpoint_stays_whole(tmp_path, monkeypatch):
+    import os
+    import signal
+
+    trainer = make_trainer(tmp_path, max_steps=20)
+    original = trainer.train_step
+
+    def step():
+        if trainer.step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original()
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert trainer.step == 7, "the step was not made"
+    assert read_checkpoint(tmp_path / "run_a" / "checkpoint_latest.pt")["step"] == 6
