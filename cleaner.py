@@ -10,6 +10,7 @@ Reads structured contents (JSONL, Parquet), `{title, text}` (JSONL, Parquet), Me
 """
 
 import argparse
+import gc
 import json
 import os
 import time
@@ -204,6 +205,8 @@ class _Work:
     options: dict[str, Any]
 
     def __call__(self, report: Report) -> dict[str, Any]:
+        # Parsed articles are trees without cycles; looking for cycles in them takes a third of the time.
+        gc.disable()
         return clean_file(self.job, report=report, **self.options)
 
 

@@ -138,9 +138,12 @@ def tidy(text: str, *, is_list: bool = False) -> str:
         text = re.sub(r"(?<=\S) {2,}", " ", text)
     if "\n" not in text:
         return text.strip()
-    return re.sub(r"\n{3,}", "\n\n", without_trailing_space(text))
+    text = without_trailing_space(text)
+    return re.sub(r"\n{3,}", "\n\n", text) if "\n\n\n" in text else text
 
 
 def without_trailing_space(text: str) -> str:
     """Without white space at line ends and without empty lines around the text; indentation stays."""
-    return re.sub(r"[ \t]+\n", "\n", text).strip("\n").rstrip()
+    if " \n" in text or "\t\n" in text:
+        text = re.sub(r"[ \t]+\n", "\n", text)
+    return text.strip("\n").rstrip()
