@@ -22,7 +22,8 @@ from preparation.writer import Tokenizer
 if TYPE_CHECKING:
     from preparation.decontamination import EvaluationIndex
 
-PROBE_DOCUMENTS = 8  # of every shard, encoded by the reference too
+# The beginnings of the first documents of every shard are encoded by the reference too.
+PROBE_DOCUMENTS, PROBE_CHARACTERS = 8, 8000
 _SHOWN_CHARACTERS = 200
 
 
@@ -72,7 +73,7 @@ def prepare_shard(
     found = batches(shard.rows(part.state.rows, stop), batch_size=job.batch_size)
     for batch in prefetched(found) if job.prefetch else found:
         if part.state.rows == 0:
-            tokenizer.verify_batch(batch.texts[:PROBE_DOCUMENTS])
+            tokenizer.verify_batch([text[:PROBE_CHARACTERS] for text in batch.texts[:PROBE_DOCUMENTS]])
         streams, index, rejected, removed = encode(batch, tokenizer, job, source=shard.source)
         part.append(streams, index, rows=batch.rows, size=batch.size, rejected=rejected, removed=removed)
         report(Progress(batch.rows, int(index["tokens"].sum()), batch.size))
@@ -121,18 +122,26 @@ def _without_contaminated(
     return kept, removed
 
 
-# A worker process loads its tokenizer once and keeps it between shards.
+# What a worker process holds between shards.
 _process: dict[str, Any] = {}
+
+
+def share_tokenizer(tokenizer: Tokenizer) -> None:
+    """Let worker processes that are forked from this one use `tokenizer` instead of loading it anew."""
+    _process["tokenizer"] = tokenizer
 
 
 def start_worker(job: WorkerJob, messages: Any, stop_event: Any) -> None:
     """Set up a worker process: it leaves signals to the main process and does not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker has one core; else the library warns of the fork
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     lock = os.open(job.work_dir, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_SH)  # the next run waits until every worker of this one is gone
-    _process.update(job=job, tokenizer=job.load_tokenizer(), messages=messages, stop_event=stop_event, lock=lock)
+    if "tokenizer" not in _process:
+        share_tokenizer(job.load_tokenizer())
+    _process.update(job=job, messages=messages, stop_event=stop_event)
 
 
 def run_in_worker(number: int, shard: Shard) -> PartState:
