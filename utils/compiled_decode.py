@@ -81,7 +81,7 @@ def _compile(model: Any, path: Path) -> None:
     keys = torch.zeros(config.num_hidden_layers, config.num_key_value_heads, 64, config.head_dim, dtype=model.dtype)
     angles = torch.ones(config.head_dim // 2)
     example = (torch.zeros(1, dtype=torch.long), angles, angles.clone(), keys, keys.clone(), torch.zeros(40))
-    size, past = torch.export.Dim("size", min=2, max=2**20), torch.export.Dim("past", min=1, max=2**20 - 1)
+    size, past = torch.export.Dim("size", min=8, max=2**20), torch.export.Dim("past", min=1, max=2**20 - 1)
     shapes = (None, None, None, {2: size}, {2: size}, {0: past})
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), torch.no_grad():

@@ -67,7 +67,12 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def generate_batch(
-    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationSettings, *, max_rows: int = 32
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings,
+    *,
+    max_rows: int = 32,
+    decoder: Decoder | None = None,
 ) -> list[list[int]]:
     """The new tokens of every prompt, an EOS included. Each row equals what its prompt gives alone, to rounding.
 
@@ -79,7 +84,7 @@ def generate_batch(
     if not prompts:
         return []
     longest = max(len(prompt) for prompt in prompts) + settings.max_length
-    batch = BatchGenerator(model, max_rows=min(max_rows, len(prompts)), max_length=longest)
+    batch = BatchGenerator(model, max_rows=min(max_rows, len(prompts)), max_length=longest, decoder=decoder)
     places: dict[int, int] = {}
     results: list[list[int]] = [[] for _ in prompts]
     while len(places) < len(prompts) or batch.num_rows:
