@@ -1,0 +1,88 @@
+"""DualLogger: both places have every number; a continued log has each step once."""
+
+import json
+
+import pytest
+
+from utils.errors import PipelineError
+from utils.logging_utils import DualLogger, read_log
+
+
+def scalars(folder, name="train/loss"):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return [(event.step, event.value) for event in accumulator.Scalars(name)]
+
+
+def test_every_number_is_in_both_places(tmp_path):
+    logger = DualLogger(tmp_path, "run_a", hyperparameters={"training": {"seed": 1}})
+    for step in (1, 2):
+        logger.log(step=step, train_loss=step / 2)
+    logger.event("sample", step=2, text="größer")
+    logger.close()
+    lines = [json.loads(line) for line in logger.path.read_text(encoding="utf-8").splitlines()]
+    assert [line.get("event", "numbers") for line in lines] == ["start", "numbers", "numbers", "sample"]
+    assert lines[0]["config"] == {"training": {"seed": 1}}
+    assert (lines[2]["step"], lines[2]["train_loss"], lines[3]["text"]) == (2, 1.0, "größer")
+    assert scalars(tmp_path / "tensorboard" / "run_a") == [(1, 0.5), (2, 1.0)]
+
+
+def test_lines_are_buffered_until_a_flush(tmp_path):
+    logger = DualLogger(tmp_path, "run_a", buffer_lines=3)
+    logger.log(step=1, train_loss=1.0)
+    logger.log(step=2, train_loss=1.0)
+    assert not logger.path.exists()
+    logger.log(step=3, train_loss=1.0)
+    assert len(read_log(logger.path)) == 3
+    logger.log(step=4, train_loss=1.0)
+    logger.flush()
+    assert len(read_log(logger.path)) == 4
+
+
+def test_a_continued_log_drops_what_lies_past_the_checkpoint(tmp_path):
+    first = DualLogger(tmp_path, "run_a")
+    for step in range(1, 6):
+        first.log(step=step, train_loss=float(step))
+    first.close()
+    with first.path.open("a") as file:
+        file.write('{"step": 6, "train_lo')  # the machine went down in the middle of a line
+    second = DualLogger(tmp_path, "run_a", resume_step=3)
+    for step in range(4, 6):
+        second.log(step=step, train_loss=step * 10.0)
+    second.close()
+    expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0)]
+    assert [(line["step"], line["train_loss"]) for line in read_log(first.path)] == expected
+    assert scalars(tmp_path / "tensorboard" / "run_a") == expected
+
+
+def test_what_happened_stays_when_numbers_are_dropped(tmp_path):
+    logger = DualLogger(tmp_path, "run_a")
+    logger.log(step=1, train_loss=1.0)
+    logger.log(step=2, train_loss=1.0)
+    logger.event("skipped_step", step=2, reason="nan")
+    logger.drop_after(1, keep_events=True)
+    assert [line["step"] for line in read_log(logger.path)] == [1, 2]
+    assert read_log(logger.path)[1]["event"] == "skipped_step"
+
+
+def test_a_diverged_number_is_still_json(tmp_path):
+    logger = DualLogger(tmp_path, "run_a")
+    logger.log(step=1, train_loss=float("nan"))
+    logger.close()
+    assert json.loads(logger.path.read_text(), parse_constant=pytest.fail)["train_loss"] is None
+
+
+def test_a_process_that_does_not_log_leaves_nothing(tmp_path):
+    logger = DualLogger(tmp_path, "run_a", enabled=False)
+    logger.log(step=1, train_loss=1.0)
+    logger.event("sample", step=1, text="a")
+    logger.drop_after(0)
+    logger.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_log_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(PipelineError, match=r"run_b.jsonl does not exist"):
+        read_log(tmp_path / "run_b.jsonl")
