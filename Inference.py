@@ -1,15 +1,25 @@
-"""Text from a trained model, in the terminal.
+"""Text from trained models, in the terminal.
 
 python3 Inference.py                                                     # menus: mode, run, checkpoint, prompt
 python3 Inference.py --checkpoint latest --prompt "The future of AI is"  # text on stdout, statistics on stderr
+python3 Inference.py --checkpoint a=RUN --checkpoint b=FILE --prompt "…" # side by side
 """
 
 import argparse
+import json
 import sys
-from pathlib import Path
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError
+
+if TYPE_CHECKING:
+    from console.writing import Writer
+    from utils.config import Config
+    from utils.generation_settings import GenerationSettings
+
+MODES = ("One model: a text, or a chat where it was fine-tuned", "Several models side by side")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,70 +33,106 @@ def main(argv: list[str] | None = None) -> int:
         generation__min_p=args.min_p,
         generation__repetition_penalty=args.repetition_penalty,
         generation__seed=args.seed,
+        generation__quantize=args.quantize,
+        paths__tokenizer_dir=args.tokenizer,
     )
-    if args.prompt is not None:
-        return answer(args, config)
-    return converse(args, config)
+    from utils.generation_settings import GenerationSettings
+
+    settings = GenerationSettings.from_config(config.generation, stop=tuple(args.stop) or None)
+    return converse(args, config, settings) if args.prompt is None else answer(args, config, settings)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--checkpoint", metavar="PATH", help="a file, a run's folder, or latest; without it: a menu")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="[NAME=]PATH",
+        action="append",
+        default=[],
+        help="a file, a run's folder, or latest (repeatable: side by side); without it: a menu",
+    )
     parser.add_argument("--prompt", metavar="TEXT", help="continue this and leave; - reads it from standard input")
-    parser.add_argument("--tokenizer", metavar="DIR", type=Path, help="where the checkpoint's tokenizer lies")
+    parser.add_argument("--json", action="store_true", help="texts and statistics as one JSON object (with --prompt)")
+    parser.add_argument("--tokenizer", metavar="DIR", help="where the checkpoint's tokenizer lies")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"), help="default: auto")
+    parser.add_argument("--quantize", choices=("int8", "none"), help="weights rounded to int8: smaller, faster (CPU)")
     parser.add_argument("--max-length", metavar="N", type=int, help="new tokens at most")
     parser.add_argument("--temperature", metavar="T", type=float, help="0: always the likeliest token")
     parser.add_argument("--top-k", metavar="K", type=int, help="draw among the K likeliest tokens; 0: all")
     parser.add_argument("--top-p", metavar="P", type=float, help="draw among those that hold this probability; 1: all")
     parser.add_argument("--min-p", metavar="P", type=float, help="draw among those with this share of the likeliest's")
     parser.add_argument("--repetition-penalty", metavar="R", type=float, help="above 1: less repetition")
+    parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this (repeatable)")
     parser.add_argument("--seed", metavar="S", type=int, help="the same seed gives the same text")
     args = parser.parse_args(argv)
-    if args.prompt is not None and args.checkpoint is None:
+    if args.prompt is not None and not args.checkpoint:
         parser.error("--prompt needs --checkpoint; --checkpoint latest takes the newest")
+    if args.json and args.prompt is None:
+        parser.error("--json needs --prompt and --checkpoint")
     return args
 
 
-def answer(args: argparse.Namespace, config) -> int:
-    """The plain form: one prompt, its continuation on standard output, what it took on standard error."""
-    from console.single import write_continuation
-    from utils.generation_settings import GenerationSettings, check_text
+def answer(args: argparse.Namespace, config: "Config", settings: "GenerationSettings") -> int:
+    """The plain form: one prompt, what the models make of it on standard output, what it took on standard error."""
+    from console.comparison import check_all, compare, show
+    from utils.generation_settings import check_text
 
     prompt = check_text(_standard_input() if args.prompt == "-" else args.prompt)
-    settings = GenerationSettings.from_config(config.generation)
-    loaded = _load(args, config)
-    statistics = write_continuation(loaded, prompt, settings, output=sys.stdout)
-    print(statistics.line(), file=sys.stderr)
+    writers = _load(args, config)
+    check_all(writers, prompt, settings)
+    if args.json:
+        results = [result.to_dict() for result in compare(writers, prompt, settings)]
+        print(json.dumps({"prompt": prompt, "settings": asdict(settings), "results": results}, ensure_ascii=False))
+    elif len(writers) == 1:
+        _, statistics = writers[0].write(writers[0].prompt_ids(prompt), settings, output=sys.stdout)
+        print(statistics.line(), file=sys.stderr)
+    else:
+        show(compare(writers, prompt, settings))
     return 0
 
 
-def converse(args: argparse.Namespace, config) -> int:
-    """The menus."""
-    from console.menus import Quit, choose_checkpoint, choose_mode, choose_run
+def converse(args: argparse.Namespace, config: "Config", settings: "GenerationSettings") -> int:
+    """The menus, as far as flags have not answered them, then prompt after prompt."""
+    from console.comparison import run_comparison
+    from console.menus import Quit, choose_checkpoint, choose_checkpoints, choose_mode, choose_run
     from console.single import run_single
-    from utils.generation_settings import GenerationSettings
 
     try:
-        if args.checkpoint is None:
-            choose_mode(["One model"])
-            args.checkpoint = choose_checkpoint(choose_run(config.paths.checkpoint_dir))
-        run_single(_load(args, config), GenerationSettings.from_config(config.generation))
+        if not args.checkpoint:
+            is_single = choose_mode(MODES) == 1
+            chosen_run = choose_run(config.paths.checkpoint_dir)
+            chosen = [choose_checkpoint(chosen_run)] if is_single else choose_checkpoints(chosen_run)
+            args.checkpoint = [str(path) for path in chosen]
+        writers = _load(args, config)
+        if len(writers) == 1:
+            run_single(writers[0], settings)
+        else:
+            run_comparison(writers, settings)
     except Quit:
         pass
     return 0
 
 
-def _load(args: argparse.Namespace, config):
-    from console.loading import load_checkpoint
-    from utils.checkpoint import find_checkpoint
-    from utils.devices import choose_dtype, describe_device, resolve_device
+def _load(args: argparse.Namespace, config: "Config") -> "list[Writer]":
+    """The checkpoints in memory. Several: what they need is compared with what there is first."""
+    from console.menus import confirm
+    from console.writing import Writer
+    from loading import find_named_checkpoint, load_all
+    from utils.devices import describe_device, resolve_device
+    from utils.terminal import styled
 
-    device = resolve_device(args.device)
-    dtype = choose_dtype("auto", device)
-    path = find_checkpoint(args.checkpoint, config.paths.checkpoint_dir)
-    print(f"{path} on {describe_device(device)}, {str(dtype).removeprefix('torch.')}", file=sys.stderr)
-    return load_checkpoint(path, config, device=device, dtype=dtype, tokenizer_dir=args.tokenizer)
+    chosen = config.generation
+    print(f"device: {describe_device(resolve_device(args.device))}", file=sys.stderr)
+    if len(args.checkpoint) > 1:
+        from console.comparison import memory_report
+
+        paths = [find_named_checkpoint(each, config.paths.checkpoint_dir)[1] for each in args.checkpoint]
+        line, fits = memory_report(paths, device=args.device, dtype=chosen.dtype, quantize=chosen.quantize)
+        print(line if fits else styled(f"warning: {line}", "yellow", stream=sys.stderr), file=sys.stderr)
+        if not fits and args.prompt is None:
+            confirm("Load them all the same?")
+    loaded = load_all(args.checkpoint, config, device=args.device, dtype=chosen.dtype, quantize=chosen.quantize)
+    return [Writer(each, chosen.compile) for each in loaded]
 
 
 def _standard_input() -> str:

@@ -18,6 +18,7 @@ from utils.checkpoint_tokenizer import tokenizer_of
 from utils.config_sections import Config
 from utils.devices import choose_dtype, resolve_device
 from utils.errors import UsageError
+from utils.quantization import quantize_int8
 from utils.terminal import format_count
 
 
@@ -39,17 +40,19 @@ class LoadedModel:
     def summary(self) -> str:
         """``run_2026_01_01_10_00: 24.9M parameters, step 1,200, context 1,024``"""
         step = f", step {self.content['step']:,}" if isinstance(self.content.get("step"), int) else ""
-        parameters = format_count(self.model.num_parameters())
-        return f"{self.name}: {parameters} parameters{step}, context {self.model.config.context_length:,}"
+        # Counted over the state: int8 weights are no parameters, and each has a scale for a row beside it.
+        state = self.model.state_dict()
+        count = sum(tensor.numel() for name, tensor in state.items() if not name.endswith(".scale"))
+        return f"{self.name}: {format_count(count)} parameters{step}, context {self.model.config.context_length:,}"
 
 
 def load_all(
-    arguments: Sequence[str], config: Config, *, device: str = "auto", dtype: str = "auto"
+    arguments: Sequence[str], config: Config, *, device: str = "auto", dtype: str = "auto", quantize: str = "none"
 ) -> list[LoadedModel]:
     """Each of `arguments` loaded; no two under one name."""
     loaded: dict[str, LoadedModel] = {}
     for argument in arguments:
-        one = load_for_inference(argument, config, device=device, dtype=dtype)
+        one = load_for_inference(argument, config, device=device, dtype=dtype, quantize=quantize)
         if one.name in loaded:
             raise UsageError(
                 f"two checkpoints have the name {one.name}; name them apart: --checkpoint a={loaded[one.name].path} "
@@ -59,11 +62,14 @@ def load_all(
     return list(loaded.values())
 
 
-def load_for_inference(argument: str, config: Config, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_for_inference(
+    argument: str, config: Config, *, device: str = "auto", dtype: str = "auto", quantize: str = "none"
+) -> LoadedModel:
     """The model of ``[NAME=]PATH``, where PATH is a file, a run's folder, or ``latest``.
 
     Args:
         dtype: ``auto``: bfloat16 on CUDA, float32 elsewhere.
+        quantize: ``int8`` or ``none``.
 
     Raises:
         PipelineError: no such checkpoint, not one of ours, or no tokenizer here that it was trained with.
@@ -78,6 +84,8 @@ def load_for_inference(argument: str, config: Config, *, device: str = "auto", d
     tokenizer = tokenizer_of(content, [config.paths.tokenizer_dir], load, origin=f"checkpoint {path}")
     target = resolve_device(device)
     model = load_model(path, device=target, dtype=choose_dtype(dtype, target))
+    if quantize == "int8":
+        quantize_int8(model)
     described = {key: value for key, value in content.items() if key not in ("model", "optimizer", "scheduler", "rng")}
     return LoadedModel(name, path, model, tokenizer, described)
 

@@ -151,3 +151,9 @@ def _ask_parameter(parameter: _Parameter, settings: GenerationSettings) -> Gener
             return GenerationSettings(**values | {parameter.name: parameter.read(answer)})
         except (ValueError, PipelineError) as error:
             print(f"  {error if isinstance(error, PipelineError) else f'{answer!r} is not a number'}")
+
+
+def confirm(question: str) -> None:
+    """Leaves unless the user says yes."""
+    if not ask_or_quit(f"{question} [y/N]: ").lower().startswith("y"):
+        raise Quit

@@ -1,72 +1,21 @@
-"""One model: a prompt, its continuation as it is generated, what it took."""
+"""One model in the terminal: prompt after prompt, or, where it was fine-tuned on conversations, a chat."""
 
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, TextIO
 
-from console.loading import LoadedModel
 from console.menus import Quit, ask_or_quit, choose_settings
+from console.writing import Writer
 from utils.errors import PipelineError, UsageError
-from utils.generation import encode_prompt, stream_events
-from utils.generation_settings import GenerationSettings, check_prompt
-from utils.terminal import format_seconds, styled
+from utils.generation_settings import GenerationSettings
+from utils.terminal import styled
 
 
-@dataclass
-class Statistics:
-    """What one continuation took; filled while it runs."""
-
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    seconds: float = 0.0
-    first_token_seconds: float = 0.0
-    finish_reason: str = ""
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.new_tokens / self.seconds if self.seconds else 0.0
-
-    def line(self) -> str:
-        reason = {"stop": "the text came to its end", "length": "the maximum length"}.get(self.finish_reason, "")
-        return (
-            f"{self.new_tokens} tokens in {format_seconds(self.seconds)} · {self.tokens_per_second:.1f} tokens/s · "
-            f"first token after {self.first_token_seconds * 1000:.0f} ms · {self.prompt_tokens} in the prompt · "
-            f"ended by: {reason}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"tokens_per_second": round(self.tokens_per_second, 1)}
-
-
-def continue_prompt(
-    loaded: LoadedModel, prompt: str | list[int], settings: GenerationSettings, statistics: Statistics
-) -> Iterator[str]:
-    """The continuation's text as it is generated; `statistics` are filled meanwhile."""
-    ids = encode_prompt(loaded.tokenizer, prompt) if isinstance(prompt, str) else prompt
-    statistics.prompt_tokens = len(ids)
-    start = time.perf_counter()
-    for event in stream_events(loaded.model, ids, settings, tokenizer=loaded.tokenizer):
-        statistics.new_tokens += 1
-        statistics.seconds = time.perf_counter() - start
-        statistics.first_token_seconds = statistics.first_token_seconds or statistics.seconds
-        statistics.finish_reason = event.finish_reason or ""
-        if event.text:
-            yield event.text
-
-
-def write_continuation(
-    loaded: LoadedModel, prompt: str | list[int], settings: GenerationSettings, *, output: TextIO
-) -> Statistics:
-    """Writes the continuation piece by piece, and a line's end after it."""
-    statistics = Statistics()
-    for piece in continue_prompt(loaded, prompt, settings, statistics):
-        output.write(piece)
-        output.flush()
-    output.write("\n")
-    output.flush()
-    return statistics
+def run_single(writer: Writer, default: GenerationSettings) -> None:
+    """Goes on until the user leaves, without loading again. What is wrong with a prompt is said, and another asked."""
+    print(writer.loaded.summary())
+    if writer.loaded.is_chat:
+        _chat(writer, default)
+    else:
+        _continue_texts(writer, default)
 
 
 def read_prompt(question: str) -> str | None:
@@ -79,26 +28,70 @@ def read_prompt(question: str) -> str | None:
         raise PipelineError("the prompt is not valid UTF-8; wanted: UTF-8 text") from None
 
 
-def refuse_early(loaded: LoadedModel, prompt: str, settings: GenerationSettings) -> None:
-    """Says what is wrong with a prompt before its parameters are asked for."""
-    config = loaded.model.config
-    ids = encode_prompt(loaded.tokenizer, prompt)
-    check_prompt(ids, settings, context=config.context_length, vocab_size=config.vocab_size)
+def say(error: PipelineError) -> None:
+    """A mistake in a prompt; one in the command line is none that the next prompt could mend."""
+    if isinstance(error, UsageError):
+        raise error
+    print(styled(str(error), "red"))
 
 
-def run_single(loaded: LoadedModel, default: GenerationSettings) -> None:
-    """Prompt after prompt, without loading again. What is wrong with a prompt is said, and the next one asked for."""
-    print(f"{loaded.summary()}\nq or Ctrl-D at the prompt ends.")
+def _continue_texts(writer: Writer, default: GenerationSettings) -> None:
+    print("q or Ctrl-D at the prompt ends.")
     while True:
         try:
             prompt = read_prompt("\nPrompt: ")
             if prompt is None:
                 return
-            refuse_early(loaded, prompt, default)
+            ids = writer.prompt_ids(prompt)
+            writer.check(ids, default)
             settings = choose_settings(default)
             print(styled(prompt, "bold"), end="", flush=True)
-            print(styled(write_continuation(loaded, prompt, settings, output=sys.stdout).line(), "dim"))
+            print(styled(writer.write(ids, settings, output=sys.stdout)[1].line(), "dim"))
         except PipelineError as error:
-            if isinstance(error, UsageError):
-                raise
-            print(styled(str(error), "red"))
+            say(error)
+
+
+def _chat(writer: Writer, settings: GenerationSettings) -> None:
+    print("A chat, with its history. /new begins another, /settings changes the parameters, q or Ctrl-D ends.")
+    messages: list[dict[str, str]] = []
+    while True:
+        try:
+            question = read_prompt("\nYou: ")
+            if question is None:
+                return
+            if question == "/new":
+                messages = []
+                print("a new conversation")
+            elif question == "/settings":
+                settings = choose_settings(settings)
+            else:
+                messages = _answer(writer, [*messages, {"role": "user", "content": question}], settings)
+        except PipelineError as error:
+            say(error)
+
+
+def _answer(writer: Writer, messages: list[dict[str, str]], settings: GenerationSettings) -> list[dict[str, str]]:
+    """Writes the answer; the conversation with it, as far as it still fits the model's context."""
+    messages, ids = shorten(writer, messages, settings)
+    writer.check(ids, settings)
+    print(styled("Model: ", "bold", "cyan"), end="", flush=True)
+    text, statistics = writer.write(ids, settings, output=sys.stdout)
+    print(styled(statistics.line(), "dim"))
+    return [*messages, {"role": "assistant", "content": text.strip() or "…"}]
+
+
+def shorten(
+    writer: Writer, messages: list[dict[str, str]], settings: GenerationSettings
+) -> tuple[list[dict[str, str]], list[int]]:
+    """Drops the oldest turns until the rest leaves room for an answer; the last question always stays."""
+    context = writer.loaded.model.config.context_length
+    room = context - min(settings.max_length, context // 2)
+    ids = writer.chat_ids(messages)
+    dropped = 0
+    while len(ids) > room and len(messages) > 2:
+        messages, dropped = messages[2:], dropped + 1
+        ids = writer.chat_ids(messages)
+    if dropped:
+        turns = "turn was" if dropped == 1 else f"{dropped} turns were"
+        print(styled(f"the oldest {turns} dropped: the context holds {context:,} tokens", "dim"))
+    return messages, ids

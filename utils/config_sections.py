@@ -286,6 +286,17 @@ class GenerationConfig:
         "beyond the context: slide (drop the oldest half, read the rest again) or refuse the request",
         choices=("slide", "refuse"),
     )
+    dtype: str = option(
+        "auto",
+        "type of the weights; auto: bfloat16 on CUDA, float32 elsewhere",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    quantize: str = option("none", "int8: a quarter of the memory, faster on a CPU", choices=("none", "int8"))
+    compile: str = option(
+        "auto",
+        "the decode step on a CPU; on: compiled once for each shape of model and kept; auto: if that was done before",
+        choices=("auto", "on", "off"),
+    )
 
 
 @dataclass(frozen=True)
