@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import train
+from model import TransformerLM
+from tests.small_models import trained_tokenizer
 from tests.training_runs import write_config, write_tokens
 from utils.checkpoint import read_checkpoint
 from utils.errors import PipelineError, Terminated
@@ -188,6 +190,89 @@ def test_what_cannot_be_trained_is_said_in_one_line(project, monkeypatch):
     with pytest.raises(PipelineError, match=r"has no metadata.json; run: python3 main.py prepare"):
         run_train(project)
     assert not (project / "checkpoints").exists(), "a run that cannot start leaves no folder"
+
+
+def test_weights_of_another_run_begin_a_new_one(project):
+    first = run_train(project)
+    barely = ["--set", "training.learning_rate=1e-9", "--set", "training.min_learning_rate=0"]
+    run_train(project, "--init-from", str(first), "--name", "next", "--set", "training.max_steps=1", *barely)
+    second = newest_run(project)
+    assert second != first
+    content = content_of(second)
+    assert (content["step"], content["name"]) == (1, "next")
+    assert content["init_from"].endswith(f"{first.name}/checkpoint_latest.pt")
+    for name, tensor in content_of(first)["model"].items():
+        torch.testing.assert_close(content["model"][name], tensor, atol=1e-6, rtol=0)
+    # The weights' shape comes with them; what --set says otherwise cannot be met.
+    with pytest.raises(PipelineError, match="does not fit the model: "):
+        run_train(project, "--init-from", str(first), "--set", "model.hidden_size=32")
+    write_tokens(project / "data", fingerprint="f1")
+    with pytest.raises(PipelineError, match="trained with another tokenizer: f0 there, f1 here"):
+        run_train(project, "--init-from", str(first))
+
+
+def test_a_dry_run_measures_and_writes_nothing(project, capsys):
+    before = sorted(project.rglob("*"))
+    assert train.main(["--config", str(project / "config.json"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for told in ("a step: ", "memory at most: ", "the whole run: 20 steps, 2,560 tokens", "disk: 4 checkpoints of "):
+        assert told in printed
+    assert sorted(project.rglob("*")) == before
+
+
+def test_a_run_draws_its_losses_and_runs_are_laid_over_one_another(project, capsys):
+    one = run_train(project, "--name", "one")
+    two = run_train(project, "--name", "two", "--set", "training.learning_rate=0.001", "--profile")
+    assert (one / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+    trace = json.loads((two / "trace.json").read_text())
+    assert trace["traceEvents"]
+    capsys.readouterr()
+    assert train.main(["--config", str(project / "config.json"), "--compare", one.name, "two"]) == 0
+    printed = capsys.readouterr().out
+    assert "best validation loss" in printed
+    assert "2,560" in printed
+    assert (project / "logs" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(PipelineError, match=r"run three has no log in .*; there are: run_.*_(one|two)"):
+        train.main(["--config", str(project / "config.json"), "--compare", "three"])
+
+
+def test_samples_are_written_at_each_validation_and_change_nothing(project, capsys):
+    tokenizer = trained_tokenizer(project / "tokenizer")
+    metadata = json.loads((project / "data" / "metadata.json").read_text())
+    metadata["tokenizer"]["fingerprint"] = tokenizer.fingerprint
+    metadata["vocab_size"] = tokenizer.vocab_size
+    metadata["token_byte_lengths"] = tokenizer.token_byte_lengths().tolist()
+    (project / "data" / "metadata.json").write_text(json.dumps(metadata))
+    settings = ["--set", f"model.vocab_size={tokenizer.vocab_size}", "--set", "training.sample_tokens=5"]
+    silent = run_train(project, *settings, "--set", "training.sample_prompts=[]")
+    assert "sample: " not in capsys.readouterr().out
+    spoken = run_train(project, *settings, "--set", f"paths.tokenizer_dir={project / 'tokenizer'}")
+    validations = [line for line in capsys.readouterr().out.splitlines() if "sample: The history of" in line]
+    assert len(validations) == 3
+    for name, tensor in content_of(silent)["model"].items():
+        assert torch.equal(tensor, content_of(spoken)["model"][name])
+    lines = read_log(project / "logs" / "raw_metrics" / f"{spoken.name}.jsonl")
+    assert [line["step"] for line in lines if line.get("event") == "sample"] == [8, 16, 20]
+
+
+def test_samples_that_cannot_be_made_are_said_to_be_left_out(project, capsys):
+    run_train(project, "--set", f"paths.tokenizer_dir={project / 'nowhere'}")
+    assert "no samples: " in capsys.readouterr().out
+
+
+def test_isolated_documents_reach_the_model_as_segments(project, monkeypatch):
+    seen = []
+    original = TransformerLM.forward
+
+    def watching(self, input_ids, labels=None, **options):
+        seen.append((input_ids, options.get("segment_ids")))
+        return original(self, input_ids, labels, **options)
+
+    monkeypatch.setattr(TransformerLM, "forward", watching)
+    run_train(project, "--set", "dataset.isolate_documents=true", "--set", "training.max_steps=2")
+    assert seen
+    for ids, segments in seen:
+        assert torch.equal(segments, (ids == 1).cumsum(dim=1))
 
 
 def train_command(project: Path, *arguments: str, processes: int = 1) -> list[str]:

@@ -1,5 +1,6 @@
 """Curves of training runs from their logs: loss_curve.png of one run, and several runs over one another."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,9 +86,9 @@ def log_of(run: str, log_dir: Path) -> Path:
     folder = log_dir / "raw_metrics"
     stem = Path(run).name.removesuffix(".jsonl")
     exact = folder / f"{stem}.jsonl"
-    found = [exact] if exact.exists() else sorted({*folder.glob(f"{stem}_*.jsonl"), *folder.glob(f"*_{stem}.jsonl")})
-    # run_…_12_00 also begins the names of run_…_12_00_2: the numbered ones are other runs.
-    found = [path for path in found if not path.stem.removeprefix(f"{stem}_").isdigit()] or found
+    # With a name behind it, or asked for by that name. run_…_12_00 also begins run_…_12_00_2, which is another run.
+    behind = [path for path in folder.glob(f"{stem}_*.jsonl") if not re.match(r"\d+(_|$)", path.stem[len(stem) + 1 :])]
+    found = [exact] if exact.exists() else sorted({*behind, *folder.glob(f"*_{stem}.jsonl")})
     if len(found) == 1:
         return found[0]
     known = ", ".join(path.stem for path in (found or sorted(folder.glob("*.jsonl")))[-5:]) or "none"
