@@ -30,6 +30,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--checkpoint", metavar="[NAME=]PATH", help="a file, a run's folder, or: latest")
     parser.add_argument("--output", metavar="DIR", type=Path, help="the Hugging Face folder to write")
+    parser.add_argument("--gguf", metavar="FILE", type=Path, help="the GGUF file to write")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights there (%(default)s)")
     parser.add_argument("--tokenizer", metavar="DIR", help="folder of the checkpoint's tokenizer")
     parser.add_argument("--scores", metavar="FILE.json", type=Path, help="benchmark results for the model card")
@@ -40,8 +41,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         raise UsageError("wanted: --checkpoint PATH to export it, or --import-hf DIR, one of the two")
     if args.import_hf and not args.output:
         raise UsageError("--import-hf wants --output DIR, the folder of the checkpoint")
-    if not args.output:
-        raise UsageError("--checkpoint wants --output DIR")
+    if not (args.output or args.gguf):
+        raise UsageError(
+            "--checkpoint wants --output DIR for a Hugging Face folder, --gguf FILE for llama.cpp, or both"
+        )
     return args
 
 
@@ -52,12 +55,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{import_from_hf(args.import_hf, args.output, config)}: the logits are the folder's")
         return 0
     loaded = load_for_inference(args.checkpoint, config, device="cpu", dtype="float32")
-    scores = _read_scores(args.scores) if args.scores else None
-    measured = export_to_hf(loaded, args.output, dtype=args.dtype, scores=scores, overwrite=args.overwrite)
-    print(
-        f"{args.output}: loaded by transformers, {measured['greedy_tokens']} greedy tokens equal, logits to "
-        f"{measured['logit_difference']:.1e} of the largest"
-    )
+    if args.output:
+        scores = _read_scores(args.scores) if args.scores else None
+        measured = export_to_hf(loaded, args.output, dtype=args.dtype, scores=scores, overwrite=args.overwrite)
+        print(f"{args.output}: loaded by transformers, {_compared(measured)}")
+    if args.gguf:
+        measured = export_to_gguf(loaded, args.gguf, dtype=args.dtype, overwrite=args.overwrite)
+        print(f"{args.gguf}: {measured['tensors']} tensors read again and equal; {_compared(measured)}")
     return 0
 
 
@@ -92,6 +96,40 @@ def export_to_hf(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return measured
+
+
+def export_to_gguf(
+    loaded: LoadedModel, path: Path, *, dtype: str = "float32", overwrite: bool = False
+) -> dict[str, Any]:
+    """Writes `loaded` as a file for llama.cpp, compares the two, and only then gives it its name.
+
+    Returns:
+        ``tensors`` compared; where llama-cpp-python is installed also ``logit_difference`` and ``greedy_tokens``.
+
+    Raises:
+        PipelineError: something has no equal there, the file is there already, or what was written differs.
+    """
+    from exporting.gguf_check import check_gguf_file
+    from exporting.gguf_file import write_gguf_file
+
+    if path.exists() and not overwrite:
+        raise PipelineError(f"{path} exists; name another file with --gguf, or say --overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.gguf")
+    try:
+        write_gguf_file(loaded, temporary, dtype=DTYPES[dtype])
+        measured = check_gguf_file(temporary, loaded, dtype=DTYPES[dtype])
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return measured
+
+
+def _compared(measured: dict[str, Any]) -> str:
+    if "logit_difference" not in measured:
+        return "llama.cpp was not asked, install llama-cpp-python and it is"
+    tokens = f"{measured['greedy_tokens']} greedy tokens equal, " if measured["greedy_tokens"] else ""
+    return f"{tokens}logits to {measured['logit_difference']:.1e} of the largest"
 
 
 def import_from_hf(directory: Path, output: Path, config: Config) -> Path:
