@@ -1,0 +1,113 @@
+"""Preparation, training, terminal, server and the exported template: five ways to render a conversation, one result."""
+
+import io
+import json
+from contextlib import redirect_stdout
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+import Inference
+import lima_tokenizer
+from console.single import run_single
+from console.writing import Writer
+from exporting.hf_folder import write_hf_folder
+from loading import load_for_inference
+from serving.api import create_app
+from serving.engine import Engine, ServedModel
+from tests.small_models import small_checkpoint, trained_tokenizer
+from tuning.batches import ConversationLoader
+from tuning.sft_data import SftDataset
+from utils.batch_generation import BatchGenerator
+from utils.chat import encode_conversation, encode_prompt
+from utils.config import load_config
+from utils.config_sections import GenerationConfig, ServerConfig
+from utils.generation_settings import GenerationSettings
+
+QUESTIONS = ["the quick fox?", "Zürich 東京, </s and\n\ntwo lines "]
+ANSWER = "jumps over 🙂"
+MESSAGES = [
+    {"role": "user", "content": QUESTIONS[0]},
+    {"role": "assistant", "content": ANSWER},
+    {"role": "user", "content": QUESTIONS[1]},
+]
+COMPLETE = [*MESSAGES, {"role": "assistant", "content": "lazy dog"}]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("renderers")
+    tokenizer = trained_tokenizer(folder / "tokenizer")
+    checkpoint = small_checkpoint(folder / "a.pt", tokenizer, chat=True, max_position_embeddings=256)
+    config = load_config(settings=[f"paths.tokenizer_dir={folder / 'tokenizer'}", f"paths.post_training_dir={folder}"])
+    return folder, config, load_for_inference(str(checkpoint), config, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def prompts_read(monkeypatch):
+    """The prompts, as ids, that any generation begins with."""
+    read = []
+    join = BatchGenerator.join
+
+    def recording(self, prompt_ids, settings):
+        read.append(list(prompt_ids))
+        return join(self, prompt_ids, settings)
+
+    monkeypatch.setattr(BatchGenerator, "join", recording)
+    return read
+
+
+def test_preparation_and_training(workshop):
+    folder, config, loaded = workshop
+    source = folder / "chats.jsonl"
+    source.write_text(json.dumps({"messages": COMPLETE}) + "\n")
+    lima_tokenizer.prepare_lima(config, source=source)
+    wanted = encode_conversation(loaded.tokenizer, COMPLETE)
+    data = SftDataset.open(folder)
+    assert data.ids[0, : data.lengths[0]].tolist() == wanted.ids
+    batch = next(iter(ConversationLoader(data, np.arange(1), batch_size=1, device=torch.device("cpu"))))
+    assert batch["input_ids"][0].tolist() == wanted.ids
+    assert (batch["labels"][0] != -100).int().tolist() == wanted.mask
+
+
+def test_terminal(workshop, prompts_read, monkeypatch):
+    folder, _, loaded = workshop
+    options = ["--tokenizer", str(folder / "tokenizer"), "--max-length", "1", "--device", "cpu"]
+    arguments = ["--checkpoint", str(folder / "a.pt"), "--prompt", QUESTIONS[1], *options]
+    assert Inference.main(arguments) == 0
+    assert prompts_read == [encode_prompt(loaded.tokenizer, [{"role": "user", "content": QUESTIONS[1]}])]
+    # The chat with history: what was answered before stands in the second prompt.
+    prompts_read.clear()
+    questions = iter(["the quick fox?", "lazy?", "q"])
+    monkeypatch.setattr("builtins.input", lambda *args: next(questions))
+    with redirect_stdout(io.StringIO()) as output:
+        run_single(Writer(loaded, "off"), GenerationSettings(max_length=5, temperature=0.0))
+    first, second = prompts_read
+    assert first == encode_prompt(loaded.tokenizer, [{"role": "user", "content": "the quick fox?"}])
+    answer = output.getvalue().split("Model: ")[1].split("\n5 tokens")[0].strip()
+    history = [{"role": "user", "content": "the quick fox?"}, {"role": "assistant", "content": answer or "…"}]
+    assert second == encode_prompt(loaded.tokenizer, [*history, {"role": "user", "content": "lazy?"}])
+
+
+def test_server(workshop, prompts_read):
+    _, _, loaded = workshop
+    served = ServedModel("chat", loaded.model, loaded.tokenizer, is_chat=True, max_rows=1)
+    app = create_app(Engine([served], max_waiting=4, timeout=60), GenerationConfig(), ServerConfig())
+    with TestClient(app) as client:
+        response = client.post("/v1/chat/completions", json={"model": "chat", "messages": MESSAGES, "max_tokens": 1})
+    assert response.status_code == 200
+    assert prompts_read == [encode_prompt(loaded.tokenizer, MESSAGES)]
+
+
+def test_exported_template(workshop):
+    from transformers import AutoTokenizer
+
+    folder, _, loaded = workshop
+    write_hf_folder(loaded, folder / "hf", dtype=torch.float32)
+    theirs = AutoTokenizer.from_pretrained(folder / "hf")
+    prompt = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=True)
+    assert prompt["input_ids"] == encode_prompt(loaded.tokenizer, MESSAGES)
+    whole = theirs.apply_chat_template(COMPLETE, return_dict=True)
+    assert whole["input_ids"] == encode_conversation(loaded.tokenizer, COMPLETE).ids
