@@ -15,6 +15,7 @@ from utils.config_sections import Config
 from utils.devices import current_world, describe_device, peak_flops
 from utils.distributed import from_main
 from utils.errors import PipelineError
+from utils.flops import training_flops_per_token
 from utils.generation_settings import GenerationSettings
 from utils.logging_utils import DualLogger
 from utils.run_curves import LossCurve
@@ -44,7 +45,12 @@ def build_trainer(config: Config, device: torch.device, start: StartingPoint, *,
         val_loader,
         config=config.training,
         device=device,
-        run=RunInfo(folder, description, peak_flops=peak_flops(device)),
+        run=RunInfo(
+            folder,
+            description,
+            flops_per_token=training_flops_per_token(config.model, config.dataset.window),
+            peak_flops=peak_flops(device),
+        ),
         logger=run_logger(config, folder, start, enabled=is_main and writes),
         token_bytes=token_bytes(dataset),
         document_start=document_start(config, dataset),
