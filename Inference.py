@@ -132,7 +132,11 @@ def _load(args: argparse.Namespace, config: "Config") -> "list[Writer]":
         if not fits and args.prompt is None:
             confirm("Load them all the same?")
     loaded = load_all(args.checkpoint, config, device=args.device, dtype=chosen.dtype, quantize=chosen.quantize)
-    return [Writer(each, chosen.compile) for each in loaded]
+    writers = [Writer(each, chosen.compile) for each in loaded]
+    if len(writers) > 1:
+        for writer in writers:
+            writer.warm_up()
+    return writers
 
 
 def _standard_input() -> str:

@@ -10,7 +10,7 @@ from loading import LoadedModel
 from utils import chat
 from utils.batch_generation import Decoder
 from utils.compiled_decode import compiled_decoder
-from utils.generation import encode_prompt, stream_events
+from utils.generation import encode_prompt, stream_events, stream_tokens
 from utils.generation_settings import GenerationSettings, check_prompt, check_text
 from utils.terminal import format_seconds
 
@@ -53,6 +53,11 @@ class Writer:
     def decoder(self) -> Decoder | None:
         return compiled_decoder(self.loaded.model, self.compile)
 
+    def warm_up(self) -> None:
+        """Reads the weights from disk and starts the kernels, so that the first of several is not the slowest."""
+        for _ in stream_tokens(self.loaded.model, [1], GenerationSettings(max_length=3), decoder=self.decoder):
+            pass
+
     def prompt_ids(self, prompt: str) -> list[int]:
         """A text as the model was taught to read it: a question of a chat, or the beginning of a document."""
         if self.loaded.is_chat:
@@ -71,9 +76,9 @@ class Writer:
     def stream(self, prompt_ids: Sequence[int], settings: GenerationSettings, statistics: Statistics) -> Iterator[str]:
         """The new text as it is generated; `statistics` are filled meanwhile."""
         statistics.prompt_tokens = len(prompt_ids)
+        model, tokenizer, decoder = self.loaded.model, self.loaded.tokenizer, self.decoder
         start, is_first = time.perf_counter(), True
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        for event in stream_events(model, prompt_ids, settings, tokenizer=tokenizer, decoder=self.decoder):
+        for event in stream_events(model, prompt_ids, settings, tokenizer=tokenizer, decoder=decoder):
             statistics.new_tokens += 1
             statistics.seconds = time.perf_counter() - start
             statistics.first_token_seconds = statistics.first_token_seconds or statistics.seconds

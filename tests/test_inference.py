@@ -1,6 +1,7 @@
 """Inference.py: the plain form, the menus by typed answers, and one clear line for everything that cannot be done."""
 
 import builtins
+import json
 import os
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pytest
 import torch
 
 import Inference
+from console import comparison
+from console.comparison import Result, side_by_side, summary, wrap
 from console.menus import parse_numbers
+from console.writing import Statistics
 from model import create_model
 from tokenizer import WikipediaTokenizer
 from utils.checkpoint import write_checkpoint
@@ -48,6 +52,7 @@ def home(tmp_path_factory) -> Path:
     tokenizer = train_tokenizer(base / "tok", TEXT, 290)
     write_run(base / "checkpoints" / "run_2026_01_01_10_00", tokenizer, "best", "latest", name="first try")
     write_run(base / "checkpoints" / "run_2026_01_02_10_00", tokenizer, "step_5", "best", "latest", seed=5)
+    write_run(base / "tuned" / "sft_lima_2026_01_03_10_00", tokenizer, "latest", seed=9, chat_template="user-assistant")
     return base
 
 
@@ -212,3 +217,121 @@ def test_lists_of_numbers():
     assert parse_numbers(" 2 2, 1", 5) == [2, 1]
     assert parse_numbers("ALL", 3) == [1, 2, 3]
     assert parse_numbers("6", 5) == parse_numbers("1,x", 5) == parse_numbers("0", 5) == []
+
+
+def test_several_checkpoints_are_shown_side_by_side(infer, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    first, second = "old=run_2026_01_01_10_00", "run_2026_01_02_10_00"
+    options = ["--prompt", "the cat", "--temperature", "0", "--max-length", "6"]
+    code, out, err = infer("--checkpoint", first, "--checkpoint", second, *options)
+    assert code == 0
+    assert "2 models need" in err
+    assert "fastest: " in out
+    assert "most tokens: " in out
+    alone = [infer("--checkpoint", each, *options)[1].strip() for each in (first, second)]
+    assert [cell.strip() for cell in out.strip().splitlines()[2].split("│")] == alone
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_two_checkpoints_of_one_name_are_told_apart(infer):
+    code, _, err = infer("--checkpoint", "latest", "--checkpoint", "latest", "--prompt", "x")
+    assert code == 2
+    assert "name them apart" in err
+
+
+def test_json_holds_texts_and_statistics(infer):
+    options = ["--prompt", "the cat", "--max-length", "6", "--seed", "2"]
+    code, out, _ = infer("--checkpoint", "a=latest", "--checkpoint", "b=run_2026_01_01_10_00", *options, "--json")
+    content = json.loads(out)
+    assert code == 0
+    assert [result["name"] for result in content["results"]] == ["a", "b"]
+    assert content["results"][0]["text"] + "\n" == infer("--checkpoint", "latest", *options)[1]
+    assert content["settings"]["seed"] == 2
+    assert content["results"][0].keys() >= {"new_tokens", "tokens_per_second", "finish_reason", "checkpoint"}
+
+
+def test_the_comparison_by_menus(infer, type_answers):
+    type_answers("2", "1", "1,3", "the cat", "1", "the dog", "1", "q")
+    code, out, _ = infer("--max-length", "4")
+    assert code == 0
+    assert out.count("fastest: ") == 2
+    type_answers("2", "1", "7", "all", "q")
+    assert "'7' is not a list of numbers from 1 to 3" in infer("--max-length", "4")[1]
+
+
+def test_too_little_memory_is_said_before_loading_and_asked(infer, type_answers, monkeypatch):
+    monkeypatch.setattr(comparison, "free_memory", lambda device: 10_000)
+    type_answers("2", "1", "all", "n")
+    code, out, err = infer()
+    assert code == 0
+    assert "warning: 3 models need" in err
+    assert "9.8 KB free on cpu" in err
+    assert "Prompt for all" not in out
+
+
+def test_a_fine_tuned_run_is_asked_in_its_template(infer, home, monkeypatch):
+    from utils.generation import stream_events as original
+
+    seen = []
+    monkeypatch.setattr(
+        "console.writing.stream_events", lambda m, ids, *a, **k: seen.append(ids) or original(m, ids, *a, **k)
+    )
+    code, _, _ = infer("--checkpoint", str(home / "tuned"), "--prompt", "the cat?", "--max-length", "4")
+    tokenizer = WikipediaTokenizer(home / "tok")
+    assert code == 0
+    assert seen == [tokenizer.encode("User: the cat?\nAssistant:", add_bos=True)]
+
+
+def test_a_chat_keeps_its_history_until_new(infer, home, type_answers, monkeypatch):
+    from utils.chat import encode_prompt as original
+
+    asked = []
+    monkeypatch.setattr(
+        "utils.chat.encode_prompt", lambda t, messages: asked.append(list(messages)) or original(t, messages)
+    )
+    type_answers("the cat", "", "the dog", "/new", "the house", "q")
+    code, out, _ = infer("--checkpoint", str(home / "tuned"), "--max-length", "3")
+    assert code == 0
+    assert "the prompt is empty" in out
+    assert [[message["role"] for message in messages] for messages in asked] == [
+        ["user"],
+        ["user", "assistant", "user"],
+        ["user"],
+    ]
+    assert out.count("Model: ") == 3
+
+
+def test_a_long_chat_drops_its_oldest_turns(infer, home, type_answers):
+    type_answers("the cat " * 60, "the dog " * 60, "the house " * 60, "the mat " * 60, "q")
+    code, out, _ = infer("--checkpoint", str(home / "tuned"), "--max-length", "300")
+    assert code == 0
+    assert "dropped: the context holds 1,024 tokens" in out
+    assert out.count("tokens/s") == 4
+
+
+def results_of(*texts: str) -> list[Result]:
+    return [
+        Result(f"model {i}", Path("x.pt"), text, Statistics(3, 10 * i, 2.0, 0.1)) for i, text in enumerate(texts, 1)
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 60, 100, 200])
+def test_columns_fit_any_terminal_and_lose_nothing(width):
+    texts = ["one two three " * 9, "你好世界" * 20, "", "a" * 150, "line\n\n    indented"]
+    shown = side_by_side(results_of(*texts), width=width)
+    assert max(sum(2 if "\u4e00" <= c <= "\u9fff" else 1 for c in line) for line in shown.splitlines()) <= width
+    for character, count in (("a", 150), ("好", 20)):
+        assert shown.count(character) == count
+
+
+def test_lines_break_at_spaces():
+    assert wrap("one two three\n  four", 8) == ["one two", "three", "  four"]
+    assert wrap("abcdefghij k", 4) == ["abcd", "efgh", "ij k"]
+
+
+def test_the_summary_names_the_fastest_and_the_longest():
+    results = results_of("a", "b")
+    results[0].statistics.seconds = 0.1
+    text = summary(results)
+    assert "fastest: model 1 (100.0 tokens/s)" in text
+    assert "most tokens: model 2 (20)" in text
