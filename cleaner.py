@@ -24,7 +24,7 @@ from typing import Any, TextIO
 from cleaning import plain_text, structured_contents, wikitext
 from cleaning.policy import Page, Policy, Removals
 from cleaning.processes import Report, run_jobs
-from cleaning.run import CleaningRun, Job, plan_jobs
+from cleaning.run import CleaningRun, Job, claimed, plan_jobs, shared
 from utils.cli import load_config_from, run, stage_parser
 from utils.config_sections import CleaningConfig
 from utils.errors import PipelineError
@@ -207,7 +207,8 @@ class _Work:
     def __call__(self, report: Report) -> dict[str, Any]:
         # Parsed articles are trees without cycles; looking for cycles in them takes a third of the time.
         gc.disable()
-        return clean_file(self.job, report=report, **self.options)
+        with shared(self.options["directory"]):
+            return clean_file(self.job, report=report, **self.options)
 
 
 class Progress:
@@ -318,11 +319,12 @@ def main(argv: list[str] | None = None) -> int:
         show(jobs, config.cleaning, args.show)
         return 0
     config.paths.cleaned_dir.mkdir(parents=True, exist_ok=True)
-    cleaning = CleaningRun(config.paths.cleaned_dir, jobs, config.cleaning, limit=limit)
-    done = len(jobs) - len(cleaning.pending)
-    if done:
-        print(f"{done} of {len(jobs)} files are cleaned already, with this input and policy")
-    clean_all(cleaning, config.cleaning, strict=args.strict)
+    with claimed(config.paths.cleaned_dir):
+        cleaning = CleaningRun(config.paths.cleaned_dir, jobs, config.cleaning, limit=limit)
+        done = len(jobs) - len(cleaning.pending)
+        if done:
+            print(f"{done} of {len(jobs)} files are cleaned already, with this input and policy")
+        clean_all(cleaning, config.cleaning, strict=args.strict)
     print_summary(cleaning, time.monotonic() - started)
     return 0
 

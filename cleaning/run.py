@@ -1,8 +1,12 @@
 """What a cleaning run has to do and has done: jobs, their fingerprints, and the report that survives a kill."""
 
+import fcntl
 import hashlib
 import json
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from utils.raw_files import bare_name, find_raw_files, format_of
 # Small text files share an output, or a folder of 10,000 notes would become 10,000 files.
 TEXT_BYTES_TOGETHER = 64 << 20
 _SAMPLE_BYTES = 64 << 10
+_LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,39 @@ class CleaningRun:
         }
 
 
+@contextmanager
+def claimed(directory: Path, *, patience: float = 5.0) -> Iterator[None]:
+    """Hold `directory` against other runs, and clear away what a killed one left half done.
+
+    The workers of a run share its hold (`shared`), so those that outlive their parent by a moment are waited for.
+
+    Raises:
+        PipelineError: another cleaner is at work there.
+    """
+    deadline = time.monotonic() + patience
+    with (directory / _LOCK_NAME).open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise PipelineError(f"another cleaner is at work in {directory}; wait for it, or stop it") from None
+                time.sleep(0.05)
+        for half_done in (*directory.glob(".*.tmp"), *directory.glob("rejects/.*.tmp")):
+            half_done.unlink()
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def shared(directory: Path) -> Iterator[None]:
+    """A worker's part of its run's hold on `directory`; the system lets go of it when the process ends, however."""
+    with (directory / _LOCK_NAME).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
 def add_up(results: Any) -> dict[str, Any]:
     """The sums over files of counts, and of counts by reason (most frequent first)."""
     sums: dict[str, Any] = {}
@@ -149,8 +187,3 @@ def add_up(results: Any) -> dict[str, Any]:
             elif isinstance(value, int) and key != "limit":
                 sums[key] = sums.get(key, 0) + value
     return {key: dict(value.most_common()) if isinstance(value, Counter) else value for key, value in sums.items()}
-
-
-def output_names(job: Job) -> tuple[str, str]:
-    """The job's output and its rejects, below the output folder."""
-    return job.name, f"rejects/{job.source}.jsonl"

@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 import cleaner
+from cleaning.run import claimed
 from utils.cleaned_files import cleaned_files
 from utils.errors import PipelineError
 from utils.text import from_line
@@ -305,6 +306,17 @@ def test_killed_at_work_it_leaves_nothing_that_looks_whole(tmp_path):
     articles, report = run_cleaner(tmp_path)
     assert len(articles) == 4001
     assert report["complete"]
+
+
+def test_two_cleaners_in_one_folder_are_refused(tmp_path):
+    with (
+        claimed(tmp_path),
+        pytest.raises(PipelineError, match="another cleaner is at work"),
+        claimed(tmp_path, patience=0),
+    ):
+        pass
+    with claimed(tmp_path):
+        pass
 
 
 def test_real_articles(real_data, tmp_path):
