@@ -183,4 +183,4 @@ def summary(results: Sequence[Result]) -> str:
         f"most tokens: {styled(longest.name, 'green')} ({longest.statistics.new_tokens})",
         f"together: {total} tokens in {format_seconds(seconds)}",
     ]
-    return format_table(rows, right=range(1, 5)) + "\n" + " · ".join(verdict)
+    return "\n".join([format_table(rows, right=range(1, 5)), *verdict])
