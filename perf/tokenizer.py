@@ -7,11 +7,14 @@ and each one's ratio to Hugging Face's `encode_batch_fast`. Every engine's ids a
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -39,7 +42,8 @@ def main() -> None:
             share = batches if name.startswith("gigatoken") else batches[::_SLOW_SHARE]
             speeds[name].append(megabytes_per_second(engine, share))
     print(table(speeds))
-    memory(tokenizer, batches)
+    memory(tokenizer, batches, "these documents")
+    memory(tokenizer, random_words(args.megabytes), "random words")
 
 
 def all_engines(tokenizer: WikipediaTokenizer, directory: Path) -> dict[str, Engine]:
@@ -95,21 +99,29 @@ def table(speeds: dict[str, list[float]]) -> str:
     return format_table(rows, right=(1, 2, 3))
 
 
-def memory(tokenizer: WikipediaTokenizer, batches: Sequence[Sequence[str]]) -> None:
-    """What the bulk engine's caches grow to over the corpus, never renewed."""
+def memory(tokenizer: WikipediaTokenizer, batches: Iterable[Sequence[str]], what: str) -> None:
+    """What the bulk engine's caches grow to, never renewed."""
     encoder = BulkEncoder(tokenizer.vocabulary, reference=tokenizer.encode_batch_reference, renew_after=1 << 60)
-    before, done = resident_megabytes(), 0.0
-    marks = [len(batches) * part // 4 for part in (1, 2, 3, 4)]
-    for number, batch in enumerate(batches, start=1):
+    before, done, mark = resident_megabytes(), 0.0, 50.0
+    for batch in batches:
         encoder.encode(batch)
         done += sum(map(size, batch)) / 1e6
-        if number in marks:
-            print(f"never renewed, after {done:.0f} MB: resident memory +{resident_megabytes() - before:.0f} MB")
+        if done >= mark:
+            print(f"{what}, never renewed, after {done:.0f} MB: memory +{resident_megabytes() - before:.0f} MB")
+            mark += 50
+
+
+def random_words(megabytes: float) -> Iterator[list[str]]:
+    """Batches of text in which nearly every word is new."""
+    generator = np.random.default_rng(0)
+    for _ in range(round(megabytes / (_BATCH * _DOCUMENT_CHARACTERS / 1e6))):
+        letters = generator.integers(97, 123, size=_BATCH * _DOCUMENT_CHARACTERS, dtype=np.uint8)
+        letters[generator.random(letters.size) < 0.12] = 32
+        text = letters.tobytes().decode("ascii")
+        yield [text[start : start + _DOCUMENT_CHARACTERS] for start in range(0, len(text), _DOCUMENT_CHARACTERS)]
 
 
 def resident_megabytes() -> float:
-    import os
-
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

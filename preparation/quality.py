@@ -10,8 +10,9 @@ Unified Text-to-Text Transformer", JMLR 21(140), section 2.2.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from utils.errors import PipelineError, did_you_mean
 
@@ -23,13 +24,8 @@ _DUPLICATE_NGRAM_LIMITS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10
 _BULLETS = ("•", "‣", "▶", "◀", "◦", "■", "□", "▪", "▫", "-", "–", "*", "●")
 _LETTER = re.compile(r"[^\W\d_]")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
-_TERMINAL = (
-    ".",
-    "!",
-    "?",
-    '"',
-    "”",
-)  # C4's "terminal punctuation mark (a period, exclamation mark, …, end quotation mark)"
+# C4: "a terminal punctuation mark (i.e. a period, exclamation mark, question mark, or end quotation mark)"
+_TERMINAL = (".", "!", "?", '"', "”")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 
@@ -63,16 +59,7 @@ def gopher_repetition(text: str) -> str | None:
         return "gopher_duplicate_lines"
     if _is_repetitive([each for each in re.split(r"\n\s*\n", text) if each.strip()], len(text)):
         return "gopher_duplicate_paragraphs"
-    words = text.split()
-    if any(_top_ngram_characters(words, n) > limit * len(text) for n, limit in _TOP_NGRAM_LIMITS.items()):
-        return "gopher_top_ngram"
-    for n, limit in _DUPLICATE_NGRAM_LIMITS.items():
-        characters = _duplicate_ngram_characters(words, n)
-        if characters > limit * len(text):
-            return "gopher_duplicate_ngrams"
-        if characters == 0:  # no n words stand twice, so no longer run does either
-            return None
-    return None
+    return _ngram_reason(text.split(), len(text))
 
 
 def c4(text: str) -> str | None:
@@ -118,23 +105,34 @@ def _is_repetitive(blocks: Sequence[str], num_characters: int) -> bool:
     return len(repeated) > 0.3 * len(blocks) or sum(map(len, repeated)) > 0.2 * num_characters
 
 
-def _top_ngram_characters(words: Sequence[str], n: int) -> int:
-    """Characters, with the spaces between, in the n words that stand together most often; 0 if none do twice."""
-    counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-    ngram, count = max(counts.items(), key=lambda item: item[1], default=((), 1))
-    return count * len(" ".join(ngram)) if count > 1 else 0
+def _ngram_reason(words: Sequence[str], num_characters: int) -> str | None:
+    numbers: dict[str, int] = {}
+    word_ids = np.array([numbers.setdefault(word, len(numbers)) for word in words], dtype=np.int64)
+    ends = np.cumsum([0, *map(len, words)])
+    ngrams = word_ids
+    for n in range(2, min(len(words), 10) + 1):
+        # An n-gram's number: that of its first n - 1 words and its last word, numbered anew so that it stays small.
+        ngrams = np.unique(ngrams[:-1] * len(numbers) + word_ids[n - 1 :], return_inverse=True)[1]
+        counts = np.bincount(ngrams)
+        if counts.max() == 1:  # no n words stand twice, so no longer run does either
+            return None
+        lengths = ends[n:] - ends[:-n]  # characters of the n-gram that begins at each word
+        if n in _TOP_NGRAM_LIMITS:
+            most = lengths[counts[ngrams] == counts.max()].max() + n - 1  # with the spaces between
+            if most * counts.max() > _TOP_NGRAM_LIMITS[n] * num_characters:
+                return "gopher_top_ngram"
+        elif _repeated_characters(ngrams.tolist(), lengths.tolist(), n) > _DUPLICATE_NGRAM_LIMITS[n] * num_characters:
+            return "gopher_duplicate_ngrams"
+    return None
 
 
-def _duplicate_ngram_characters(words: Sequence[str], n: int) -> int:
+def _repeated_characters(ngrams: Sequence[int], lengths: Sequence[int], n: int) -> int:
     """Characters in n words that stood together before; those of overlapping n-grams count once."""
-    ngrams = list(zip(*(words[i:] for i in range(n)), strict=False))
-    if len(set(ngrams)) == len(ngrams):
-        return 0
-    seen: set[tuple[str, ...]] = set()
+    seen: set[int] = set()
     characters = i = 0
     while i < len(ngrams):
         if ngrams[i] in seen:
-            characters += sum(map(len, ngrams[i]))
+            characters += lengths[i]
             i += n
         else:
             seen.add(ngrams[i])
