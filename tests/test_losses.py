@@ -29,7 +29,7 @@ def value_and_gradients(loss, hidden, weight, targets):
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 200])
 def test_value_and_gradients_equal_those_of_all_logits_at_once(rows, monkeypatch):
-    monkeypatch.setitem(losses._CHUNK_ROWS, "cpu", 64)
+    monkeypatch.setitem(losses._ROWS, "cpu", (64, 16))
     tensors = inputs(rows)
     for ours, theirs in zip(
         value_and_gradients(head_loss_sum, *tensors), value_and_gradients(plain, *tensors), strict=True
@@ -38,7 +38,7 @@ def test_value_and_gradients_equal_those_of_all_logits_at_once(rows, monkeypatch
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_one(monkeypatch):
-    monkeypatch.setitem(losses._CHUNK_ROWS, "cpu", 64)
+    monkeypatch.setitem(losses._ROWS, "cpu", (64, 16))
     hidden, weight, targets = inputs(500, dtype=torch.bfloat16)
     exact_hidden = hidden.detach().float().requires_grad_()
     exact = value_and_gradients(plain, exact_hidden, weight, targets)

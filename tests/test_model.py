@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.flex_attention import flex_attention
 
 from model import TransformerLM, create_model, load_weights
 from utils.attention import attend, segment_block_mask, segment_mask
 from utils.config_sections import ModelConfig
+from utils.cpu_attention import blocked_causal_attention
 from utils.errors import PipelineError
 from utils.hf_names import from_hf_names, to_hf_names
 
@@ -213,15 +215,30 @@ def reference_attention(q, k, v, segments):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
-@pytest.mark.parametrize("kind", ["tensor", "blocks"])
-def test_segments_attend_as_the_formula_says(groups, kind):
+@pytest.mark.parametrize("kind", ["tensor", "blocks", pytest.param("compiled blocks", marks=pytest.mark.slow)])
+def test_segments_attend_as_the_formula_says(groups, kind, monkeypatch):
     torch.manual_seed(0)
+    if kind == "blocks":
+        monkeypatch.setattr("utils.attention._compiled_flex_attention", lambda: flex_attention)
     length = 32 if kind == "tensor" else 256
     q, k, v = (torch.randn(2, heads, length, 16) for heads in (6, groups, groups))
     segments = documents(torch.zeros(2, length, dtype=torch.long))
     mask = (segment_mask if kind == "tensor" else segment_block_mask)(segments)
     with torch.no_grad():  # FlexAttention has no backward pass on the CPU
         torch.testing.assert_close(attend(q, k, v, mask), reference_attention(q, k, v, segments), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("length", [128, 256, 384])
+def test_blocked_attention_is_attention(groups, length):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, length, 16, requires_grad=True) for heads in (6, groups, groups))
+    results = []
+    for attention in (blocked_causal_attention, lambda q, k, v: attend(q, k, v, None)):
+        output = attention(q, k, v)
+        results.append([output, *torch.autograd.grad(output.square().sum(), (q, k, v))])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_isolated_documents_are_predicted_as_if_each_stood_alone_but_for_their_positions():

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from utils import cpu_attention
 from utils.config_sections import ModelConfig
 from utils.linear import FusedLinear, Linear
 from utils.norms import RMSNorm
@@ -62,6 +63,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> 
         attention = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
         return attention(q, k, v, block_mask=mask, enable_gqa=grouped)
     causal = mask is None and q.shape[2] > 1
+    if causal and q.is_cpu and torch.compiler.is_compiling() and cpu_attention.fits(q.shape[2]):
+        return cpu_attention.blocked_causal_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 IGNORED = -100  # the label of a token that is not to be predicted, as in torch and transformers
 
-# Rows whose logits are held at once. On the CPU what 512 rows need stays in the cache (measured: 256 to 512 are the
-# fastest); a GPU wants larger products.
-_CHUNK_ROWS = {"cpu": 512, "cuda": 4096, "mps": 1024}
+# Rows whose logits are held at once, and rows of them that are computed and passed over together: on the CPU these stay
+# in the cache (measured), a GPU wants large products.
+_ROWS = {"cpu": (4096, 256), "cuda": (4096, 4096)}
+_OTHER_ROWS = (1024, 1024)
 
 
 def next_token_labels(labels: Tensor) -> Tensor:
@@ -50,22 +51,19 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, compiled: bool) -> Tensor:
         head = weight.to(hidden.dtype)
         wants_gradient = any(ctx.needs_input_grad[:2])
-        exponentials = _compiled_exponentials() if compiled else _exponentials
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if wants_gradient else None
         head_gradient = torch.zeros_like(weight, dtype=torch.float32) if wants_gradient else None
-        for rows in _chunks(len(hidden), _CHUNK_ROWS.get(hidden.device.type, 1024)):
-            counted, target = targets[rows] != IGNORED, targets[rows].clamp(min=0)
-            logits = hidden[rows] @ head.T  # (n, V)
-            if compiled:
-                torch._dynamo.maybe_mark_dynamic(logits, 0)
-            raised, sums, losses, at_target = exponentials(logits, target)
+        held_rows, chunk_rows = _ROWS.get(hidden.device.type, _OTHER_ROWS)
+        for rows in _slices(len(hidden), held_rows):
+            gradient = hidden.new_empty(rows.stop - rows.start, len(head))  # (n, V): of the logits, not yet divided
+            sums, losses = _losses(hidden[rows], head, targets[rows], gradient, chunk_rows, compiled)
+            counted = targets[rows] != IGNORED
             total += (losses * counted).sum()
             if wants_gradient:
-                raised.scatter_(1, target[:, None], at_target[:, None].to(raised.dtype))
                 share = (counted / sums)[:, None].to(hidden.dtype)  # (n, 1)
-                hidden_gradient[rows] = (raised @ head) * share
-                head_gradient += raised.T @ (hidden[rows] * share)
+                hidden_gradient[rows] = (gradient @ head) * share
+                head_gradient += gradient.T @ (hidden[rows] * share)
         if wants_gradient:
             ctx.save_for_backward(hidden_gradient, head_gradient.to(weight.dtype))
         return total
@@ -76,22 +74,41 @@ class _HeadLoss(torch.autograd.Function):
         return hidden_gradient * gradient, head_gradient * gradient, None, None
 
 
-def _chunks(length: int, rows: int) -> list[slice]:
-    """Slices of nearly equal size, at most `rows`: at most two sizes, so that few kernels are compiled."""
+def _losses(
+    hidden: Tensor, head: Tensor, targets: Tensor, gradient: Tensor, chunk_rows: int, compiled: bool
+) -> tuple[Tensor, Tensor]:
+    """Fills `gradient` (n, V) and returns each row's sum of exponentials and its cross-entropy."""
+    pass_over = _compiled_pass_over() if compiled else _pass_over
+    results = []
+    for rows in _slices(len(hidden), chunk_rows):
+        logits = torch.mm(hidden[rows], head.T, out=gradient[rows])
+        if compiled:
+            torch._dynamo.maybe_mark_dynamic(logits, 0)
+        target = targets[rows].clamp(min=0)
+        sums, losses, at_target = pass_over(logits, target)
+        logits.scatter_(1, target[:, None], at_target[:, None].to(logits.dtype))
+        results.append((sums, losses))
+    sums, losses = zip(*results, strict=True)
+    return torch.cat(sums), torch.cat(losses)
+
+
+def _slices(length: int, rows: int) -> list[slice]:
+    """Slices of nearly equal size, at most `rows`."""
     size = -(-length // -(-length // rows)) if length else 1
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _exponentials(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each row: the exponentials over the row's maximum (in the logits' type), their sum, the cross-entropy, and the
-    target's exponential less the sum, in float32: where the model is sure, the two nearly cancel."""
+def _pass_over(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Replaces each row's logits by their exponentials over the row's maximum. Returns, in float32, the rows' sums,
+    their cross-entropies, and the target's exponential less the sum: where the model is sure, the two nearly cancel."""
     highest = logits.amax(dim=-1).float()
+    wanted = logits.gather(1, target[:, None]).squeeze(1).float() - highest
     raised = torch.exp(logits.float() - highest[:, None])
     sums = raised.sum(dim=-1)
-    wanted = logits.gather(1, target[:, None]).squeeze(1).float() - highest
-    return raised.to(logits.dtype), sums, sums.log() - wanted, wanted.exp() - sums
+    logits.copy_(raised)
+    return sums, sums.log() - wanted, wanted.exp() - sums
 
 
 @cache
-def _compiled_exponentials():
-    return torch.compile(_exponentials)
+def _compiled_pass_over():
+    return torch.compile(_pass_over)
