@@ -1,10 +1,14 @@
 """Out of memory: the batch size that does fit, found by trying."""
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from utils.errors import PipelineError
+from utils.step_timing import synthetic_batch
+
+if TYPE_CHECKING:
+    from utils.trainer import Trainer
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -14,35 +18,40 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def largest_fitting(try_batch: Callable[[int], None], failed: int, *, forget: Callable[[], None]) -> int:
-    """The largest of `failed`/2, /4, … that `try_batch` takes; 0 where not even one does.
-
-    Args:
-        forget: frees what a try has left.
-    """
-    size = failed // 2
-    while size:
-        forget()
-        try:
-            try_batch(size)
-            return size
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        size //= 2
-    return 0
-
-
-def out_of_memory_error(batch_size: int, accumulation: int, fitting: int) -> PipelineError:
+def explain_out_of_memory(trainer: "Trainer") -> PipelineError:
     """The error that names the batch size that fits, with the accumulation that keeps the step as large as it was."""
-    told = f"out of memory with training.batch_size {batch_size}"
+    config = trainer.config
+    fitting = _largest_fitting(trainer)
+    told = f"out of memory with training.batch_size {config.batch_size}"
     if not fitting:
         return PipelineError(
             f"{told}, and one window does not fit either; shorten dataset.window, set "
             "model.activation_checkpointing=true, or choose a smaller model"
         )
-    steps = -(-batch_size * accumulation // fitting)
+    steps = -(-config.batch_size * config.gradient_accumulation_steps // fitting)
     return PipelineError(
         f"{told}; {fitting} fits (tried here): --set training.batch_size={fitting} "
         f"--set training.gradient_accumulation_steps={steps}"
     )
+
+
+def _largest_fitting(trainer: "Trainer") -> int:
+    """The largest of a half, a quarter, … of the batch that goes forward and backward; 0 where no row does."""
+    rows = trainer.config.batch_size // 2
+    while rows:
+        _free(trainer)
+        try:
+            trainer.backward([synthetic_batch(trainer, rows)], torch.tensor(1.0, device=trainer.device))
+            return rows
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        rows //= 2
+    return 0
+
+
+def _free(trainer: "Trainer") -> None:
+    for parameter in trainer.parameters:
+        parameter.grad = None
+    if trainer.device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from utils.config_sections import TrainingConfig
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -25,6 +27,16 @@ class Schedule:
     warmup_steps: int = 0
     minimum: float = 0.0
     decay_share: float = 0.2
+
+    @classmethod
+    def from_config(cls, config: TrainingConfig, total_steps: int) -> "Schedule":
+        return cls(
+            kind=config.schedule,
+            total_steps=total_steps,
+            warmup_steps=min(config.warmup_steps, total_steps // 2),
+            minimum=config.min_learning_rate / config.learning_rate,
+            decay_share=config.decay_share,
+        )
 
     def multiplier(self, step: int) -> float:
         """The share of the peak rate with which step number `step` (from 0) is made."""

@@ -28,13 +28,12 @@ from utils.distributed import all_max, all_sum, barrier, data_parallel, gather
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger
 from utils.loss_guard import LossGuard
-from utils.memory_limits import is_out_of_memory, largest_fitting, out_of_memory_error
+from utils.memory_limits import explain_out_of_memory, is_out_of_memory
 from utils.metrics import MetricsTracker
 from utils.optimizers import make_optimizers
 from utils.progress import TrainingProgress
 from utils.scheduler import LearningRateScheduler, Schedule
 from utils.step_profile import step_profile
-from utils.step_timing import synthetic_batch
 from utils.stop_signals import StopSignals, raise_for
 from utils.training_state import load_optimizer, restore_rng_state, rng_state
 from utils.validation import score
@@ -86,7 +85,7 @@ class Trainer:
         self.forward = data_parallel(model, device)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizers = make_optimizers(model, config, device)
-        self.scheduler = LearningRateScheduler(self.optimizers, self._schedule())
+        self.scheduler = LearningRateScheduler(self.optimizers, Schedule.from_config(config, self.total_steps))
         self.metrics = MetricsTracker(
             window=config.metrics_window, patience=config.early_stopping_patience, device=device
         )
@@ -173,7 +172,8 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
         # Outside the handler: the exception's traceback would keep the failed step's tensors alive.
-        raise self._out_of_memory()
+        self._batches = iter(())  # and the loader's place holds no batch either
+        raise explain_out_of_memory(self)
 
     def train_step(self) -> float:
         """One optimizer step over the accumulated batches; returns the mean loss of its supervised tokens."""
@@ -272,21 +272,6 @@ class Trainer:
         self.progress.say(f"back from step {failed_step} to step {self.step}; the data between is left out")
         self.save("latest")
 
-    def _out_of_memory(self) -> PipelineError:
-        self._batches = iter(())
-
-        def forget() -> None:
-            for parameter in self.parameters:
-                parameter.grad = None
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-        def try_batch(size: int) -> None:
-            self.backward([synthetic_batch(self, size)], torch.tensor(1.0, device=self.device))
-
-        fitting = largest_fitting(try_batch, self.config.batch_size, forget=forget)
-        return out_of_memory_error(self.config.batch_size, self.config.gradient_accumulation_steps, fitting)
-
     # ---- validation
 
     def _validation_due(self) -> bool:
@@ -379,13 +364,3 @@ class Trainer:
         self._batches = self._endless()
         if content["world_size"] == self.world.size:
             restore_rng_state(content["rng"][self.world.rank], self.device)
-
-    def _schedule(self) -> Schedule:
-        config = self.config
-        return Schedule(
-            kind=config.schedule,
-            total_steps=self.total_steps,
-            warmup_steps=min(config.warmup_steps, self.total_steps // 2),
-            minimum=config.min_learning_rate / config.learning_rate,
-            decay_share=config.decay_share,
-        )
