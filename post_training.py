@@ -8,6 +8,7 @@ The conversations come from `lima_tokenizer.py`, the loop is `utils.trainer`'s.
 """
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -190,9 +191,11 @@ def _logger(config: Config, folder: Path, description: Mapping[str, Any], *, res
 
 
 def _write_record(trainer: Trainer, arguments: list[str]) -> None:
-    """sft_config.json: the command, and all that it takes to run it again."""
-    command = shlex.join(["python3", "post_training.py", *arguments])
-    write_json(trainer.run.folder / CONFIG_NAME, {"command": command, **trainer.run.description})
+    """sft_config.json: the command, and all that it takes to run it again; a resumed run keeps the first command."""
+    path = trainer.run.folder / CONFIG_NAME
+    commands = json.loads(path.read_text(encoding="utf-8"))["commands"] if path.is_file() else []
+    commands.append(shlex.join(["python3", "post_training.py", *arguments]))
+    write_json(path, {"commands": commands, **trainer.run.description})
 
 
 def _report(trainer: Trainer, best: Mapping[str, float]) -> None:

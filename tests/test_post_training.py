@@ -70,7 +70,7 @@ def test_a_run_leaves_its_files_and_a_better_model(tuned):
 
 def test_the_record_is_enough_to_run_it_again(tuned, workshop):
     record = json.loads((tuned / "sft_config.json").read_text())
-    assert record["command"].startswith("python3 post_training.py --checkpoint latest --device cpu")
+    assert record["commands"][0].startswith("python3 post_training.py --checkpoint latest --device cpu")
     assert record["config"]["sft"]["learning_rate"] == record["config"]["training"]["learning_rate"] == 0.01
     assert record["base"]["checkpoint"].endswith("run_2026_01_01_00_00/checkpoint_latest.pt")
     assert record["name"] == "mine"
@@ -96,10 +96,13 @@ def test_a_resumed_run_ends_with_the_same_weights(workshop, tmp_path, packing):
     whole = read_checkpoint(run / "checkpoint_latest.pt")
     first = tmp_path / "checkpoint_latest.pt"
     shutil.copyfile(run / "checkpoint_epoch_1.pt", first)
+    shutil.copyfile(run / "sft_config.json", tmp_path / "sft_config.json")
     assert post_training.main(["--resume", str(tmp_path), *workshop[1]]) == 0
     resumed = read_checkpoint(first)
     assert resumed["step"] == whole["step"]
     assert resumed["before"] == whole["before"]
+    commands = json.loads((tmp_path / "sft_config.json").read_text())["commands"]
+    assert ["--resume" in command for command in commands] == [False, True]
     for name, tensor in whole["model"].items():
         assert torch.equal(tensor, resumed["model"][name]), name
 

@@ -13,6 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.chat import ConversationError, EncodedConversation, Turn, answered, assemble, read_turns, texts_of
 from utils.errors import PipelineError
 from utils.terminal import styled, use_colour
@@ -59,11 +61,12 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation, as text in turns and as ids with their mask."""
+    """One conversation, as text in turns and as ids (uint16) with their mask (uint8)."""
 
     where: str
     turns: list[Turn]
-    encoded: EncodedConversation
+    ids: np.ndarray
+    mask: np.ndarray
 
 
 def iter_conversations(path: Path, preparation: Preparation) -> Iterator[tuple[str, list[Turn]]]:
@@ -97,7 +100,7 @@ def prepare_examples(
             encoded = _fitted(where, assemble(tokenizer, turns, encoded_texts), preparation)
             if encoded:
                 preparation.kept += 1
-                yield Example(where, turns, encoded)
+                yield Example(where, turns, np.array(encoded.ids, np.uint16), np.array(encoded.mask, np.uint8))
 
 
 def show_preview(example: Example, tokenizer: Any) -> str:
@@ -105,14 +108,13 @@ def show_preview(example: Example, tokenizer: Any) -> str:
     pieces = list(tokenizer.token_bytes())
     pieces[tokenizer.bos_id], pieces[tokenizer.eos_id] = b"<s>", b"</s>"
     runs: list[tuple[int, list[bytes]]] = []
-    for token, supervised in zip(example.encoded.ids, example.encoded.mask, strict=True):
+    for token, supervised in zip(example.ids, example.mask, strict=True):
         if not runs or runs[-1][0] != supervised:
             runs.append((supervised, []))
         runs[-1][1].append(pieces[token])
     texts = ((supervised, b"".join(run).decode("utf-8", errors="replace")) for supervised, run in runs)
     body = "".join(_highlighted(text) if supervised else text for supervised, text in texts)
-    learned = sum(example.encoded.mask)
-    return styled(f"{example.where}: {len(example.encoded.ids)} tokens, {learned} learned", "bold") + "\n" + body
+    return styled(f"{example.where}: {len(example.ids)} tokens, {example.mask.sum()} learned", "bold") + "\n" + body
 
 
 def _highlighted(text: str) -> str:

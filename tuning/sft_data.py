@@ -74,8 +74,7 @@ def write_sft_dataset(
     shape = (len(examples), preparation.max_length)
     ids, masks = np.full(shape, tokenizer.eos_id, dtype=np.uint16), np.zeros(shape, dtype=np.uint8)
     for row, example in enumerate(examples):
-        length = len(example.encoded.ids)
-        ids[row, :length], masks[row, :length] = example.encoded.ids, example.encoded.mask
+        ids[row, : len(example.ids)], masks[row, : len(example.ids)] = example.ids, example.mask
     for name, array in ((EXAMPLES_NAME, ids), (MASKS_NAME, masks)):
         with whole_file(directory / name) as file:
             np.save(file, array)
@@ -95,7 +94,7 @@ def write_sft_dataset(
         "too_long": preparation.too_long,
         "examples": len(examples),
         "turns": sum(len(example.turns) for example in examples),
-        "tokens": sum(len(example.encoded.ids) for example in examples),
+        "tokens": sum(len(example.ids) for example in examples),
         "learned_tokens": int(masks.sum()),
         "read": preparation.read,
         "truncated": preparation.truncated,
@@ -108,8 +107,8 @@ def write_sft_dataset(
 
 
 def _shown(example: Example) -> dict[str, Any]:
-    encoded = example.encoded
-    return {"where": example.where, "text": render_text(example.turns), "ids": encoded.ids, "mask": encoded.mask}
+    text, ids, mask = render_text(example.turns), example.ids.tolist(), example.mask.tolist()
+    return {"where": example.where, "text": text, "ids": ids, "mask": mask}
 
 
 def _read_metadata(directory: Path) -> dict[str, Any]:
