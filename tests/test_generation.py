@@ -126,6 +126,14 @@ def test_rows_join_and_leave_without_touching_the_others(model):
     batch.leave(12345)  # a row that is not there is no error
 
 
+def test_the_repetition_penalty_reaches_prompt_and_new_tokens(model):
+    settings = GenerationSettings(max_length=40, temperature=0, repetition_penalty=1e9, eos_id=None)
+    prompt = [1, 30, 31]
+    tokens = prompt + generate_batch(model, [[1, 5], prompt], settings)[1]
+    logits = model(torch.tensor([tokens[:-1]]))["logits"][0, -1]
+    assert len(set(tokens)) == len(tokens) or logits.max() <= 0
+
+
 def test_a_seed_repeats_and_none_does_not(model):
     settings = GenerationSettings(max_length=20, seed=4, temperature=1.5, top_k=0, top_p=1.0, eos_id=None)
     first, again = (list(stream_tokens(model, [1, 9], settings)) for _ in range(2))

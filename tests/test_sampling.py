@@ -77,6 +77,14 @@ def test_rows_of_different_settings_do_not_touch_each_other():
     assert together.tolist() == torch.cat(alone).tolist()
 
 
+def test_each_row_keeps_to_its_own_top_k():
+    logits = torch.randn(1, 40).expand(200, -1)
+    settings = [GenerationSettings(temperature=5.0, top_k=3 if row % 2 else 20, top_p=1.0) for row in range(200)]
+    tokens = sample_next_token(logits, settings, uniform=(torch.arange(200) + 0.5) / 200)
+    assert set(tokens[1::2].tolist()) == set(logits[0].topk(3).indices.tolist())
+    assert set(tokens[::2].tolist()) == set(logits[0].topk(20).indices.tolist())
+
+
 def test_temperature_zero_is_greedy_and_a_tiny_one_is_finite():
     logits = torch.tensor([[1.0, 30.0, 29.999, -1e4]])
     for temperature in (0.0, 1e-30, 1e-5):
