@@ -20,7 +20,7 @@ from utils.logging_utils import read_log  # noqa: E402
 from utils.run_curves import curve  # noqa: E402
 from utils.terminal import format_table  # noqa: E402
 
-RATES = {"adamw": (1e-3, 2e-3, 4e-3), "muon": (2.5e-3, 5e-3, 1e-2)}
+RATES = {"adamw": (2e-3, 4e-3), "muon": (5e-3, 1e-2)}
 Curve = list[tuple[float, float]]
 
 
@@ -54,7 +54,7 @@ def best_rate(optimizer: str, args: argparse.Namespace) -> float:
 
 
 def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace) -> Curve:
-    """(tokens, validation loss) over the run; Muon's other weights are trained with the middle one of AdamW's rates."""
+    """(tokens, validation loss) over the run; Muon's other weights are trained with the lower one of AdamW's rates."""
     folder = args.output / f"{optimizer}_{rate:g}_{seed}"
     if not (folder / "done").exists():
         settings = {
@@ -62,7 +62,7 @@ def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace) -> C
             "paths.checkpoint_dir": folder / "checkpoints",
             "training.optimizer": optimizer,
             "training.seed": seed,
-            "training.learning_rate": rate if optimizer == "adamw" else RATES["adamw"][1],
+            "training.learning_rate": rate if optimizer == "adamw" else RATES["adamw"][0],
             "training.min_learning_rate": 0.0,
             "training.sample_prompts": "[]",
         }

@@ -48,7 +48,7 @@ def build_trainer(config: Config, device: torch.device, start: StartingPoint, *,
         run=RunInfo(
             folder,
             description,
-            flops_per_token=training_flops_per_token(config.model, config.dataset.window),
+            flops_per_token=training_flops_per_token(config.model, dataset.window),
             peak_flops=peak_flops(device),
         ),
         logger=run_logger(config, folder, start, enabled=is_main and writes),

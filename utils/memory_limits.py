@@ -21,8 +21,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def explain_out_of_memory(trainer: "Trainer") -> PipelineError:
     """The error that names the batch size that fits, with the accumulation that keeps the step as large as it was."""
     config = trainer.config
-    fitting = _largest_fitting(trainer)
     told = f"out of memory with training.batch_size {config.batch_size}"
+    if trainer.world.size > 1:  # a try would wait for the other processes, which are elsewhere
+        return PipelineError(f"{told}; halve it and double training.gradient_accumulation_steps")
+    fitting = _largest_fitting(trainer)
     if not fitting:
         return PipelineError(
             f"{told}, and one window does not fit either; shorten dataset.window, set "

@@ -33,7 +33,7 @@ def score(
         batch = as_batch(item, device, document_start=document_start)
         tokens = num_supervised(batch).clamp(min=1)
         loss = forward(**batch, num_tokens=tokens.float(), return_logits=False)["loss"] * tokens
-        sums += torch.stack([loss, tokens, _num_bytes(batch, token_bytes)]).to("cpu", torch.float64)
+        sums += torch.stack([loss, tokens, _num_bytes(batch, token_bytes)]).cpu().double()
     return validation_metrics(*all_sum(sums.to(_sum_device(device))).tolist())
 
 
