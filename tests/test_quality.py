@@ -86,3 +86,12 @@ def test_real_web_text_passes_for_the_most_part():
     assert Counter(map(gopher_repetition, texts))[None] >= 285
     reasons = Counter(map(gopher_quality, texts))
     assert reasons.keys() <= {None, "gopher_word_count", "gopher_symbols"}
+
+
+def test_the_commonest_words_count_with_the_space_between():
+    def text(filler: int) -> str:
+        return " ".join(f"a b {chr(97 + i) * filler}" for i in range(20))
+
+    # "a b" has three of every 14 characters, 21%, or of every 16, 19%; 20% are allowed for two words.
+    assert gopher_repetition(text(9)) == "gopher_top_ngram"
+    assert gopher_repetition(text(11)) is None

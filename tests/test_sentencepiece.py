@@ -15,7 +15,7 @@ from tokenizer import WikipediaTokenizer, load_tokenizer
 from utils.bulk_encoding import PROBES, BulkEncoder
 from utils.errors import PipelineError
 from utils.tokenizer_training import train_vocabulary
-from utils.vocabulary import Vocabulary
+from utils.vocabulary import BYTE_PIECES, SPECIAL_PIECES, Vocabulary
 
 REAL = os.environ.get("LLM_REAL_DATA")
 needs_real_data = pytest.mark.skipif(not REAL, reason="LLM_REAL_DATA is not set")
@@ -173,6 +173,20 @@ def test_an_engine_that_differs_from_the_reference_stops_the_run(trained):
     encoder.verify(["a", "c"])
     with pytest.raises(PipelineError, match=r"gigatoken gives \d+ ids for 'b', other than the reference's"):
         encoder.verify(["a", "b", "c"])
+
+
+def test_an_engine_is_checked_before_its_first_use(trained):
+    with pytest.raises(PipelineError, match="other than the reference's"):
+        BulkEncoder(trained.vocabulary, reference=lambda texts: [[5]] * len(texts))
+
+
+def test_characters_that_spell_a_control_or_byte_piece_stay_text(tmp_path):
+    names = ("<", "/", "s", ">", "0", "x", "4", "1", "</", "s>", "<0x", "<0x4", "1>", "▁")
+    pieces = (*SPECIAL_PIECES, *BYTE_PIECES, *names)
+    proto = model_proto(Vocabulary(pieces, ())).SerializeToString()
+    (tmp_path / "tokenizer.model").write_bytes(proto)
+    processor = SentencePieceProcessor(model_proto=proto)
+    assert_equal_to_sentencepiece(load_tokenizer(tmp_path), processor, ["</s>", "<0x41>", "a</s> <0x41>b"])
 
 
 def test_a_renewed_engine_goes_on_the_same(trained):
