@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from utils.activations import gated_activation
 from utils.attention import FastMultiHeadAttention, segment_mask
+from utils.cli import load_config_from, run, stage_parser
 from utils.config import Config, config_from_dict, load_config
 from utils.config_sections import ModelConfig
 from utils.errors import PipelineError
@@ -244,3 +245,20 @@ def load_weights(model: TransformerLM, state: dict[str, Tensor], *, origin: str)
                 f"{expected.get(name, 'unknown')} in the model; use the configuration it was trained with"
             )
     model.load_state_dict(state)
+
+
+def main(argv: list[str] | None = None) -> int:
+    from utils.model_summary import summary
+
+    parser = stage_parser("Describes a model before it is trained.")
+    parser.add_argument(
+        "--summary", action="store_true", required=True, help="parameters, operations, memory, expected speed"
+    )
+    parser.add_argument("--device-name", metavar="NAME", help="a GPU whose speed is estimated, such as H100")
+    args = parser.parse_args(argv)
+    print(summary(load_config_from(args), device_name=args.device_name))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -101,9 +101,6 @@ class DatasetConfig:
     parts: int = option(
         4, "parts that training tokens are loaded to the device in; more where two do not fit in its memory", minimum=1
     )
-    isolate_documents: bool = option(
-        False, "in training, the documents of a window do not attend to each other; slower, seldom better"
-    )
     max_files: int = option(38, "token files in a dataset at most", minimum=1)
     file_tokens: int = option(1 << 24, "tokens of a file at least, more where `max_files` asks for it", minimum=1)
     test_documents: int = option(10_000, "articles or documents that `--test` takes", minimum=1)
@@ -173,7 +170,7 @@ class ModelConfig:
     dropout: float = option(0.0, "on residual branches, in training only", minimum=0.0, maximum=0.9)
     depth_scaled_init: bool = option(True, "what is added to the residual stream starts smaller in deeper models")
     activation_checkpointing: bool = option(
-        False, "blocks are computed again in the backward pass: a fifth to a third slower, a fraction of the memory"
+        False, "blocks are computed again in the backward pass: a third more work for a fraction of the memory"
     )
 
     @property

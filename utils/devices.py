@@ -96,10 +96,16 @@ def describe_device(device: torch.device) -> str:
 
 def peak_flops(device: torch.device) -> float | None:
     """Dense bf16 operations a second of a known GPU, the base of model FLOPs utilisation; None where not known."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((flops for known, flops in _PEAK_FLOPS.items() if known in name), None)
+    return peak_flops_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_flops_of(name: str) -> float | None:
+    """The same for a device that need not be here, by a name such as ``H100`` or ``RTX 4090``."""
+    return next((flops for known, flops in _PEAK_FLOPS.items() if known.lower() in name.lower()), None)
+
+
+def known_gpus() -> list[str]:
+    return list(_PEAK_FLOPS)
 
 
 def peak_memory(device: torch.device) -> int:
