@@ -126,6 +126,7 @@ class WikipediaTokenizer:
     def save(self, directory: str | Path | None = None) -> Path:
         """Write `tokenizer.json`, as Hugging Face's programs read it too, by default into `directory`."""
         path = Path(directory or self.directory) / "tokenizer.json"
+        _refuse_other_file(path)
         write_text(path, self.vocabulary.to_json(added_tokens=True))
         return path
 
@@ -246,6 +247,7 @@ def describe(tokenizer: WikipediaTokenizer) -> str:
 
 
 def _train(args: argparse.Namespace) -> WikipediaTokenizer:
+    _refuse_other_file(Path(args.output) / "tokenizer.json")
     started = time.perf_counter()
     tokenizer = WikipediaTokenizer.train(args.train, args.vocab_size, args.output)
     path = tokenizer.save()
@@ -262,6 +264,14 @@ def _parse_ids(text: str) -> list[int]:
 
 def _file_in(directory: Path) -> Path | None:
     return next((directory / name for name in FILE_NAMES if (directory / name).is_file()), None)
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Refuse to write a tokenizer.json that would not count, because a tokenizer.model stands beside it."""
+    if _file_in(path.parent) not in (None, path):
+        raise PipelineError(
+            f"{path.parent} holds a {FILE_NAMES[0]}, which would be read instead of what is saved; give another folder"
+        )
 
 
 def _read_vocabulary(directory: Path) -> Vocabulary:

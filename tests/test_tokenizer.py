@@ -238,3 +238,12 @@ def test_a_vocabulary_too_large_for_uint16_is_refused():
 def test_a_file_in_place_of_its_folder_is_named(trained):
     with pytest.raises(PipelineError, match=r"tokenizer\.json is a file; wanted: the folder that holds it"):
         load_tokenizer(trained.directory / "tokenizer.json")
+
+
+def test_a_tokenizer_is_not_saved_where_another_would_be_read(trained, tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(model_proto(trained.vocabulary).SerializeToString())
+    with pytest.raises(PipelineError, match=r"holds a tokenizer\.model, which would be read instead"):
+        main(["--train", "never read", "--vocab-size", "400", "--output", str(tmp_path)])
+    with pytest.raises(PipelineError, match="give another folder"):
+        trained.save(tmp_path)
+    assert not (tmp_path / "tokenizer.json").exists()
