@@ -1,0 +1,232 @@
+"""Scores checkpoints as EleutherAI's lm-evaluation-harness does, with standard errors, and compares them.
+
+    python3 benchmark.py --checkpoint latest                               # --standard: 100 lines, 50 and 20 items
+    python3 benchmark.py --checkpoint old=RUN --checkpoint new=latest --full
+    python3 benchmark.py --over-training latest --quick                    # every checkpoint of a run, as curves
+    python3 benchmark.py --checkpoint latest --offline-samples             # no data needed; not comparable
+
+Writes benchmark_<timestamp>.json, .txt, .png and .html. docs/benchmarks.md says what is scored and how.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation.items import PRESETS, SETS, load_sets
+from evaluation.report import format_benchmark_results
+from utils.cli import EXIT_OK, load_config_from, run, stage_parser
+from utils.errors import PipelineError, UsageError, did_you_mean
+from utils.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from evaluation.items import BenchmarkSet
+    from loading import LoadedModel
+    from utils.config_sections import Config
+
+__all__ = ["ModelBenchmark", "format_benchmark_results"]
+
+TASKS = (*SETS, "completion")
+RULES = "Scored as lm-evaluation-harness 0.4.13 does with add_bos_token=True."
+
+
+class ModelBenchmark:
+    """Scores models on the same items.
+
+    results = ModelBenchmark().run_full_benchmark({"a": (model, tokenizer), "b": (model2, tokenizer2)})
+    print(format_benchmark_results(results))
+
+    Args:
+        config: None: config.json; its benchmark.data_dir is where the sets lie, null fetches them.
+        preset: ``quick``, ``standard``, ``comprehensive`` or ``full``.
+        tasks: some of ``wikitext``, ``lambada``, ``hellaswag``, ``completion``.
+    """
+
+    def __init__(
+        self,
+        config: "Config | None" = None,
+        *,
+        preset: str = "standard",
+        tasks: Sequence[str] = TASKS,
+        offline_samples: bool = False,
+    ) -> None:
+        if config is None:
+            from utils.config import load_config
+
+            config = load_config()
+        if preset not in PRESETS:
+            raise PipelineError(
+                f"preset {preset!r} is unknown{did_you_mean(preset, PRESETS)}; one of {', '.join(PRESETS)}"
+            )
+        self.preset, self.tasks, self.offline_samples = preset, tuple(tasks), offline_samples
+        names = [name for name in SETS if name in tasks or (name == "wikitext" and "completion" in tasks)]
+        loaded = load_sets(names, data_dir=config.benchmark.data_dir, preset=preset, offline_samples=offline_samples)
+        self.sets: dict[str, BenchmarkSet] = {each.name: each for each in loaded}
+
+    def run_full_benchmark(
+        self, models: Mapping[str, tuple[Any, Any]], *, contents: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> dict[str, Any]:
+        """The results of every model as plain values.
+
+        Args:
+            models: {name: (model, tokenizer)}.
+            contents: their checkpoints' contents without tensors, which say what they were trained on.
+
+        Raises:
+            PipelineError: a model and its tokenizer do not fit.
+        """
+        from evaluation.contamination import contamination
+        from evaluation.results import FORMAT_VERSION, comparisons, figure_values, ranking
+        from evaluation.speed import measure_speed, write_sample
+
+        if not models:
+            raise PipelineError("no model to benchmark; wanted: {name: (model, tokenizer)}")
+        scored, described = {}, {}
+        for name, (model, tokenizer) in models.items():
+            _check_fit(name, model, tokenizer)
+            scored[name] = self._score(name, model, tokenizer)
+            content = (contents or {}).get(name, {})
+            described[name] = {
+                "figures": {
+                    task: {key: figure_values(each) for key, each in result.figures.items()}
+                    for task, result in scored[name].items()
+                },
+                "items": {task: result.items for task, result in scored[name].items()},
+                "contamination": {each.name: contamination(content, each) for each in self.sets.values()},
+                "step": content.get("step"),
+                "speed": measure_speed(model, tokenizer),
+                "sample": write_sample(model, tokenizer),
+            }
+        compared = comparisons(scored)
+        return {
+            "format_version": FORMAT_VERSION,
+            "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "settings": {"preset": self.preset, "device": str(model.device), "rules": RULES},
+            "sets": self._descriptions(next(iter(scored.values()))),
+            "models": described,
+            "comparisons": compared,
+            "ranking": ranking(compared),
+        }
+
+    def _score(self, name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
+        from evaluation.completion import MAX_PASSAGES, passages_of, score_completion
+        from evaluation.scoring import Scorer
+        from evaluation.tasks import TASKS as SCORED
+
+        scorer, results = Scorer(model), {}
+        for task in self.tasks:
+            print(f"{name}: {task}", file=sys.stderr, flush=True)
+            if task in SCORED:
+                results[task] = SCORED[task](scorer, tokenizer, self.sets[task])
+                continue
+            passages = passages_of(self.sets["wikitext"].items, PRESETS[self.preset].get("lambada", MAX_PASSAGES))
+            if passages:
+                results[task] = score_completion(model, tokenizer, passages)
+            else:
+                print(f"{name}: {task} is left out: no WikiText paragraph is long enough", file=sys.stderr)
+        return results
+
+    def _descriptions(self, scored: Mapping[str, Any]) -> dict[str, Any]:
+        from evaluation.results import set_description
+
+        described = {
+            name: set_description(each, offline_samples=self.offline_samples) for name, each in self.sets.items()
+        }
+        if "completion" in scored:
+            passages = {"items": len(scored["completion"].items), "total": len(scored["completion"].items)}
+            mark = described["wikitext"]["mark"] or "our own passages, not comparable"
+            described["completion"] = {**described["wikitext"], **passages, "mark": mark}
+        return {task: described[task] for task in scored}
+
+
+def write_reports(results: Mapping[str, Any], directory: Path, chart: Any) -> Path:
+    """The four files; the path of the text one."""
+    from evaluation.page import benchmark_page
+    from utils.plots import save_figure
+
+    stem = directory / f"benchmark_{time.strftime('%Y_%m_%d_%H_%M_%S')}"
+    write_json(stem.with_suffix(".json"), results)
+    write_text(stem.with_suffix(".txt"), format_benchmark_results(results))
+    save_figure(stem.with_suffix(".png"), chart)
+    write_text(stem.with_suffix(".html"), benchmark_page(results, chart))
+    return stem.with_suffix(".txt")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="a file, a run's folder, or latest (the default); repeatable",
+    )
+    parser.add_argument("--over-training", metavar="RUN", help="every checkpoint of a run's folder, or of latest")
+    presets = parser.add_mutually_exclusive_group()
+    for name, counts in PRESETS.items():
+        shown = ", ".join(f"{count} {task}" for task, count in counts.items()) or "everything, comparable"
+        presets.add_argument(f"--{name}", dest="preset", action="store_const", const=name, help=shown)
+    parser.set_defaults(preset="standard")
+    parser.add_argument("--tasks", default=",".join(TASKS), metavar="A,B", help=f"some of {','.join(TASKS)}")
+    parser.add_argument("--data-dir", metavar="DIR", help="the sets (benchmark.data_dir)")
+    parser.add_argument("--offline-samples", action="store_true", help="the project's own small sets, not comparable")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
+    args = parser.parse_args(argv)
+    args.tasks = args.tasks.split(",")
+    unknown = [task for task in args.tasks if task not in TASKS]
+    if unknown:
+        parser.error(f"task {unknown[0]!r} is unknown{did_you_mean(unknown[0], TASKS)}; one of {', '.join(TASKS)}")
+    if args.over_training and args.checkpoint:
+        parser.error("--over-training takes the checkpoints of its run; leave --checkpoint out")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    config = load_config_from(args, benchmark__data_dir=args.data_dir)
+    # The sets first: what is missing there is said before a model is loaded.
+    benchmark = ModelBenchmark(config, preset=args.preset, tasks=args.tasks, offline_samples=args.offline_samples)
+    models = _load_models(args, config)
+    print(f"device: {models[0].model.device}", file=sys.stderr)
+    results = benchmark.run_full_benchmark(
+        {each.name: (each.model, each.tokenizer) for each in models},
+        contents={each.name: each.content for each in models},
+    )
+    from evaluation.pictures import comparison_chart, training_chart
+
+    steps = {each.name: each.content["step"] for each in models} if args.over_training else None
+    chart = training_chart(results, steps) if steps else comparison_chart(results)
+    path = write_reports(results, config.paths.benchmark_dir, chart)
+    print(format_benchmark_results(results, colour=True))
+    print(f"written: {path}, and .json, .png, .html beside it")
+    return EXIT_OK
+
+
+def _load_models(args: argparse.Namespace, config: "Config") -> "list[LoadedModel]":
+    from loading import load_all
+    from utils.checkpoint import find_checkpoint
+
+    if not args.over_training:
+        return load_all(args.checkpoint or ["latest"], config, device=args.device)
+    folder = find_checkpoint(args.over_training, config.paths.checkpoint_dir).parent
+    steps = sorted(folder.glob("checkpoint_step_*.pt"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
+    paths = [*steps, *folder.glob("checkpoint_latest.pt")]
+    models = load_all([f"{path.stem.removeprefix('checkpoint_')}={path}" for path in paths], config, device=args.device)
+    by_step = {each.content["step"]: each for each in models}  # latest is often the newest step's twin
+    if len(by_step) < 2:
+        raise UsageError(f"{folder} has {len(by_step)} checkpoint(s); a curve over training wants at least two")
+    return list(by_step.values())
+
+
+def _check_fit(name: str, model: Any, tokenizer: Any) -> None:
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise PipelineError(
+            f"{name}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}; "
+            "give the one that it was trained with: --set paths.tokenizer_dir=DIR"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""What benchmark.py measures with: items, scores, statistics, reports."""

@@ -1,0 +1,80 @@
+"""Text completion: a passage's beginning goes in, its real continuation is compared with what the model writes.
+
+BLEU by sacrebleu and ROUGE by rouge-score, both from 0 to 100. Greedy, so the same for every seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.items import Page, detokenize_wikitext, evenly_spaced
+from evaluation.statistics import BleuFigure, Figure
+from evaluation.tasks import TaskResult
+from utils.generation import encode_prompt, generate_batch
+from utils.generation_settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from model import TransformerLM
+    from tokenizer import WikipediaTokenizer
+
+PROMPT_WORDS = REFERENCE_WORDS = 32
+MAX_PASSAGES = 100
+ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+@dataclass(frozen=True)
+class Passage:
+    prompt: str
+    reference: str
+
+
+def passages_of(pages: Sequence[Page], limit: int) -> list[Passage]:
+    """Passages from WikiText's paragraphs that are long enough for a beginning and a continuation."""
+    needed = PROMPT_WORDS + REFERENCE_WORDS
+    found = []
+    for page in pages:
+        for line in page.raw.split("\n"):
+            words = detokenize_wikitext(line).split()
+            if len(words) >= needed and not line.strip().startswith("="):
+                found.append(Passage(" ".join(words[:PROMPT_WORDS]), " ".join(words[PROMPT_WORDS:needed])))
+    return evenly_spaced(found, min(limit, len(found)))
+
+
+def score_completion(
+    model: "TransformerLM", tokenizer: "WikipediaTokenizer", passages: Sequence[Passage]
+) -> TaskResult:
+    """BLEU and ROUGE of the first words that the model writes, as many as the reference has."""
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics import BLEU
+
+    prompts = [encode_prompt(tokenizer, passage.prompt) for passage in passages]
+    room = model.config.context_length - max(map(len, prompts))
+    settings = GenerationSettings(
+        max_length=max(1, min(3 * REFERENCE_WORDS, room)), temperature=0.0, eos_id=tokenizer.eos_id
+    )
+    written = []
+    for ids in generate_batch(model, prompts, settings):
+        text = tokenizer.decode([each for each in ids if each != tokenizer.eos_id])
+        written.append(" ".join(text.split()[:REFERENCE_WORDS]))
+    references = [passage.reference for passage in passages]
+    rouge = RougeScorer(list(ROUGE), use_stemmer=True)
+    scores = [rouge.score(reference, text) for reference, text in zip(references, written, strict=True)]
+    bleu = [
+        BLEU(effective_order=False)._extract_corpus_statistics([w], [[r]])[0]
+        for w, r in zip(written, references, strict=True)
+    ]
+    figures: dict[str, Any] = {"bleu": _bleu_figure(np.array(bleu, dtype=np.int64))}
+    for name in ROUGE:
+        figures[name] = Figure([100 * score[name].fmeasure for score in scores], unit="points")
+    items = [
+        {"prompt": passage.prompt, "reference": passage.reference, "written": text}
+        for passage, text in zip(passages, written, strict=True)
+    ]
+    return TaskResult(figures, items)
+
+
+def _bleu_figure(statistics: np.ndarray) -> BleuFigure:
+    """sacrebleu's statistics of a sentence: words written, words of the reference, 4 matches, 4 totals."""
+    return BleuFigure(counts=statistics[:, 2:6], totals=statistics[:, 6:10], lengths=statistics[:, :2])

@@ -1,0 +1,164 @@
+"""The log-probabilities that a model gives to continuations, in batches, the same as one by one.
+
+scores = Scorer(model).score(requests)
+scores[0].total, scores[0].is_greedy
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from evaluation.requests import Ids, Request
+from model import TransformerLM
+from utils.errors import PipelineError
+from utils.kv_cache import KVCache
+
+# Logits held at once: rows of the whole vocabulary. What fits the CPU's cache is fastest there.
+_HEAD_ROWS = {"cpu": 256, "cuda": 4096, "mps": 1024}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768, "mps": 8192}
+_SHARED_CONTEXT = 8  # shorter contexts are not worth a pass of their own
+
+
+@dataclass(frozen=True)
+class Score:
+    """`logprobs` float32 and `ranks` (how many tokens were likelier) of each scored token."""
+
+    logprobs: np.ndarray
+    ranks: np.ndarray
+
+    @property
+    def total(self) -> float:
+        return float(self.logprobs.sum(dtype=np.float64))
+
+    @property
+    def is_greedy(self) -> bool:
+        return bool((self.ranks == 0).all())
+
+
+class Scorer:
+    """Scores requests with one model, gradients off.
+
+    Args:
+        batch_tokens: padded tokens of a forward pass at most, a longer request passes alone.
+    """
+
+    def __init__(self, model: TransformerLM, *, batch_tokens: int | None = None) -> None:
+        self.model = model.eval()
+        self.window = model.config.context_length
+        self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, 8192)
+        self.head_rows = _HEAD_ROWS.get(model.device.type, 1024)
+
+    @torch.inference_mode()
+    def score(self, requests: Sequence[Request], *, label: str = "") -> list[Score]:
+        """The scores in the order of `requests`. A context that several share is read once.
+
+        What is longer than the model's context loses the beginning of its own context, as in the harness.
+
+        Raises:
+            PipelineError: a continuation alone is longer than the model's context.
+        """
+        groups = defaultdict(list)
+        for index, request in enumerate(requests):
+            groups[self._cut(request).context].append(index)
+        alone = [index for context, group in groups.items() if not self._is_shared(context, group) for index in group]
+        shared = [(context, group) for context, group in groups.items() if self._is_shared(context, group)]
+        scores: dict[int, Score] = {}
+        with tqdm(total=len(requests), desc=label, unit=" requests", leave=False, disable=None) as bar:
+            for batch in self._batches(alone, [len(r.context) + len(r.continuation) for r in requests]):
+                scores.update(zip(batch, self._score_alone([self._cut(requests[i]) for i in batch]), strict=True))
+                bar.update(len(batch))
+            lengths = [len(c) + sum(len(requests[i].continuation) for i in g) for c, g in shared]
+            for batch in self._batches(range(len(shared)), lengths):
+                indices = [index for group in batch for index in shared[group][1]]
+                contexts = [shared[group][0] for group in batch]
+                continuations = [[requests[index].continuation for index in shared[group][1]] for group in batch]
+                scores.update(zip(indices, self._score_shared(contexts, continuations), strict=True))
+                bar.update(len(indices))
+        return [scores[index] for index in range(len(requests))]
+
+    def _cut(self, request: Request) -> Request:
+        """The last continuation token is predicted but never read, so window + 1 tokens fit."""
+        surplus = len(request.context) + len(request.continuation) - (self.window + 1)
+        if surplus <= 0:
+            return request
+        if surplus >= len(request.context):
+            length = len(request.continuation)
+            raise PipelineError(
+                f"a continuation of {length:,} tokens is to be scored; the model's context holds {self.window:,}"
+            )
+        return Request(request.context[surplus:], request.continuation)
+
+    @staticmethod
+    def _is_shared(context: Ids, group: Sequence[int]) -> bool:
+        return len(group) > 1 and len(context) >= _SHARED_CONTEXT
+
+    def _batches(self, indices: Iterable[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+        """`indices` by length, the longest first: a batch that is too large for the memory shows at once."""
+        batch: list[int] = []
+        for index in sorted(indices, key=lambda each: -lengths[each]):
+            if batch and lengths[batch[0]] * (len(batch) + 1) > self.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _score_alone(self, requests: Sequence[Request]) -> list[Score]:
+        rows = [(*request.context, *request.continuation)[:-1] for request in requests]
+        hidden = self.model.hidden_states(self._padded(rows))  # (B, T, C)
+        wanted = [
+            hidden[row, len(ids) - len(request.continuation) : len(ids)]
+            for row, (ids, request) in enumerate(zip(rows, requests, strict=True))
+        ]
+        return self._score_hidden(torch.cat(wanted), [request.continuation for request in requests])
+
+    def _score_shared(self, contexts: Sequence[Ids], continuations: Sequence[Sequence[Ids]]) -> list[Score]:
+        """Each context is read once; its continuations go on from its cache, a row each."""
+        cache = self._cache(len(contexts), max(map(len, contexts)))
+        hidden = self.model.hidden_states(self._padded(contexts), cache=cache)  # (B, T, C)
+        owners = [owner for owner, group in enumerate(continuations) for _ in group]
+        flat = [continuation for group in continuations for continuation in group]
+        first = torch.stack([hidden[owner, len(contexts[owner]) - 1] for owner in owners])  # (N, C)
+        longest = max(map(len, flat)) - 1
+        if longest == 0:
+            return self._score_hidden(first, flat)
+        wide = self._cache(len(flat), cache.max_length + longest)
+        wide.keys[..., : cache.max_length, :] = cache.keys[owners]
+        wide.values[..., : cache.max_length, :] = cache.values[owners]
+        wide.truncate([len(contexts[owner]) for owner in owners])
+        rest = self.model.hidden_states(self._padded([ids[:-1] for ids in flat], longest), cache=wide)  # (N, T, C)
+        wanted = [torch.cat([first[row : row + 1], rest[row, : len(ids) - 1]]) for row, ids in enumerate(flat)]
+        return self._score_hidden(torch.cat(wanted), flat)
+
+    def _cache(self, rows: int, length: int) -> KVCache:
+        model = self.model
+        return KVCache(model.config, batch_size=rows, max_length=length, device=model.device, dtype=model.dtype)
+
+    def _padded(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
+        """(B, T), shorter rows filled up on the right, where causal attention does not look."""
+        ids = np.zeros((len(rows), length or max(map(len, rows))), dtype=np.int64)
+        for row, tokens in enumerate(rows):
+            ids[row, : len(tokens)] = tokens
+        return torch.from_numpy(ids).to(self.model.device)
+
+    def _score_hidden(self, hidden: Tensor, continuations: Sequence[Ids]) -> list[Score]:
+        """`hidden` (N, C) are the positions that predict the tokens of `continuations`, one after another."""
+        targets = torch.tensor([each for ids in continuations for each in ids], device=hidden.device)
+        logprobs, ranks = [], []
+        for rows in range(0, len(targets), self.head_rows):
+            logits = self.model.project(hidden[rows : rows + self.head_rows]).float()  # (n, V)
+            at_target = logits.gather(1, targets[rows : rows + self.head_rows, None])
+            logprobs.append(at_target[:, 0] - logits.logsumexp(dim=1))
+            ranks.append((logits > at_target).sum(dim=1))
+        ends = list(accumulate(len(ids) for ids in continuations))
+        all_logprobs, all_ranks = torch.cat(logprobs).cpu().numpy(), torch.cat(ranks).cpu().numpy()
+        return [
+            Score(all_logprobs[end - len(ids) : end], all_ranks[end - len(ids) : end])
+            for end, ids in zip(ends, continuations, strict=True)
+        ]

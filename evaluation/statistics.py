@@ -1,0 +1,179 @@
+"""Figures with their standard errors, and whether two models differ by more than noise.
+
+Every figure but BLEU is a function of a ratio of sums over items, ``sum(x) / sum(w)``: a mean has weights of 1, a word
+perplexity divides by words. Its standard error follows from the items' residuals (the delta method), and two models
+are compared on the differences of their residuals, item by item.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 1000
+SIGNIFICANT = 0.05
+FEW_ITEMS = 200
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of one model. `scale` is how the ratio becomes the value: plain, ``exp`` or ``bits`` (over ln 2).
+
+    `is_yes_no` marks items that are right or wrong, whose pairs are compared exactly.
+    """
+
+    x: Sequence[float]
+    w: Sequence[float] | None = None
+    scale: str = "plain"
+    higher_is_better: bool = True
+    is_yes_no: bool = False
+    unit: str = ""
+    note: str = ""
+
+    @property
+    def count(self) -> int:
+        return len(self.x)
+
+    @property
+    def value(self) -> float:
+        ratio = self._ratio()
+        if self.scale == "exp":
+            return math.exp(ratio) if ratio < 700 else math.inf
+        return ratio / math.log(2) if self.scale == "bits" else ratio
+
+    @property
+    def stderr(self) -> float | None:
+        """None for a single item."""
+        error = standard_error(self.residuals())
+        if error is None or self.scale == "plain":
+            return error
+        return error * self.value if self.scale == "exp" else error / math.log(2)
+
+    def residuals(self) -> np.ndarray:
+        """Each item's share of the ratio's error, so that the ratio's variance is that of their mean."""
+        weights = self._weights()
+        return (np.asarray(self.x, dtype=np.float64) - self._ratio() * weights) / weights.mean()
+
+    def p_value(self, other: "Figure") -> float | None:
+        """How likely such a difference is between models that are equally good; None where it cannot be said."""
+        if self.is_yes_no:
+            return mcnemar(self.x, other.x)
+        # The residuals are around each model's own ratio: their difference has mean 0, the ratios differ by `gap`.
+        gap = self._ratio() - other._ratio()
+        return paired(gap + self.residuals() - other.residuals())
+
+    def _ratio(self) -> float:
+        return float(np.sum(self.x, dtype=np.float64) / self._weights().sum())
+
+    def _weights(self) -> np.ndarray:
+        return np.ones(len(self.x)) if self.w is None else np.asarray(self.w, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class BleuFigure:
+    """Corpus BLEU, 0 to 100, from each item's counts: BLEU is no mean over items, so its error is resampled."""
+
+    counts: np.ndarray  # (items, 4) matching n-grams
+    totals: np.ndarray  # (items, 4) n-grams written
+    lengths: np.ndarray  # (items, 2) words written, words of the reference
+    note: str = ""
+    higher_is_better: bool = field(default=True, init=False)
+    unit: str = field(default="points", init=False)
+
+    @property
+    def count(self) -> int:
+        return len(self.counts)
+
+    @property
+    def value(self) -> float:
+        return float(self._bleu(np.ones((1, self.count)))[0])
+
+    @property
+    def stderr(self) -> float | None:
+        return float(self._resampled().std(ddof=1)) if self.count > 1 else None
+
+    def p_value(self, other: "BleuFigure") -> float | None:
+        """Both models on the same resamples (Koehn 2004, "Statistical Significance Tests for Machine Translation")."""
+        if self.count < 2:
+            return None
+        gaps = self._resampled() - other._resampled()
+        return float(min(1.0, 2 * min((gaps <= 0).mean(), (gaps >= 0).mean())))
+
+    def _resampled(self) -> np.ndarray:
+        draws = np.random.default_rng(0).multinomial(self.count, np.full(self.count, 1 / self.count), size=RESAMPLES)
+        return self._bleu(draws)
+
+    def _bleu(self, draws: np.ndarray) -> np.ndarray:
+        """BLEU of each row of `draws` (R, items), with sacrebleu's exponential smoothing of n-grams without a match."""
+        from sacrebleu.metrics import BLEU
+
+        sums = [(draws @ each).round().astype(int) for each in (self.counts, self.totals, self.lengths)]
+        return np.array(
+            [
+                BLEU.compute_bleu(c.tolist(), t.tolist(), int(n[0]), int(n[1]), smooth_method="exp").score
+                for c, t, n in zip(*sums, strict=True)
+            ]
+        )
+
+
+def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
+    values = np.asarray(values, dtype=np.float64)
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+def paired(differences: np.ndarray) -> float | None:
+    """Is their mean more than noise? A normal test; of few items, a test by random signs, which assumes no shape."""
+    error = standard_error(differences)
+    if error is None or len(differences) > FEW_ITEMS:
+        return None if error is None else two_sided(float(differences.mean()), error)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(10_000, len(differences)))
+    reached = np.abs(signs @ differences) >= abs(differences.sum()) * (1 - 1e-9)
+    return float((reached.sum() + 1) / (len(signs) + 1))
+
+
+def two_sided(gap: float, error: float) -> float:
+    """The p-value of a normal test."""
+    if error == 0:
+        return 1.0 if gap == 0 else 0.0
+    return math.erfc(abs(gap) / error / math.sqrt(2))
+
+
+def mcnemar(mine: Sequence[float], others: Sequence[float]) -> float:
+    """The exact test of McNemar (1947) on items that one model has right and the other wrong."""
+    only_mine = sum(1 for a, b in zip(mine, others, strict=True) if a > b)
+    only_others = sum(1 for a, b in zip(mine, others, strict=True) if a < b)
+    both = only_mine + only_others
+    # Beyond a thousand disagreements the normal distribution is as exact as the figures are.
+    if both > 1000:
+        return two_sided(only_mine - only_others, math.sqrt(both))
+    tail = sum(math.comb(both, k) for k in range(min(only_mine, only_others) + 1))
+    return min(1.0, 2 * tail / 2**both)
+
+
+def compare(figures: dict[str, Any]) -> dict[str, Any]:
+    """Which of several models' figures is best, and against which others that is more than noise.
+
+    `best` is None where even the runner-up is within noise.
+    """
+    ordered = sorted(
+        figures, key=lambda name: figures[name].value, reverse=next(iter(figures.values())).higher_is_better
+    )
+    pairs = [
+        {"better": better, "worse": worse, "p": figures[better].p_value(figures[worse])}
+        for index, better in enumerate(ordered)
+        for worse in ordered[index + 1 :]
+    ]
+    against_first = [pair["p"] for pair in pairs if pair["better"] == ordered[0]]
+    clear = bool(against_first) and all(p is not None and p < SIGNIFICANT for p in against_first)
+    return {"order": ordered, "pairs": pairs, "best": ordered[0] if clear else None}
+
+
+def rank_models(comparisons: dict[str, dict[str, Any]]) -> list[tuple[str, float]]:
+    """(model, mean rank over all figures), the best first."""
+    ranks: dict[str, list[int]] = {}
+    for comparison in comparisons.values():
+        for rank, name in enumerate(comparison["order"], start=1):
+            ranks.setdefault(name, []).append(rank)
+    return sorted(((name, sum(each) / len(each)) for name, each in ranks.items()), key=lambda pair: pair[1])
