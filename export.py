@@ -88,7 +88,7 @@ def export_to_hf(
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        write_hf_folder(loaded, temporary, dtype=DTYPES[dtype], scores=scores)
+        write_hf_folder(loaded, temporary, dtype=DTYPES[dtype], name=directory.name, scores=scores)
         measured = check_hf_folder(temporary, loaded, dtype=DTYPES[dtype])
         if directory.exists():
             shutil.rmtree(directory)

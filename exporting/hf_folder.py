@@ -20,9 +20,17 @@ WEIGHTS_NAME = "model.safetensors"
 
 
 def write_hf_folder(
-    loaded: "LoadedModel", directory: Path, *, dtype: torch.dtype, scores: dict[str, Any] | None = None
+    loaded: "LoadedModel",
+    directory: Path,
+    *,
+    dtype: torch.dtype,
+    name: str | None = None,
+    scores: dict[str, Any] | None = None,
 ) -> None:
     """Writes the folder; `exporting.hf_check` is what says that it is right.
+
+    Args:
+        name: what the model card calls it; None: the directory's name.
 
     Raises:
         PipelineError: the model has something that Llama and Qwen3 do not have.
@@ -37,7 +45,7 @@ def write_hf_folder(
     write_json(directory / "generation_config.json", generation_config(generation, **ids))
     _write_weights(directory / WEIGHTS_NAME, loaded, dtype)
     _write_tokenizer(directory, loaded)
-    write_text(directory / "README.md", model_card(loaded, dtype=type_name, scores=scores))
+    write_text(directory / "README.md", model_card(loaded, name=name or directory.name, dtype=type_name, scores=scores))
 
 
 def _write_weights(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> None:

@@ -9,17 +9,25 @@ if TYPE_CHECKING:
     from loading import LoadedModel
 
 
-def model_card(loaded: "LoadedModel", *, dtype: str, scores: Mapping[str, Any] | None) -> str:
-    """Markdown with the front matter that the Hugging Face hub reads. What a checkpoint does not say is left out."""
+def model_card(loaded: "LoadedModel", *, name: str, dtype: str, scores: Mapping[str, Any] | None) -> str:
+    """Markdown with the front matter that the Hugging Face hub reads. What a checkpoint does not say is left out.
+
+    Args:
+        name: the folder's.
+        scores: a benchmark's results, nested as they may be.
+    """
+    content = loaded.content
     kind = "fine-tuned on conversations" if loaded.is_chat else "pretrained"
     size = format_count(loaded.model.num_parameters())
     sections = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: en\n---",
-        f"# {loaded.name.replace('/', ' ')}\n\nA language model of {size} parameters, trained from scratch, {kind}.",
+        f"# {name}\n\nA language model of {size} parameters, trained from scratch, {kind}.",
         "## Model\n\n" + _table(_model_facts(loaded, dtype)),
-        "## Data and training\n\n" + _table(_training_facts(loaded.content)),
-        "## Scores\n\n" + _scores(loaded.content, scores),
-        "## Use\n\n" + (_CHAT_USE if loaded.is_chat else _BASE_USE),
+        "## Pretraining\n\n" + _table(_pretraining_facts(content)),
+        *(["## Fine-tuning\n\n" + _table(_tuning_facts(content))] if loaded.is_chat else []),
+        "## Made with\n\n" + _table(_plain(content.get("versions"))),
+        "## Scores\n\n" + _scores(content, scores),
+        "## Use\n\n" + (_CHAT_USE if loaded.is_chat else _BASE_USE).replace("FOLDER", name),
         "## Limits\n\nA small model: it writes fluent text that is often wrong. Its answers are no source of facts.",
     ]
     return "\n\n".join(sections) + "\n"
@@ -41,41 +49,56 @@ def _model_facts(loaded: "LoadedModel", dtype: str) -> dict[str, Any]:
     }
 
 
-def _training_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    config = facts.get("config") or {}
-    section = config.get("sft" if facts.get("chat_template") else "training") or {}
-    dataset = (config.get("dataset") or {}).get("source")
-    stated = {
-        "data": "conversations" if facts.get("chat_template") else dataset,
-        **_prefixed("data: ", facts.get("data")),
-        "steps": facts.get("step"),
-        "tokens seen": facts.get("tokens_seen"),
-        "learning rate": section.get("learning_rate"),
-        "batch": section.get("batch_size"),
-        "optimizer": (config.get("training") or {}).get("optimizer"),
-        **_prefixed("", facts.get("versions")),
+def _pretraining_facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a tuned checkpoint those of its base; its own `training` section is how it was tuned."""
+    is_chat = bool(content.get("chat_template"))
+    base = content.get("base") or {} if is_chat else content
+    config = content.get("config") or {}
+    training = {} if is_chat else config.get("training") or {}
+    facts = {
+        "data": (config.get("dataset") or {}).get("source"),
+        "data fingerprint": (base.get("data") or {}).get("fingerprint"),
+        "steps": base.get("step"),
+        "tokens seen": base.get("tokens_seen"),
+        "window": (config.get("dataset") or {}).get("window"),
+        **{key.replace("_", " "): training.get(key) for key in ("optimizer", "learning_rate", "batch_size")},
+        "batches in a step": training.get("gradient_accumulation_steps"),
     }
-    return {name: value for name, value in stated.items() if value not in (None, "")}
+    return facts | _plain(base.get("best"), "validation ")
 
 
-def _scores(facts: Mapping[str, Any], scores: Mapping[str, Any] | None) -> str:
-    stated = {**_prefixed("validation: ", facts.get("best")), **_prefixed("", scores)}
+def _tuning_facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    data, sft = content.get("data") or {}, (content.get("config") or {}).get("sft") or {}
+    return {
+        "conversations": data.get("training_conversations"),
+        "held out": data.get("validation_conversations"),
+        "data fingerprint": data.get("fingerprint"),
+        "steps": content.get("step"),
+        "learning rate": sft.get("learning_rate"),
+        "batch size": sft.get("batch_size"),
+    }
+
+
+def _scores(content: Mapping[str, Any], scores: Mapping[str, Any] | None) -> str:
+    before = _plain(content.get("before"), "validation, before tuning: ")
+    stated = {**before, **_plain(content.get("best"), "validation: "), **_plain(scores)}
     return _table(stated) if stated else "None were measured before this export."
 
 
-def _prefixed(prefix: str, values: Any) -> dict[str, Any]:
+def _plain(values: Any, prefix: str = "") -> dict[str, Any]:
     """The plain values of a mapping, nested ones with their path as name."""
     flat: dict[str, Any] = {}
-    for name, value in (values or {}).items() if isinstance(values, Mapping) else ():
+    for name, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping):
-            flat |= _prefixed(f"{prefix}{name} ", value)
+            flat |= _plain(value, f"{prefix}{name} ")
         elif isinstance(value, (str, int, float)):
             flat[f"{prefix}{name}"] = value
     return flat
 
 
 def _table(facts: Mapping[str, Any]) -> str:
-    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items()]
+    stated = {name: value for name, value in facts.items() if value not in (None, "")}
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in stated.items()]
     return "\n".join(["| | |", "|---|---|", *rows])
 
 
@@ -88,17 +111,17 @@ _BASE_USE = """\
 ```python
 from transformers import pipeline
 
-pipeline("text-generation", model="THIS_FOLDER")("The capital of France is", max_new_tokens=40)
+pipeline("text-generation", model="FOLDER")("The capital of France is", max_new_tokens=40)
 ```
 
-`vllm serve THIS_FOLDER` serves it."""
+`vllm serve FOLDER` serves it."""
 
 _CHAT_USE = """\
 ```python
 from transformers import pipeline
 
 messages = [{"role": "user", "content": "What is a language model?"}]
-pipeline("text-generation", model="THIS_FOLDER")(messages, max_new_tokens=100)
+pipeline("text-generation", model="FOLDER")(messages, max_new_tokens=100)
 ```
 
-`vllm serve THIS_FOLDER` serves it; `/v1/chat/completions` applies the chat template, which is in the folder."""
+`vllm serve FOLDER` serves it; `/v1/chat/completions` applies the chat template, which is in the folder."""

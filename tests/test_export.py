@@ -75,14 +75,12 @@ def test_only_a_tuned_checkpoint_gets_a_chat_template(exported):
 
 
 def test_the_card_tells_of_data_training_and_scores(exported):
-    card = (exported["llama"][0] / "README.md").read_text(encoding="utf-8")
-    for told in (
-        "fine-tuned on conversations",
-        "| steps | 12 |",
-        "| tokens seen | 3,456 |",
-        "| validation: loss | 2.5 |",
-    ):
-        assert told in card
+    tuned, base = ((exported[name][0] / "README.md").read_text(encoding="utf-8") for name in ("llama", "qwen3"))
+    for told in ("fine-tuned on conversations", "## Fine-tuning", "| validation: loss | 2.5 |", "vllm serve llama"):
+        assert told in tuned
+    for told in ("pretrained", "| steps | 12 |", "| tokens seen | 3,456 |", "Qwen3", "vllm serve qwen3"):
+        assert told in base
+    assert "## Fine-tuning" not in base
 
 
 def test_scores_of_a_benchmark_stand_in_the_card(exported, tmp_path):
