@@ -1,7 +1,7 @@
 """How fast text is generated: ours, plain, compiled and in int8, beside transformers with the same weights.
 
     python3 perf/generation.py                                  # one row, batches, sampling; CPU, 24.9M parameters
-    python3 perf/generation.py --quality CHECKPOINT TEXT_FILE   # size and perplexity of int8 on your own checkpoint
+    python3 perf/generation.py --quality CHECKPOINT CLEANED_FILE    # size and perplexity of int8
 
 Every round runs each variant once, one after another, so that what else the machine does falls on all of them; tables
 show medians over rounds, ratios are medians of the ratios within a round.
@@ -27,6 +27,7 @@ from utils.hf_names import to_hf_names
 from utils.quantization import quantize_int8
 from utils.sampling import sample_next_token
 from utils.terminal import format_bytes, format_table
+from utils.text import from_line
 
 PROMPT = torch.randint(3, 32_000, (32,), generator=torch.Generator().manual_seed(0)).tolist()
 GREEDY = {"temperature": 0.0, "eos_id": None}
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=200, help="new tokens a run")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
-    parser.add_argument("--quality", nargs=2, metavar=("CHECKPOINT", "TEXT_FILE"))
+    parser.add_argument("--quality", nargs=2, metavar=("CHECKPOINT", "CLEANED_FILE"))
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -167,10 +168,12 @@ def sampling_table(rounds: int) -> str:
 
 
 def quality_table(checkpoint: Path, text_file: Path) -> str:
-    """Size and perplexity of a checkpoint, in float32, bfloat16 and int8, on up to 16,384 tokens of a text."""
+    """Size and perplexity of a checkpoint, in float32, bfloat16 and int8, on 16,384 tokens of a cleaned file."""
     from loading import load_for_inference
 
     tokenizer = load_for_inference(str(checkpoint), load_config(), device="cpu").tokenizer
+    lines = text_file.read_text(encoding="utf-8").split("\n")[:2000]
+    ids = [token for line in lines for token in tokenizer.encode(from_line(line), add_bos=True, add_eos=True)][:16_384]
     rows = [["weights", "size", "perplexity", "× float32"]]
     base = None
     for name in ("float32", "bfloat16", "int8"):
@@ -178,7 +181,7 @@ def quality_table(checkpoint: Path, text_file: Path) -> str:
         if name == "int8":
             quantize_int8(model)
         size = sum(tensor.nbytes for tensor in model.state_dict().values())
-        result = perplexity(model, tokenizer.encode(text_file.read_text(encoding="utf-8"))[:16_384])
+        result = perplexity(model, ids)
         base = base or result
         rows.append([name, format_bytes(size), f"{result:.3f}", f"{result / base:.4f}"])
     return format_table(rows, right=(1, 2, 3))

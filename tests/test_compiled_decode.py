@@ -88,6 +88,7 @@ def test_compiled_once_it_writes_the_same_tokens_for_every_checkpoint_of_the_sha
     settings = GenerationSettings(max_length=100, temperature=0, eos_id=None)  # twice beyond the context of 48
     decoder = compiled_decoder(model, "on")
     assert list(stream_tokens(model, [1, 5], settings, decoder=decoder)) == list(stream_tokens(model, [1, 5], settings))
+    assert list(stream_tokens(model, [1], settings, decoder=decoder)) == list(stream_tokens(model, [1], settings))
     again = new_model(qk_norm=True)
     with torch.no_grad():
         again.model.embed_tokens.weight.add_(0.1)

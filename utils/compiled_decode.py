@@ -99,11 +99,15 @@ class CompiledDecoder:
 
     def __init__(self, model: Any, path: Path) -> None:
         self._model = model
-        self._step = torch._inductor.aoti_load_package(str(path))
-        weights = DecodeStep(model).state_dict(keep_vars=False)
-        wanted = self._step.get_constant_fqns()
-        # The model's own memory, not a copy of it.
-        self._step.load_constants({name: weights[name] for name in wanted}, check_full_update=True, user_managed=True)
+        # What torch._inductor.aoti_load_package wraps, in a thousandth of a second; importing torch._inductor alone
+        # takes longer than a short answer.
+        self._step = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        weights = DecodeStep(model).state_dict()
+        constants = {name: weights[name] for name in self._step.get_constant_fqns()}
+        # All of them at once, and the model's own memory, not a copy of it.
+        use_inactive, check_full_update, user_managed = False, True, True
+        self._step.load_constants(constants, use_inactive, check_full_update, user_managed)
+        self._constants = constants  # held here, since the step only borrows them
         self._past = torch.zeros(model.config.context_length)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -112,8 +116,9 @@ class CompiledDecoder:
             return self._model.project(self._model.hidden_states(tokens[:, None], cache=cache)[:, -1])
         length = cache.lengths[0]
         rotary = self._model.model.rotary
-        logits, keys, values = self._step(
-            tokens, rotary.cos[length], rotary.sin[length], cache.keys[0], cache.values[0], self._past[:length]
+        past = self._past[:length]
+        logits, keys, values = self._step.boxed_run(
+            [tokens, rotary.cos[length], rotary.sin[length], cache.keys[0], cache.values[0], past]
         )
         cache.keys[0, :, :, length], cache.values[0, :, :, length] = keys, values
         cache.advance(1)
