@@ -35,7 +35,7 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     if not is_active():
         return model
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
 
 def is_active() -> bool:
