@@ -12,7 +12,7 @@ from tests.fake_tokenizer import ByteTokenizer
 from tuning.sft_data import SftDataset
 from utils.chat import encode_conversation
 from utils.cli import exit_code_of
-from utils.config import CHECKOUT
+from utils.config import CHECKOUT, load_config
 from utils.errors import PipelineError
 from utils.hub import HubError
 
@@ -152,6 +152,25 @@ def test_lima_is_fetched_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(lima_tokenizer, "download", lambda *args, **options: next(contents))
     for _ in range(2):
         assert lima_tokenizer.fetch_lima(tmp_path / "lima_train.jsonl").read_bytes() == b"{}"
+
+
+def test_real_conversations_in_bulk_are_what_one_by_one_they_are(real_data, tmp_path):
+    from tokenizer import load_tokenizer
+
+    model = real_data / "tokenizer" / "codellama_reconstructed.model"
+    (tmp_path / "tokenizer.model").write_bytes(model.read_bytes())
+    config = load_config(settings=[f"paths.tokenizer_dir={tmp_path}", f"paths.post_training_dir={tmp_path}"])
+    source = real_data / "lima" / "lima_sample_100.jsonl"
+    metadata = lima_tokenizer.prepare_lima(config, source=source, too_long="truncate")
+    assert (metadata["read"], metadata["examples"], metadata["truncated"], metadata["turns"]) == (100, 100, 55, 127)
+    tokenizer, data = load_tokenizer(tmp_path), SftDataset.open(tmp_path)
+    for row, line in enumerate(source.read_text(encoding="utf-8").splitlines()):
+        texts = json.loads(line)["conversations"]
+        messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+        wanted = encode_conversation(tokenizer, messages)
+        length = min(len(wanted.ids), 512)
+        assert data.ids[row, :length].tolist() == wanted.ids[:length]
+        assert data.masks[row, :length].tolist() == wanted.mask[:length]
 
 
 def test_torch_is_not_imported():
