@@ -193,6 +193,6 @@ def test_a_renewed_engine_goes_on_the_same(trained):
     texts = list(topics.values())[:20]
     encoder = BulkEncoder(trained.vocabulary, reference=trained.encode_batch_reference, renew_after=10_000)
     engine = encoder._engine
-    rows = [encoder.encode([text])[0].tolist() for text in texts]
+    rows = [encoder._encode_on_one_core([text.encode()])[0].tolist() for text in texts]
     assert encoder._engine is not engine
     assert rows == trained.encode_batch_reference(texts)
