@@ -31,7 +31,7 @@ PROBES = (
 class BulkEncoder:
     """gigatoken behind a check.
 
-    In a worker process it runs on one core with a cache that grows with every new word (0.7 GB over 120 MB of new words),
+    In a worker process it runs on one core with a cache that grows with every new word (0.7 GB over 120 MB of them),
     so there the engine is made anew after `renew_after` bytes; elsewhere it forgets its caches after every call.
     """
 
