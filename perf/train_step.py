@@ -56,6 +56,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10, help="timed steps a round, after three others")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor seconds, on a machine that others use"
+    )
     parser.add_argument("--eager", action="store_true", help="nobody compiles")
     parser.add_argument("--transformers", action="store_true", help="also Hugging Face's Llama, which is installed")
     parser.add_argument("--nanogpt", metavar="FOLDER", help="also nanoGPT")
@@ -66,7 +69,7 @@ def parse_args() -> argparse.Namespace:
 def run_contender(name: str, folder: str | None, shape: str, args: argparse.Namespace, cache: str) -> dict[str, float]:
     command = [sys.executable, str(ROOT / "perf" / "train_step_contenders.py"), name, "--shape", shape]
     command += ["--device", args.device, "--dtype", args.dtype, "--batch-size", str(args.batch_size)]
-    command += ["--context", str(args.context), "--steps", str(args.steps)]
+    command += ["--context", str(args.context), "--steps", str(args.steps), "--clock", args.clock]
     command += ["--folder", folder] if folder else []
     command += ["--eager"] if args.eager else []
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "NANOCHAT_DTYPE": args.dtype}
