@@ -193,7 +193,7 @@ def clean_all(cleaning: CleaningRun, config: CleaningConfig, *, strict: bool) ->
     with suppress(OSError):  # not empty: there are rejects
         (cleaning.directory / "rejects").rmdir()
     if failures:
-        others = f" (and {len(failures) - 1} more files failed)" if failures[1:] else ""
+        others = f" (and {len(failures) - 1} more failed)" if failures[1:] else ""
         raise PipelineError(f"{failures[0]}{others}; the files that are done stay, run the cleaner again for the rest")
 
 
@@ -207,8 +207,11 @@ class _Work:
     def __call__(self, report: Report) -> dict[str, Any]:
         # Parsed articles are trees without cycles; looking for cycles in them takes a third of the time.
         gc.disable()
-        with shared(self.options["directory"]):
-            return clean_file(self.job, report=report, **self.options)
+        try:
+            with shared(self.options["directory"]):
+                return clean_file(self.job, report=report, **self.options)
+        except OSError as error:  # a full disk names no file
+            raise PipelineError(f"{self.job.name} cannot be written: {error.strerror or error}") from error
 
 
 class Progress:

@@ -1,8 +1,8 @@
 """Speed of the cleaner: MB of raw input a second and core, beside what orjson alone needs to parse the same lines.
 
-python3 -m perf.cleaner                          # 200 MB of text in four made-up raw files
-python3 -m perf.cleaner --input data/raw/x.jsonl # your own file instead
-python3 -m perf.cleaner --profile                # where the time goes
+python3 perf/cleaner.py                          # 200 MB of text in four made-up raw files
+python3 perf/cleaner.py --input data/raw/x.jsonl # your own file instead
+python3 perf/cleaner.py --profile                # where the time goes
 """
 
 import argparse
@@ -19,6 +19,8 @@ from itertools import islice
 from pathlib import Path
 
 import orjson
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cleaner import clean_file
 from cleaning.run import Job, plan_jobs
