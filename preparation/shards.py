@@ -16,7 +16,7 @@ from utils.raw_files import RawFile, format_of
 from utils.text import LINE_BREAK, PARAGRAPH_BREAK
 
 SHARD_BYTES = 32 << 20
-BATCH_BYTES = 8 << 20  # text in memory at once; ids, hashes and strings of it take about ten times as much
+BATCH_CHARACTERS = 8 << 20  # text in memory at once; ids, hashes and strings of it take about ten times as much
 _PARQUET_ROWS = 256
 _PARAGRAPH_BREAK, _LINE_BREAK = PARAGRAPH_BREAK.encode(), LINE_BREAK.encode()
 
@@ -60,18 +60,19 @@ def batches(rows: Iterable[Row], *, batch_size: int) -> Iterator[Batch]:
     """`rows` in batches of `batch_size`, or fewer where they are long."""
     texts: list[str] = []
     rejected: Counter[str] = Counter()
-    number = size = 0
+    number = size = held = 0
     for row in rows:
         number += 1
         size += row.size
+        held += len(row.text)
         reason = row.reason or (None if row.text else "empty")
         if reason:
             rejected[reason] += 1
         else:
             texts.append(row.text)
-        if number == batch_size or size >= BATCH_BYTES:
+        if number == batch_size or held >= BATCH_CHARACTERS:
             yield Batch(texts, number, size, rejected)
-            texts, rejected, number, size = [], Counter(), 0, 0
+            texts, rejected, number, size, held = [], Counter(), 0, 0, 0
     if number:
         yield Batch(texts, number, size, rejected)
 
