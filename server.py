@@ -32,18 +32,25 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="TCP port (8000); 0: a free one")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="auto: bfloat16 on CUDA")
+    parser.add_argument("--quantize", choices=("int8", "none"), help="weights rounded to int8: a quarter of the memory")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(args, server__host=args.host, server__port=args.port)
+    config = load_config_from(
+        args,
+        server__host=args.host,
+        server__port=args.port,
+        generation__dtype=args.dtype,
+        generation__quantize=args.quantize,
+    )
     listener = listen(config.server)
     from serving.api import create_app
     from serving.engine import Engine
 
-    models = load_models(args.checkpoint or ["latest"], config, device=args.device, dtype=args.dtype)
+    models = load_models(args.checkpoint or ["latest"], config, device=args.device)
     engine = Engine(models, max_waiting=config.server.max_waiting, timeout=config.server.request_timeout)
     app = create_app(engine, config.generation, config.server, api_key=os.environ.get("LLM_API_KEY"))
     serve(app, listener, config.server)
@@ -66,13 +73,15 @@ def listen(server: "ServerConfig") -> socket.socket:
     return listener
 
 
-def load_models(arguments: list[str], config: "Config", *, device: str, dtype: str) -> list["ServedModel"]:
+def load_models(arguments: list[str], config: "Config", *, device: str) -> list["ServedModel"]:
     """Each ``[NAME=]PATH`` loaded under its name."""
     from loading import load_all
     from serving.engine import ServedModel
+    from utils.compiled_decode import compiled_decoder
 
+    chosen = config.generation
     served = []
-    for loaded in load_all(arguments, config, device=device, dtype=dtype):
+    for loaded in load_all(arguments, config, device=device, dtype=chosen.dtype, quantize=chosen.quantize):
         kind = "fine-tuned, answers chats" if loaded.is_chat else "base, continues texts"
         print(f"{loaded.summary()}, {kind}, on {loaded.model.device}")
         served.append(
@@ -82,6 +91,7 @@ def load_models(arguments: list[str], config: "Config", *, device: str, dtype: s
                 loaded.tokenizer,
                 is_chat=loaded.is_chat,
                 max_rows=config.server.max_batch,
+                decoder=compiled_decoder(loaded.model, chosen.compile),
             )
         )
     return served

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from utils.batch_generation import BatchGenerator, TokenEvent
+from utils.batch_generation import BatchGenerator, Decoder, TokenEvent
 from utils.errors import PipelineError
 from utils.generation_settings import GenerationSettings
 
@@ -38,7 +38,14 @@ class ServedModel:
     """A model under its name, with the batch that its requests share."""
 
     def __init__(
-        self, name: str, model: "TransformerLM", tokenizer: "WikipediaTokenizer", *, is_chat: bool, max_rows: int
+        self,
+        name: str,
+        model: "TransformerLM",
+        tokenizer: "WikipediaTokenizer",
+        *,
+        is_chat: bool,
+        max_rows: int,
+        decoder: Decoder | None = None,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -49,7 +56,7 @@ class ServedModel:
         self.created = int(time.time())
         self.waiting: deque[Job] = deque()
         self.running: dict[int, Job] = {}
-        self._new_batch = lambda: BatchGenerator(model, tokenizer, max_rows=max_rows)
+        self._new_batch = lambda: BatchGenerator(model, tokenizer, max_rows=max_rows, decoder=decoder)
         self.max_rows = max_rows
         self.batch = self._new_batch()
 
