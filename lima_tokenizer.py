@@ -14,7 +14,7 @@ from tuning.conversations import Preparation, iter_conversations, prepare_exampl
 from tuning.sft_data import write_sft_dataset
 from utils.cli import load_config_from, run, stage_parser
 from utils.config import Config
-from utils.errors import PipelineError
+from utils.errors import PipelineError, UsageError
 from utils.files import whole_file
 from utils.hub import HubError, download
 
@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.batch_size < 1 or args.preview < 0:
-        raise PipelineError("--batch-size wants at least 1, --preview at least 0")
+        raise UsageError("--batch-size wants at least 1, --preview at least 0")
     config = load_config_from(args, sft__max_length=args.max_length)
     prepare_lima(
         config, source=args.input, batch_size=args.batch_size, too_long=args.too_long, strict=args.strict,
