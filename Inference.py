@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from utils.config import Config
     from utils.generation_settings import GenerationSettings
 
-MODES = ("One model: a text, or a chat where it was fine-tuned", "Several models side by side")
+MODES = (
+    "One model: a text, or a chat where it was fine-tuned",
+    "Several models side by side",
+    "Benchmark: scores of one or several models",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,15 +98,17 @@ def answer(args: argparse.Namespace, config: "Config", settings: "GenerationSett
 def converse(args: argparse.Namespace, config: "Config", settings: "GenerationSettings") -> int:
     """The menus, as far as flags have not answered them, then prompt after prompt."""
     from console.comparison import run_comparison
-    from console.menus import Quit, choose_checkpoint, choose_checkpoints, choose_mode, choose_run
+    from console.menus import Quit, choose_checkpoint, choose_checkpoints, choose_of, choose_run
     from console.single import run_single
 
     try:
         if not args.checkpoint:
-            is_single = choose_mode(MODES) == 1
+            mode = choose_of("Text generation", "Mode", MODES)
             chosen_run = choose_run(config.paths.checkpoint_dir)
-            chosen = [choose_checkpoint(chosen_run)] if is_single else choose_checkpoints(chosen_run)
+            chosen = [choose_checkpoint(chosen_run)] if mode == 1 else choose_checkpoints(chosen_run)
             args.checkpoint = [str(path) for path in chosen]
+            if mode == 3:
+                return run_benchmark(args)
         writers = _load(args, config)
         if len(writers) == 1:
             run_single(writers[0], settings)
@@ -111,6 +117,29 @@ def converse(args: argparse.Namespace, config: "Config", settings: "GenerationSe
     except Quit:
         pass
     return 0
+
+
+def run_benchmark(args: argparse.Namespace) -> int:
+    """benchmark.py on the chosen checkpoints, with the size and the data that the user chooses."""
+    import benchmark
+    from console.menus import choose_of
+
+    presets = {
+        name: ", ".join(f"{count} {task}" for task, count in counts.items()) or "everything"
+        for name, counts in benchmark.PRESETS.items()
+    }
+    size = choose_of("Items", "Size", [f"{name}: {shown}" for name, shown in presets.items()])
+    sources = [
+        "WikiText, LAMBADA, HellaSwag (benchmark.data_dir, or the hub)",
+        "the project's own samples: no download",
+    ]
+    is_offline = choose_of("Data", "Data", sources) == 2
+    options = [f"--{list(presets)[size - 1]}", "--device", args.device, *(["--offline-samples"] if is_offline else [])]
+    for path in args.checkpoint:
+        options += ["--checkpoint", path]
+    for setting in args.settings:
+        options += ["--set", setting]
+    return benchmark.main(options + (["--config", args.config] if args.config else []))
 
 
 def _load(args: argparse.Namespace, config: "Config") -> "list[Writer]":

@@ -34,11 +34,12 @@ def choose(question: str, count: int, *, default: int | None = None) -> int:
         print(f"{answer!r} is not a number from 1 to {count}")
 
 
-def choose_mode(modes: Sequence[str]) -> int:
-    print(styled("\nText generation", "bold"))
-    for number, mode in enumerate(modes, 1):
-        print(f"  {number}. {mode}")
-    return choose("Mode", len(modes), default=1)
+def choose_of(title: str, question: str, options: Sequence[str]) -> int:
+    """The number of one of `options`; Enter takes the first."""
+    print(styled(f"\n{title}", "bold"))
+    for number, option in enumerate(options, 1):
+        print(f"  {number}. {option}")
+    return choose(question, len(options), default=1)
 
 
 def choose_run(checkpoint_dir: Path) -> Run:

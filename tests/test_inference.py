@@ -269,6 +269,19 @@ def test_too_little_memory_is_said_before_loading_and_asked(infer, type_answers,
     assert "Prompt for all" not in out
 
 
+def test_the_benchmark_is_started_with_what_was_chosen(infer, type_answers, monkeypatch):
+    called = []
+    monkeypatch.setattr("benchmark.main", lambda arguments: called.append(arguments) or 0)
+    type_answers("3", "1", "1,2", "1", "2")
+    assert infer()[0] == 0
+    options = called[0]
+    assert options[0] == "--quick"
+    assert "--offline-samples" in options
+    assert options.count("--checkpoint") == 2
+    assert options[options.index("--device") + 1] == "cpu"
+    assert any(option.startswith("paths.checkpoint_dir=") for option in options)
+
+
 def test_a_fine_tuned_run_is_asked_in_its_template(infer, home, monkeypatch):
     from utils.generation import stream_events as original
 
