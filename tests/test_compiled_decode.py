@@ -21,6 +21,7 @@ OPTIONS = [
     {"norm": "layer", "activation": "geglu", "tie_word_embeddings": False},
     {"num_key_value_heads": 4, "activation": "reglu"},
     {"num_key_value_heads": 1, "rope_theta": 500.0},
+    {"rope_scaling": "yarn", "rope_scaling_factor": 2.0},
 ]
 
 

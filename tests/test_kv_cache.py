@@ -15,6 +15,7 @@ OPTIONS = [
 ] + [
     {"num_attention_heads": 2, "num_key_value_heads": 1, "activation": "geglu", "tie_word_embeddings": False},
     {"num_attention_heads": 2, "num_key_value_heads": 2, "activation": "reglu", "rope_theta": 500.0},
+    {"num_attention_heads": 4, "num_key_value_heads": 2, "rope_scaling": "yarn", "rope_scaling_factor": 2.0},
 ]
 
 
