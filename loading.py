@@ -83,7 +83,13 @@ def load_for_inference(
 
     tokenizer = tokenizer_of(content, [config.paths.tokenizer_dir], load, origin=f"checkpoint {path}")
     target = resolve_device(device)
-    model = load_model(path, device=target, dtype=choose_dtype(dtype, target))
+    model = load_model(
+        path,
+        device=target,
+        dtype=choose_dtype(dtype, target),
+        rope_scaling=config.model.rope_scaling,
+        rope_scaling_factor=config.model.rope_scaling_factor,
+    )
     if quantize == "int8":
         quantize_int8(model)
     described = {key: value for key, value in content.items() if key not in ("model", "optimizer", "scheduler", "rng")}

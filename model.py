@@ -8,6 +8,7 @@ outputs = model(input_ids, labels=input_ids)     # {"loss": …, "logits": (B, T
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,19 +224,35 @@ def create_model(config: str | Path | Config | ModelConfig = "config.json") -> T
 
 
 def load_model(
-    path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    rope_scaling: str = "none",
+    rope_scaling_factor: float = 1.0,
 ) -> TransformerLM:
-    """The model of a checkpoint file, ready for inference; `dtype` None keeps the weights' type."""
+    """The model of a checkpoint file, ready for inference.
+
+    Args:
+        dtype: the type that the weights are converted to; None keeps theirs.
+        rope_scaling: a scaling other than ``none`` stretches the context in place of the checkpoint's own.
+    """
     from utils.checkpoint import read_checkpoint
 
-    content = read_checkpoint(Path(path))
-    model = create_model(config_from_dict(content["config"], origin=f"checkpoint {path}"))
-    load_weights(model, content["model"], origin=f"checkpoint {path}")
+    content, origin = read_checkpoint(Path(path)), f"checkpoint {path}"
+    config = config_from_dict(content["config"], origin=origin).model
+    if rope_scaling != "none":
+        config = replace(config, rope_scaling=rope_scaling, rope_scaling_factor=rope_scaling_factor)
+    with torch.device("meta"):  # no random weights are drawn only to be replaced
+        model = create_model(config)
+    load_weights(model, content["model"], origin=origin, assign=True)
+    model.model.rotary.to_empty(device="cpu")
     return model.to(device=device, dtype=dtype).eval()
 
 
-def load_weights(model: TransformerLM, state: dict[str, Tensor], *, origin: str) -> None:
-    """Loads a state dict that must fit the model exactly; `origin` names it in the error."""
+def load_weights(model: TransformerLM, state: dict[str, Tensor], *, origin: str, assign: bool = False) -> None:
+    """Loads a state dict that must fit the model exactly; `origin` names it in the error. With `assign` the model takes
+    the tensors themselves."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -244,7 +261,7 @@ def load_weights(model: TransformerLM, state: dict[str, Tensor], *, origin: str)
                 f"{origin} does not fit the model: {name} is {found.get(name, 'missing')} there, "
                 f"{expected.get(name, 'unknown')} in the model; use the configuration it was trained with"
             )
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=assign)
 
 
 def main(argv: list[str] | None = None) -> int:

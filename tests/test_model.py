@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
-from model import TransformerLM, create_model, load_weights
+from model import TransformerLM, create_model, load_model, load_weights
 from utils.attention import attend, segment_block_mask, segment_mask
-from utils.config_sections import ModelConfig
+from utils.config_sections import ModelConfig, section_to_dict
 from utils.cpu_attention import blocked_causal_attention
 from utils.errors import PipelineError
 from utils.hf_names import from_hf_names, to_hf_names
@@ -125,6 +125,22 @@ def test_a_stretched_context_is_one_setting_and_takes_the_same_weights(scaling):
     assert stretched(token_ids(1, 128))["logits"].shape == (1, 128, SMALL.vocab_size)
     with pytest.raises(PipelineError, match=r"129 tokens is longer than the model's context of 128"):
         stretched(token_ids(1, 129))
+
+
+def test_a_checkpoint_loads_equal_and_its_context_can_be_stretched(tmp_path):
+    from utils.checkpoint import write_checkpoint
+
+    model, ids = small_model(), token_ids(1, 32)
+    config = {"model": section_to_dict(model.config), "dataset": {"window": 32}}
+    write_checkpoint(tmp_path / "checkpoint_latest.pt", {"model": model.state_dict(), "config": config})
+    loaded = load_model(tmp_path / "checkpoint_latest.pt")
+    assert not loaded.training
+    assert torch.equal(loaded(ids)["logits"], model(ids)["logits"])
+    stretched = load_model(tmp_path / "checkpoint_latest.pt", rope_scaling="yarn", rope_scaling_factor=2.0)
+    assert stretched.config.context_length == 64
+    halved = load_model(tmp_path / "checkpoint_latest.pt", dtype=torch.bfloat16)
+    assert halved.dtype == torch.bfloat16
+    assert (halved(ids)["logits"] - model(ids)["logits"]).abs().max() < 0.2
 
 
 @pytest.mark.parametrize("changes", [{"rope_scaling": "yarn"}, {"rope_scaling_factor": 2.0}], ids=str)
