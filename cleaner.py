@@ -34,7 +34,7 @@ from utils.text import to_line
 
 COLUMNS = tuple({*structured_contents.COLUMNS, *plain_text.COLUMNS})
 _REPORT_SECONDS = 0.2
-_MALFORMED = (ValueError, TypeError, AttributeError, RecursionError)
+_MALFORMED = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 @dataclass

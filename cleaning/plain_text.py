@@ -46,7 +46,7 @@ def paragraphs_of(text: str) -> list[str]:
 
 def _block(paragraph: str, policy: Policy) -> Block:
     line = paragraph.strip()
-    if match := _WIKI_HEADING.match(line):
+    if line.startswith("==") and line.endswith("==") and (match := _WIKI_HEADING.match(line)):
         return Block("heading", match[2], len(match[1]) - 1)
     if len(line) <= _LONGEST_HEADING and "\n" not in line and policy.drops_section(line):
         return Block("heading", line, 1)

@@ -145,5 +145,5 @@ def tidy(text: str, *, is_list: bool = False) -> str:
 def without_trailing_space(text: str) -> str:
     """Without white space at line ends and without empty lines around the text; indentation stays."""
     if " \n" in text or "\t\n" in text:
-        text = re.sub(r"[ \t]+\n", "\n", text)
+        text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
     return text.strip("\n").rstrip()

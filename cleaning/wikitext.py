@@ -17,13 +17,13 @@ from cleaning.policy import Block, Page, Policy
 
 # Taken out before parsing: they hold half of an article's markup, and nothing of them stays.
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-_REFERENCE = re.compile(r"<ref\b[^<>]*/>|<ref\b[^<>]*>.*?</ref *>", re.DOTALL | re.IGNORECASE)
+_REFERENCE = re.compile(r"<ref\b[^<>]*/>|<ref\b[^<>]*>.{0,20000}?</ref *>", re.DOTALL | re.IGNORECASE)
 _GALLERY = re.compile(
-    r"<(gallery|timeline|imagemap|score|graph|mapframe)\b[^<>]*>.*?</\1 *>", re.DOTALL | re.IGNORECASE
+    r"<(gallery|timeline|imagemap|score|graph|mapframe)\b[^<>]*>.{0,50000}?</\1 *>", re.DOTALL | re.IGNORECASE
 )
 _REDIRECT = re.compile(r"\s*#\s*(?:REDIRECT|WEITERLEITUNG|REDIRECTION|REDIRECCIÓN)\b", re.IGNORECASE)
 _QUOTES = re.compile(r"'{2,5}")
-_LIST_LINE = re.compile(r"([*#:;]+)[ \t]*(.*)")
+_LIST_LINE = re.compile(r"([*#:;]{1,12})[ \t]*(.*)")
 _FILE = re.compile(r"\s*(?:file|image|media|datei|fichier|archivo)\s*:", re.IGNORECASE)
 _HIDDEN_LINK = re.compile(r"\s*(?:category|[a-z]{2,3}|[a-z]{2,3}-[a-z-]+|simple)\s*:\s*\S", re.IGNORECASE)
 _PICTURE_OPTION = re.compile(
