@@ -46,7 +46,7 @@ def _continue_texts(writer: Writer, default: GenerationSettings) -> None:
             writer.check(ids, default)
             settings = choose_settings(default)
             print(styled(prompt, "bold"), end="", flush=True)
-            print(styled(writer.write(ids, settings, output=sys.stdout)[1].line(), "dim"))
+            print(styled(writer.write(ids, settings, output=sys.stdout, may_stop=True)[1].line(), "dim"))
         except PipelineError as error:
             say(error)
 
@@ -75,7 +75,7 @@ def _answer(writer: Writer, messages: list[dict[str, str]], settings: Generation
     messages, ids = shorten(writer, messages, settings)
     writer.check(ids, settings)
     print(styled("Model: ", "bold", "cyan"), end="", flush=True)
-    text, statistics = writer.write(ids, settings, output=sys.stdout)
+    text, statistics = writer.write(ids, settings, output=sys.stdout, may_stop=True)
     print(styled(statistics.line(), "dim"))
     return [*messages, {"role": "assistant", "content": text.strip() or "…"}]
 

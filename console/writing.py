@@ -10,11 +10,12 @@ from loading import LoadedModel
 from utils import chat
 from utils.batch_generation import Decoder
 from utils.compiled_decode import compiled_decoder
+from utils.errors import Terminated
 from utils.generation import encode_prompt, stream_events, stream_tokens
 from utils.generation_settings import GenerationSettings, check_prompt, check_text
 from utils.terminal import format_seconds
 
-_REASONS = {"stop": "the text came to its end", "length": "the maximum length"}
+_REASONS = {"stop": "the text came to its end", "length": "the maximum length", "interrupted": "Ctrl-C"}
 
 
 @dataclass
@@ -90,14 +91,22 @@ class Writer:
             is_first = is_first and not event.text
 
     def write(
-        self, prompt_ids: Sequence[int], settings: GenerationSettings, *, output: TextIO
+        self, prompt_ids: Sequence[int], settings: GenerationSettings, *, output: TextIO, may_stop: bool = False
     ) -> tuple[str, Statistics]:
-        """Writes the new text piece by piece and ends the line; gives it back whole."""
+        """Writes the new text piece by piece and ends the line; gives it back whole.
+
+        `may_stop`: Ctrl-C ends this text and not the program.
+        """
         statistics, pieces = Statistics(), []
-        for piece in self.stream(prompt_ids, settings, statistics):
-            pieces.append(piece)
-            output.write(piece)
-            output.flush()
+        try:
+            for piece in self.stream(prompt_ids, settings, statistics):
+                pieces.append(piece)
+                output.write(piece)
+                output.flush()
+        except KeyboardInterrupt as interrupt:
+            if not may_stop or isinstance(interrupt, Terminated):
+                raise
+            statistics.finish_reason = "interrupted"
         output.write("\n")
         output.flush()
         return "".join(pieces), statistics

@@ -314,6 +314,23 @@ def test_a_chat_keeps_its_history_until_new(infer, home, type_answers, monkeypat
     assert out.count("Model: ") == 3
 
 
+def test_ctrl_c_ends_the_text_in_the_menus_and_the_program_in_the_plain_form(infer, type_answers, monkeypatch):
+    from utils.generation import stream_events as original
+
+    def interrupted(*arguments, **options):
+        for number, event in enumerate(original(*arguments, **options)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield event
+
+    monkeypatch.setattr("console.writing.stream_events", interrupted)
+    type_answers("1", "1", "1", "the cat", "1", "the dog", "1", "q")
+    code, out, _ = infer()
+    assert code == 0
+    assert out.count("3 tokens in") == out.count("ended by: Ctrl-C") == 2
+    assert infer("--checkpoint", "latest", "--prompt", "the cat")[0] == 130
+
+
 def test_a_long_chat_drops_its_oldest_turns(infer, home, type_answers):
     type_answers("the cat " * 60, "the dog " * 60, "the house " * 60, "the mat " * 60, "q")
     code, out, _ = infer("--checkpoint", str(home / "tuned"), "--max-length", "300")
