@@ -1,8 +1,10 @@
 """dataset_prep.py as a user runs it, on a tokenizer trained on the spot."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +159,31 @@ def test_inspect_gives_every_document_whole(config, articles):
     tokenizer = WikipediaTokenizer(config.parent / "tokenizer")
     assert [tokenizer.decode(document(dataset, number)) for number in range(300)] == articles
     assert document_lengths(dataset).tolist() == [len(tokenizer.encode(text)) + 2 for text in articles]
+
+
+@pytest.mark.parametrize(("signal_name", "code"), [("SIGKILL", -9), ("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_run_that_is_killed_goes_on_to_the_same_bytes(config, articles, signal_name, code):
+    """Real processes: the worker ends with its parent, and the next run finds what it left."""
+    cleaned = config.parent / "cleaned" / "cleaned_1.txt"
+    lines = (to_line(article) + f" {number}\n" for number in range(8) for article in articles)
+    cleaned.write_text("".join(lines), encoding="utf-8", newline="\n")
+    command = [sys.executable, "dataset_prep.py", "--config", str(config), "--workers", "2", "--batch", "50"]
+
+    def folder(name: str) -> list[str]:
+        return ["--set", f"dataset.wikipedia_full_dir={config.parent / name}"]
+
+    process = subprocess.Popen([*command, *folder("stopped")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    state = config.parent / "stopped" / "unfinished" / "shard_000001.json"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(getattr(signal, signal_name))
+    output, errors = process.communicate()
+    assert process.returncode == code, errors
+    assert (b"the same command goes on from there" in output) == (signal_name != "SIGKILL")
+    assert not (config.parent / "stopped" / "metadata.json").exists()
+    for name in ("stopped", "whole"):
+        subprocess.run([*command, *folder(name)], cwd=ROOT, check=True, capture_output=True)
+    whole, stopped = (
+        {path.name: path.read_bytes() for path in (config.parent / name).iterdir()} for name in ("whole", "stopped")
+    )
+    assert whole == stopped
