@@ -61,11 +61,9 @@ def score_completion(
     references = [passage.reference for passage in passages]
     rouge = RougeScorer(list(ROUGE), use_stemmer=True)
     scores = [rouge.score(reference, text) for reference, text in zip(references, written, strict=True)]
-    bleu = [
-        BLEU(effective_order=False)._extract_corpus_statistics([w], [[r]])[0]
-        for w, r in zip(written, references, strict=True)
-    ]
-    figures: dict[str, Any] = {"bleu": _bleu_figure(np.array(bleu, dtype=np.int64))}
+    bleu = BLEU(effective_order=True)
+    sentences = [bleu.sentence_score(text, [reference]) for text, reference in zip(written, references, strict=True)]
+    figures: dict[str, Any] = {"bleu": _bleu_figure(sentences)}
     for name in ROUGE:
         figures[name] = Figure([100 * score[name].fmeasure for score in scores], unit="points")
     items = [
@@ -75,6 +73,10 @@ def score_completion(
     return TaskResult(figures, items)
 
 
-def _bleu_figure(statistics: np.ndarray) -> BleuFigure:
-    """sacrebleu's statistics of a sentence: words written, words of the reference, 4 matches, 4 totals."""
-    return BleuFigure(counts=statistics[:, 2:6], totals=statistics[:, 6:10], lengths=statistics[:, :2])
+def _bleu_figure(sentences: Sequence[Any]) -> BleuFigure:
+    """The counts that corpus BLEU adds up, from sacrebleu's score of each sentence."""
+    return BleuFigure(
+        counts=np.array([each.counts for each in sentences]),
+        totals=np.array([each.totals for each in sentences]),
+        lengths=np.array([[each.sys_len, each.ref_len] for each in sentences]),
+    )

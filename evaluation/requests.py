@@ -42,12 +42,16 @@ def encode_pairs(tokenizer: "WikipediaTokenizer", pairs: Sequence[tuple[str, str
 def rolling_requests(tokenizer: "WikipediaTokenizer", text: str, *, window: int) -> list[Request]:
     """A whole text, every token scored once: blocks of `window` tokens, each given the token before it.
 
-    The text's own BOS is scored as if it were text, given another BOS: so does the harness with ``add_bos_token=True``
-    (0.4.13). It is the first token of the first block; figures beside the harness's leave it out.
+    The last block is shorter and gets as much context as the window has room for. The text's own BOS is scored as if it
+    were text, given another BOS: so does the harness with ``add_bos_token=True`` (0.4.13). It is the first token of the
+    first block; the corrected figures leave it out.
     """
     tokens = _encode(tokenizer, [text])[0]
-    before = (tokenizer.bos_id, *tokens)
-    return [Request(before[at : at + 1], tokens[at : at + window]) for at in range(0, len(tokens), window)]
+    requests = [Request((tokenizer.bos_id,), tokens[:window])]
+    for start in range(window, len(tokens), window):
+        end = min(start + window, len(tokens))
+        requests.append(Request(tokens[end - window - 1 : start], tokens[start:end]))
+    return requests
 
 
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:

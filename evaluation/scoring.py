@@ -120,12 +120,16 @@ class Scorer:
 
     def _score_shared(self, contexts: Sequence[Ids], continuations: Sequence[Sequence[Ids]]) -> list[Score]:
         """Each context is read once; its continuations go on from its cache, a row each."""
+        longest = max(len(continuation) for group in continuations for continuation in group) - 1
+        if len(contexts) > 1 and max(map(len, contexts)) + longest > self.window:
+            # Padding would go beyond the context, as one group's long continuations meet another's long context.
+            alone = zip(contexts, continuations, strict=True)
+            return [score for context, group in alone for score in self._score_shared([context], [group])]
         cache = self._cache(len(contexts), max(map(len, contexts)))
         hidden = self.model.hidden_states(self._padded(contexts), cache=cache)  # (B, T, C)
         owners = [owner for owner, group in enumerate(continuations) for _ in group]
         flat = [continuation for group in continuations for continuation in group]
         first = torch.stack([hidden[owner, len(contexts[owner]) - 1] for owner in owners])  # (N, C)
-        longest = max(map(len, flat)) - 1
         if longest == 0:
             return self._score_hidden(first, flat)
         wide = self._cache(len(flat), cache.max_length + longest)

@@ -33,8 +33,8 @@ def score_wikitext(scorer: Scorer, tokenizer: "WikipediaTokenizer", data: Benchm
     scores = _regroup(flat, [len(page) for page in requests])
     logprobs = [np.concatenate([score.logprobs for score in page]).astype(np.float64) for page in scores]
     ranks = [np.concatenate([score.ranks for score in page])[1:] for page in scores]  # [1:]: without BOS
-    losses = [-each.sum() for each in logprobs]
-    text_losses = [-each[1:].sum() for each in logprobs]
+    losses = [-float(each.sum()) for each in logprobs]
+    text_losses = [-float(each[1:].sum()) for each in logprobs]
     words, num_bytes = [page.num_words for page in pages], [page.num_bytes for page in pages]
     tokens = [len(each) for each in ranks]
     beside = "without the <s> that the harness scores as text"

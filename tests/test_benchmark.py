@@ -1,0 +1,291 @@
+"""The benchmark's parts, compared with slow and plain ways; the harness itself is in test_benchmark_parity.py."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import benchmark
+from benchmark import ModelBenchmark, format_benchmark_results
+from evaluation.contamination import contamination
+from evaluation.items import LastWord, Page, evenly_spaced, load_sets, wikitext_pages
+from evaluation.requests import Request, encode_pairs, rolling_requests
+from evaluation.results import NOT_COMPARABLE
+from evaluation.scoring import Scorer
+from evaluation.statistics import BleuFigure, Figure, compare, mcnemar
+from loading import load_for_inference
+from tests.small_models import small_checkpoint, trained_tokenizer
+from utils.config import load_config
+from utils.errors import PipelineError
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return trained_tokenizer(tmp_path_factory.mktemp("benchmark") / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints") / "run_2026_01_01_10_00"
+    small_checkpoint(folder / "checkpoint_step_10.pt", tokenizer, weight_scale=2.0)
+    small_checkpoint(folder / "checkpoint_latest.pt", tokenizer)
+    content = torch.load(folder / "checkpoint_step_10.pt", weights_only=True)
+    torch.save(content | {"step": 10}, folder / "checkpoint_step_10.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints):
+    return load_for_inference(str(checkpoints), load_config(), device="cpu").model
+
+
+def plain_score(model, request: Request) -> list[float]:
+    """One request at a time, all logits, log-softmax: what the batches must equal."""
+    ids = torch.tensor([[*request.context, *request.continuation][:-1]])
+    with torch.no_grad():
+        logprobs = model(ids)["logits"][0].log_softmax(-1)
+    start = len(request.context) - 1
+    return [logprobs[start + index, token].item() for index, token in enumerate(request.continuation)]
+
+
+def random_ids(count: int, seed: int) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(seed).integers(3, 300, count).tolist())
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 64, 4096])
+def test_batches_and_shared_contexts_score_as_one_by_one(model, batch_tokens):
+    shared = random_ids(20, 0)
+    requests = [Request(shared, random_ids(length, length)) for length in (1, 5, 9, 3)]
+    requests += [Request(random_ids(length, 50 + length), random_ids(4, length)) for length in (1, 2, 30, 8)]
+    requests += [Request(random_ids(11, 1), random_ids(1, each)) for each in (7, 8)]
+    for request, score in zip(requests, Scorer(model, batch_tokens=batch_tokens).score(requests), strict=True):
+        expected = plain_score(model, request)
+        assert score.logprobs.tolist() == pytest.approx(expected, abs=1e-4)
+        ids = torch.tensor([[*request.context, *request.continuation]])
+        with torch.no_grad():
+            likeliest = model(ids)["logits"][0].argmax(-1)[len(request.context) - 1 : -1]
+        assert score.is_greedy == (likeliest.tolist() == list(request.continuation))
+
+
+def test_a_context_too_long_loses_its_beginning(model):
+    window = model.config.context_length
+    request = Request(random_ids(window + 20, 0), random_ids(5, 1))
+    kept = Request(request.context[20 + 5 - 1 :], request.continuation)
+    assert Scorer(model).score([request])[0].total == pytest.approx(sum(plain_score(model, kept)), abs=1e-3)
+
+
+def test_a_continuation_longer_than_the_context_is_refused(model):
+    length = model.config.context_length + 1
+    with pytest.raises(PipelineError, match=f"{length} tokens is to be scored"):
+        Scorer(model).score([Request((1,), random_ids(length, 0))])
+
+
+def test_groups_that_do_not_fit_one_padded_batch_are_scored_apart(model):
+    window = model.config.context_length
+    long_context, long_continuations = random_ids(window - 4, 0), random_ids(20, 1)
+    requests = [Request(long_context, random_ids(5, each)) for each in (2, 3)]
+    requests += [Request(long_continuations, random_ids(60, each)) for each in (4, 5)]
+    for request, score in zip(requests, Scorer(model).score(requests), strict=True):
+        assert score.logprobs.tolist() == pytest.approx(plain_score(model, request), abs=1e-4)
+
+
+@pytest.mark.parametrize("words", [3, 60, 200])
+def test_rolling_windows_score_every_token_once(tokenizer, words):
+    text = " ".join(["the quick brown fox"] * words)
+    ids = tokenizer.encode(text, add_bos=True)
+    requests = rolling_requests(tokenizer, text, window=50)
+    assert [token for request in requests for token in request.continuation] == ids
+    assert requests[0].context == (tokenizer.bos_id,)
+    assert all(len(each.context) + len(each.continuation) == 51 for each in requests[1:])
+
+
+def test_context_and_continuation_are_encoded_together(tokenizer):
+    (request,) = encode_pairs(tokenizer, [("the quick ", "brown fox")])
+    assert [*request.context, *request.continuation] == tokenizer.encode("the quick brown fox", add_bos=True)
+    assert list(request.context) == tokenizer.encode("the quick", add_bos=True)
+
+
+def test_last_word_after_a_line_break_is_split_wrongly_at_a_space_and_rightly_at_the_word():
+    passage = LastWord("It certainly was some kind of\n\nPower")
+    assert passage.at_space == ("It certainly was some kind", " of\n\nPower")
+    assert passage.at_word == ("It certainly was some kind of", "\n\nPower")
+    plain = LastWord("one two three")
+    assert plain.at_space == plain.at_word == ("one two", " three")
+
+
+def test_wikitext_is_detokenized_but_counted_as_it_stands():
+    page = Page(" The well @-@ known 1 @,@ 000 men ( and women ) came . \n")
+    assert page.text.strip() == "The well-known 1,000 men (and women) came."
+    assert page.num_bytes == len(page.raw)
+    assert page.num_words == 16  # with the empty text before and after, as the harness counts
+
+
+def test_wikitext_pages_begin_at_headings_of_the_first_level():
+    text = " \n = One = \n a \n = = Part = = \n b \n = Two = \n c \n"
+    assert [page.split("\n")[0] for page in wikitext_pages(text)] == [" = One = ", " = Two = "]
+
+
+def test_chosen_items_are_spread_over_the_whole_set_and_always_the_same():
+    assert evenly_spaced(range(100), 4) == [0, 25, 50, 75]
+    assert evenly_spaced(range(3), 5) == [0, 1, 2]
+
+
+def test_standard_errors_are_those_of_resampling():
+    generator = np.random.default_rng(0)
+    words = generator.integers(50, 200, 400).astype(float)
+    losses = words * generator.normal(4.0, 0.5, 400)
+    figure = Figure(losses.tolist(), words.tolist(), "exp", higher_is_better=False)
+    draws = generator.integers(0, 400, (2000, 400))
+    resampled = np.exp(losses[draws].sum(1) / words[draws].sum(1))
+    assert figure.value == pytest.approx(math.exp(losses.sum() / words.sum()))
+    assert figure.stderr == pytest.approx(resampled.std(), rel=0.1)
+
+
+def test_bleu_is_sacrebleu_s_corpus_score():
+    from sacrebleu.metrics import BLEU
+
+    from evaluation.completion import _bleu_figure
+
+    written = ["the cat sat on the mat today", "a dog ran over the road", "nothing alike here at all"]
+    references = ["the cat sat on a mat today", "the dog ran over the street", "quite something else was meant"]
+    bleu = BLEU(effective_order=True)
+    figure = _bleu_figure([bleu.sentence_score(w, [r]) for w, r in zip(written, references, strict=True)])
+    assert isinstance(figure, BleuFigure)
+    assert figure.value == pytest.approx(BLEU().corpus_score(written, [references]).score)
+
+
+def test_the_same_figures_are_never_a_significant_difference():
+    figure = Figure([1.0, 0.0, 1.0, 1.0] * 10, is_yes_no=True)
+    assert figure.p_value(figure) == 1.0
+    losses = Figure([2.0, 3.0, 4.0], [1.0, 2.0, 3.0], "exp", higher_is_better=False)
+    assert losses.p_value(losses) == pytest.approx(1.0)
+
+
+def test_mcnemar_is_the_sign_test_on_disagreements():
+    assert mcnemar([1] * 6 + [0], [0] * 6 + [0]) == pytest.approx(2 / 2**6)
+
+
+def test_best_is_named_only_where_the_difference_is_more_than_noise():
+    generator = np.random.default_rng(0)
+    base = generator.normal(3, 1, 300)
+    better = Figure((base - 0.5 + generator.normal(0, 0.1, 300)).tolist(), higher_is_better=False)
+    worse = Figure(base.tolist(), higher_is_better=False)
+    same = Figure((base + generator.normal(0, 0.1, 300)).tolist(), higher_is_better=False)
+    assert compare({"worse": worse, "better": better})["best"] == "better"
+    assert compare({"worse": worse, "same": same})["best"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("lambada", "{", "line 2: no JSON"),
+        ("lambada", '{"text": "word"}', "has no last word"),
+        ("hellaswag", '{"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["x"], "label": 0}', "endings"),
+        ("hellaswag", '{"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["x","y"], "label": 2}', "label"),
+    ],
+)
+def test_malformed_data_is_named_with_its_line(tmp_path, name, line, message):
+    good = {"lambada": '{"text": "one two"}', "hellaswag": line.replace('"label": 2', '"label": 1')}[name]
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "set.jsonl").write_text(f"{good if name == 'lambada' else ''}\n{line}\n")
+    with pytest.raises(PipelineError, match=message) as error:
+        load_sets([name], data_dir=tmp_path, preset="full", offline_samples=False)
+    assert "set.jsonl, line 2" in str(error.value)
+
+
+def test_missing_and_empty_sets_are_named(tmp_path):
+    with pytest.raises(PipelineError, match=r"has no wikitext/\*\.raw"):
+        load_sets(["wikitext"], data_dir=tmp_path, preset="full", offline_samples=False)
+    (tmp_path / "wikitext").mkdir()
+    (tmp_path / "wikitext" / "wiki.test.raw").write_text(" \n")
+    with pytest.raises(PipelineError, match=r"wiki\.test\.raw is empty"):
+        load_sets(["wikitext"], data_dir=tmp_path, preset="full", offline_samples=False)
+
+
+def test_without_data_the_hub_s_refusal_names_both_ways_on(monkeypatch):
+    import datasets
+
+    def refuse(*arguments, **options):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(PipelineError, match=r"no route.*--data-dir DIR.*--offline-samples"):
+        load_sets(["lambada"], data_dir=None, preset="quick", offline_samples=False)
+
+
+def test_real_sets_have_the_known_counts(real_data):
+    sets = load_sets(["wikitext", "lambada", "hellaswag"], data_dir=real_data, preset="full", offline_samples=False)
+    assert [len(each.items) for each in sets] == [60, 500, 500]
+    quick = load_sets(["wikitext", "lambada", "hellaswag"], data_dir=real_data, preset="quick", offline_samples=False)
+    assert [len(each.items) for each in quick] == [50, 20, 10]
+    assert not any(each.comparable for each in quick)
+
+
+def test_contamination_is_clean_only_with_the_stamp_of_this_very_file(real_data):
+    (wikitext,) = load_sets(["wikitext"], data_dir=real_data, preset="full", offline_samples=False)
+    stamp = {"sets": [{"name": "wikitext", "files": wikitext.files}]}
+    assert contamination({"data": {"decontamination": stamp}}, wikitext) == "clean"
+    other = {"sets": [{"name": "wikitext", "files": {"wiki.valid.raw": "0" * 64}}]}
+    assert contamination({"data": {"decontamination": other}}, wikitext) == "not checked"
+    assert contamination({}, wikitext) == "not checked"
+    trained_on_wikipedia = {"config": {"dataset": {"source": "wikipedia"}}}
+    assert contamination(trained_on_wikipedia, wikitext).startswith("contaminated")
+
+
+@pytest.fixture(scope="module")
+def results(checkpoints) -> dict:
+    config = load_config()
+    models = {
+        name: load_for_inference(str(checkpoints / f"checkpoint_{name}.pt"), config) for name in ("step_10", "latest")
+    }
+    chosen = ModelBenchmark(config, preset="quick", offline_samples=True)
+    return chosen.run_full_benchmark({name: (each.model, each.tokenizer) for name, each in models.items()})
+
+
+def test_results_are_the_same_every_time_and_plain_values(results, checkpoints):
+    again = load_for_inference(str(checkpoints), load_config())
+    chosen = ModelBenchmark(load_config(), preset="quick", offline_samples=True)
+    repeated = chosen.run_full_benchmark({"latest": (again.model, again.tokenizer)})
+    assert repeated["models"]["latest"]["figures"] == results["models"]["latest"]["figures"]
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_every_line_with_a_figure_of_an_offline_sample_is_marked(results):
+    text = format_benchmark_results(results)
+    lines = [line for line in text.splitlines() if "↑" in line or "↓" in line]
+    assert len(lines) == 18
+    assert all(NOT_COMPARABLE in line for line in lines)
+
+
+def test_command_writes_four_reports(checkpoints, tmp_path, capsys):
+    arguments = ["--checkpoint", f"a={checkpoints}", "--checkpoint", f"b={checkpoints}/checkpoint_step_10.pt"]
+    options = [
+        "--offline-samples",
+        "--quick",
+        "--tasks",
+        "lambada,hellaswag",
+        "--set",
+        f"paths.benchmark_dir={tmp_path}",
+    ]
+    assert benchmark.main([*arguments, *options, "--device", "cpu"]) == 0
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".html", ".json", ".png", ".txt"]
+    page = next(tmp_path.glob("*.html")).read_text()
+    assert "data:image/png;base64," in page
+    assert "http" not in page  # self-contained
+    assert "Ranking" in capsys.readouterr().out
+
+
+def test_over_training_scores_every_checkpoint_of_a_run(checkpoints, tmp_path):
+    options = ["--offline-samples", "--quick", "--tasks", "lambada", "--set", f"paths.benchmark_dir={tmp_path}"]
+    assert benchmark.main(["--over-training", str(checkpoints), *options]) == 0
+    report = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert {name: each["step"] for name, each in report["models"].items()} == {"step_10": 10, "latest": 12}
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(model, tokenizer, tmp_path):
+    other = trained_tokenizer(tmp_path / "other" / "tokenizer", vocab_size=320)
+    with pytest.raises(PipelineError, match="the tokenizer has 320 tokens, the model 340"):
+        ModelBenchmark(load_config(), preset="quick", offline_samples=True).run_full_benchmark({"m": (model, other)})

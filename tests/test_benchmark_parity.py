@@ -1,0 +1,157 @@
+"""Our scores against lm-evaluation-harness on the same weights and items.
+
+Needs the package `lm_eval` (0.4.13), which the suite does not install:
+    python -m pip install "lm-eval[hf]==0.4.13"
+    LLM_REAL_DATA=DIR python -m pytest -m slow tests/test_benchmark_parity.py
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluation.items import load_sets, wikitext_pages
+from evaluation.scoring import Scorer
+from evaluation.tasks import TASKS
+from export import export_to_hf
+from loading import LoadedModel
+from model import create_model
+from tokenizer import WikipediaTokenizer
+from utils.config_sections import ModelConfig
+
+pytestmark = pytest.mark.slow
+
+LAMBADA_ITEMS, HELLASWAG_ITEMS, PAGES = 60, 40, 3
+
+
+@pytest.fixture(scope="module")
+def harness():
+    """The harness, kept off the hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        yield pytest.importorskip("lm_eval", reason="lm_eval is not installed")
+
+
+@pytest.fixture(scope="module")
+def data_dir(real_data, tmp_path_factory) -> Path:
+    """The beginning of each real set, in our layout. LAMBADA with the items that are split wrongly at a space."""
+    folder = tmp_path_factory.mktemp("sets")
+    passages = (real_data / "lambada" / "lambada_test_first500.jsonl").read_text().splitlines()
+    odd = [line for line in passages if len(json.loads(line)["text"].split(" ")[-1].split()) > 1]
+    questions = (real_data / "hellaswag" / "hellaswag_val_first500.jsonl").read_text().splitlines()
+    pages = wikitext_pages((real_data / "wikitext" / "wiki.valid.raw").read_text())
+    shortest = sorted(pages, key=len)[: PAGES - 1]
+    longer = next(page for page in pages if len(page) > 12_000)  # several windows
+    for name, text in {
+        "lambada/part.jsonl": "\n".join([*odd, *passages[:LAMBADA_ITEMS]]),
+        "hellaswag/part.jsonl": "\n".join(questions[:HELLASWAG_ITEMS]),
+        "wikitext/part.raw": "\n".join([*shortest, longer]),
+    }.items():
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer(real_data, tmp_path_factory):
+    """A small model whose weights are large enough that its guesses differ, with CodeLlama's vocabulary."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    shutil.copy(real_data / "tokenizer" / "codellama_reconstructed.model", folder / "tokenizer.model")
+    torch.manual_seed(0)
+    config = ModelConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    model = create_model(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0 if parameter.dim() > 1 else 1.0)
+    return model, WikipediaTokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def reference(harness, data_dir, model_and_tokenizer, tmp_path_factory) -> dict:
+    """What the harness says, with its own task files pointed at local data."""
+    model, tokenizer = model_and_tokenizer
+    folder = tmp_path_factory.mktemp("exported")
+    loaded = LoadedModel("small", folder / "none.pt", model, tokenizer, {"config": {"model": vars(model.config)}})
+    export_to_hf(loaded, folder / "model")
+    tasks = folder / "tasks"
+    tasks.mkdir()
+    pages = folder / "pages.jsonl"
+    text = (data_dir / "wikitext" / "part.raw").read_text()
+    pages.write_text("".join(json.dumps({"page": page}) + "\n" for page in wikitext_pages(text)))
+    installed = Path(harness.__file__).parent / "tasks"
+    _local_task(installed, tasks, "wikitext/wikitext.yaml", pages)
+    _local_task(installed, tasks, "lambada/lambada_openai.yaml", data_dir / "lambada" / "part.jsonl")
+    _local_task(installed, tasks, "hellaswag/hellaswag.yaml", data_dir / "hellaswag" / "part.jsonl")
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    scored = HFLM(pretrained=str(folder / "model"), dtype="float32", device="cpu", batch_size=4, add_bos_token=True)
+    return harness.simple_evaluate(
+        model=scored,
+        tasks=["local_wikitext", "local_lambada_openai", "local_hellaswag"],
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        bootstrap_iters=100,
+        log_samples=True,
+    )
+
+
+def _local_task(installed: Path, target: Path, name: str, data: Path) -> None:
+    """The harness's own task file and functions, with another source of data and another name."""
+    source = installed / name
+    for code in source.parent.glob("*.py"):
+        shutil.copy(code, target)
+    text = source.read_text()
+    text = re.sub(r"^dataset_path:.*$", "dataset_path: json", text, flags=re.M)
+    text = re.sub(r"^dataset_name:.*\n", "", text, flags=re.M)
+    text = re.sub(r"^(training_split|validation_split|test_split):.*\n", "", text, flags=re.M)
+    text = re.sub(r"^tag:\n( +- .*\n)+", "", text, flags=re.M)
+    text = re.sub(r"^task: (.*)$", r"task: local_\1", text, flags=re.M)
+    text += f"\ntest_split: test\ndataset_kwargs:\n  data_files:\n    test: {data}\n"
+    (target / f"local_{source.name}").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def ours(data_dir, model_and_tokenizer) -> dict:
+    model, tokenizer = model_and_tokenizer
+    sets = load_sets(TASKS, data_dir=data_dir, preset="full", offline_samples=False)
+    return {each.name: TASKS[each.name](Scorer(model), tokenizer, each) for each in sets}
+
+
+def metric(reference: dict, task: str, name: str) -> float:
+    return reference["results"][f"local_{task}"][f"{name},none"]
+
+
+@pytest.mark.parametrize("name", ["word_perplexity", "byte_perplexity", "bits_per_byte"])
+def test_wikitext_figures_are_the_harness_s(reference, ours, name):
+    assert ours["wikitext"].figures[name].value == pytest.approx(metric(reference, "wikitext", name), rel=1e-5)
+
+
+def test_lambada_figures_are_the_harness_s(reference, ours):
+    figures = ours["lambada"].figures
+    assert figures["acc"].value == metric(reference, "lambada_openai", "acc")
+    assert figures["perplexity"].value == pytest.approx(metric(reference, "lambada_openai", "perplexity"), rel=1e-5)
+
+
+def test_lambada_agrees_item_by_item(reference, ours):
+    theirs = sorted(reference["samples"]["local_lambada_openai"], key=lambda each: each["doc_id"])
+    assert [bool(each["acc"]) for each in theirs] == [item["acc"] for item in ours["lambada"].items]
+    expected = [float(each["filtered_resps"][0][0]) for each in theirs]
+    assert [item["loglikelihood"] for item in ours["lambada"].items] == pytest.approx(expected, rel=1e-5)
+
+
+def test_hellaswag_agrees_item_by_item(reference, ours):
+    theirs = sorted(reference["samples"]["local_hellaswag"], key=lambda each: each["doc_id"])
+    for name in ("acc", "acc_norm"):
+        assert [bool(each[name]) for each in theirs] == [item[name] for item in ours["hellaswag"].items]
+        error = reference["results"]["local_hellaswag"][f"{name}_stderr,none"]
+        assert ours["hellaswag"].figures[name].stderr == pytest.approx(error, rel=1e-6)
+    for each, item in zip(theirs, ours["hellaswag"].items, strict=True):
+        expected = [float(response[0]) for response in each["filtered_resps"]]
+        assert item["loglikelihoods"] == pytest.approx(expected, rel=1e-5)
