@@ -95,3 +95,25 @@ def test_compiled_training_gives_the_loss_and_gradients_of_uncompiled(dtype, var
     tolerance = {"float32": 1e-4, "bfloat16": 3e-2}[dtype]
     for one, other in zip(*results, strict=True):
         assert (one - other).norm() <= tolerance * one.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile", ["off", "on"])
+@pytest.mark.parametrize("isolated", [False, True])
+def test_on_cuda_flash_and_flex_attention_give_the_loss_and_gradients_of_the_cpu(compile, isolated):
+    torch.manual_seed(0)
+    config = replace(SMALL, hidden_size=256, max_position_embeddings=256)  # heads of 64
+    ids = torch.randint(0, 97, (2, 256))
+    segments = (ids == 1).cumsum(1) if isolated else None
+    results = []
+    for device in (CPU, torch.device("cuda")):
+        torch.manual_seed(0)
+        model = TransformerLM(config).to(device).train()
+        kind = "off" if device.type == "cpu" else compile
+        prepare_for_training(model, replace(TRAINING, compile=kind, dtype="bfloat16"), device)
+        batch = {"segment_ids": segments.to(device)} if isolated else {}
+        loss = model(ids.to(device), labels=ids.to(device), return_logits=False, **batch)["loss"]
+        loss.backward()
+        results.append([loss.detach().cpu(), *(parameter.grad.cpu() for parameter in model.parameters())])
+    for one, other in zip(*results, strict=True):
+        assert (one - other).norm() <= 0.05 * one.norm()
