@@ -20,17 +20,16 @@ from utils.logging_utils import read_log  # noqa: E402
 from utils.run_curves import curve  # noqa: E402
 from utils.terminal import format_table  # noqa: E402
 
-RATES = {"adamw": (2e-3, 4e-3), "muon": (5e-3, 1e-2)}
 Curve = list[tuple[float, float]]
 
 
 def main() -> None:
     args = parse_args()
-    rates = {name: best_rate(name, args) for name in RATES}
+    rates = {"adamw": best_rate("adamw", args.adamw_rates, args), "muon": best_rate("muon", args.muon_rates, args)}
     rows = [["seed", f"AdamW {rates['adamw']:g}", f"Muon {rates['muon']:g}", "tokens for the same loss"]]
     shares = []
     for seed in args.seeds:
-        curves = {name: train(name, rates[name], seed, args) for name in RATES}
+        curves = {name: train(name, rates[name], seed, args) for name in rates}
         shares.append(share_of_tokens(curves["muon"], curves["adamw"]))
         rows.append([str(seed), f"{curves['adamw'][-1][1]:.4f}", f"{curves['muon'][-1][1]:.4f}", f"{shares[-1]:.0%}"])
     print(format_table(rows, right=(1, 2, 3)))
@@ -43,18 +42,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config", required=True, help="model, dataset and training, as for train.py")
     parser.add_argument("--output", type=Path, required=True, help="folder for logs; finished runs are not repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--adamw-rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
+    parser.add_argument("--muon-rates", type=float, nargs="+", default=[2.5e-3, 5e-3, 1e-2])
     return parser.parse_args()
 
 
-def best_rate(optimizer: str, args: argparse.Namespace) -> float:
+def best_rate(optimizer: str, rates: list[float], args: argparse.Namespace) -> float:
     """The rate with the lowest final validation loss on the first seed."""
-    found = {rate: train(optimizer, rate, args.seeds[0], args)[-1][1] for rate in RATES[optimizer]}
+    found = {rate: train(optimizer, rate, args.seeds[0], args)[-1][1] for rate in rates}
     print(f"{optimizer}: " + ", ".join(f"{rate:g} → {loss:.4f}" for rate, loss in found.items()), flush=True)
     return min(found, key=found.get)
 
 
 def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace) -> Curve:
-    """(tokens, validation loss) over the run; Muon's other weights are trained with the lower one of AdamW's rates."""
+    """(tokens, validation loss) over the run; Muon's other weights are trained with the first of AdamW's rates."""
     folder = args.output / f"{optimizer}_{rate:g}_{seed}"
     if not (folder / "done").exists():
         settings = {
@@ -62,7 +63,7 @@ def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace) -> C
             "paths.checkpoint_dir": folder / "checkpoints",
             "training.optimizer": optimizer,
             "training.seed": seed,
-            "training.learning_rate": rate if optimizer == "adamw" else RATES["adamw"][0],
+            "training.learning_rate": rate if optimizer == "adamw" else args.adamw_rates[0],
             "training.min_learning_rate": 0.0,
             "training.sample_prompts": "[]",
         }
