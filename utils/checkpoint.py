@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from utils.errors import PipelineError
+from utils.files import whole_file
 from utils.terminal import format_bytes
 
 _PATTERN = "checkpoint_*.pt"
@@ -134,17 +135,11 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     check_free_disk(path.parent, tensor_bytes(content))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with whole_file(path) as file:
             torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         raise PipelineError(f"checkpoint {path} cannot be written: {error}; the earlier one is whole") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import PipelineError
+from utils.files import write_text
 
 
 class DualLogger:
@@ -87,9 +88,7 @@ class DualLogger:
         if self.path.exists():
             lines = read_log(self.path)
             kept = [each for each in lines if each["step"] <= step or (keep_events and "event" in each)]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(_line(each) for each in kept), encoding="utf-8")
-            os.replace(temporary, self.path)
+            write_text(self.path, "".join(_line(each) for each in kept))
         if self._writer is not None:
             self._writer.close()
             self._open_tensorboard(step)
