@@ -70,9 +70,11 @@ def test_auto_compiles_nothing_and_the_name_changes_with_the_shape(cache_home):
     assert compiled_decoder(model, "auto") is None
     assert compiled_decoder(model, "off") is None
     assert not any(cache_home.iterdir())
-    others = [new_model(qk_norm=True), new_model().bfloat16(), new_model(hidden_size=64)]
-    assert len({cache_path(each) for each in [model, *others]}) == 4
-    assert cache_path(new_model()) == cache_path(model)
+    changes = [{"qk_norm": True}, {"hidden_size": 64}, {"norm": "layer"}, {"activation": "geglu"}, {"norm_eps": 1e-3}]
+    others = [new_model().bfloat16(), *(new_model(**change) for change in changes)]
+    assert len({cache_path(each) for each in [model, *others]}) == 7
+    same = [new_model(), new_model(rope_theta=7.0, dropout=0.1, max_position_embeddings=99)]
+    assert {cache_path(each) for each in same} == {cache_path(model)}
 
 
 def test_without_a_compiler_on_says_so_and_auto_goes_without(cache_home, monkeypatch):

@@ -14,7 +14,6 @@ import shutil
 import sys
 import tempfile
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +50,11 @@ def compiled_decoder(model: Any, mode: str) -> "CompiledDecoder | None":
 
 def cache_path(model: Any) -> Path:
     """Where the compiled step of this model's shape lies; the name changes with everything that goes into it."""
-    weights = {name: str(tensor.dtype) for name, tensor in model.state_dict().items()}
+    config = model.config
+    options = [config.num_attention_heads, config.num_key_value_heads, config.activation, config.norm, config.norm_eps]
     content = {
-        "config": asdict(model.config),
-        "weights": weights,
+        "options": options,
+        "weights": {name: [str(each.dtype), list(each.shape)] for name, each in model.state_dict().items()},
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
