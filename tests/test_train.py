@@ -255,9 +255,17 @@ def test_samples_are_written_at_each_validation_and_change_nothing(project, caps
     assert [line["step"] for line in lines if line.get("event") == "sample"] == [8, 16, 20]
 
 
-def test_samples_that_cannot_be_made_are_said_to_be_left_out(project, capsys):
-    run_train(project, "--set", f"paths.tokenizer_dir={project / 'nowhere'}")
-    assert "no samples: " in capsys.readouterr().out
+def test_what_cannot_be_shown_is_said_and_training_goes_on(project, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if only torch, numpy, tqdm, tensorboard were installed
+    monkeypatch.setitem(sys.modules, "tokenizer", None)
+    run = run_train(project, "--set", "training.max_steps=2")
+    printed = capsys.readouterr().out
+    assert "no loss_curve.png: the package matplotlib is not installed" in printed
+    assert "no samples: " in printed
+    assert not (run / "loss_curve.png").exists()
+    monkeypatch.undo()
+    run_train(project, "--set", "training.max_steps=2", "--set", f"paths.tokenizer_dir={project / 'nowhere'}")
+    assert f"no samples: {project / 'nowhere'} holds no tokenizer" in capsys.readouterr().out
 
 
 def test_isolated_documents_reach_the_model_as_segments(project, monkeypatch):
