@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from preparation.writer import Tokenizer
 
 _SAMPLE_ROWS = 200
-_SAMPLE_BYTES = 1 << 20
+_SAMPLE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def expected_size(job: "Preparation", tokenizer: "Tokenizer") -> ExpectedSize:
     if job.limit is not None:
         documents = min(documents, job.limit)
         total = min(total, job.limit * np.mean(sizes or [1]))
-    tokens = sum(len(ids) + 2 for ids in tokenizer.encode_batch(texts)) / max(sum(sizes), 1) * total
+    tokens = sum(len(tokenizer.encode(text)) + 2 for text in texts) / max(sum(sizes), 1) * total
     dataset = int(tokens * 2)
     files = min(max(1, int(tokens) // job.dataset.file_tokens), job.dataset.max_files)
     # Until they are removed, parts stand beside the files that are being written of them.

@@ -34,6 +34,9 @@ class ByteTokenizer:
 
     name, fingerprint, vocab_size, bos_id, eos_id = "bytes", "f" * 64, 259, 1, 2
 
+    def encode(self, text):
+        return self.encode_batch([text])[0].tolist()
+
     def encode_batch(self, texts):
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16) + 3 for text in texts]
 

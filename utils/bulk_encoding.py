@@ -53,6 +53,9 @@ class BulkEncoder:
         encoded = [text.encode("utf-8") for text in texts]
         if parent_process() is not None:
             return self._encode_on_one_core(encoded)
+        # gigatoken would import awkward itself, and a Ctrl-C in there would be lost: it goes on with lists.
+        import awkward  # noqa: F401
+
         rows = self._engine.encode_batch(encoded).layout
         offsets = np.asarray(rows.offsets.data)
         ids = np.asarray(rows.content.data).astype(np.uint16)
@@ -79,8 +82,6 @@ class BulkEncoder:
                 )
 
     def _new_engine(self):
-        # gigatoken imports awkward at its first batch, and a Ctrl-C in there would be lost: it goes on with lists.
-        import awkward  # noqa: F401
         from gigatoken import Tokenizer
 
         return Tokenizer.from_json(self._json)
