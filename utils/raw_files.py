@@ -20,8 +20,8 @@ from utils.terminal import format_bytes
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".xml": "xml", ".txt": "text", ".md": "text"}
 COMPRESSIONS = (".gz", ".bz2", ".zst")
 
-# The longest articles are a few MB; parsed, a line takes several times its size.
-MAX_LINE_BYTES = 32 << 20
+# The longest articles are a few MB; parsed and cleaned, a line takes up to sixteen times its size in memory.
+MAX_LINE_BYTES = 24 << 20
 TEXT_PIECE_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _ROWS_AT_ONCE = 64
