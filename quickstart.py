@@ -32,7 +32,7 @@ QUESTION = "What does matplotlib.axes.Axes.get_title do?"
 NEXT_COMMANDS = """
 Write with it:        python3 main.py inference --config {config}
 Talk to it:           python3 main.py inference --config {config} --checkpoint latest
-Train it longer:      python3 main.py train --config {config} --resume latest --set training.max_steps=3000
+Train it longer:      python3 main.py train --config {config} --set training.max_steps=3000 --set training.num_epochs=4
 
 The real thing, on a GPU, with the CodeLlama tokenizer (32,016 pieces) and the 25M model:
   FineWeb:            python3 main.py fineweb && python3 main.py train --set dataset.source=fineweb
@@ -170,6 +170,21 @@ def tune_model(quickstart: Quickstart) -> None:
     quickstart.part("chat", "the tuned model answers", ask, lambda: "one answer")
 
 
+def benchmark_model(quickstart: Quickstart) -> None:
+    folder = quickstart.config.paths.benchmark_dir
+
+    def outcome() -> str:
+        newest = max(folder.glob("benchmark_*.json"), key=lambda path: path.stat().st_mtime)
+        (model,) = _read_json(newest)["models"].values()
+        wikitext = model["figures"]["wikitext"]
+        bits, top = wikitext["bits_per_byte"]["value"], wikitext["next_token_top1"]["value"]
+        scores = f"{bits:.2f} bits per byte on other text, {top:.0%} of next tokens guessed"
+        return f"{scores}; {_short(newest.with_suffix('.html'))}"
+
+    arguments = ["--checkpoint", "latest", "--offline-samples", "--full"]
+    quickstart.stage("benchmark", "scores on the project's own small sample", arguments, outcome)
+
+
 def newest_run(log_dir: Path) -> Path:
     """The newest raw metrics file."""
     logs = sorted((log_dir / "raw_metrics").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
@@ -219,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_data(quickstart)
     train_model(quickstart)
     write_samples(quickstart)
+    benchmark_model(quickstart)
     tune_model(quickstart)
     report(quickstart, started)
     return EXIT_OK

@@ -49,11 +49,10 @@ def score_completion(
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import BLEU
 
-    prompts = [encode_prompt(tokenizer, passage.prompt) for passage in passages]
-    room = model.config.context_length - max(map(len, prompts))
-    settings = GenerationSettings(
-        max_length=max(1, min(3 * REFERENCE_WORDS, room)), temperature=0.0, eos_id=tokenizer.eos_id
-    )
+    new = min(3 * REFERENCE_WORDS, model.config.context_length // 2)
+    # A prompt that the context does not hold loses its beginning.
+    prompts = [encode_prompt(tokenizer, each.prompt)[new - model.config.context_length :] for each in passages]
+    settings = GenerationSettings(max_length=new, temperature=0.0, eos_id=tokenizer.eos_id)
     written = []
     for ids in generate_batch(model, prompts, settings):
         text = tokenizer.decode([each for each in ids if each != tokenizer.eos_id])
