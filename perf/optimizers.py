@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils.logging_utils import read_log  # noqa: E402
-from utils.run_curves import curve  # noqa: E402
 from utils.terminal import format_table  # noqa: E402
 
 Curve = list[tuple[float, float]]
@@ -55,7 +54,10 @@ def best_rate(optimizer: str, rates: list[float], args: argparse.Namespace) -> f
 
 
 def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace) -> Curve:
-    """(tokens, validation loss) over the run; Muon's other weights are trained with the first of AdamW's rates."""
+    """(step, validation loss) over the run, every step of as many tokens.
+
+    What Muon leaves to AdamW is trained with the first of AdamW's rates.
+    """
     folder = args.output / f"{optimizer}_{rate:g}_{seed}"
     if not (folder / "done").exists():
         settings = {
@@ -72,17 +74,18 @@ def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace) -> C
         command = [sys.executable, str(ROOT / "train.py"), "--config", args.config, *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (folder / "done").touch()
-    return curve(read_log(next((folder / "logs" / "raw_metrics").glob("*.jsonl"))), "val_loss")
+    lines = read_log(next((folder / "logs" / "raw_metrics").glob("*.jsonl")))
+    return [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
 
 
 def share_of_tokens(faster: Curve, slower: Curve) -> float:
     """Where `faster` first is as low as `slower` at its end, between two validations linearly."""
-    tokens, target = slower[-1]
+    steps, target = slower[-1]
     before = faster[0]
     for point in faster:
         if point[1] <= target:
             (x0, y0), (x1, y1) = before, point
-            return (x1 if y0 == y1 else x0 + (x1 - x0) * (y0 - target) / (y0 - y1)) / tokens
+            return (x1 if y0 == y1 else x0 + (x1 - x0) * (y0 - target) / (y0 - y1)) / steps
         before = point
     return float("nan")
 

@@ -40,13 +40,8 @@ def draw_runs(path: Path, runs: Mapping[str, Lines]) -> None:
 
 
 def curve(lines: Lines, key: str) -> list[tuple[float, float]]:
-    """(tokens seen, value) wherever `key` was logged; a validation has the tokens of the step before it."""
-    points, tokens = [], 0
-    for line in lines:
-        tokens = line.get("train_tokens", tokens)
-        if line.get(key) is not None:
-            points.append((tokens, line[key]))
-    return points
+    """(tokens seen, value) wherever `key` was logged."""
+    return [(line["train_tokens"], line[key]) for line in lines if line.get(key) is not None]
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

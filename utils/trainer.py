@@ -284,7 +284,8 @@ class Trainer:
         if metrics is None:
             return None
         self.validated_step, self.last_validation = self.step, metrics
-        self.logger.log(step=self.step, **{f"val_{name}": value for name, value in metrics.items()})
+        named = {f"val_{name}": value for name, value in metrics.items()}
+        self.logger.log(step=self.step, train_tokens=self.tokens_seen, **named)
         is_best = self.metrics.record_validation(self.step, **metrics)
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
         self.progress.say(f"step {self.step}: validation {shown}{' (best)' if is_best else ''}")
