@@ -199,6 +199,18 @@ def test_training_is_configured_as_fine_tuning_says(workshop):
     assert (training.early_stopping_patience, training.gradient_accumulation_steps, training.max_steps) == (2, 3, None)
 
 
+@pytest.mark.parametrize(
+    ("ids", "shown"), [([], "(it ends at once)"), ([13] * 3, "(3 tokens of white space)"), ([13, 75, 108], "Hi")]
+)
+def test_a_sample_answer_is_shown_in_one_line(monkeypatch, ids, shown):
+    from tests.fake_tokenizer import ByteTokenizer
+    from tuning import answers
+
+    monkeypatch.setattr(answers, "generate_batch", lambda *args: [ids])
+    model = torch.nn.Linear(1, 1)
+    assert answers.SampleAnswers(ByteTokenizer(), ["Why?"], max_length=5).answers(model) == [("Why?", shown)]
+
+
 def error_of(arguments, capsys):
     code = exit_code_of(lambda: post_training.main(arguments))
     return code, capsys.readouterr().err

@@ -30,5 +30,10 @@ class SampleAnswers:
         model.eval()
         prompts = [encode_prompt(self.tokenizer, [{"role": "user", "content": each}]) for each in self.questions]
         settings = GenerationSettings(max_length=self.max_length, temperature=0.0, eos_id=self.tokenizer.eos_id)
-        texts = [self.tokenizer.decode(ids) for ids in generate_batch(model, prompts, settings)]
-        return [(q, " ".join(text.split()) or "(nothing)") for q, text in zip(self.questions, texts, strict=True)]
+        answers = generate_batch(model, prompts, settings)
+        return [(q, self._in_one_line(ids)) for q, ids in zip(self.questions, answers, strict=True)]
+
+    def _in_one_line(self, ids: Sequence[int]) -> str:
+        text = " ".join(self.tokenizer.decode(ids).split())
+        # A model that has read little begins with line breaks and stays there; that is not an empty answer.
+        return text or (f"({len(ids)} tokens of white space)" if len(ids) > 1 else "(it ends at once)")
