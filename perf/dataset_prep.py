@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from perf.corpus import package_texts  # noqa: E402
+from preparation.dedup import hash_documents, keep_masks  # noqa: E402
 from utils.terminal import format_table  # noqa: E402
 from utils.text import from_line, to_line  # noqa: E402
 
@@ -103,8 +104,10 @@ def parse_args() -> argparse.Namespace:
 def write_corpus(path: Path, *, megabytes: int) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        texts = package_texts(megabytes)
+        [keep] = keep_masks([hash_documents(texts)])  # the usual route drops no duplicates
         with path.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(to_line(text) + "\n" for text in package_texts(megabytes))
+            file.writelines(to_line(text) + "\n" for text, kept in zip(texts, keep, strict=True) if kept)
     return path
 
 
