@@ -1,11 +1,5 @@
-"""The quickstart's corpus, and the quickstart itself on little text with a tiny model."""
+"""The quickstart's corpus; the quickstart itself is run in test_end_to_end.py."""
 
-import json
-import sys
-
-import pytest
-
-import quickstart
 from cleaner import iter_raw_articles
 from preparation.docstring_corpus import articles_of_file, topic_articles, write_corpus
 
@@ -63,24 +57,3 @@ def test_corpus_is_the_same_every_time_and_the_cleaner_reads_it(tmp_path):
     records = [record for path in files for record in iter_raw_articles(path)]
     assert len(records) == first.articles
     assert not any(record.problem for record in records)
-
-
-@pytest.mark.slow
-def test_the_whole_quickstart_with_a_tiny_model(tmp_path, monkeypatch, capfd):
-    paths = {
-        "raw_dir": "out/raw", "cleaned_dir": "out/cleaned", "tokenizer_dir": "out/tokenizer", "log_dir": "out/logs",
-        "checkpoint_dir": "out/checkpoints", "benchmark_dir": "out/results", "post_training_dir": "out/post-training",
-    }  # fmt: skip
-    overlay = json.loads("\n".join(line.split("//")[0] for line in quickstart.DEFAULT_CONFIG.read_text().splitlines()))
-    overlay["paths"] = paths
-    overlay["dataset"]["custom_dir"] = "out/dataset"
-    overlay["model"] |= {"vocab_size": 600, "hidden_size": 48, "num_hidden_layers": 1}
-    overlay["training"] |= {"max_steps": 6, "warmup_steps": 2, "val_tokens": 2000}
-    (tmp_path / "tiny.json").write_text(json.dumps(overlay))
-    monkeypatch.setattr(sys, "argv", ["quickstart.py"])
-    assert quickstart.main(["--config", str(tmp_path / "tiny.json"), "--corpus-bytes", "900000"]) == 0
-    summary = (tmp_path / "out" / "summary.txt").read_text()
-    for stage in ("corpus", "cleanup", "tokenize", "prepare", "train", "inference", "benchmark", "lima", "sft"):
-        assert stage in summary
-    assert (tmp_path / "out" / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert "make" not in capfd.readouterr().err
