@@ -7,6 +7,7 @@ from typing import Any
 
 from evaluation.report import LABELS, TITLES, figure_text
 from utils.plots import png_bytes
+from utils.terminal import format_bytes
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c1e21 }
@@ -75,11 +76,17 @@ def _contamination(name: str, model: Mapping[str, Any]) -> str:
 
 
 def _speed_part(models: Mapping[str, Any]) -> str:
-    rows = ["<tr><th>model</th><th>parameters</th><th>reads tokens/s</th><th>writes tokens/s</th></tr>"]
+    header = ("model", "parameters", "memory of weights", "reads tokens/s", "writes tokens/s")
+    rows = ["<tr>" + "".join(f"<th>{each}</th>" for each in header) + "</tr>"]
     for name, each in models.items():
         speed = each["speed"]
-        figures = (speed["parameters"], speed["reading_tokens_per_second"], speed["writing_tokens_per_second"])
-        rows.append(f"<tr><td>{escape(name)}</td>" + "".join(f"<td>{value:,.0f}</td>" for value in figures) + "</tr>")
+        speeds = (speed["reading_tokens_per_second"], speed["writing_tokens_per_second"])
+        cells = (
+            f"{speed['parameters']:,}",
+            format_bytes(speed["weight_bytes"]),
+            *(f"{value:,.0f}" for value in speeds),
+        )
+        rows.append(f"<tr><td>{escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<table>{''.join(rows)}</table>"
 
 

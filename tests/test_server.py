@@ -253,16 +253,17 @@ def test_without_the_key_nothing_is_answered_under_v1(make_server):
     assert httpx.get(f"{locked.url}/health").status_code == 200
 
 
-class Stuck:
-    """Holds every step of a model until it is let go."""
+class Held:
+    """A model that makes a step for each permit, and none without."""
 
     def __init__(self, served: ServedModel) -> None:
-        self.gate, self.started = threading.Event(), threading.Event()
+        self.permits, self.started, self.num_steps = threading.Semaphore(0), threading.Event(), 0
         step = served.batch.step
 
         def wait_and_step():
             self.started.set()
-            self.gate.wait(timeout=60)
+            self.permits.acquire(timeout=60)
+            self.num_steps += 1
             return step()
 
         served.batch.step = wait_and_step
@@ -270,18 +271,18 @@ class Stuck:
 
 def test_a_full_queue_answers_429_with_retry_after(make_server):
     busy = make_server(max_batch=1, max_waiting=1)
-    stuck = Stuck(busy.engine.models["base"])
+    held = Held(busy.engine.models["base"])
     ask = {"model": "base", "prompt": "x", "max_tokens": 2}
     threads = []
     for waiting in range(2):
         thread = threading.Thread(target=lambda: httpx.post(f"{busy.url}/v1/completions", json=ask, timeout=60))
         thread.start()
         threads.append(thread)
-        stuck.started.wait(timeout=60)
+        held.started.wait(timeout=60)
         while busy.engine.num_running + busy.engine.num_waiting <= waiting:
             pass
     answer = httpx.post(f"{busy.url}/v1/completions", json=ask)
-    stuck.gate.set()
+    held.permits.release(10)
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "1"
     for thread in threads:
@@ -290,12 +291,16 @@ def test_a_full_queue_answers_429_with_retry_after(make_server):
 
 def test_a_client_that_goes_away_frees_its_place(make_server):
     quiet = make_server()
+    held = Held(quiet.engine.models["base"])
     ask = {"model": "base", "prompt": "x", "max_tokens": 200, "stream": True}
+    held.permits.release()
     with httpx.stream("POST", f"{quiet.url}/v1/completions", json=ask) as stream:
         next(stream.iter_lines())
         assert quiet.engine.num_running == 1
     while quiet.engine.num_running:  # the suite's timeout fails the test if this never ends
-        pass
+        held.permits.release()
+        httpx.get(f"{quiet.url}/health")  # a turn of the server's loop, in which it sees that the client has gone
+    assert held.num_steps < 150
 
 
 def test_an_answer_that_takes_too_long_is_a_504(make_server):
