@@ -220,7 +220,7 @@ def report(quickstart: Quickstart, started: float) -> None:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.set_defaults(config=str(DEFAULT_CONFIG))
-    parser.add_argument("--corpus-bytes", type=int, default=9_000_000, metavar="N", help="raw text at most")
+    parser.add_argument("--corpus-bytes", type=int, default=14_000_000, metavar="N", help="raw text at most")
     return parser.parse_args(argv)
 
 
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     started = time.monotonic()
     quickstart = Quickstart(load_config_from(args), Path(args.config).absolute(), args.settings, args.corpus_bytes)
-    print(f"Everything goes to {_short(quickstart.folder)}/; it takes about six minutes on two cores.")
+    print(f"Everything goes to {_short(quickstart.folder)}/; it takes about five minutes on two cores.")
     if quickstart.folder.exists():
         print("What an earlier quickstart left there is made anew; its checkpoints and logs stay.")
     prepare_data(quickstart)
