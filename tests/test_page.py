@@ -57,6 +57,7 @@ def test_two_checkpoints_side_by_side_continue_one_text(page, server: RunningSer
     page.wait_for_selector(".pane")
     page.select_option("#model-0", "base")
     page.select_option("#model-1", "chatty")
+    page.locator("input[value=completion]").check(force=True)
     page.fill("#max_tokens", "20")
     page.fill("#seed", "1")
     page.fill("#prompt", "Once")
@@ -64,6 +65,17 @@ def test_two_checkpoints_side_by_side_continue_one_text(page, server: RunningSer
     texts = [written(page, 0), written(page, 1)]
     assert all(text.startswith("Once") for text in texts)
     assert texts[0] != texts[1]
+
+
+def test_a_tuned_and_a_base_model_take_one_question_each_in_its_own_form(page, server: RunningServer):  # noqa: F811
+    page.goto(server.url)
+    page.wait_for_selector(".pane")
+    page.select_option("#model-1", "base")
+    page.fill("#prompt", "Why?")
+    with page.expect_request("**/v1/chat/completions"), page.expect_request("**/v1/completions"):
+        page.keyboard.press("Control+Enter")
+    assert written(page, 1).startswith("Why?")
+    assert written(page, 0)
 
 
 def test_an_error_is_shown_in_words(page, server: RunningServer):  # noqa: F811
