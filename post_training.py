@@ -34,6 +34,7 @@ from utils.devices import current_world, peak_flops, resolve_device
 from utils.errors import PipelineError, UsageError
 from utils.files import write_json
 from utils.logging_utils import DualLogger
+from utils.run_curves import LossCurve
 from utils.trainer import RunInfo, Trainer
 from utils.training_state import versions
 
@@ -104,6 +105,7 @@ def build_trainer(
         logger=_logger(config, folder, description, resume_step=content["step"] if resume else None),
         callbacks=[
             FirstValidation(),
+            LossCurve(),
             SampleAnswers(tokenizer, config.sft.sample_prompts, max_length=config.sft.sample_length),
         ],
     )

@@ -61,7 +61,7 @@ def test_a_run_leaves_its_files_and_a_better_model(tuned):
     assert tuned.name.startswith("sft_lima_")
     names = {path.name for path in tuned.iterdir()}
     epochs = {"checkpoint_epoch_1.pt", "checkpoint_epoch_2.pt"}
-    assert names == {"checkpoint_best.pt", "checkpoint_latest.pt", "sft_config.json", *epochs}
+    assert names == {"checkpoint_best.pt", "checkpoint_latest.pt", "sft_config.json", "loss_curve.png", *epochs}
     content = read_checkpoint(tuned / "checkpoint_best.pt")
     assert content["chat_template"] == TEMPLATE_NAME
     assert content["best"]["loss"] < content["before"]["loss"] - 0.5
