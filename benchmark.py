@@ -173,6 +173,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", metavar="DIR", help="the sets (benchmark.data_dir)")
     parser.add_argument("--offline-samples", action="store_true", help="the project's own small sets, not comparable")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
+    parser.add_argument("--tokenizer", metavar="DIR", help="where the checkpoints' tokenizer lies")
     args = parser.parse_args(argv)
     args.tasks = args.tasks.split(",")
     unknown = [task for task in args.tasks if task not in TASKS]
@@ -185,7 +186,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(args, benchmark__data_dir=args.data_dir)
+    config = load_config_from(args, benchmark__data_dir=args.data_dir, paths__tokenizer_dir=args.tokenizer)
     # The sets first: what is missing there is said before a model is loaded.
     benchmark = ModelBenchmark(config, preset=args.preset, tasks=args.tasks, offline_samples=args.offline_samples)
     models = _load_models(args, config)

@@ -64,6 +64,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="conversations in one forward pass (sft.batch_size)")
     parser.add_argument("--packing", action="store_true", default=None, help="several conversations share a row")
     parser.add_argument("--name", help="a name for the run, shown in lists and in the logs")
+    parser.add_argument("--tokenizer", metavar="DIR", help="where the checkpoint's tokenizer lies")
     parser.add_argument("--device", choices=("cuda", "cpu", "mps"), help="overrides training.device")
     args = parser.parse_args(argv)
     if bool(args.checkpoint) == bool(args.resume):
@@ -130,6 +131,7 @@ def _config_of(args: argparse.Namespace, path: Path, content: Mapping[str, Any])
     """A resumed run keeps its own configuration; a file, ``--set`` and flags are laid over it."""
     flags = {f"sft.{key}": getattr(args, flag) for flag, key in _FLAGS.items() if getattr(args, flag) is not None}
     flags |= {"training.device": args.device} if args.device else {}
+    flags |= {"paths.tokenizer_dir": args.tokenizer} if args.tokenizer else {}
     base = content["config"] if args.resume else None
     config = load_config(args.config, settings=args.settings, flags=flags, base=base)
     return tuning_config(config, content, origin=path)

@@ -29,6 +29,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="append",
         help="a checkpoint file, a run folder, or latest (the default); repeatable, each under a name of its own",
     )
+    parser.add_argument("--tokenizer", metavar="DIR", help="where the checkpoints' tokenizer lies")
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="TCP port (8000); 0: a free one")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         server__port=args.port,
         generation__dtype=args.dtype,
         generation__quantize=args.quantize,
+        paths__tokenizer_dir=args.tokenizer,
     )
     listener = listen(config.server)
     from serving.api import create_app
