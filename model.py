@@ -113,7 +113,6 @@ class TransformerLM(nn.Module):
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.flash_only = False  # in training no kernel but a flash one; `utils.compile` sets it
         self._compiled_decoder: Callable[..., Tensor] | None = None
-        self._varying_lengths = False
         self.reset_parameters()
 
     @property
@@ -146,7 +145,6 @@ class TransformerLM(nn.Module):
     def compile_training(self, *, dynamic: bool) -> None:
         """Compiles what runs without a cache; `dynamic` for batches that differ in length."""
         self._compiled_decoder = torch.compile(self.model.forward, dynamic=dynamic)
-        self._varying_lengths = dynamic
 
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states (…, C) → logits (…, V)."""
@@ -201,7 +199,6 @@ class TransformerLM(nn.Module):
             self.head_weight,
             targets.flatten(),
             compiled=self._compiled_decoder is not None,
-            varying_rows=self._varying_lengths,
         )
         return {"loss": total / count, "logits": None}
 
