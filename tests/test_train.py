@@ -338,6 +338,33 @@ def test_two_processes_train_as_one_and_go_on_bit_for_bit(project):
     assert content_of(again)["step"] == 20
 
 
+@pytest.mark.parametrize(
+    ("processes", "settings"),
+    [
+        pytest.param(2, {}, id="two processes, dropout"),
+        pytest.param(
+            1, {"training.compile": "on", "training.dtype": "bfloat16"}, marks=pytest.mark.slow, id="compiled"
+        ),
+        pytest.param(2, {"training.compile": "on"}, marks=pytest.mark.slow, id="two processes, compiled"),
+    ],
+)
+def test_started_anew_from_a_checkpoint_it_ends_with_the_same_weights(project, processes, settings):
+    """Resumed in new processes, with windows long enough for the attention that compiled training on the CPU has."""
+    settings |= {"dataset.window": 128, "model.max_position_embeddings": 128, "training.batch_size": 2}
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    finished = run_command(project, *options, processes=processes)
+    assert finished.returncode == 0, finished.stderr
+    assert ("compiled (the first" in finished.stdout) == ("training.compile" in settings)
+    whole = newest_run(project)
+    again = whole.with_name("run_again")
+    shutil.copytree(whole, again)
+    resume = ["--resume", str(again / "checkpoint_step_14.pt")]
+    resumed = run_command(project, *options, *resume, processes=processes)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_state(content_of(whole), content_of(again))
+    assert losses_of(project, whole)[20] == losses_of(project, again)[20]
+
+
 def test_the_log_is_json_lines_with_the_configuration_first(project):
     run = run_train(project)
     lines = (project / "logs" / "raw_metrics" / f"{run.name}.jsonl").read_text().splitlines()
