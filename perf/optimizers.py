@@ -24,11 +24,12 @@ Curve = list[tuple[float, float]]
 
 def main() -> None:
     args = parse_args()
-    rates = {"adamw": best_rate("adamw", args.adamw_rates, args), "muon": best_rate("muon", args.muon_rates, args)}
+    adamw_rate = best_rate("adamw", args.adamw_rates, args, beside=args.adamw_rates[0])
+    rates = {"adamw": adamw_rate, "muon": best_rate("muon", args.muon_rates, args, beside=adamw_rate)}
     rows = [["seed", f"AdamW {rates['adamw']:g}", f"Muon {rates['muon']:g}", "tokens for the same loss"]]
     shares = []
     for seed in args.seeds:
-        curves = {name: train(name, rates[name], seed, args) for name in rates}
+        curves = {name: train(name, rates[name], seed, args, beside=adamw_rate) for name in rates}
         shares.append(share_of_tokens(curves["muon"], curves["adamw"]))
         rows.append([str(seed), f"{curves['adamw'][-1][1]:.4f}", f"{curves['muon'][-1][1]:.4f}", f"{shares[-1]:.0%}"])
     print(format_table(rows, right=(1, 2, 3)))
@@ -46,18 +47,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def best_rate(optimizer: str, rates: list[float], args: argparse.Namespace) -> float:
+def best_rate(optimizer: str, rates: list[float], args: argparse.Namespace, *, beside: float) -> float:
     """The rate with the lowest final validation loss on the first seed."""
-    found = {rate: train(optimizer, rate, args.seeds[0], args)[-1][1] for rate in rates}
+    found = {rate: train(optimizer, rate, args.seeds[0], args, beside=beside)[-1][1] for rate in rates}
     print(f"{optimizer}: " + ", ".join(f"{rate:g} → {loss:.4f}" for rate, loss in found.items()), flush=True)
     return min(found, key=found.get)
 
 
-def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace) -> Curve:
-    """(step, validation loss) over the run, every step of as many tokens.
-
-    What Muon leaves to AdamW is trained with the first of AdamW's rates.
-    """
+def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace, *, beside: float) -> Curve:
+    """(step, validation loss) over the run, every step of as many tokens. `beside`: AdamW's rate for what Muon leaves
+    to it, which is AdamW's best."""
     folder = args.output / f"{optimizer}_{rate:g}_{seed}"
     if not (folder / "done").exists():
         settings = {
@@ -65,7 +64,7 @@ def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace) -> C
             "paths.checkpoint_dir": folder / "checkpoints",
             "training.optimizer": optimizer,
             "training.seed": seed,
-            "training.learning_rate": rate if optimizer == "adamw" else args.adamw_rates[0],
+            "training.learning_rate": rate if optimizer == "adamw" else beside,
             "training.min_learning_rate": 0.0,
             "training.sample_prompts": "[]",
         }
