@@ -17,7 +17,7 @@ class TrainingProgress:
         self.total_steps, self.enabled = total_steps, enabled
         self._last_line = time.monotonic()
         show_bar = enabled and sys.stderr.isatty()
-        layout = "{percentage:3.0f}%|{bar}| {n}/{total} [{postfix}]"
+        layout = "{percentage:3.0f}%|{bar}| {n}/{total} [{desc}]"  # tqdm puts a comma before what it calls the postfix
         self._bar = (
             tqdm(total=total_steps, initial=first_step, bar_format=layout, dynamic_ncols=True) if show_bar else None
         )
@@ -29,7 +29,7 @@ class TrainingProgress:
         parts += [f"MFU {mfu:.0%}"] if mfu is not None else []
         text = ", ".join([*parts, f"{format_seconds(seconds_left)} left"])
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_description_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES or step == self.total_steps:
             self._last_line = time.monotonic()

@@ -13,16 +13,29 @@ _WAIT, _WARM_UP, _ACTIVE = 3, 1, 3  # steps: compiling and allocating are over b
 
 @contextmanager
 def step_profile(path: Path | None, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Yields what to call after each step; writes the trace to `path` after the seventh. With None nothing happens."""
+    """Yields what to call after each step; writes the trace to `path` after the seventh, and says so where the run was
+    shorter. With None nothing happens."""
     if path is None:
         yield lambda: None
         return
 
+    steps = 0
+
     def write(profiler: profile) -> None:
+        if steps < _WAIT + _WARM_UP + _ACTIVE:  # the profiler calls at its end whatever it has
+            return
         profiler.export_chrome_trace(str(path))
         say(f"trace of {_ACTIVE} steps: {path}; open it in https://ui.perfetto.dev")
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     plan = schedule(wait=_WAIT, warmup=_WARM_UP, active=_ACTIVE, repeat=1)
     with profile(activities=activities, schedule=plan, on_trace_ready=write) as profiler:
-        yield profiler.step
+
+        def on_step() -> None:
+            nonlocal steps
+            steps += 1
+            profiler.step()
+
+        yield on_step
+    if steps < _WAIT + _WARM_UP + _ACTIVE:
+        say(f"no trace: the run made {steps} steps, a trace needs {_WAIT + _WARM_UP + _ACTIVE}; raise training.max_steps")
