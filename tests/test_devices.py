@@ -1,9 +1,19 @@
 """Devices: what is not there is refused in one line, and torchrun's numbers are read."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from utils.devices import World, choose_dtype, current_world, free_memory, peak_memory, resolve_device
+from utils.devices import (
+    World,
+    choose_dtype,
+    current_world,
+    free_memory,
+    peak_flops_of,
+    peak_memory,
+    resolve_device,
+)
 from utils.errors import PipelineError
 
 
@@ -35,6 +45,39 @@ def test_the_compute_type_follows_the_device():
     cpu = torch.device("cpu")
     assert choose_dtype("auto", cpu) is torch.float32
     assert choose_dtype("bfloat16", cpu) is torch.bfloat16
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((8, 6), torch.bfloat16), ((7, 5), torch.float32)])
+def test_bfloat16_is_for_gpus_that_compute_in_it_not_for_those_that_emulate_it(monkeypatch, capability, chosen):
+    card = SimpleNamespace(major=capability[0], minor=capability[1], name="NVIDIA Card")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    cuda = torch.device("cuda", 0)
+    assert choose_dtype("auto", cuda) is chosen
+    if chosen is torch.float32:
+        with pytest.raises(PipelineError, match=r"dtype bfloat16: NVIDIA Card does not compute in it; .*float32"):
+            choose_dtype("bfloat16", cuda)
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    [
+        ("NVIDIA GeForce RTX 3060", 25.5),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", 88.2),
+        ("NVIDIA GeForce RTX 5090", 209),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L40", 181),
+        ("rtx 4090", 165),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+    ],
+)
+def test_a_peak_is_that_of_the_named_card_and_of_no_other(name, tera):
+    assert peak_flops_of(name) == (None if tera is None else pytest.approx(tera * 1e12))
 
 
 def test_the_world_is_one_process_unless_torchrun_says_otherwise(monkeypatch):

@@ -1,32 +1,57 @@
 """Which device, which number type, and which of several processes this one is.
 
 device = resolve_device("auto")                  # the best there is
-dtype = choose_dtype("auto", device)             # bfloat16 on CUDA, float32 elsewhere
+dtype = choose_dtype("auto", device)             # bfloat16 on CUDA from Ampere on, float32 elsewhere
 """
 
 import os
 import platform
+import re
 from dataclasses import dataclass
 
 import torch
 
 from utils.errors import PipelineError
 
-# Dense bf16 floating-point operations a second, from the makers' data sheets (without sparsity). The first name that
-# the device's name contains counts, so the longer names come first.
+# Dense bf16 floating-point operations a second, from the makers' data sheets (without sparsity, sums in float32: on
+# GeForce cards twice the shaders' float32 rate). The first name that stands in the device's as whole words counts, so
+# the longer names come first; cards of laptops have other rates.
 _PEAK_FLOPS = {
     "B200": 2250e12,
+    "GH200": 989e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "A100": 312e12,
     "L4": 121e12,
     "A40": 150e12,
     "A10": 125e12,
     "RTX 5090": 209e12,
+    "RTX 5080": 112.6e12,
+    "RTX 5070 Ti": 87.9e12,
+    "RTX 5070": 61.7e12,
+    "RTX 5060 Ti": 47.4e12,
+    "RTX 5060": 38.4e12,
     "RTX 4090": 165e12,
+    "RTX 4080 SUPER": 104.4e12,
+    "RTX 4080": 97.5e12,
+    "RTX 4070 Ti SUPER": 88.2e12,
+    "RTX 4070 Ti": 80.2e12,
+    "RTX 4070 SUPER": 71.0e12,
+    "RTX 4070": 58.3e12,
+    "RTX 4060 Ti": 44.1e12,
+    "RTX 4060": 30.2e12,
+    "RTX 3090 Ti": 80.0e12,
     "RTX 3090": 71e12,
+    "RTX 3080 Ti": 68.2e12,
+    "RTX 3080": 59.5e12,
+    "RTX 3070 Ti": 43.5e12,
+    "RTX 3070": 40.6e12,
+    "RTX 3060 Ti": 32.4e12,
+    "RTX 3060": 25.5e12,
 }
 
 
@@ -79,9 +104,17 @@ def _local_gpu() -> int:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute type that `name` (``auto``, ``float32``, ``bfloat16``) means on `device`."""
+    """The compute type that `name` (``auto``, ``float32``, ``bfloat16``) means on `device`.
+
+    Raises:
+        PipelineError: bfloat16 on a GPU older than Ampere, which emulates it slowly and cannot compile it.
+    """
+    # By default torch counts emulation as support.
+    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "bfloat16" and not has_bfloat16:
+        raise PipelineError(f"dtype bfloat16: {describe_device(device)} does not compute in it; set dtype to float32")
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        name = "bfloat16" if device.type == "cuda" and has_bfloat16 else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
@@ -101,7 +134,10 @@ def peak_flops(device: torch.device) -> float | None:
 
 def peak_flops_of(name: str) -> float | None:
     """The same for a device that need not be here, by a name such as ``H100`` or ``RTX 4090``."""
-    return next((flops for known, flops in _PEAK_FLOPS.items() if known.lower() in name.lower()), None)
+    if "laptop" in name.lower():
+        return None
+    found = (flops for known, flops in _PEAK_FLOPS.items() if re.search(rf"\b{known}\b", name, re.IGNORECASE))
+    return next(found, None)
 
 
 def known_gpus() -> list[str]:
