@@ -23,7 +23,7 @@ from utils.cli import load_config_from, run, stage_parser
 from utils.config import Config, config_from_dict, load_config
 from utils.config_sections import ModelConfig
 from utils.errors import PipelineError
-from utils.flash import flash_kernels_only
+from utils.flash import flash_kernels_only, same_kernels_again
 from utils.linear import FusedLinear, Linear
 from utils.losses import IGNORED, cross_entropy_sum, head_loss_sum, next_token_labels
 from utils.norms import make_norm
@@ -94,7 +94,9 @@ class Decoder(nn.Module):
         x = x if self.compute_dtype is None else x.to(self.compute_dtype)
         for layer in self.layers:
             if self.activation_checkpointing and self.training:
-                x = checkpoint(layer, x, rotation, mask=mask, cache=None, use_reentrant=False)
+                # Compiled, both runs are traced at once, and a context function would mean something else.
+                again = {} if torch.compiler.is_compiling() else {"context_fn": same_kernels_again}
+                x = checkpoint(layer, x, rotation, mask=mask, cache=None, use_reentrant=False, **again)
             else:
                 x = layer(x, rotation, mask=mask, cache=cache)
         if cache is not None:

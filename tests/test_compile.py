@@ -62,8 +62,10 @@ def test_flash_attention_that_cannot_run_is_refused_with_the_way_round(monkeypat
         check_flash_attention(SMALL, CPU, torch.bfloat16)
 
 
-def test_in_training_only_flash_kernels_are_allowed_and_in_evaluation_any(monkeypatch):
-    model, ids = small_model(), torch.randint(0, 97, (1, 8))
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_in_training_only_flash_kernels_are_allowed_and_in_evaluation_any(monkeypatch, checkpointing):
+    model = TransformerLM(replace(SMALL, activation_checkpointing=checkpointing))
+    ids = torch.randint(0, 97, (1, 8))
     model.flash_only = True
     seen = []
     original = torch.nn.functional.scaled_dot_product_attention
@@ -73,9 +75,11 @@ def test_in_training_only_flash_kernels_are_allowed_and_in_evaluation_any(monkey
         return original(*args, **kwargs)
 
     monkeypatch.setattr("utils.attention.F.scaled_dot_product_attention", spy)
-    model.train()(ids)
+    model.train()(ids, labels=ids)["loss"].backward()
+    in_training, seen[:] = list(seen), []
     model.eval()(ids)
-    assert seen == [False, False, True, True]
+    assert in_training == [False] * (4 if checkpointing else 2), "also where the backward pass runs a block again"
+    assert seen == [True, True]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Flash attention enforced on CUDA: FlashAttention's or cuDNN's kernel, or training stops and says why."""
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,6 +14,12 @@ from utils.errors import PipelineError
 def flash_kernels_only():
     """A context in which scaled_dot_product_attention runs in a flash kernel or raises RuntimeError."""
     return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION])
+
+
+def same_kernels_again() -> tuple[AbstractContextManager, AbstractContextManager]:
+    """For `torch.utils.checkpoint`: a block's second run, in the backward pass, may take no kernel that its first one,
+    beginning now, may not."""
+    return nullcontext(), nullcontext() if torch.backends.cuda.math_sdp_enabled() else flash_kernels_only()
 
 
 def check_flash_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
