@@ -54,6 +54,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.resume and args.name:
         raise UsageError("--name: a resumed run keeps its name; leave it out")
+    if args.dry_run and args.profile:
+        raise UsageError("--profile: a dry run writes nothing; leave one of the two out")
     return args
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from model import TransformerLM
 from tests.small_models import trained_tokenizer
 from tests.training_runs import write_config, write_tokens
 from utils.checkpoint import read_checkpoint
-from utils.errors import PipelineError, Terminated
+from utils.errors import PipelineError, Terminated, UsageError
 from utils.logging_utils import read_log
 from utils.trainer import Trainer
 
@@ -217,7 +219,35 @@ def test_a_dry_run_measures_and_writes_nothing(project, capsys):
     printed = capsys.readouterr().out
     for told in ("a step: ", "memory at most: ", "the whole run: 20 steps, 2,560 tokens", "disk: 4 checkpoints of "):
         assert told in printed
+    assert re.search(r"^disk: .* in all; [\d.]+ [KMGT]B free$", printed, re.MULTILINE)
     assert sorted(project.rglob("*")) == before
+    with pytest.raises(UsageError, match="--profile: a dry run writes nothing"):
+        train.main(["--config", str(project / "config.json"), "--dry-run", "--profile"])
+
+
+def test_a_dry_run_of_a_resumed_run_tells_what_is_left(project, capsys):
+    run = run_train(project)
+    capsys.readouterr()
+    more = ["--resume", str(run), "--set", "training.max_steps=50", "--dry-run"]
+    assert train.main(["--config", str(project / "config.json"), *more]) == 0
+    assert "what is left of the run: 30 steps, 3,840 tokens" in capsys.readouterr().out
+    assert content_of(run)["step"] == 20
+
+
+def test_what_a_first_validation_compiles_is_not_taken_for_its_speed(project, capsys, monkeypatch):
+    original, calls = Trainer.score_validation, []
+
+    def compiling(self, num_batches=None):
+        if not calls:
+            time.sleep(1.2)
+        calls.append(num_batches)
+        return original(self, num_batches)
+
+    monkeypatch.setattr(Trainer, "score_validation", compiling)
+    assert train.main(["--config", str(project / "config.json"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"a validation: [\d.]+ ms, 3 of them", printed)
+    assert "tokens, about 1." in printed
 
 
 def test_a_run_draws_its_losses_and_runs_are_laid_over_one_another(project, capsys):
