@@ -14,6 +14,8 @@ from utils.config_sections import TrainingConfig
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger, read_log
 from utils.losses import IGNORED, cross_entropy_sum, next_token_labels
+from utils.memory_limits import _moments_to_come
+from utils.step_timing import synthetic_batch
 from utils.trainer import RunInfo, Trainer
 from utils.validation import score
 
@@ -29,11 +31,12 @@ class Bigram(nn.Module):
         self.config = SimpleNamespace(vocab_size=VOCAB)
         self.lm_head = nn.Embedding(VOCAB, VOCAB)
         self.scale = nn.Parameter(torch.ones(VOCAB))
-        self.largest_batch = 1000
+        self.largest_batch, self.less_beside_gradients = 1000, 0
         self.seen_segments: list[torch.Tensor] = []
 
     def forward(self, input_ids, labels, *, segment_ids=None, num_tokens=None, return_logits=True):
-        if len(input_ids) > self.largest_batch:
+        is_second = self.scale.grad is not None
+        if len(input_ids) > self.largest_batch - is_second * self.less_beside_gradients:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         if segment_ids is not None:
             self.seen_segments.append(segment_ids)
@@ -217,9 +220,28 @@ def test_out_of_memory_names_the_batch_size_that_fits(tmp_path):
     wanted = r"batch_size 4; 2 fits .*--set training.batch_size=2 --set training.gradient_accumulation_steps=2"
     with pytest.raises(PipelineError, match=wanted):
         trainer.fit()
+    model.less_beside_gradients = 2
+    with pytest.raises(PipelineError, match=r"1 fits .*batch_size=1 .*accumulation_steps=4"):
+        make_trainer(tmp_path, model=model).fit()
     model.largest_batch = 0
     with pytest.raises(PipelineError, match="one window does not fit either"):
         make_trainer(tmp_path, model=model).fit()
+
+
+def test_a_batch_is_tried_beside_the_memory_that_the_optimizers_will_take(tmp_path):
+    trainer = make_trainer(tmp_path)
+    expected = sum(moments.numel() for moments in _moments_to_come(trainer))
+    trainer.fit()
+    held = [value for each in trainer.optimizers for state in each.state.values() for value in state.values()]
+    assert expected == sum(value.numel() for value in held if value.dim())
+    assert _moments_to_come(trainer) == []
+
+
+def test_the_batch_that_is_measured_is_like_those_of_training(tmp_path):
+    trainer = make_trainer(tmp_path)
+    assert set(synthetic_batch(trainer, 2)) == {"input_ids", "labels"}
+    trainer.document_start = 1
+    assert set(synthetic_batch(trainer, 2)) == {"input_ids", "labels", "segment_ids"}
 
 
 def test_training_stops_early_after_validations_without_a_new_best(tmp_path):

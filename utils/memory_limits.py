@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+from torch.optim import AdamW
 
 from utils.errors import PipelineError
 from utils.step_timing import synthetic_batch
@@ -43,13 +45,33 @@ def _largest_fitting(trainer: "Trainer") -> int:
     while rows:
         _free(trainer)
         try:
-            trainer.backward([synthetic_batch(trainer, rows)], torch.tensor(1.0, device=trainer.device))
+            _try(trainer, rows)
             return rows
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         rows //= 2
     return 0
+
+
+def _try(trainer: "Trainer", rows: int) -> None:
+    """Two passes, as a smaller batch will be accumulated: the second runs beside the gradients of the first, and both
+    beside what the optimizers hold."""
+    moments = _moments_to_come(trainer)
+    trainer.backward([synthetic_batch(trainer, rows)] * 2, torch.tensor(1.0, device=trainer.device))
+    del moments
+
+
+def _moments_to_come(trainer: "Trainer") -> list[Tensor]:
+    """Memory as large as what the optimizers have yet to make in their first step: AdamW two moments, Muon one."""
+    return [
+        torch.empty_like(parameter)
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter not in optimizer.state
+        for _ in range(2 if isinstance(optimizer, AdamW) else 1)
+    ]
 
 
 def _free(trainer: "Trainer") -> None:

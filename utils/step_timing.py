@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def synthetic_batch(trainer: "Trainer", rows: int) -> Batch:
-    """A batch of `rows` rows of random ids, as long as the loader's."""
+    """A batch of `rows` rows of random ids, as long as the loader's and with segments where training has them."""
     shape = (rows, trainer.train_loader.sequence_length)
     ids = torch.randint(0, trainer.model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
-    return as_batch(ids, trainer.device)
+    return as_batch(ids, trainer.device, document_start=trainer.document_start)
 
 
 def seconds_per_step(trainer: "Trainer", *, repeats: int = 2) -> float:

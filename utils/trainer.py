@@ -264,7 +264,7 @@ class Trainer:
             )
         rollbacks, failed_step, place = self.guard.rollbacks + 1, self.step, self.train_loader.state_dict()
         barrier()  # the main process may still be writing
-        self.resume(read_checkpoint(self.run.folder / "checkpoint_latest.pt", map_location=self.device))
+        self.resume(read_checkpoint(self.run.folder / "checkpoint_latest.pt"))
         self.train_loader.load_state_dict(place)
         self.guard.rollbacks, self.guard.skipped_in_a_row = rollbacks, 0
         self.logger.drop_after(self.step, keep_events=True)
