@@ -26,24 +26,26 @@ def score(
     Args:
         token_bytes: bytes of each token id; without them there are no bits per byte.
     """
-    sums = torch.zeros(3, dtype=torch.float64)  # loss, tokens, bytes
+    # Loss, tokens, bytes. On the GPU, which then need not be waited for until the end.
+    sums = torch.zeros(3, dtype=torch.float64, device=_sum_device(device))
     for item in loader:
         if stopped():
             return None
         batch = as_batch(item, device, document_start=document_start)
         tokens = num_supervised(batch).clamp(min=1)
         loss = forward(**batch, num_tokens=tokens.float(), return_logits=False)["loss"] * tokens
-        sums += torch.stack([loss, tokens, _num_bytes(batch, token_bytes)]).cpu().double()
-    return validation_metrics(*all_sum(sums.to(_sum_device(device))).tolist())
+        sums += torch.stack([loss, tokens, _num_bytes(batch, token_bytes)]).to(sums)
+    return validation_metrics(*all_sum(sums).tolist())
 
 
 def _num_bytes(batch: Batch, token_bytes: Tensor | None) -> Tensor:
     targets = batch["labels"][:, 1:]
     if token_bytes is None:
         return torch.zeros((), device=targets.device)
-    return token_bytes[targets[targets != IGNORED]].sum()
+    # Indexed by a mask, the size would have to be fetched from the GPU first.
+    return token_bytes[targets.clamp(min=0)].masked_fill(targets == IGNORED, 0).sum()
 
 
 def _sum_device(device: torch.device) -> torch.device:
-    """NCCL adds on the GPU only; everything else can add float64 on the CPU."""
+    """NCCL adds on the GPU only; Apple's GPUs have no float64."""
     return device if device.type == "cuda" else torch.device("cpu")
