@@ -94,7 +94,9 @@ class Muon(Optimizer):
         directions = []
         for parameter in parameters:
             state = self.state[parameter]
-            buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            buffer = state["momentum_buffer"]
             buffer.lerp_(parameter.grad, 1 - momentum)
             directions.append(parameter.grad.lerp(buffer, momentum))  # Nesterov's look ahead
         # One batch of matrices for all layers: a handful of large products instead of many small ones.
