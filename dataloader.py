@@ -25,6 +25,7 @@ from utils.terminal import format_bytes
 from utils.token_store import TokenDataset
 
 _MEMORY_SHARE = 0.4  # of the device's free memory, for the part in use and the next one; the rest is the model's
+_LOCKED_VALUES = 1 << 24  # copied to the GPU at once
 _MIN_STEPS_PER_PART = 32  # what does not fill a step at a part's end is left out this epoch: under 3%
 
 
@@ -185,7 +186,7 @@ class FourthLoader:
         if self.device.type != "cuda":
             return _Part(host[0].to(self.device), host[1].to(self.device))
         with torch.cuda.stream(self._stream):  # beside the model's work, not between it
-            on_device = [each.pin_memory().to(self.device, non_blocking=True) for each in host]
+            on_device = [_copied(each, self.device) for each in host]
             event = torch.cuda.Event()
             event.record()
         return _Part(on_device[0], on_device[1], event)
@@ -196,6 +197,15 @@ class FourthLoader:
         starts = part.starts[first : first + self.batch_size]
         positions = starts[:, None] + torch.arange(self.dataset.window, device=self.device)  # (B, T)
         return part.tokens[positions].long() & 0xFFFF
+
+
+def _copied(host: Tensor, device: torch.device) -> Tensor:
+    """`host` on the device, by way of locked memory a piece at a time: torch would lock the whole of it rounded up to a
+    power of two, up to twice its size in main memory, and keep that to the end."""
+    result = torch.empty_like(host, device=device)
+    for target, source in zip(result.split(_LOCKED_VALUES), host.split(_LOCKED_VALUES), strict=True):
+        target.copy_(source.pin_memory(), non_blocking=True)
+    return result
 
 
 class ValidationLoader:

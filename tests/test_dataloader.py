@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader import FourthLoader, ValidationLoader, create_simple_train_val_dataloaders
+from dataloader import FourthLoader, ValidationLoader, _copied, create_simple_train_val_dataloaders
 from utils.config_sections import DatasetConfig
 from utils.data_split import split_windows, window_positions
 from utils.devices import World
@@ -67,6 +67,15 @@ def test_no_validation_token_is_ever_in_a_training_window(tmp_path, lengths, ove
     if len(validation) > 1000:
         assert 0.08 < len(validation) / sum(lengths) < 0.12
         assert len(np.unique(train)) + len(held_out) > 0.97 * sum(lengths), "hardly a token is lost between the two"
+
+
+def test_a_part_is_copied_piece_by_piece(monkeypatch):
+    pieces = []
+    monkeypatch.setattr("dataloader._LOCKED_VALUES", 7)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pieces.append(len(tensor)) or tensor)
+    tokens = torch.arange(30).to(torch.int16)
+    assert torch.equal(_copied(tokens, torch.device("cpu")), tokens)
+    assert pieces == [7, 7, 7, 7, 2]
 
 
 def test_the_split_is_the_same_in_every_run_and_follows_the_seed(dataset):
