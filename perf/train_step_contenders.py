@@ -29,7 +29,9 @@ def ours(shape: ModelConfig, ids: torch.Tensor, dtype: str, compiled: bool) -> S
     from utils.compile import prepare_for_training
     from utils.optimizers import make_optimizers
 
-    training = TrainingConfig(device=ids.device.type, dtype=dtype, compile="on" if compiled else "off")
+    attention = "flash" if dtype == "bfloat16" else "any"  # there are no flash kernels for float32
+    kind = "on" if compiled else "off"
+    training = TrainingConfig(device=ids.device.type, dtype=dtype, compile=kind, attention=attention)
     model = TransformerLM(shape).to(ids.device).train()
     prepare_for_training(model, training, ids.device)
     optimizers = make_optimizers(model, training, ids.device)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
 from model import TransformerLM, create_model, load_model, load_weights
-from utils.attention import attend, segment_block_mask, segment_mask
+from utils.attention import _compiled_flex_attention, attend, segment_block_mask, segment_mask
 from utils.config_sections import ModelConfig, section_to_dict
 from utils.cpu_attention import blocked_causal_attention
 from utils.errors import PipelineError
@@ -235,13 +235,22 @@ def reference_attention(q, k, v, segments):
 def test_segments_attend_as_the_formula_says(groups, kind, monkeypatch):
     torch.manual_seed(0)
     if kind == "blocks":
-        monkeypatch.setattr("utils.attention._compiled_flex_attention", lambda: flex_attention)
+        monkeypatch.setattr("utils.attention._compiled_flex_attention", lambda device: flex_attention)
     length = 32 if kind == "tensor" else 256
     q, k, v = (torch.randn(2, heads, length, 16) for heads in (6, groups, groups))
     segments = documents(torch.zeros(2, length, dtype=torch.long))
     mask = (segment_mask if kind == "tensor" else segment_block_mask)(segments)
     with torch.no_grad():  # FlexAttention has no backward pass on the CPU
         torch.testing.assert_close(attend(q, k, v, mask), reference_attention(q, k, v, segments), atol=1e-5, rtol=1e-4)
+
+
+def test_blocks_without_a_compiler_are_refused_with_the_way_round(monkeypatch):
+    monkeypatch.setattr("utils.attention.compiler_problem", lambda device: "the package triton is not installed")
+    q = torch.zeros(1, 2, 128, 16)
+    mask = segment_block_mask(torch.zeros(1, 128, dtype=torch.long))
+    _compiled_flex_attention.cache_clear()
+    with pytest.raises(PipelineError, match=r"triton is not installed; run it with --set dataset.isolate_documents"):
+        attend(q, q, q, mask)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from utils import cpu_attention
+from utils.compile import compiler_problem
 from utils.config_sections import ModelConfig
+from utils.errors import PipelineError
 from utils.linear import FusedLinear, Linear
 from utils.norms import RMSNorm
 from utils.rope import apply_rotary
@@ -60,7 +62,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> 
     """Attention of `q` (B, H, T, D) over `k`, `v` (B, K, S, D). No mask: causal, but one query sees everything."""
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
-        attention = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
+        attention = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention(q.device)
         return attention(q, k, v, block_mask=mask, enable_gqa=grouped)
     causal = mask is None and q.shape[2] > 1
     if causal and q.is_cpu and torch.compiler.is_compiling() and cpu_attention.fits(q.shape[2]):
@@ -92,5 +94,10 @@ def segment_block_mask(segment_ids: Tensor) -> BlockMask:
 
 
 @cache
-def _compiled_flex_attention():
+def _compiled_flex_attention(device: torch.device):
+    if problem := compiler_problem(device):
+        raise PipelineError(
+            f"documents are kept apart by a kernel that is compiled, but {problem}; run it with "
+            "--set dataset.isolate_documents=false and --set sft.packing=false"
+        )
     return torch.compile(flex_attention)

@@ -45,7 +45,7 @@ def prepare_for_training(
         check_flash_attention(model.config, device, dtype)
         model.flash_only = True
         chosen.append("flash attention")
-    problem = _compiler_problem(device)
+    problem = compiler_problem(device)
     if config.compile == "on" and problem:
         raise PipelineError(f"training.compile is on, but {problem}; run it with --set training.compile=off")
     if config.compile == "off" or problem:
@@ -54,7 +54,7 @@ def prepare_for_training(
     return ", ".join([*chosen, "compiled (the first steps take longer)"])
 
 
-def _compiler_problem(device: torch.device) -> str:
+def compiler_problem(device: torch.device) -> str:
     """Why torch.compile cannot run on `device`, or an empty string."""
     if device.type == "cuda":
         return "" if importlib.util.find_spec("triton") else "the package triton is not installed"
