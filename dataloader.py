@@ -117,8 +117,12 @@ class FourthLoader:
             )
         self.epoch, self.seed = state["epoch"], state["seed"]
         self.batch = state["windows"] // (self.batch_size * self.world.size)
-        if state["num_parts"] != self.num_parts:
-            self.num_parts = state["num_parts"]
+        self.use_parts(state["num_parts"])
+
+    def use_parts(self, count: int) -> None:
+        """Cuts the data into exactly so many parts, as the run that is resumed did."""
+        if count != self.num_parts:
+            self.num_parts = count
             self._assign_blocks()
         self._loaded = self._next = None
 
@@ -261,6 +265,7 @@ def create_simple_train_val_dataloaders(
     order_seed: int = 0,
     val_tokens: int | None = None,
     batches_per_step: int = 1,
+    num_parts: int | None = None,
     world: World | None = None,
 ) -> tuple[FourthLoader, ValidationLoader, dict[str, Any]]:
     """Loaders of bare ``(B, T)`` id tensors, and `info` about them.
@@ -272,6 +277,7 @@ def create_simple_train_val_dataloaders(
         device: where the training tokens lie (None: the configured device).
         order_seed: draws the order of the training windows; the validation windows do not depend on it.
         val_tokens: validation tokens at most.
+        num_parts: exactly so many parts, as a resumed run had; None: as many as fit in the device's memory.
 
     Returns:
         The two loaders; ``train_size`` and ``val_size`` (windows), ``train_device``, ``val_device``, ``dataset``.
@@ -299,6 +305,8 @@ def create_simple_train_val_dataloaders(
         batches_per_step=batches_per_step,
         world=world,
     )
+    if num_parts is not None:
+        train.use_parts(num_parts)
     pin = device.type == "cuda"
     val = ValidationLoader(dataset, split, batch_size=batch_size, max_tokens=val_tokens, pin=pin, world=world)
     info = {

@@ -28,16 +28,18 @@ from utils.training_state import versions
 
 def build_trainer(config: Config, device: torch.device, start: StartingPoint, *, writes: bool = True) -> Trainer:
     """A trainer that is ready to fit; with `writes` False it leaves nothing on disk and logs nothing."""
-    train_loader, val_loader, dataset = load_data(config, device, test=start.test)
+    train_loader, val_loader, dataset = load_data(config, device, test=start.test, num_parts=start.num_parts)
     description = describe_run(config, dataset, device, start)
     start.refuse_misfit(description)
     torch.manual_seed(config.training.seed)
     model = create_model(config).to(device)
     chosen = prepare_for_training(model, config.training, device)
+    start.place(model, train_loader)
     is_main = current_world().is_main
     if is_main:
         print(f"{format_count(model.num_parameters())} parameters on {describe_device(device)}: {chosen}")
-        print(*start.changes(description), sep="\n", end="\n" if start.changes(description) else "")
+        for line in (*start.notes, *start.changes(description)):
+            print(line)
     folder = run_folder(config, start, writes=writes)
     trainer = Trainer(
         model,
@@ -63,7 +65,7 @@ def build_trainer(config: Config, device: torch.device, start: StartingPoint, *,
 
 
 def load_data(
-    config: Config, device: torch.device, *, test: bool
+    config: Config, device: torch.device, *, test: bool, num_parts: int | None = None
 ) -> tuple[FourthLoader, ValidationLoader, TokenDataset]:
     train_loader, val_loader, info = create_simple_train_val_dataloaders(
         batch_size=config.training.batch_size,
@@ -74,6 +76,7 @@ def load_data(
         order_seed=config.training.seed,
         val_tokens=config.training.val_tokens,
         batches_per_step=config.training.gradient_accumulation_steps,
+        num_parts=num_parts,
     )
     dataset = info["dataset"]
     found = dataset.metadata.get("vocab_size", config.model.vocab_size)

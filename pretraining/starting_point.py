@@ -1,12 +1,13 @@
 """Where training begins: anew, with a checkpoint's weights (``--init-from``), or where a run stood (``--resume``)."""
 
-import json
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model import load_weights
+from dataloader import FourthLoader
+from model import TransformerLM, load_weights
 from utils.checkpoint import find_checkpoint, read_checkpoint
 from utils.cli import load_config_from
 from utils.config import load_config
@@ -30,6 +31,9 @@ class StartingPoint:
             self.content = read_checkpoint(self.path)
         if self.resumes and "loader" not in self.content:
             raise PipelineError(f"{self.path} holds no training state; take its weights: --init-from {argument}")
+        if self.resumes and args.test and not self.content["data"]["test"]:
+            raise PipelineError(f"--test: {self.path} is no test run, and a resumed run keeps its data; leave it out")
+        self.notes: list[str] = []
 
     @property
     def resumes(self) -> bool:
@@ -44,18 +48,47 @@ class StartingPoint:
         return self.content["name"] if self.resumes else self.args.name
 
     @property
+    def num_parts(self) -> int | None:
+        """The parts that a resumed run's data was cut into."""
+        return self.content["loader"]["num_parts"] if self.resumes else None
+
+    @property
     def step(self) -> int | None:
         """The step that a resumed run stood at."""
         return self.content["step"] if self.resumes else None
 
     def config(self) -> Config:
-        """A resumed run's own configuration, or the present one with the weights' shape; ``--set`` and flags last."""
+        """A resumed run's own configuration, or the present one with the weights' model; over either are laid
+        ``--config``, ``--set`` and flags."""
         flags = {"training.device": self.args.device} if self.args.device else {}
         flags |= {"training.num_epochs": 1} if self.args.test else {}
         stored = self.content.get("config", {})
-        shape = [] if self.resumes else [_as_setting(f"model.{k}", v) for k, v in stored.get("model", {}).items()]
-        settings = [*shape, *self.args.settings]
-        return load_config(self.args.config, settings=settings, flags=flags, base=stored if self.resumes else None)
+        base = stored if self.resumes or not stored else {**load_config().to_dict(), "model": stored["model"]}
+        config = load_config(self.args.config, settings=self.args.settings, flags=flags, base=base or None)
+        return self._within_trained_context(config)
+
+    def _within_trained_context(self, config: Config) -> Config:
+        """The model takes no position that training never shows it: its context, scaling aside, is the window that it
+        is trained on, or what the checkpoint's was."""
+        asked, window = config.model.max_position_embeddings, config.dataset.window
+        trained = self.content.get("config", {}).get("model", {}).get("max_position_embeddings")
+        if trained is None and config.model.rope_scaling != "none":
+            return config  # positions are scaled from the start
+        limit = window if trained is None else trained
+        if asked <= limit:
+            return config
+        model = replace(config.model, max_position_embeddings=limit)
+        if model.context_length < window:
+            raise PipelineError(
+                f"{self.path} was trained with a context of {trained} tokens, dataset.window is {window}; stretch it: "
+                f"--set model.rope_scaling=yarn --set model.rope_scaling_factor={-(-window // trained)}"
+            )
+        reason = "dataset.window" if trained is None else "the checkpoint's"
+        self.notes.append(
+            f"context: {limit} tokens, {reason}; model.max_position_embeddings {asked} is lowered to it, "
+            "as later positions would never have been trained"
+        )
+        return replace(config, model=model)
 
     def refuse_misfit(self, description: Mapping[str, Any]) -> None:
         """Raises PipelineError where the checkpoint does not belong to the run that `description` describes."""
@@ -71,14 +104,16 @@ class StartingPoint:
         changed = setting_changes(self.content["config"], description["config"])
         return [f"  {section}.{key}: {was} → {now}" for section, key, was, now in changed]
 
+    def place(self, model: TransformerLM, loader: FourthLoader) -> None:
+        """The weights to begin with, or a resumed run's place in the data: what can still be refused, before anything
+        is written."""
+        if self.resumes:
+            loader.load_state_dict(self.content["loader"])
+        elif self.path:
+            load_weights(model, self.content["model"], origin=str(self.path))
+
     def apply(self, trainer: Trainer) -> None:
-        """Puts the checkpoint's weights, or its whole state, into the trainer, and forgets it."""
+        """Puts a resumed run's whole state into the trainer, and forgets the checkpoint."""
         if self.resumes:
             trainer.resume(self.content)
-        elif self.path:
-            load_weights(trainer.model, self.content["model"], origin=str(self.path))
         self.content = {key: self.content[key] for key in ("data", "name", "step") if key in self.content}
-
-
-def _as_setting(name: str, value: Any) -> str:
-    return f"{name}={value if isinstance(value, str) else json.dumps(value)}"

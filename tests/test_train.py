@@ -171,6 +171,70 @@ def test_another_dataset_tokenizer_or_shape_is_refused_by_name(project):
         run_train(project, *resume)
 
 
+def test_what_a_resumed_run_cannot_change_is_refused(project):
+    run = run_train(project)
+    resume = ["--resume", str(run)]
+    stretched = ["--set", "model.rope_scaling=yarn", "--set", "model.rope_scaling_factor=2"]
+    for changed, said in (
+        (stretched, "model.rope_scaling none there, yarn here"),
+        (["--set", "model.rope_theta=500"], "model.rope_theta 10000.0 there, 500.0 here"),
+        (["--set", "dataset.parts=2"], "dataset.parts 4 there, 2 here"),
+        (["--set", "dataset.seed=7"], "dataset.seed 42 there, 7 here"),
+    ):
+        with pytest.raises(PipelineError, match=f"these differ: {said}"):
+            run_train(project, *resume, *changed)
+    with pytest.raises(PipelineError, match=r"--test: .* is no test run"):
+        run_train(project, *resume, "--test")
+    tested = run_train(project, "--test")
+    assert run_train(project, "--resume", str(tested), "--test") == tested
+
+
+def test_a_start_that_is_refused_leaves_nothing_behind(project):
+    run = run_train(project)
+    log = project / "logs" / "raw_metrics" / f"{run.name}.jsonl"
+    before = sorted(project.rglob("*")), log.read_text()
+    with pytest.raises(PipelineError, match="steps took 8 windows"):
+        run_train(project, "--resume", str(run / "checkpoint_step_7.pt"), "--set", "training.batch_size=2")
+    with pytest.raises(PipelineError, match="does not fit the model: "):
+        run_train(project, "--init-from", str(run), "--set", "model.hidden_size=32")
+    assert (sorted(project.rglob("*")), log.read_text()) == before
+
+
+def test_the_parts_of_a_resumed_run_are_the_checkpoints(project, capsys, monkeypatch):
+    write_tokens(project / "data", tokens=60_000)
+    monkeypatch.setattr("dataloader.free_memory", lambda device: 200_000)  # too little for two of four parts
+    run = run_train(project)
+    said = re.search(r"to train on cpu in (\d+) parts", capsys.readouterr().out)
+    assert int(said[1]) > 4
+    assert content_of(run)["loader"]["num_parts"] == int(said[1])
+    monkeypatch.undo()
+    run_train(project, "--resume", str(run), "--set", "training.max_steps=24")
+    assert said[0] in capsys.readouterr().out
+    assert content_of(run)["loader"]["num_parts"] == int(said[1])
+
+
+def test_the_context_is_what_was_trained_and_more_wants_scaled_positions(project, capsys):
+    run = run_train(project, "--set", "model.max_position_embeddings=64")
+    assert "context: 16 tokens, dataset.window; model.max_position_embeddings 64 is lowered" in capsys.readouterr().out
+    assert content_of(run)["config"]["model"]["max_position_embeddings"] == 16
+    longer = ["--init-from", str(run), "--set", "dataset.window=32", "--set", "training.max_steps=1"]
+    with pytest.raises(PipelineError, match=r"below dataset.window 32; .*one that is trained --set model.rope_scaling"):
+        run_train(project, *longer)
+    with pytest.raises(PipelineError, match=r"a context of 16 tokens, dataset.window is 32; .*rope_scaling_factor=2"):
+        run_train(project, *longer, "--set", "model.max_position_embeddings=32")
+    content = json.loads((project / "config.json").read_text())
+    content["model"] |= {"rope_scaling": "yarn", "rope_scaling_factor": 2.0}  # a longer context is a config line
+    (project / "config.json").write_text(json.dumps(content))
+    run_train(project, *longer)
+    model = content_of(newest_run(project))["config"]["model"]
+    assert (model["rope_scaling"], model["max_position_embeddings"]) == ("yarn", 16)
+
+
+def test_only_the_newest_step_checkpoints_of_a_run_are_kept(project):
+    run = run_train(project, "--set", "training.keep_last=1")
+    assert [path.name for path in run.glob("checkpoint_step_*.pt")] == ["checkpoint_step_14.pt"]
+
+
 def test_other_changed_settings_are_listed_and_take_effect(project, capsys):
     run = run_train(project)
     run_train(project, "--resume", str(run), "--set", "training.max_steps=24", "--set", "training.learning_rate=0.004")

@@ -53,7 +53,9 @@ def load_config(
     for name, value in (flags or {}).items():
         section, _, key = name.partition(".")
         _overlay(values, {section: {key: value}}, origin="command line", base=Path.cwd())
-    return _checked(values, origin=files[-1].name if files else "the configuration")
+    origins = [files[-1].name if files else "the checkpoint's configuration"]
+    origins += ["--set"] if settings else []
+    return _checked(values, origin=" and ".join([*origins, *(["flags"] if flags else [])]))
 
 
 def config_from_dict(content: Mapping[str, Any], *, origin: str) -> Config:

@@ -153,7 +153,9 @@ class ModelConfig:
         1024, "width of the feed-forward block; null: 8/3 of `hidden_size`, rounded up to a multiple of 64", minimum=1
     )
     max_position_embeddings: int = option(
-        1024, "longest context without scaled positions, at least `dataset.window`", minimum=2
+        1024,
+        "longest context without scaled positions, at least `dataset.window`, to which a new run lowers it",
+        minimum=2,
     )
     rope_theta: float = option(10_000.0, "base of the rotary frequencies", above=0.0)
     rope_scaling: str = option(
@@ -370,8 +372,14 @@ class Config:
                 rates = f"{section.min_learning_rate} is above {name}.learning_rate {section.learning_rate}"
                 return f"{name}.min_learning_rate {rates}"
         if self.model.context_length < self.dataset.window:
-            window = f"dataset.window {self.dataset.window}"
-            return f"model.max_position_embeddings {self.model.max_position_embeddings} is below {window}"
+            context, window = self.model.max_position_embeddings, self.dataset.window
+            factor = self.model.rope_scaling_factor
+            scaled = f" x {factor:g} (rope_scaling_factor)" if factor > 1 else ""
+            return (
+                f"model.max_position_embeddings {context}{scaled} is below dataset.window {window}; for a new model "
+                f"--set model.max_position_embeddings={window}, for one that is trained --set model.rope_scaling=yarn "
+                f"--set model.rope_scaling_factor={-(-window // context)}"
+            )
         return self.model.problem()
 
 

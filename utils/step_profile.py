@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 TRACE_NAME = "trace.json"
 _WAIT, _WARM_UP, _ACTIVE = 3, 1, 3  # steps: compiling and allocating are over before the trace begins
+_NEEDED = _WAIT + _WARM_UP + _ACTIVE
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def step_profile(path: Path | None, say: Callable[[str], None]) -> Iterator[Call
     steps = 0
 
     def write(profiler: profile) -> None:
-        if steps < _WAIT + _WARM_UP + _ACTIVE:  # the profiler calls at its end whatever it has
+        if steps < _NEEDED:  # the profiler calls at its end whatever it has
             return
         profiler.export_chrome_trace(str(path))
         say(f"trace of {_ACTIVE} steps: {path}; open it in https://ui.perfetto.dev")
@@ -37,5 +38,5 @@ def step_profile(path: Path | None, say: Callable[[str], None]) -> Iterator[Call
             profiler.step()
 
         yield on_step
-    if steps < _WAIT + _WARM_UP + _ACTIVE:
-        say(f"no trace: the run made {steps} steps, a trace needs {_WAIT + _WARM_UP + _ACTIVE}; raise training.max_steps")
+    if steps < _NEEDED:
+        say(f"no trace: the run made {steps} steps, a trace needs {_NEEDED}; raise training.max_steps")

@@ -81,9 +81,6 @@ def refuse_other_run(content: Mapping[str, Any], description: Mapping[str, Any],
 
 # Keys of the model that change no weight's shape or meaning; all others must stay.
 _SAME_WEIGHTS = (
-    "max_position_embeddings",
-    "rope_scaling",
-    "rope_scaling_factor",
     "dropout",
     "depth_scaled_init",
     "activation_checkpointing",
@@ -93,6 +90,7 @@ _DATA_KEYS = (
     "dataset.overlap",
     "dataset.val_split",
     "dataset.seed",
+    "dataset.parts",
     "training.seed",
     "training.optimizer",
 )
