@@ -151,10 +151,13 @@ def _sample_writer(config: Config, description: Mapping[str, Any]) -> list[Callb
 
         tokenizer = load_tokenizer(directory)
     except (ImportError, PipelineError) as error:
-        print(f"no samples: {error}")
+        print(f"no samples: {str(error).partition(';')[0]}; name its folder: --set paths.tokenizer_dir=DIR")
         return []
     if tokenizer.fingerprint != description["tokenizer"].get("fingerprint"):
-        print(f"no samples: the tokenizer in {directory} is not the one that made the dataset")
+        print(
+            f"no samples: the tokenizer in {directory} is not the one that made the dataset; name that one's folder: "
+            "--set paths.tokenizer_dir=DIR"
+        )
         return []
     settings = GenerationSettings.from_config(
         config.generation, max_length=config.training.sample_tokens, seed=config.training.seed

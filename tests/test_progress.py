@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from utils import run_curves
 from utils.progress import TrainingProgress
 from utils.step_profile import step_profile
 
@@ -54,3 +55,22 @@ def test_a_trace_is_whole_or_said_to_be_missing(tmp_path, steps):
     else:
         assert not (tmp_path / "trace.json").exists()
         assert said == [f"no trace: the run made {steps} steps, a trace needs 7; raise training.max_steps"]
+
+
+def test_curves_lie_over_the_tokens_seen_and_count_them_in_words(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(run_curves, "save_figure", lambda path, figure: figures.append(figure))
+    lines = [
+        {"step": 1, "train_tokens": 1_000_000, "train_loss_smoothed": 3.0},
+        {"step": 2, "train_tokens": 2_500_000, "train_loss_smoothed": 2.0},
+        {"step": 2, "train_tokens": 2_500_000, "val_loss": 2.25},
+    ]
+    run_curves.draw_runs(tmp_path / "curve.png", {"a": lines, "b": lines[:1]})
+    axes = figures[0].axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [
+        [[1_000_000, 3.0], [2_500_000, 2.0]],
+        [[2_500_000, 2.25]],
+        [[1_000_000, 3.0]],
+        [],
+    ]
+    assert axes.xaxis.get_major_formatter()(2_500_000, 0) == "2.5M"

@@ -359,7 +359,11 @@ def test_what_cannot_be_shown_is_said_and_training_goes_on(project, capsys, monk
     assert not (run / "loss_curve.png").exists()
     monkeypatch.undo()
     run_train(project, "--set", "training.max_steps=2", "--set", f"paths.tokenizer_dir={project / 'nowhere'}")
-    assert f"no samples: {project / 'nowhere'} holds no tokenizer" in capsys.readouterr().out
+    missing = f"no samples: {project / 'nowhere'} holds no tokenizer; name its folder: --set paths.tokenizer_dir=DIR\n"
+    assert missing in capsys.readouterr().out
+    trained_tokenizer(project / "other")
+    run_train(project, "--set", "training.max_steps=2", "--set", f"paths.tokenizer_dir={project / 'other'}")
+    assert f"no samples: the tokenizer in {project / 'other'} is not the one that made" in capsys.readouterr().out
 
 
 def test_isolated_documents_reach_the_model_as_segments(project, monkeypatch):

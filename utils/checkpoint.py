@@ -134,12 +134,20 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         PipelineError: the disk has no room for it; an earlier checkpoint of that name is left as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    check_free_disk(path.parent, tensor_bytes(content))
+    # A file is a little larger than its tensors, and tells the size of the next one of its name.
+    check_free_disk(path.parent, max(tensor_bytes(content), path.stat().st_size if path.exists() else 0))
     try:
         with whole_file(path) as file:
             torch.save(dict(content), file)
-    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        raise PipelineError(f"checkpoint {path} cannot be written: {error}; the earlier one is whole") from error
+    except (OSError, RuntimeError) as error:
+        # torch's writer reports a full disk as a RuntimeError that speaks of positions in the file
+        full = "the disk took only a part of it, so it may be full"
+        reason = (error.strerror or error) if isinstance(error, OSError) else full
+        free = format_bytes(shutil.disk_usage(path.parent).free)
+        raise PipelineError(
+            f"checkpoint {path} cannot be written: {reason} ({free} free); the earlier one is whole; make room, or "
+            "--set paths.checkpoint_dir=DIR"
+        ) from error
     _sync_directory(path.parent)
 
 
@@ -191,7 +199,7 @@ def check_free_disk(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed * 1.05:
         found = f"{format_bytes(free)} free, a checkpoint takes {format_bytes(needed)}"
-        raise PipelineError(f"the disk of {directory} is full: {found}; make room, or set paths.checkpoint_dir")
+        raise PipelineError(f"the disk of {directory} is full: {found}; make room, or --set paths.checkpoint_dir=DIR")
 
 
 def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime | None = None) -> Path:

@@ -32,6 +32,7 @@ def draw_runs(path: Path, runs: Mapping[str, Lines]) -> None:
         train, validation = curve(lines, "train_loss_smoothed"), curve(lines, "val_loss")
         axes.plot(*_columns(train), color=f"C{index}", linewidth=1, alpha=0.7, label=f"{name}: training, smoothed")
         axes.plot(*_columns(validation), color=f"C{index}", marker="o", markersize=4, label=f"{name}: validation")
+    axes.xaxis.set_major_formatter(lambda tokens, _: format_count(tokens))
     axes.set_xlabel("tokens")
     axes.set_ylabel("loss (nats a token)")
     axes.grid(alpha=0.3)
