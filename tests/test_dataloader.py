@@ -1,6 +1,7 @@
 """The loader: no validation token in training, every window once an epoch, exact continuation."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -93,6 +94,19 @@ def test_every_training_window_is_a_window_of_the_dataset(dataset):
     # A file's last window ends at the file's end and so begins before its place on the grid.
     assert {(f, min(s, len(dataset.files[f]) - 16)) for f, s in zip(file, start, strict=True)} <= own | last
     assert len(file) == split.train_size
+
+
+def test_parts_are_loaded_in_the_background_but_the_first(dataset, monkeypatch):
+    loader, threads = make_loader(dataset, parts=3), []
+    original = loader._load
+
+    def load(epoch, part):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return original(epoch, part)
+
+    monkeypatch.setattr(loader, "_load", load)
+    list(loader), list(loader)
+    assert threads[:6] == [True, *[False] * 5]
 
 
 def test_an_epoch_has_every_window_once_and_each_epoch_another_order(dataset):

@@ -168,6 +168,15 @@ def test_dropout_is_for_training_only():
     assert not torch.equal(model(ids)["logits"], model(ids)["logits"])
 
 
+@pytest.mark.parametrize("silent", ["self_attn.o_proj", "mlp.down_proj"])
+def test_dropout_falls_on_both_branches(silent):
+    model, ids = small_model(dropout=0.5).train(), token_ids(1, 8)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.get_submodule(silent).weight.zero_()
+    assert not torch.equal(model(ids)["logits"], model(ids)["logits"])
+
+
 def test_depth_scaled_initialisation_shrinks_what_is_added_to_the_residual_stream():
     config = replace(SMALL, hidden_size=192, num_hidden_layers=8)
     for scaled, expected in ((True, 0.02 / 4), (False, 0.02)):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import train
+from dataloader import ValidationLoader
 from model import TransformerLM
 from tests.small_models import trained_tokenizer
 from tests.training_runs import write_config, write_tokens
@@ -130,6 +131,35 @@ def test_an_interrupted_run_goes_on_bit_for_bit(project, monkeypatch, optimizer,
     assert run_train(project, "--resume", str(stopped)) == stopped
     assert_same_state(content_of(whole), content_of(stopped))
     assert losses_of(project, whole) == losses_of(project, stopped)
+
+
+def test_a_validation_that_was_interrupted_is_made_up_for(project, monkeypatch):
+    whole = run_train(project)
+    original, batches = ValidationLoader.__iter__, []
+
+    def interrupted(self):
+        for batch in original(self):
+            batches.append(batch)
+            if len(batches) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ValidationLoader, "__iter__", interrupted)
+        with pytest.raises(Terminated):
+            run_train(project)
+    stopped = newest_run(project)
+    assert len(batches) == 2, "the rest of the validation is not waited for"
+    assert content_of(stopped)["validated_step"] == 0 < content_of(stopped)["step"]
+    run_train(project, "--resume", str(stopped))
+    assert_same_state(content_of(whole), content_of(stopped))
+
+
+def test_the_seed_draws_weights_and_order(project):
+    runs = [run_train(project, "--set", f"training.seed={seed}", "--set", "training.max_steps=1") for seed in (1, 2)]
+    one, two = map(content_of, runs)
+    assert (one["loader"]["seed"], two["loader"]["seed"]) == (1, 2)
+    assert not torch.equal(one["model"]["model.embed_tokens.weight"], two["model"]["model.embed_tokens.weight"])
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_and_drops_later_lines(project, monkeypatch):

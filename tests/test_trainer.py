@@ -11,6 +11,7 @@ from torch import nn
 from utils.batches import as_batch
 from utils.checkpoint import read_checkpoint
 from utils.config_sections import TrainingConfig
+from utils.devices import World
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger, read_log
 from utils.losses import IGNORED, cross_entropy_sum, next_token_labels
@@ -138,6 +139,50 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
     trainer.optimizers[0].step = watching
     trainer.train_step()
     assert norms == [pytest.approx(1e-3, rel=1e-2)]
+
+
+def test_without_a_norm_to_clip_to_gradients_stay_whole(tmp_path):
+    trainer = make_trainer(tmp_path, max_grad_norm=0.0)
+    before = weights(trainer)
+    trainer.train_step()
+    assert not torch.equal(weights(trainer), before)
+
+
+def test_the_schedule_is_the_configured_one(tmp_path):
+    trainer = make_trainer(tmp_path, schedule="wsd", decay_share=0.4, warmup_steps=2)
+    rates = []
+    for _ in range(10):
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        trainer.train_step()
+    assert rates == pytest.approx([0.025, 0.05, 0.05, 0.05, 0.05, 0.05, 0.04, 0.03, 0.02, 0.01])
+
+
+def test_utilisation_is_over_all_processes_and_only_for_known_devices(tmp_path):
+    trainer = make_trainer(tmp_path)
+    assert trainer.mfu(1000.0) is None
+    trainer.run = replace(trainer.run, flops_per_token=6e6, peak_flops=12e9)
+    assert trainer.mfu(1000.0) == pytest.approx(0.5)
+    trainer.world = World(rank=0, size=2)
+    assert trainer.mfu(1000.0) == pytest.approx(0.25)
+
+
+def test_a_checkpoint_is_there_before_the_first_step_and_none_is_made_of_a_skipped_one(tmp_path):
+    trainer = make_trainer(tmp_path, max_skipped_steps=5)
+    original_step, original_backward, first = trainer.train_step, trainer.backward, []
+
+    def step():
+        first.append((tmp_path / "run_a" / "checkpoint_latest.pt").exists())
+        return original_step()
+
+    def backward(batches, num_tokens):
+        loss = original_backward(batches, num_tokens)
+        return loss * math.nan if trainer.step == 5 else loss
+
+    trainer.train_step, trainer.backward = step, backward
+    trainer.fit()
+    assert first[0], "a disk that does not take it would show now"
+    names = {path.name for path in (tmp_path / "run_a").glob("checkpoint_step_*.pt")}
+    assert names == {"checkpoint_step_3.pt", "checkpoint_step_9.pt"}
 
 
 def test_a_loss_that_is_no_number_leaves_the_weights_as_they_are(tmp_path):
