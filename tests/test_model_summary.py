@@ -1,5 +1,6 @@
 """The summary: what it counts is what the model has, and what it estimates is near what is measured."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -34,6 +35,21 @@ def test_the_presets_have_the_size_that_they_are_called_by(name, millions):
     assert sum(parameters_by_part(config.model).values()) / 1e6 == pytest.approx(millions, rel=0.01)
     with torch.device("meta"):
         assert TransformerLM(config.model).num_parameters() == sum(parameters_by_part(config.model).values())
+
+
+@pytest.mark.parametrize("name", ["110m", "350m", "1b"])
+def test_the_presets_give_a_reason_beside_rate_and_batch_that_the_numbers_bear_out(name):
+    path = CHECKOUT / "configs" / f"{name}.json"
+    lines = path.read_text().splitlines()
+    for key in ("batch_size", "gradient_accumulation_steps", "learning_rate", "min_learning_rate", "warmup_steps"):
+        (line,) = (each for each in lines if f'"{key}":' in each)
+        assert re.search(r"// \w", line), f"{key} has no reason"
+    config = load_config(path)
+    told = next(line for line in lines if '"gradient_accumulation_steps"' in line)
+    training = config.training
+    tokens = training.batch_size * training.gradient_accumulation_steps * config.dataset.window
+    assert f"{tokens:,} tokens a step" in told
+    assert training.min_learning_rate == pytest.approx(training.learning_rate / 10)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -142,7 +142,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
 
 
 def test_without_a_norm_to_clip_to_gradients_stay_whole(tmp_path):
-    trainer = make_trainer(tmp_path, max_grad_norm=0.0)
+    trainer = make_trainer(tmp_path, max_grad_norm=0.0, weight_decay=0.0)
     before = weights(trainer)
     trainer.train_step()
     assert not torch.equal(weights(trainer), before)
