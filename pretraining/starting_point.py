@@ -31,6 +31,11 @@ class StartingPoint:
             self.content = read_checkpoint(self.path)
         if self.resumes and "loader" not in self.content:
             raise PipelineError(f"{self.path} holds no training state; take its weights: --init-from {argument}")
+        if self.resumes and "test" not in self.content.get("data", {}):
+            raise PipelineError(
+                f"{self.path} is a fine-tuned run, not a pretraining one; go on with: python3 main.py sft --resume "
+                f"{argument}, or pretrain on from its weights: --init-from {argument}"
+            )
         if self.resumes and args.test and not self.content["data"]["test"]:
             raise PipelineError(f"--test: {self.path} is no test run, and a resumed run keeps its data; leave it out")
         self.notes: list[str] = []
@@ -83,10 +88,10 @@ class StartingPoint:
                 f"{self.path} was trained with a context of {trained} tokens, dataset.window is {window}; stretch it: "
                 f"--set model.rope_scaling=yarn --set model.rope_scaling_factor={-(-window // trained)}"
             )
-        reason = "dataset.window" if trained is None else "the checkpoint's"
+        reason = "dataset.window" if trained is None else f"the checkpoint's {limit}"
         self.notes.append(
-            f"context: {limit} tokens, {reason}; model.max_position_embeddings {asked} is lowered to it, "
-            "as later positions would never have been trained"
+            f"context: {model.context_length} tokens, from {reason}; model.max_position_embeddings {asked} is lowered "
+            "to it, as later positions would never have been trained"
         )
         return replace(config, model=model)
 

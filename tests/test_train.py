@@ -18,7 +18,7 @@ from dataloader import ValidationLoader
 from model import TransformerLM
 from tests.small_models import trained_tokenizer
 from tests.training_runs import write_config, write_tokens
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import read_checkpoint, write_checkpoint
 from utils.errors import PipelineError, Terminated, UsageError
 from utils.logging_utils import read_log
 from utils.trainer import Trainer
@@ -213,6 +213,10 @@ def test_what_a_resumed_run_cannot_change_is_refused(project):
     ):
         with pytest.raises(PipelineError, match=f"these differ: {said}"):
             run_train(project, *resume, *changed)
+    tuned = project / "checkpoints" / "sft_lima_x" / "checkpoint_latest.pt"
+    write_checkpoint(tuned, content_of(run) | {"data": {"fingerprint": "f"}})
+    with pytest.raises(PipelineError, match=r"is a fine-tuned run, not a pretraining one; .*--init-from"):
+        run_train(project, "--resume", str(tuned))
     with pytest.raises(PipelineError, match=r"--test: .* is no test run"):
         run_train(project, *resume, "--test")
     tested = run_train(project, "--test")
@@ -245,7 +249,7 @@ def test_the_parts_of_a_resumed_run_are_the_checkpoints(project, capsys, monkeyp
 
 def test_the_context_is_what_was_trained_and_more_wants_scaled_positions(project, capsys):
     run = run_train(project, "--set", "model.max_position_embeddings=64")
-    assert "context: 16 tokens, dataset.window; model.max_position_embeddings 64 is lowered" in capsys.readouterr().out
+    assert "context: 16 tokens, from dataset.window; model.max_position_embeddings 64 is" in capsys.readouterr().out
     assert content_of(run)["config"]["model"]["max_position_embeddings"] == 16
     longer = ["--init-from", str(run), "--set", "dataset.window=32", "--set", "training.max_steps=1"]
     with pytest.raises(PipelineError, match=r"below dataset.window 32; .*one that is trained --set model.rope_scaling"):
@@ -256,6 +260,10 @@ def test_the_context_is_what_was_trained_and_more_wants_scaled_positions(project
     content["model"] |= {"rope_scaling": "yarn", "rope_scaling_factor": 2.0}  # a longer context is a config line
     (project / "config.json").write_text(json.dumps(content))
     run_train(project, *longer)
+    lowered = ["--init-from", str(run), "--set", "model.max_position_embeddings=64", "--set", "training.max_steps=1"]
+    capsys.readouterr()
+    run_train(project, *lowered)
+    assert "context: 32 tokens, from the checkpoint's 16; model.max_position_embeddings 64" in capsys.readouterr().out
     model = content_of(newest_run(project))["config"]["model"]
     assert (model["rope_scaling"], model["max_position_embeddings"]) == ("yarn", 16)
 
