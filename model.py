@@ -80,13 +80,14 @@ class Decoder(nn.Module):
         self.rotary = RotaryEmbedding(config)
         self.activation_checkpointing = config.activation_checkpointing
         self.compute_dtype: torch.dtype | None = None  # None: the weights' own
+        self.segment_mask = segment_mask
 
     def forward(self, input_ids: Tensor, *, cache: "KVCache | None", segment_ids: Tensor | None) -> Tensor:
         length = input_ids.shape[1]
         if cache is None:
             _check_length(length, self.context)
             positions = torch.arange(length, device=input_ids.device)
-            mask = None if segment_ids is None else segment_mask(segment_ids)
+            mask = None if segment_ids is None else self.segment_mask(segment_ids)
         else:
             positions, mask = cache.positions(length), cache.mask(length)
         rotation = self.rotary(positions)
@@ -146,6 +147,8 @@ class TransformerLM(nn.Module):
 
     def compile_training(self, *, dynamic: bool) -> None:
         """Compiles what runs without a cache; `dynamic` for batches that differ in length."""
+        if dynamic:  # For CUDA, torch 2.13 cannot compile what makes a mask of any number of blocks (CantSplit).
+            self.model.segment_mask = torch.compiler.disable(segment_mask)
         self._compiled_decoder = torch.compile(self.model.forward, dynamic=dynamic)
 
     def project(self, hidden: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """The model: the same numbers as transformers' models with the same weights, and what a user relies on besides."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import flex_attention
 
 from model import TransformerLM, create_model, load_model, load_weights
@@ -260,6 +262,36 @@ def test_blocks_without_a_compiler_are_refused_with_the_way_round(monkeypatch):
     _compiled_flex_attention.cache_clear()
     with pytest.raises(PipelineError, match=r"triton is not installed; run it with --set dataset.isolate_documents"):
         attend(q, q, q, mask)
+
+
+def test_blocks_of_any_length_run_in_one_compiled_version(monkeypatch):
+    counter = CompileCounterWithBackend("eager")
+    monkeypatch.setattr("utils.attention.torch.compile", partial(torch.compile, backend=counter))
+    _compiled_flex_attention.cache_clear()
+    for length in (400, 300, 200, 500):
+        q = torch.randn(2, 2, length, 16)
+        with torch.no_grad():
+            attend(q, q, q, segment_block_mask(torch.zeros(2, length, dtype=torch.long)))
+    _compiled_flex_attention.cache_clear()
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_for_varying_lengths_the_mask_is_made_before_the_compiled_part(monkeypatch, varying):
+    seen = []
+
+    def spy(segments):
+        seen.append(torch.compiler.is_compiling())
+        return segment_mask(segments)
+
+    monkeypatch.setattr("model.segment_mask", spy)
+    monkeypatch.setattr("model.torch.compile", partial(torch.compile, backend="eager"))
+    model, ids = small_model(), token_ids(2, 16)
+    plain = model(ids, segment_ids=documents(ids))["logits"]
+    model.compile_training(dynamic=varying)
+    compiled = model(ids, segment_ids=documents(ids))["logits"]
+    torch.testing.assert_close(compiled, plain)
+    assert seen[1:] == [not varying]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
