@@ -23,6 +23,7 @@ from utils.terminal import ask, styled
 
 CHECKOUT = Path(__file__).resolve().parent
 LAUNCHED_STAGE = "train"  # the stage that takes --nproc
+LAUNCHER = str(CHECKOUT / "utils" / "launch.py")
 # torch.distributed.run kills its workers so long after a signal; a large checkpoint on a slow disk takes minutes.
 SAVING_GRACE_SECONDS = 900
 
@@ -77,7 +78,7 @@ def build_command(stage: Stage, arguments: Sequence[str], *, python: str = sys.e
         processes, arguments = _take_processes(arguments)
     if processes == 1:
         return [python, script, *arguments]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = [LAUNCHER, "--standalone", f"--nproc-per-node={processes}"]
     if _launcher_has_grace_option(python):
         launcher.append(f"--shutdown-timeout={SAVING_GRACE_SECONDS}")
     return [python, *launcher, script, *arguments]
@@ -86,7 +87,7 @@ def build_command(stage: Stage, arguments: Sequence[str], *, python: str = sys.e
 def run_stage(stage: Stage, arguments: Sequence[str] = ()) -> int:
     """Runs `stage` to its end and returns its exit code; signals reach it, and it may take its time to save."""
     command = build_command(stage, arguments, python=stage_python())
-    launched = "torch.distributed.run" in command
+    launched = LAUNCHER in command
     # Under the launcher every rank must be signalled once: in a process group of their own they do not get the
     # terminal's Ctrl-C besides the launcher's.
     code, signals, _ = run_process(command, own_group=launched)

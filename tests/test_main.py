@@ -191,7 +191,7 @@ def test_menu_says_when_its_input_ends(checkout):
 def test_processes_are_started_through_the_launcher():
     train = next(stage for stage in main.STAGES if stage.name == "train")
     command = main.build_command(train, ["--", "--nproc", "2", "--test"])
-    assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    assert command[1:4] == [main.LAUNCHER, "--standalone", "--nproc-per-node=2"]
     assert command[-2:] == [str(ROOT / "train.py"), "--test"]
     assert main.build_command(train, ["--test", "--nproc=1"])[1:] == [str(ROOT / "train.py"), "--test"]
 

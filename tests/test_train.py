@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import main
 import train
 from dataloader import ValidationLoader
 from model import TransformerLM
@@ -499,6 +500,34 @@ def test_started_anew_from_a_checkpoint_it_ends_with_the_same_weights(project, p
     assert resumed.returncode == 0, resumed.stderr
     assert_same_state(content_of(whole), content_of(again))
     assert losses_of(project, whole)[20] == losses_of(project, again)[20]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--set", "dataset.custom_dir=nowhere"], 1, "nowhere does not exist; run: python3 main.py prepare"),
+        (["--dry-run", "--profile"], 2, "--profile: a dry run writes nothing; leave one of the two out"),
+    ],
+)
+def test_what_two_processes_refuse_is_said_in_lines_with_its_exit_code(project, arguments, code, said):
+    command = [sys.executable, str(CHECKOUT / "main.py"), "train", "--nproc", "2", "--config", "config.json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("error: ") and line.endswith(said) for line in lines), done.stderr
+
+
+def test_a_process_that_was_killed_is_named(tmp_path):
+    dying = tmp_path / "dying.py"
+    dying.write_text("import os, signal\nif os.environ['RANK'] == '1':\n    os.kill(os.getpid(), signal.SIGKILL)\n")
+    command = [sys.executable, main.LAUNCHER, "--standalone", "--nproc-per-node=2", str(dying)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 128 + signal.SIGKILL
+    assert done.stderr == "error: process 1 was killed by SIGKILL (the system does so when memory runs out)\n"
 
 
 def test_the_log_is_json_lines_with_the_configuration_first(project):
