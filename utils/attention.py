@@ -100,6 +100,6 @@ def _compiled_flex_attention(device: torch.device):
             f"documents are kept apart by a kernel that is compiled, but {problem}; run it with "
             "--set dataset.isolate_documents=false and --set sft.packing=false"
         )
-    # For any length: compiled for one at a time, a few fine-tuning batches reach the limit of eight versions, after which
-    # it would run uncompiled.
+    # For any length: compiled for one at a time, a few fine-tuning batches reach the limit of eight versions, and
+    # what comes after that would run uncompiled.
     return torch.compile(flex_attention, dynamic=True)
