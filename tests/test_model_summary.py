@@ -90,3 +90,11 @@ def test_the_command_prints_it_all(capsys):
     said = capsys.readouterr().out
     for word in ("feed-forward", "operations a token at 1024", "AdamW", "cache, full context", "expected on one H100"):
         assert word in said
+
+
+def test_the_memory_for_writing_is_that_of_the_context_that_training_gives(capsys):
+    assert main(["--summary"]) == 0
+    assert "memory, one sequence of 512 tokens written" in capsys.readouterr().out
+    stretched = ["--set", "model.rope_scaling=yarn", "--set", "model.rope_scaling_factor=2"]
+    assert main(["--summary", *stretched]) == 0
+    assert "memory, one sequence of 2048 tokens written" in capsys.readouterr().out

@@ -3,6 +3,8 @@
 print(summary(config, device_name="H100"))
 """
 
+from dataclasses import replace
+
 from utils.config_sections import Config, ModelConfig
 from utils.devices import known_gpus, peak_flops_of
 from utils.errors import PipelineError, did_you_mean
@@ -81,6 +83,8 @@ def summary(config: Config, *, device_name: str | None = None) -> str:
     memory = training_memory(model, batch_size=training.batch_size, length=length, bytes_per_value=size)
     tokens_a_step = training.batch_size * training.gradient_accumulation_steps * length
     flops = training_flops_per_token(model, length)
+    # A new run takes its window for the context, unless positions are scaled from the start.
+    written = model if model.rope_scaling != "none" else replace(model, max_position_embeddings=length)
     sections = [
         _table(
             ("parameters", "", "share"), [(n, f"{c:,}", f"{c / total:.1%}") for n, c in parts.items()], f"{total:,}"
@@ -88,7 +92,7 @@ def summary(config: Config, *, device_name: str | None = None) -> str:
         f"training: {format_count(flops)} floating-point operations a token at {length} tokens "
         f"(6 N + attention), {tokens_a_step:,} tokens a step and process",
         _memory_table(f"memory, {training.batch_size} × {length} tokens at once", memory),
-        _memory_table("memory, one sequence of " + f"{model.context_length} written", inference_memory(model)),
+        _memory_table(f"memory, one sequence of {written.context_length} tokens written", inference_memory(written)),
     ]
     if device_name:
         speed = expected_tokens_per_second(model, length=length, device_name=device_name)
