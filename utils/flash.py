@@ -23,12 +23,12 @@ def same_kernels_again() -> tuple[AbstractContextManager, AbstractContextManager
 
 
 def check_flash_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-    """Tries forward and backward at the model's head shape.
+    """Tries forward and backward at the model's head shape and length.
 
     Raises:
         PipelineError: neither kernel runs here; says why and names ``training.attention=any``.
     """
-    length = min(128, config.context_length)
+    length = min(4096, config.context_length)
 
     def heads(count: int) -> torch.Tensor:
         return torch.randn(1, count, length, config.head_dim, device=device, dtype=dtype, requires_grad=True)

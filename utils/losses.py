@@ -73,7 +73,8 @@ def _losses(logits: Tensor, targets: Tensor, compiled: bool) -> Tensor:
     if compiled:
         # For any number of rows: a kernel for one number, taken in one run and not in another, would change the last
         # bit of a resumed run.
-        torch._dynamo.maybe_mark_dynamic(logits, 0)
+        for tensor in (logits, counted):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
         normalizers = _compiled_softmax()(logits, counted)
     else:
         slices = _slices(len(logits), _EAGER_ROWS.get(logits.device.type, _OTHER_ROWS))

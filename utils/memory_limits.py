@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for CUDA's error and for the CPU allocator's, which is a plain RuntimeError."""
+    """True for CUDA's error, and for the CPU allocator's and cuBLAS's, which are plain RuntimeErrors."""
+    signs = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     )
 
 
