@@ -69,7 +69,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks and final norm: token ids (B, T) → hidden states (B, T, C)."""
+    """Embedding, blocks and final norm. The embedding is a call of its own, so that the rest can be compiled alone."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -82,17 +82,25 @@ class Decoder(nn.Module):
         self.compute_dtype: torch.dtype | None = None  # None: the weights' own
         self.segment_mask = segment_mask
 
-    def forward(self, input_ids: Tensor, *, cache: "KVCache | None", segment_ids: Tensor | None) -> Tensor:
-        length = input_ids.shape[1]
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids (B, T) → (B, T, C) in the compute type.
+
+        Not compiled: the compiler adds up the gradients of a token that stands at several places in whatever order the
+        threads come, and a resumed run would no longer be the same to the last bit.
+        """
+        x = self.embed_tokens(input_ids)
+        return x if self.compute_dtype is None else x.to(self.compute_dtype)
+
+    def forward(self, x: Tensor, *, cache: "KVCache | None", segment_ids: Tensor | None) -> Tensor:
+        """Embedded tokens (B, T, C) → hidden states (B, T, C)."""
+        length = x.shape[1]
         if cache is None:
             _check_length(length, self.context)
-            positions = torch.arange(length, device=input_ids.device)
+            positions = torch.arange(length, device=x.device)
             mask = None if segment_ids is None else self.segment_mask(segment_ids)
         else:
             positions, mask = cache.positions(length), cache.mask(length)
         rotation = self.rotary(positions)
-        x = self.embed_tokens(input_ids)
-        x = x if self.compute_dtype is None else x.to(self.compute_dtype)
         for layer in self.layers:
             if self.activation_checkpointing and self.training:
                 # Compiled, both runs are traced at once, and a context function would mean something else.
@@ -139,11 +147,12 @@ class TransformerLM(nn.Module):
         self, input_ids: Tensor, *, cache: "KVCache | None" = None, segment_ids: Tensor | None = None
     ) -> Tensor:
         """Token ids (B, T) → hidden states (B, T, C) after the final norm."""
+        x = self.model.embed(input_ids)
         if cache is not None:
-            return self.model(input_ids, cache=cache, segment_ids=segment_ids)
+            return self.model(x, cache=cache, segment_ids=segment_ids)
         decoder = self._compiled_decoder or self.model
         with flash_kernels_only() if self.flash_only and self.training else nullcontext():
-            return decoder(input_ids, cache=None, segment_ids=segment_ids)
+            return decoder(x, cache=None, segment_ids=segment_ids)
 
     def compile_training(self, *, dynamic: bool) -> None:
         """Compiles what runs without a cache; `dynamic` for batches that differ in length."""

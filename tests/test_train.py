@@ -425,8 +425,8 @@ def train_command(project: Path, *arguments: str, processes: int = 1) -> list[st
     return [sys.executable, *launcher, str(CHECKOUT / "train.py"), "--config", str(project / "config.json"), *arguments]
 
 
-def run_command(project: Path, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def run_command(project: Path, *arguments: str, processes: int = 1, threads: int = 1) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = train_command(project, *arguments, processes=processes)
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
@@ -476,27 +476,28 @@ def test_two_processes_train_as_one_and_go_on_bit_for_bit(project):
 
 
 @pytest.mark.parametrize(
-    ("processes", "settings"),
+    ("processes", "threads", "settings"),
     [
-        pytest.param(2, {}, id="two processes, dropout"),
+        pytest.param(2, 1, {}, id="two processes, dropout"),
         pytest.param(
-            1, {"training.compile": "on", "training.dtype": "bfloat16"}, marks=pytest.mark.slow, id="compiled"
+            1, 2, {"training.compile": "on", "training.dtype": "bfloat16"}, marks=pytest.mark.slow, id="compiled"
         ),
-        pytest.param(2, {"training.compile": "on"}, marks=pytest.mark.slow, id="two processes, compiled"),
+        pytest.param(2, 1, {"training.compile": "on"}, marks=pytest.mark.slow, id="two processes, compiled"),
     ],
 )
-def test_started_anew_from_a_checkpoint_it_ends_with_the_same_weights(project, processes, settings):
-    """Resumed in new processes, with windows long enough for the attention that compiled training on the CPU has."""
-    settings |= {"dataset.window": 128, "model.max_position_embeddings": 128, "training.batch_size": 2}
+def test_started_anew_from_a_checkpoint_it_ends_with_the_same_weights(project, processes, threads, settings):
+    """Resumed in new processes, with windows long enough for the attention that compiled training on the CPU has, and
+    batches in which tokens stand often enough for several threads to add to the same gradient."""
+    settings |= {"dataset.window": 128, "model.max_position_embeddings": 128, "training.batch_size": 4}
     options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    finished = run_command(project, *options, processes=processes)
+    finished = run_command(project, *options, processes=processes, threads=threads)
     assert finished.returncode == 0, finished.stderr
     assert ("compiled (the first" in finished.stdout) == ("training.compile" in settings)
     whole = newest_run(project)
     again = whole.with_name("run_again")
     shutil.copytree(whole, again)
     resume = ["--resume", str(again / "checkpoint_step_14.pt")]
-    resumed = run_command(project, *options, *resume, processes=processes)
+    resumed = run_command(project, *options, *resume, processes=processes, threads=threads)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_state(content_of(whole), content_of(again))
     assert losses_of(project, whole)[20] == losses_of(project, again)[20]
