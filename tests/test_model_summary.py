@@ -68,7 +68,7 @@ def test_estimated_activations_are_near_what_the_backward_pass_keeps(checkpointi
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.model(torch.randint(0, 512, (8, 64)), cache=None, segment_ids=None)
+        model.hidden_states(torch.randint(0, 512, (8, 64)))
     size = dtype.itemsize
     estimate = training_memory(config, batch_size=8, length=64, bytes_per_value=size)["activations"]
     if checkpointing:  # one block is computed again at a time; the hooks see what is kept between blocks only
