@@ -87,7 +87,7 @@ def _report(error: Exception, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     message = " ".join(str(error).split())
-    print(f"error: {message}", file=sys.stderr)
+    sys.stderr.write(f"error: {message}\n")  # in one piece: several processes may say it at once
     return code
 
 
