@@ -1,11 +1,9 @@
-"""train.py from outside: runs, interruptions, resumption, refusals, two processes."""
+"""train.py from outside, in this process: runs, interruptions, resumption, refusals."""
 
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,13 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-import main
 import train
 from dataloader import ValidationLoader
 from model import TransformerLM
 from tests.small_models import trained_tokenizer
-from tests.training_runs import write_config, write_tokens
-from utils.checkpoint import read_checkpoint, write_checkpoint
+from tests.training_runs import (
+    assert_same_state,
+    content_of,
+    losses_of,
+    newest_run,
+    run_train,
+    write_config,
+    write_tokens,
+)
+from utils.checkpoint import write_checkpoint
 from utils.errors import PipelineError, Terminated, UsageError
 from utils.logging_utils import read_log
 from utils.trainer import Trainer
@@ -34,25 +39,6 @@ def project(tmp_path):
     return tmp_path
 
 
-def run_train(project: Path, *arguments: str) -> Path:
-    """Trains in this process; returns the run's folder."""
-    assert train.main(["--config", str(project / "config.json"), *arguments]) == 0
-    return newest_run(project)
-
-
-def newest_run(project: Path) -> Path:
-    return max((project / "checkpoints").iterdir(), key=lambda folder: folder.stat().st_mtime)
-
-
-def content_of(run: Path, name: str = "latest") -> dict:
-    return read_checkpoint(run / f"checkpoint_{name}.pt")
-
-
-def losses_of(project: Path, run: Path) -> dict[int, float]:
-    lines = read_log(next((project / "logs" / "raw_metrics").glob(f"{run.name}*.jsonl")))
-    return {line["step"]: line["train_loss"] for line in lines if "train_loss" in line}
-
-
 def stop_at(step: int, number: int):
     """A train_step that receives a signal while it works on `step`."""
     original = Trainer.train_step
@@ -63,20 +49,6 @@ def stop_at(step: int, number: int):
         return original(self)
 
     return stopping
-
-
-def assert_same_state(left: dict, right: dict) -> None:
-    for name, tensor in left["model"].items():
-        assert torch.equal(tensor, right["model"][name]), name
-    for one, other in zip(left["optimizer"], right["optimizer"], strict=True):
-        for index, state in one["state"].items():
-            for key, value in state.items():
-                assert torch.equal(torch.as_tensor(value), torch.as_tensor(other["state"][index][key]))
-    for key in ("step", "tokens_seen", "epoch", "loader", "best", "scheduler", "validated_step", "guard", "metrics"):
-        assert left[key] == right[key], key
-    for one, other in zip(left["rng"], right["rng"], strict=True):
-        assert torch.equal(one["torch"], other["torch"])
-        assert one["python"] == other["python"]
 
 
 def test_a_run_learns_and_leaves_what_it_should(project, capsys):
@@ -418,117 +390,6 @@ def test_isolated_documents_reach_the_model_as_segments(project, monkeypatch):
     assert seen
     for ids, segments in seen:
         assert torch.equal(segments, (ids == 1).cumsum(dim=1))
-
-
-def train_command(project: Path, *arguments: str, processes: int = 1) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return [sys.executable, *launcher, str(CHECKOUT / "train.py"), "--config", str(project / "config.json"), *arguments]
-
-
-def run_command(project: Path, *arguments: str, processes: int = 1, threads: int = 1) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = train_command(project, *arguments, processes=processes)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_from_outside_gives_its_exit_code(project, number, code):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = train_command(project, "--set", "training.max_steps=100000")
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "validation" in line:
-            break
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == code, errors
-    assert "Traceback" not in errors
-    assert content_of(newest_run(project))["step"] > 0
-
-
-def test_two_processes_train_as_one_and_go_on_bit_for_bit(project):
-    """The same losses as one process that accumulates; resumed, the same weights as without an interruption; and with
-    another number of processes the step keeps its size or the resumption is refused."""
-    settings = ["--set", "model.dropout=0.0", "--set", "training.sample_prompts=[]"]
-    halved = [*settings, "--set", "training.gradient_accumulation_steps=1"]
-    alone = run_train(project, *settings)
-    finished = run_command(project, *halved, processes=2)
-    assert finished.returncode == 0, finished.stderr
-    pair = newest_run(project)
-    assert pair != alone
-    one, two = losses_of(project, alone), losses_of(project, pair)
-    assert list(one) == list(two)
-    for step, loss in one.items():
-        assert two[step] == pytest.approx(loss, abs=2e-6), step
-    assert content_of(pair)["tokens_seen"] == content_of(alone)["tokens_seen"]
-    assert finished.stdout.count("best validation loss") == 1, "only the main process prints"
-
-    again = pair.with_name("run_again")
-    shutil.copytree(pair, again)
-    resume = ["--resume", str(again / "checkpoint_step_14.pt")]
-    resumed = run_command(project, *halved, *resume, processes=2)
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same_state(content_of(pair), content_of(again))
-    with pytest.raises(PipelineError, match="steps took 8 windows, these settings take 4"):
-        run_train(project, *halved, *resume)
-    run_train(project, *settings, *resume)
-    assert content_of(again)["step"] == 20
-
-
-@pytest.mark.parametrize(
-    ("processes", "threads", "settings"),
-    [
-        pytest.param(2, 1, {}, id="two processes, dropout"),
-        pytest.param(
-            1, 2, {"training.compile": "on", "training.dtype": "bfloat16"}, marks=pytest.mark.slow, id="compiled"
-        ),
-        pytest.param(2, 1, {"training.compile": "on"}, marks=pytest.mark.slow, id="two processes, compiled"),
-    ],
-)
-def test_started_anew_from_a_checkpoint_it_ends_with_the_same_weights(project, processes, threads, settings):
-    """Resumed in new processes, with windows long enough for the attention that compiled training on the CPU has, and
-    batches in which tokens stand often enough for several threads to add to the same gradient."""
-    settings |= {"dataset.window": 128, "model.max_position_embeddings": 128, "training.batch_size": 4}
-    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    finished = run_command(project, *options, processes=processes, threads=threads)
-    assert finished.returncode == 0, finished.stderr
-    assert ("compiled (the first" in finished.stdout) == ("training.compile" in settings)
-    whole = newest_run(project)
-    again = whole.with_name("run_again")
-    shutil.copytree(whole, again)
-    resume = ["--resume", str(again / "checkpoint_step_14.pt")]
-    resumed = run_command(project, *options, *resume, processes=processes, threads=threads)
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same_state(content_of(whole), content_of(again))
-    assert losses_of(project, whole)[20] == losses_of(project, again)[20]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["--set", "dataset.custom_dir=nowhere"], 1, "nowhere does not exist; run: python3 main.py prepare"),
-        (["--dry-run", "--profile"], 2, "--profile: a dry run writes nothing; leave one of the two out"),
-    ],
-)
-def test_what_two_processes_refuse_is_said_in_lines_with_its_exit_code(project, arguments, code, said):
-    command = [sys.executable, str(CHECKOUT / "main.py"), "train", "--nproc", "2", "--config", "config.json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == code, done.stderr
-    lines = done.stderr.splitlines()
-    assert lines
-    assert all(line.startswith("error: ") and line.endswith(said) for line in lines), done.stderr
-
-
-def test_a_process_that_was_killed_is_named(tmp_path):
-    dying = tmp_path / "dying.py"
-    dying.write_text("import os, signal\nif os.environ['RANK'] == '1':\n    os.kill(os.getpid(), signal.SIGKILL)\n")
-    command = [sys.executable, main.LAUNCHER, "--standalone", "--nproc-per-node=2", str(dying)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 128 + signal.SIGKILL
-    assert done.stderr == "error: process 1 was killed by SIGKILL (the system does so when memory runs out)\n"
 
 
 def test_the_log_is_json_lines_with_the_configuration_first(project):

@@ -1,9 +1,14 @@
-"""A token dataset that a tiny model learns in seconds, and the configuration to train on it."""
+"""A token dataset that a tiny model learns in seconds, the configuration to train on it, and what a run leaves."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import torch
+
+import train
+from utils.checkpoint import read_checkpoint
+from utils.logging_utils import read_log
 
 VOCAB_SIZE, WINDOW = 48, 16
 
@@ -62,3 +67,36 @@ def write_config(folder: Path, **training: object) -> Path:
     path = folder / "config.json"
     path.write_text(json.dumps(content))
     return path
+
+
+def run_train(project: Path, *arguments: str) -> Path:
+    """Trains in this process; returns the run's folder."""
+    assert train.main(["--config", str(project / "config.json"), *arguments]) == 0
+    return newest_run(project)
+
+
+def newest_run(project: Path) -> Path:
+    return max((project / "checkpoints").iterdir(), key=lambda folder: folder.stat().st_mtime)
+
+
+def content_of(run: Path, name: str = "latest") -> dict:
+    return read_checkpoint(run / f"checkpoint_{name}.pt")
+
+
+def losses_of(project: Path, run: Path) -> dict[int, float]:
+    lines = read_log(next((project / "logs" / "raw_metrics").glob(f"{run.name}*.jsonl")))
+    return {line["step"]: line["train_loss"] for line in lines if "train_loss" in line}
+
+
+def assert_same_state(left: dict, right: dict) -> None:
+    for name, tensor in left["model"].items():
+        assert torch.equal(tensor, right["model"][name]), name
+    for one, other in zip(left["optimizer"], right["optimizer"], strict=True):
+        for index, state in one["state"].items():
+            for key, value in state.items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(other["state"][index][key]))
+    for key in ("step", "tokens_seen", "epoch", "loader", "best", "scheduler", "validated_step", "guard", "metrics"):
+        assert left[key] == right[key], key
+    for one, other in zip(left["rng"], right["rng"], strict=True):
+        assert torch.equal(one["torch"], other["torch"])
+        assert one["python"] == other["python"]
