@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,22 +20,12 @@ from tests.training_runs import (
     losses_of,
     newest_run,
     run_train,
-    write_config,
     write_tokens,
 )
 from utils.checkpoint import write_checkpoint
 from utils.errors import PipelineError, Terminated, UsageError
 from utils.logging_utils import read_log
 from utils.trainer import Trainer
-
-CHECKOUT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def project(tmp_path):
-    write_tokens(tmp_path / "data")
-    write_config(tmp_path)
-    return tmp_path
 
 
 def stop_at(step: int, number: int):

@@ -16,19 +16,10 @@ from tests.training_runs import (
     losses_of,
     newest_run,
     run_train,
-    write_config,
-    write_tokens,
 )
 from utils.errors import PipelineError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def project(tmp_path):
-    write_tokens(tmp_path / "data")
-    write_config(tmp_path)
-    return tmp_path
 
 
 def train_command(project: Path, *arguments: str, processes: int = 1) -> list[str]:
