@@ -1,8 +1,11 @@
 """A file is there whole or not at all."""
 
+import os
+import subprocess
+
 import pytest
 
-from utils.files import whole_file, write_json
+from utils.files import remove_stale_temporaries, whole_file, write_json
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -13,3 +16,22 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         file.writelines([b"half", "a file takes bytes"])
     assert "old" in path.read_text()
     assert [each.name for each in path.parent.iterdir()] == ["content.json"]
+
+
+def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stale = [f".tokens_0.npy.{ended.pid}.tmp", f".tokens_1.npy.{os.getpid()}.tmp"]
+    kept = [
+        f".tokens_2.npy.{os.getppid()}.tmp",  # its process still runs
+        f".notes.txt.{ended.pid}.tmp",  # not a name that was asked about
+        ".tokens_0.npy.tmp",
+        ".mydata.tmp",
+        "tokens_0.npy",
+    ]
+    for name in stale + kept:
+        (tmp_path / name).touch()
+    removed = remove_stale_temporaries(tmp_path, "tokens_*.npy")
+    assert sorted(path.name for path in removed) == sorted(stale)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    assert remove_stale_temporaries(tmp_path / "absent", "*") == []

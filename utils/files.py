@@ -3,21 +3,31 @@
 with whole_file(path) as file:          # a binary file of a temporary name beside it
     np.save(file, array)
 write_json(folder / "metadata.json", metadata)
+remove_stale_temporaries(folder, "metadata.json", "tokens_*.npy")   # what a killed process left of them
 """
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_TEMPORARY_NAME = re.compile(r"\.(?P<target>.+)\.(?P<pid>\d+)\.tmp")
+
+
+def temporary_path(path: Path) -> Path:
+    """The name under which this process writes `path` until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, forced to disk and given its name at the end; after an error nothing of it is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -36,3 +46,33 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`content` as JSON that people can read: indented, in the order of its keys, characters as they are."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def remove_stale_temporaries(directory: Path, *names: str) -> list[Path]:
+    """Remove the temporaries of files called `names` (wildcards allowed) that killed processes left in `directory`.
+
+    Call it before this process writes there. Nothing else is touched: not the temporary of a process that still runs,
+    nor any file whose name does not follow `temporary_path`. Returns what was removed.
+    """
+    removed = []
+    for path in directory.iterdir() if directory.is_dir() else ():
+        parts = _TEMPORARY_NAME.fullmatch(path.name)
+        if parts is None or not any(fnmatchcase(parts["target"], name) for name in names):
+            continue
+        if path.is_file() and not _is_running(int(parts["pid"])):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _is_running(pid: int) -> bool:
+    """True if another process has this id. A temporary with our own id is that of an earlier process."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it runs, and belongs to somebody else
+        return True
+    return True
