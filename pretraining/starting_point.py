@@ -68,7 +68,7 @@ class StartingPoint:
         flags = {"training.device": self.args.device} if self.args.device else {}
         flags |= {"training.num_epochs": 1} if self.args.test else {}
         stored = self.content.get("config", {})
-        base = stored if self.resumes or not stored else {**load_config().to_dict(), "model": stored["model"]}
+        base = stored if self.resumes or not stored else {**load_config().explicit_values(), "model": stored["model"]}
         config = load_config(self.args.config, settings=self.args.settings, flags=flags, base=base or None)
         return self._within_trained_context(config)
 

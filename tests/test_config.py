@@ -26,6 +26,19 @@ def test_a_flag_beats_a_setting_beats_a_file_beats_the_default(tmp_path):
     assert config.training.learning_rate == load_config().training.learning_rate
 
 
+def test_the_config_knows_which_keys_the_user_set(tmp_path, monkeypatch):
+    overlay = tmp_path / "mine.json"
+    overlay.write_text('{"dataset": {"window": 512}}')
+    assert load_config().explicit == frozenset()
+    config = load_config(overlay, settings=["training.seed=1337"], flags={"dataset.overlap": 0.5})
+    assert config.explicit == {"dataset.window", "training.seed", "dataset.overlap"}
+    edited = tmp_path / "config.json"
+    edited.write_text(DEFAULT_CONFIG.read_text().replace('"window": 512', '"window": 256'))
+    monkeypatch.setattr("utils.config.DEFAULT_CONFIG", edited)
+    assert load_config().explicit_values()["dataset"]["window"] == 256
+    assert "dataset.overlap" not in load_config().explicit
+
+
 def test_a_path_is_relative_to_the_file_that_names_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()

@@ -43,24 +43,33 @@ def load_config(
     """
     files = [] if base else [DEFAULT_CONFIG]
     files += [Path(path)] if path and Path(path).resolve() != DEFAULT_CONFIG else []
+    defaults = config_values({}, origin="defaults", base=CHECKOUT)
     values = config_values(base or {}, origin="the checkpoint's configuration", base=CHECKOUT)
+    explicit = _names(base or {})
     for file in files:
-        _overlay(values, _read_json(file), origin=file.name, base=file.resolve().parent)
+        content = _read_json(file)
+        _overlay(values, content, origin=file.name, base=file.resolve().parent)
+        # config.json spells out every default, so there only a value that differs was chosen by the user.
+        explicit |= _differing(values, defaults) if file == DEFAULT_CONFIG else _names(content)
     for setting in settings:
         section, key, text = _split_setting(setting)
         hint = typing.get_type_hints(SECTIONS[section]).get(key, str)
         _overlay(values, {section: {key: parse_setting(text, hint)}}, origin="--set", base=Path.cwd())
+        explicit.add(f"{section}.{key}")
     for name, value in (flags or {}).items():
         section, _, key = name.partition(".")
         _overlay(values, {section: {key: value}}, origin="command line", base=Path.cwd())
+        explicit.add(name)
     origins = [files[-1].name if files else "the checkpoint's configuration"]
     origins += ["--set"] if settings else []
-    return _checked(values, origin=" and ".join([*origins, *(["flags"] if flags else [])]))
+    origin = " and ".join([*origins, *(["flags"] if flags else [])])
+    return _checked(values, origin=origin, explicit=frozenset(explicit))
 
 
 def config_from_dict(content: Mapping[str, Any], *, origin: str) -> Config:
     """The checked configuration that `Config.to_dict` gave, such as a checkpoint's."""
-    return _checked(config_values(content, origin=origin, base=CHECKOUT), origin=origin)
+    values = config_values(content, origin=origin, base=CHECKOUT)
+    return _checked(values, origin=origin, explicit=frozenset(_names(content)))
 
 
 def config_values(content: Mapping[str, Any], *, origin: str, base: Path) -> dict[str, dict[str, Any]]:
@@ -72,8 +81,21 @@ def config_values(content: Mapping[str, Any], *, origin: str, base: Path) -> dic
     return values
 
 
-def _checked(values: Mapping[str, Mapping[str, Any]], *, origin: str) -> Config:
-    config = Config(**{name: section(**values[name]) for name, section in SECTIONS.items()})
+def _names(content: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """``section.key`` of every key in `content`."""
+    return {f"{section}.{key}" for section, keys in content.items() for key in keys}
+
+
+def _differing(values: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """``section.key`` of every value that is not the default."""
+    return {
+        f"{section}.{key}" for section, keys in values.items() for key in keys if keys[key] != defaults[section][key]
+    }
+
+
+def _checked(values: Mapping[str, Mapping[str, Any]], *, origin: str, explicit: frozenset[str]) -> Config:
+    sections = {name: section(**values[name]) for name, section in SECTIONS.items()}
+    config = Config(**sections, explicit=explicit)
     problem = config.problem()
     if problem:
         raise PipelineError(f"{origin}: {problem}")

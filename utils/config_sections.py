@@ -4,7 +4,7 @@ Here a key is added or changed; then `make config` writes config.json and docs/c
 """
 
 import typing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -347,7 +347,11 @@ class ServerConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All sections. Frozen: what a run was configured with does not change while it runs."""
+    """All sections. Frozen: what a run was configured with does not change while it runs.
+
+    `explicit` names the keys (``section.key``) that the user set: by a flag, ``--set``, a config file laid over
+    config.json, a checkpoint's configuration, or a value in config.json that differs from the default.
+    """
 
     paths: PathsConfig = field(default_factory=PathsConfig)
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
@@ -360,10 +364,18 @@ class Config:
     sft: SftConfig = field(default_factory=SftConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    explicit: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain JSON values, section by section; a path becomes text, a tuple a list."""
-        return {each.name: section_to_dict(getattr(self, each.name)) for each in fields(self)}
+        return {name: section_to_dict(getattr(self, name)) for name in SECTIONS}
+
+    def explicit_values(self) -> dict[str, dict[str, Any]]:
+        """What `to_dict` says of the keys that the user set."""
+        return {
+            section: {key: value for key, value in values.items() if f"{section}.{key}" in self.explicit}
+            for section, values in self.to_dict().items()
+        }
 
     def problem(self) -> str:
         """What does not fit together across keys, or an empty string."""
@@ -383,7 +395,7 @@ class Config:
         return self.model.problem()
 
 
-SECTIONS: dict[str, type] = typing.get_type_hints(Config)
+SECTIONS: dict[str, type] = {name: hint for name, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)}
 
 
 def section_to_dict(section: Any) -> dict[str, Any]:
