@@ -39,6 +39,42 @@ def test_the_config_knows_which_keys_the_user_set(tmp_path, monkeypatch):
     assert "dataset.overlap" not in load_config().explicit
 
 
+@pytest.mark.parametrize("way", ["overlay", "--set", "config.json"])
+def test_paths_below_data_dir_follow_it(tmp_path, monkeypatch, way):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkout").mkdir()
+    overlay = tmp_path / "checkout" / "mine.json"
+    overlay.write_text('{"paths": {"data_dir": "../data"}}')
+    if way == "config.json":
+        edited = DEFAULT_CONFIG.read_text().replace('"data_dir": "data"', f'"data_dir": "{tmp_path}/data"')
+        (tmp_path / "config.json").write_text(edited)
+        monkeypatch.setattr("utils.config.DEFAULT_CONFIG", tmp_path / "config.json")
+        monkeypatch.setattr("utils.config.CHECKOUT", tmp_path)
+    config = load_config(overlay if way == "overlay" else None, settings=["paths.data_dir=data"] * (way == "--set"))
+    data = tmp_path / "data"
+    assert (config.paths.raw_dir, config.paths.cleaned_dir) == (
+        data / "raw/enwiki_namespace_0",
+        data / "cleaned_articles",
+    )
+    assert config.paths.post_training_dir == data / "post-training"
+    for source in ("wikipedia", "fineweb", "custom"):
+        for test in (False, True):
+            assert config.dataset.directory(test=test, source=source).parent == data / "tokenized_datasets"
+    assert not config.paths.checkpoint_dir.is_relative_to(data)
+
+
+def test_a_path_that_is_set_does_not_follow_data_dir(tmp_path):
+    overlay = tmp_path / "mine.json"
+    overlay.write_text('{"paths": {"data_dir": "elsewhere", "cleaned_dir": "clean"}}')
+    default_raw_dir = load_config().paths.raw_dir
+    config = load_config(overlay, settings=[f"paths.raw_dir={default_raw_dir}"])
+    assert config.paths.cleaned_dir == tmp_path / "clean"
+    assert config.paths.raw_dir == default_raw_dir
+    stored = load_config(base=config.to_dict(), settings=[f"paths.data_dir={tmp_path}/moved"])
+    assert (stored.paths.raw_dir, stored.paths.cleaned_dir) == (default_raw_dir, tmp_path / "clean")
+    assert stored.paths.post_training_dir == tmp_path / "moved" / "post-training"
+
+
 def test_a_path_is_relative_to_the_file_that_names_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()

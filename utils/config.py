@@ -4,7 +4,8 @@
     config = load_config("configs/110m.json", settings=["training.batch_size=16"])
 
 config.json spells out every default; any other file says only what differs. A path is relative to the file that names
-it, the defaults to the checkout, ``--set`` and flags to the working directory.
+it, the defaults to the checkout, ``--set`` and flags to the working directory. Paths below ``paths.data_dir`` follow it
+unless they are set themselves.
 """
 
 import json
@@ -15,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from utils.config_sections import SECTIONS, Config
+from utils.config_sections import SECTIONS, Config, data_paths
 from utils.errors import PipelineError, UsageError, did_you_mean
 from utils.options import parse_setting, read_section
 
@@ -45,7 +46,7 @@ def load_config(
     files += [Path(path)] if path and Path(path).resolve() != DEFAULT_CONFIG else []
     defaults = config_values({}, origin="defaults", base=CHECKOUT)
     values = config_values(base or {}, origin="the checkpoint's configuration", base=CHECKOUT)
-    explicit = _names(base or {})
+    explicit = _chosen(base or {}, values)
     for file in files:
         content = _read_json(file)
         _overlay(values, content, origin=file.name, base=file.resolve().parent)
@@ -69,7 +70,7 @@ def load_config(
 def config_from_dict(content: Mapping[str, Any], *, origin: str) -> Config:
     """The checked configuration that `Config.to_dict` gave, such as a checkpoint's."""
     values = config_values(content, origin=origin, base=CHECKOUT)
-    return _checked(values, origin=origin, explicit=frozenset(_names(content)))
+    return _checked(values, origin=origin, explicit=frozenset(_chosen(content, values)))
 
 
 def config_values(content: Mapping[str, Any], *, origin: str, base: Path) -> dict[str, dict[str, Any]]:
@@ -79,6 +80,15 @@ def config_values(content: Mapping[str, Any], *, origin: str, base: Path) -> dic
         values[name] = read_section(section, values[name], name=name, origin="defaults", base=CHECKOUT)
     _overlay(values, content, origin=origin, base=base)
     return values
+
+
+def _chosen(content: Mapping[str, Mapping[str, Any]], values: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """``section.key`` of every key in a checkpoint's configuration, but for the paths that follow its `data_dir`."""
+    root = values["paths"]["data_dir"]
+    following = {
+        f"{section}.{key}" for (section, key), place in data_paths().items() if values[section][key] == root / place
+    }
+    return _names(content) - following
 
 
 def _names(content: Mapping[str, Mapping[str, Any]]) -> set[str]:
@@ -94,12 +104,22 @@ def _differing(values: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, M
 
 
 def _checked(values: Mapping[str, Mapping[str, Any]], *, origin: str, explicit: frozenset[str]) -> Config:
+    values = _with_data_paths(values, explicit)
     sections = {name: section(**values[name]) for name, section in SECTIONS.items()}
     config = Config(**sections, explicit=explicit)
     problem = config.problem()
     if problem:
         raise PipelineError(f"{origin}: {problem}")
     return config
+
+
+def _with_data_paths(values: Mapping[str, Mapping[str, Any]], explicit: frozenset[str]) -> dict[str, dict[str, Any]]:
+    """`values` in which every path that nobody set is below `paths.data_dir`."""
+    result = {name: dict(section) for name, section in values.items()}
+    for (section, key), place in data_paths().items():
+        if f"{section}.{key}" not in explicit:
+            result[section][key] = result["paths"]["data_dir"] / place
+    return result
 
 
 def _overlay(values: dict[str, dict[str, Any]], content: Mapping[str, Any], *, origin: str, base: Path) -> None:

@@ -18,6 +18,10 @@ _INTRODUCTION = """# Configuration
 error that names the nearest known one. `// comments` are allowed. A path is relative to the file that names it, the
 defaults to the checkout, `--set` and flags to the working directory.
 
+Data that is somewhere else needs one key: `{"paths": {"data_dir": "../data"}}`, or `--set paths.data_dir=../data`.
+Every path whose default below starts with `data/` then follows, unless it is set itself: by a file that `--config`
+names, by `--set` or a flag, or in `config.json` by a value that differs from the default.
+
 This page and `config.json` are written by `make config` from `utils/config_sections.py`, where every key is defined.
 """
 

@@ -15,6 +15,9 @@ from utils.options import option
 class PathsConfig:
     """Where the stages read and write."""
 
+    data_dir: Path = option(
+        Path("data"), "every path whose default is below `data/` follows this one, unless it is set itself"
+    )
     raw_dir: Path = option(Path("data/raw/enwiki_namespace_0"), "raw dump files that the cleaner reads")
     cleaned_dir: Path = option(Path("data/cleaned_articles"), "cleaned text, one article a line")
     tokenizer_dir: Path = option(
@@ -396,6 +399,14 @@ class Config:
 
 
 SECTIONS: dict[str, type] = {name: hint for name, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)}
+
+
+def data_paths() -> dict[tuple[str, str], Path]:
+    """(section, key) of every path whose default is below `paths.data_dir` → its place below that folder."""
+    root = PathsConfig().data_dir
+    defaults = {(name, key.name): key.default for name, section in SECTIONS.items() for key in fields(section)}
+    paths = {key: default for key, default in defaults.items() if isinstance(default, Path) and default != root}
+    return {key: path.relative_to(root) for key, path in paths.items() if path.is_relative_to(root)}
 
 
 def section_to_dict(section: Any) -> dict[str, Any]:
