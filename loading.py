@@ -90,6 +90,7 @@ def load_for_inference(
         rope_scaling=config.model.rope_scaling,
         rope_scaling_factor=config.model.rope_scaling_factor,
     )
+    model.eos_id = tokenizer.eos_id
     if quantize == "int8":
         quantize_int8(model)
     described = {key: value for key, value in content.items() if key not in ("model", "optimizer", "scheduler", "rng")}

@@ -122,6 +122,7 @@ class TransformerLM(nn.Module):
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.eos_id: int | None = None  # what ends a text; a checkpoint records it
         self.flash_only = False  # in training no kernel but a flash one; `utils.compile` sets it
         self._compiled_decoder: Callable[..., Tensor] | None = None
         self.reset_parameters()
@@ -265,6 +266,7 @@ def load_model(
         model = create_model(config)
     load_weights(model, content["model"], origin=origin, assign=True)
     model.model.rotary.to_empty(device="cpu")
+    model.eos_id = (content.get("tokenizer") or {}).get("eos_id")
     return model.to(device=device, dtype=dtype).eval()
 
 

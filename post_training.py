@@ -25,7 +25,7 @@ from tuning.run import FirstValidation, check_data, refuse_other_data, tuning_co
 from tuning.sft_data import SftDataset
 from utils.chat import TEMPLATE_NAME
 from utils.checkpoint import find_checkpoint, new_run_folder, read_checkpoint
-from utils.checkpoint_tokenizer import tokenizer_of
+from utils.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
 from utils.cli import load_config_from, run, stage_parser
 from utils.compile import prepare_for_training
 from utils.config import load_config
@@ -172,7 +172,7 @@ def _description(
     return {
         "config": config.to_dict(),
         "chat_template": TEMPLATE_NAME,
-        "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "tokenizer": describe_tokenizer(tokenizer),
         "data": {
             "fingerprint": data.fingerprint,
             "directory": str(data.directory),

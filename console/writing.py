@@ -56,7 +56,8 @@ class Writer:
 
     def warm_up(self) -> None:
         """Reads the weights from disk and starts the kernels, so that the first of several is not the slowest."""
-        for _ in stream_tokens(self.loaded.model, [1], GenerationSettings(max_length=3), decoder=self.decoder):
+        prompt = [self.loaded.tokenizer.bos_id]
+        for _ in stream_tokens(self.loaded.model, prompt, GenerationSettings(max_length=3), decoder=self.decoder):
             pass
 
     def prompt_ids(self, prompt: str) -> list[int]:

@@ -52,10 +52,10 @@ def score_completion(
     new = min(3 * REFERENCE_WORDS, model.config.context_length // 2)
     # A prompt that the context does not hold loses its beginning.
     prompts = [encode_prompt(tokenizer, each.prompt)[new - model.config.context_length :] for each in passages]
-    settings = GenerationSettings(max_length=new, temperature=0.0, eos_id=tokenizer.eos_id)
+    settings = GenerationSettings(max_length=new, temperature=0.0)
     written = []
-    for ids in generate_batch(model, prompts, settings):
-        text = tokenizer.decode([each for each in ids if each != tokenizer.eos_id])
+    for ids in generate_batch(model, prompts, settings, tokenizer=tokenizer):
+        text = tokenizer.decode(ids)
         written.append(" ".join(text.split()[:REFERENCE_WORDS]))
     references = [passage.reference for passage in passages]
     rouge = RougeScorer(list(ROUGE), use_stemmer=True)

@@ -25,7 +25,7 @@ def measure_speed(model: "TransformerLM", tokenizer: "WikipediaTokenizer") -> di
         reading = _median_seconds(lambda: model.hidden_states(ids), device)
     prompt = encode_prompt(tokenizer, SAMPLE_PROMPT)
     new = min(32, model.config.context_length - len(prompt))
-    settings = GenerationSettings(max_length=new, temperature=1.0, top_k=0, top_p=1.0, seed=0, eos_id=None)
+    settings = GenerationSettings(max_length=new, temperature=1.0, top_k=0, top_p=1.0, seed=0, ignore_eos=True)
     writing = _median_seconds(lambda: sum(1 for _ in stream_tokens(model, prompt, settings)), device)
     return {
         "parameters": model.num_parameters(),
@@ -38,9 +38,7 @@ def measure_speed(model: "TransformerLM", tokenizer: "WikipediaTokenizer") -> di
 
 def write_sample(model: "TransformerLM", tokenizer: "WikipediaTokenizer") -> dict[str, str]:
     room = model.config.context_length - len(encode_prompt(tokenizer, SAMPLE_PROMPT))
-    settings = GenerationSettings(
-        max_length=min(60, room), temperature=0.8, top_k=50, top_p=0.95, seed=0, eos_id=tokenizer.eos_id
-    )
+    settings = GenerationSettings(max_length=min(60, room), temperature=0.8, top_k=50, top_p=0.95, seed=0)
     return {"prompt": SAMPLE_PROMPT, "text": "".join(stream_text(model, tokenizer, SAMPLE_PROMPT, settings))}
 
 

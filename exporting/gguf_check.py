@@ -100,8 +100,8 @@ def _logit_difference(ours: Any, theirs: Any, length: int) -> float:
 
 def _compare_greedy_tokens(ours: Any, theirs: Any, tokenizer: Any, path: Path) -> int:
     prompts = greedy_prompts(tokenizer)
-    settings = GenerationSettings(max_length=_NEW_TOKENS, temperature=0.0, eos_id=tokenizer.eos_id)
-    for prompt, wanted in zip(prompts, generate_batch(ours, prompts, settings), strict=True):
+    settings = GenerationSettings(max_length=_NEW_TOKENS, temperature=0.0)
+    for prompt, wanted in zip(prompts, generate_batch(ours, prompts, settings, tokenizer=tokenizer), strict=True):
         theirs.reset()
         found: list[int] = []
         for token in theirs.generate(prompt, temp=0.0, top_k=1, repeat_penalty=1.0):

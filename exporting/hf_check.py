@@ -109,8 +109,8 @@ def greedy_prompts(tokenizer: Any) -> list[list[int]]:
 def _compare_greedy_tokens(ours: Any, theirs: Any, tokenizer: Any, directory: Path) -> int:
     prompts = greedy_prompts(tokenizer)
     new = _NEW_TOKENS
-    settings = GenerationSettings(max_length=new, temperature=0.0, eos_id=tokenizer.eos_id)
-    for prompt, wanted in zip(prompts, generate_batch(ours, prompts, settings), strict=True):
+    settings = GenerationSettings(max_length=new, temperature=0.0)
+    for prompt, wanted in zip(prompts, generate_batch(ours, prompts, settings, tokenizer=tokenizer), strict=True):
         ids = torch.tensor([prompt])
         result = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new)
         _compare(result[0, len(prompt) :].tolist(), wanted, f"{directory}: the greedy tokens")

@@ -9,6 +9,7 @@ import torch
 
 from exporting.hf_config import model_config
 from utils.chat import TEMPLATE_NAME, chat_template
+from utils.checkpoint_tokenizer import describe_tokenizer
 from utils.config import config_from_dict
 from utils.config_sections import Config
 from utils.errors import PipelineError
@@ -37,7 +38,7 @@ def read_hf_folder(directory: Path, tokenizer: Any, base: Config) -> dict[str, A
     content = {
         "model": from_hf_names(_read_weights(directory), config.model),
         "config": config.to_dict(),
-        "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "tokenizer": describe_tokenizer(tokenizer),
         "name": directory.resolve().name,
     }
     return content | ({"chat_template": TEMPLATE_NAME} if _is_ours(directory / "chat_template.jinja") else {})

@@ -30,7 +30,7 @@ from utils.terminal import format_bytes, format_table
 from utils.text import from_line
 
 PROMPT = torch.randint(3, 32_000, (32,), generator=torch.Generator().manual_seed(0)).tolist()
-GREEDY = {"temperature": 0.0, "eos_id": None}
+GREEDY = {"temperature": 0.0, "ignore_eos": True}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -145,7 +145,7 @@ def batch_table(rounds: int, tokens: int = 50) -> str:
 def _write_batch(model: TransformerLM, count: int, tokens: int) -> None:
     batch = BatchGenerator(model, max_rows=count, max_length=len(PROMPT) + tokens)
     for row in range(count):
-        batch.join(PROMPT, GenerationSettings(max_length=tokens, seed=row, eos_id=None))
+        batch.join(PROMPT, GenerationSettings(max_length=tokens, seed=row, ignore_eos=True))
     while batch.num_rows:
         batch.step()
 

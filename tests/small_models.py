@@ -9,6 +9,7 @@ from model import create_model
 from tokenizer import WikipediaTokenizer
 from utils.chat import TEMPLATE_NAME
 from utils.checkpoint import write_checkpoint
+from utils.checkpoint_tokenizer import describe_tokenizer
 from utils.config import config_from_dict
 
 SHAPE = {
@@ -50,7 +51,7 @@ def small_checkpoint(path: Path, tokenizer, *, chat: bool = False, weight_scale:
     content = {
         "model": model.state_dict(),
         "config": json.loads(json.dumps(config.to_dict())),
-        "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "tokenizer": describe_tokenizer(tokenizer),
         "step": 12,
         "tokens_seen": 3456,
         "best": {"loss": 2.5},

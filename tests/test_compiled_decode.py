@@ -88,7 +88,7 @@ def test_without_a_compiler_on_says_so_and_auto_goes_without(cache_home, monkeyp
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_compiled_once_it_writes_the_same_tokens_for_every_checkpoint_of_the_shape(cache_home, capfd):
     model = new_model(qk_norm=True)
-    settings = GenerationSettings(max_length=100, temperature=0, eos_id=None)  # twice beyond the context of 48
+    settings = GenerationSettings(max_length=100, temperature=0)  # twice beyond the context of 48
     decoder = compiled_decoder(model, "on")
     assert list(stream_tokens(model, [1, 5], settings, decoder=decoder)) == list(stream_tokens(model, [1, 5], settings))
     assert list(stream_tokens(model, [1], settings, decoder=decoder)) == list(stream_tokens(model, [1], settings))

@@ -19,6 +19,8 @@ BYTES = 259  # <unk>, <s>, </s>, then a token for each byte
 class ByteTokenizer:
     """Ids 0 to 2 special, 3 to 258 bytes, then pieces that begin with a space, as SentencePiece's words do."""
 
+    eos_id = 2
+
     def __init__(self, *words):
         self._pieces = [b"", b"", b"", *(bytes([value]) for value in range(256)), *(f" {w}".encode() for w in words)]
 
@@ -55,6 +57,8 @@ def model():
 
 class ScriptedModel(torch.nn.Module):
     """Says `script`, whatever it is asked: the token after position i is script[i + 1 - start]."""
+
+    eos_id = 2
 
     def __init__(self, script, *, start, context=512):
         super().__init__()
@@ -95,14 +99,14 @@ def slow_greedy(model, ids, count):
 
 def test_greedy_equals_the_uncached_loop(model):
     prompt = [1, 40, 50, 60]
-    result = model.generate(torch.tensor([prompt]), max_length=30, temperature=0, eos_id=None)
+    result = model.generate(torch.tensor([prompt]), max_length=30, temperature=0)
     assert result.tolist() == [slow_greedy(model, prompt, 30)]
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0, "top_p": 1.0}, {}, {"top_k": 0}, {"repetition_penalty": 1.3}])
 def test_every_row_of_a_batch_equals_what_it_gives_alone(model, options):
     prompts = [[1, 5], [1, *list(range(10, 40))], [7, 8, 9, 10, 11], [1, 200, 201]]
-    settings = GenerationSettings(max_length=45, seed=11, eos_id=None, temperature=1.0, **options)
+    settings = GenerationSettings(max_length=45, seed=11, temperature=1.0, **options)
     together = generate_batch(model, prompts, settings, max_rows=3)
     alone = [generate_batch(model, [p], replace(settings, seed=11 + i))[0] for i, p in enumerate(prompts)]
     assert together == alone
@@ -110,7 +114,7 @@ def test_every_row_of_a_batch_equals_what_it_gives_alone(model, options):
 
 
 def test_rows_join_and_leave_without_touching_the_others(model):
-    settings = GenerationSettings(max_length=20, seed=3, eos_id=None, temperature=1.0)
+    settings = GenerationSettings(max_length=20, seed=3, temperature=1.0)
     expected = list(stream_tokens(model, [1, 30, 31], settings))
     batch = BatchGenerator(model, max_rows=3)
     others = [batch.join([1, 90, 91, 92], replace(settings, seed=5))]
@@ -127,7 +131,7 @@ def test_rows_join_and_leave_without_touching_the_others(model):
 
 
 def test_the_repetition_penalty_reaches_prompt_and_new_tokens(model):
-    settings = GenerationSettings(max_length=40, temperature=0, repetition_penalty=1e9, eos_id=None)
+    settings = GenerationSettings(max_length=40, temperature=0, repetition_penalty=1e9)
     prompt = [1, 30, 31]
     tokens = prompt + generate_batch(model, [[1, 5], prompt], settings)[1]
     logits = model(torch.tensor([tokens[:-1]]))["logits"][0, -1]
@@ -135,7 +139,7 @@ def test_the_repetition_penalty_reaches_prompt_and_new_tokens(model):
 
 
 def test_a_seed_repeats_and_none_does_not(model):
-    settings = GenerationSettings(max_length=20, seed=4, temperature=1.5, top_k=0, top_p=1.0, eos_id=None)
+    settings = GenerationSettings(max_length=20, seed=4, temperature=1.5, top_k=0, top_p=1.0)
     first, again = (list(stream_tokens(model, [1, 9], settings)) for _ in range(2))
     other = list(stream_tokens(model, [1, 9], replace(settings, seed=5)))
     unseeded = [tuple(stream_tokens(model, [1, 9], replace(settings, seed=None))) for _ in range(2)]
@@ -144,20 +148,18 @@ def test_a_seed_repeats_and_none_does_not(model):
 
 
 def test_generate_counts_new_tokens_and_returns_the_prompt_with_them(model):
-    one = model.generate(torch.tensor([1, 20, 21]), max_length=7, seed=1, eos_id=None)
+    one = model.generate(torch.tensor([1, 20, 21]), max_length=7, seed=1)
     assert one.shape == (10,)
     assert one[:3].tolist() == [1, 20, 21]
-    two = model.generate(torch.tensor([[1, 20, 21], [1, 50, 51]]), max_length=7, seed=1, eos_id=None)
+    two = model.generate(torch.tensor([[1, 20, 21], [1, 50, 51]]), max_length=7, seed=1)
     assert two.shape == (2, 10)
     assert two[0].tolist() == one.tolist()
 
 
 def test_generate_reads_only_what_the_attention_mask_keeps(model):
-    bare = model.generate(torch.tensor([[1, 20, 21]]), max_length=6, seed=1, eos_id=None)[0, 3:].tolist()
+    bare = model.generate(torch.tensor([[1, 20, 21]]), max_length=6, seed=1)[0, 3:].tolist()
     for row, mask in (([0, 0, 1, 20, 21], [0, 0, 1, 1, 1]), ([1, 20, 21, 2, 2], [1, 1, 1, 0, 0])):
-        padded = model.generate(
-            torch.tensor([row]), attention_mask=torch.tensor([mask]), max_length=6, seed=1, eos_id=None
-        )
+        padded = model.generate(torch.tensor([row]), attention_mask=torch.tensor([mask]), max_length=6, seed=1)
         assert padded[0, 5:].tolist() == bare
 
 
@@ -261,7 +263,7 @@ def test_length_ends_with_what_was_held_back():
 @torch.no_grad()
 def test_beyond_the_context_the_oldest_half_is_dropped_and_the_rest_read_again(model):
     prompt = [1, *list(range(20, 60))]
-    settings = GenerationSettings(max_length=120, temperature=0, eos_id=None)
+    settings = GenerationSettings(max_length=120, temperature=0)
     tokens = list(stream_tokens(model, prompt, settings))
     assert len(tokens) == 120
     ids, window = list(prompt), list(prompt)
@@ -278,7 +280,7 @@ def test_beyond_the_context_is_refused_where_so_configured(model):
     settings = GenerationSettings(max_length=60, on_overflow="refuse")
     with pytest.raises(PipelineError, match=r"5 tokens and 60 new ones .* context of 64"):
         list(stream_tokens(model, [1, 2, 3, 4, 5], settings))
-    assert len(list(stream_tokens(model, [1, 3, 4, 5], replace(settings, eos_id=None)))) == 60
+    assert len(list(stream_tokens(model, [1, 3, 4, 5], settings))) == 60
 
 
 @pytest.mark.parametrize(
@@ -316,7 +318,7 @@ def test_a_long_prompt_is_read_in_parts_while_others_write():
 
 
 def test_logprobs_are_of_the_models_own_distribution(model):
-    settings = GenerationSettings(max_length=3, temperature=0.3, top_k=2, seed=0, logprobs=4, eos_id=None)
+    settings = GenerationSettings(max_length=3, temperature=0.3, top_k=2, seed=0, logprobs=4)
     prompt = [1, 44, 45]
     for event in stream_events(model, prompt, settings):
         expected = model(torch.tensor([prompt]))["logits"][0, -1].log_softmax(-1)

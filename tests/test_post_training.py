@@ -206,7 +206,7 @@ def test_a_sample_answer_is_shown_in_one_line(monkeypatch, ids, shown):
     from tests.fake_tokenizer import ByteTokenizer
     from tuning import answers
 
-    monkeypatch.setattr(answers, "generate_batch", lambda *args: [ids])
+    monkeypatch.setattr(answers, "generate_batch", lambda *args, **options: [ids])
     model = torch.nn.Linear(1, 1)
     assert answers.SampleAnswers(ByteTokenizer(), ["Why?"], max_length=5).answers(model) == [("Why?", shown)]
 

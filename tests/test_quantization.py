@@ -56,10 +56,10 @@ def test_a_quantized_model_is_close_and_a_quarter_of_the_size(tied):
 def test_a_quantized_model_generates_the_same_alone_and_in_a_batch():
     model = new_model()
     quantize_int8(model)
-    settings = GenerationSettings(max_length=10, temperature=0, eos_id=None)
+    settings = GenerationSettings(max_length=10, temperature=0)
     alone = list(stream_tokens(model, [1, 5, 9], settings))
     assert len(alone) == 10
-    assert model.generate(torch.tensor([1, 5, 9]), max_length=10, temperature=0, eos_id=None)[3:].tolist() == alone
+    assert model.generate(torch.tensor([1, 5, 9]), max_length=10, temperature=0)[3:].tolist() == alone
 
 
 def test_other_devices_are_refused_by_name():

@@ -29,8 +29,8 @@ class SampleAnswers:
         """Each question with the answer that the model finds likeliest, in one line."""
         model.eval()
         prompts = [encode_prompt(self.tokenizer, [{"role": "user", "content": each}]) for each in self.questions]
-        settings = GenerationSettings(max_length=self.max_length, temperature=0.0, eos_id=self.tokenizer.eos_id)
-        answers = generate_batch(model, prompts, settings)
+        settings = GenerationSettings(max_length=self.max_length, temperature=0.0)
+        answers = generate_batch(model, prompts, settings, tokenizer=self.tokenizer)
         return [(q, self._in_one_line(ids)) for q, ids in zip(self.questions, answers, strict=True)]
 
     def _in_one_line(self, ids: Sequence[int]) -> str:

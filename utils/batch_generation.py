@@ -69,7 +69,8 @@ class BatchGenerator:
     """Up to `max_rows` continuations at once over one model.
 
     Args:
-        tokenizer: gives events their text and finds stop strings; None: tokens only.
+        tokenizer: gives events their text, finds stop strings and names the end-of-text id; None: tokens only, and the
+            id is the model's own, if its checkpoint recorded one.
         max_length: positions a row may take, prompt and new tokens; None: the model's context.
         decoder: computes one step for the given rows; None: the model's own forward.
     """
@@ -84,6 +85,7 @@ class BatchGenerator:
         decoder: Decoder | None = None,
     ) -> None:
         self.model, self.tokenizer, self.max_rows = model, tokenizer, max_rows
+        self.eos_id: int | None = tokenizer.eos_id if tokenizer else model.eos_id
         self.context = model.config.context_length
         self._decode = decoder or self._decode_plain
         self._cache = self._new_cache(max_rows, min(max_length or self.context, self.context))
@@ -222,7 +224,7 @@ class BatchGenerator:
         row.num_new += 1
         if row.seen is not None:
             row.seen[token] = True
-        is_end = token == row.settings.eos_id
+        is_end = token == self.eos_id and not row.settings.ignore_eos
         text = row.text.push(token) if row.text and not is_end else ""
         stopped = is_end or (row.text is not None and row.text.stopped)
         reason = "stop" if stopped else "length" if row.num_new >= row.settings.max_length else None

@@ -13,6 +13,11 @@ from typing import Any
 from utils.errors import PipelineError
 
 
+def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """What a checkpoint records of its tokenizer."""
+    return {name: getattr(tokenizer, name) for name in ("name", "fingerprint", "bos_id", "eos_id", "vocab_size")}
+
+
 def tokenizer_of(
     content: Mapping[str, Any],
     directories: Sequence[Path],

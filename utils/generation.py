@@ -15,7 +15,8 @@ from torch import Tensor
 
 from utils.batch_generation import BatchGenerator, Decoder, TokenEvent
 from utils.errors import PipelineError
-from utils.generation_settings import EOS_ID, GenerationSettings, check_text
+from utils.generation_settings import GenerationSettings, check_text
+from utils.text_stream import DecodingTokenizer
 
 __all__ = ["GenerationSettings", "generate", "generate_batch", "stream_events", "stream_text", "stream_tokens"]
 
@@ -39,9 +40,9 @@ def stream_events(
 def stream_tokens(
     model: Any, prompt_ids: Sequence[int], settings: GenerationSettings, *, decoder: Decoder | None = None
 ) -> Iterator[int]:
-    """The new tokens, without the EOS that ends them."""
+    """The new tokens, without the model's EOS that ends them."""
     for event in stream_events(model, prompt_ids, settings, decoder=decoder):
-        if event.token_id != settings.eos_id:
+        if event.finish_reason != "stop":
             yield event.token_id
 
 
@@ -71,10 +72,12 @@ def generate_batch(
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
     *,
+    tokenizer: DecodingTokenizer | None = None,
     max_rows: int = 32,
     decoder: Decoder | None = None,
 ) -> list[list[int]]:
-    """The new tokens of every prompt, an EOS included. Each row equals what its prompt gives alone, to rounding.
+    """The new tokens of every prompt, an EOS included: the tokenizer's, or the model's own if there is no tokenizer.
+    Each row equals what its prompt gives alone, to rounding.
 
     With a seed, prompt i draws from its own generator, seeded with ``seed + i``. `max_rows` are computed at once; when
     one is done the next prompt takes its place.
@@ -84,7 +87,8 @@ def generate_batch(
     if not prompts:
         return []
     longest = max(len(prompt) for prompt in prompts) + settings.max_length
-    batch = BatchGenerator(model, max_rows=min(max_rows, len(prompts)), max_length=longest, decoder=decoder)
+    rows = min(max_rows, len(prompts))
+    batch = BatchGenerator(model, tokenizer, max_rows=rows, max_length=longest, decoder=decoder)
     places: dict[int, int] = {}
     results: list[list[int]] = [[] for _ in prompts]
     while len(places) < len(prompts) or batch.num_rows:
@@ -102,6 +106,9 @@ def generate(
 ) -> Tensor:
     """The prompt with its continuation: (T,) → (T + N,), (B, T) → (B, T + N), shorter rows filled up with EOS.
 
+    A row ends at `model.eos_id`, which a loaded model has from its checkpoint; a new model has none, so every row gets
+    `max_length` tokens.
+
     Args:
         attention_mask: (B, T), 0 where a row is padded, on either side; padding stays in the result but is not read.
         options: fields of `GenerationSettings`; `max_length` counts new tokens. Nothing is added to the prompt.
@@ -118,7 +125,6 @@ def generate(
     prompts = [row[kept.bool()].tolist() for row, kept in zip(rows, mask, strict=True)]
     new = generate_batch(model, prompts, settings)
     longest = max(len(tokens) for tokens in new)
-    filler = EOS_ID if settings.eos_id is None else settings.eos_id
-    filled = [tokens + [filler] * (longest - len(tokens)) for tokens in new]
+    filled = [tokens + [model.eos_id] * (longest - len(tokens)) for tokens in new]  # only EOS ends a row early
     result = torch.cat([rows, torch.tensor(filled, dtype=rows.dtype, device=rows.device)], dim=1)
     return result if prompt.dim() == 2 else result[0]

@@ -11,8 +11,6 @@ from typing import Any
 from utils.config_sections import GenerationConfig
 from utils.errors import PipelineError
 
-EOS_ID = 2  # </s>, in CodeLlama's tokenizer and in those that tokenizer.py trains
-
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -30,7 +28,7 @@ class GenerationSettings:
     seed: int | None = None
     stop: tuple[str, ...] = ()  # the text ends before the first of these
     on_overflow: str = "slide"  # beyond the context: drop the oldest half, or refuse the request
-    eos_id: int | None = EOS_ID  # None: go on after it
+    ignore_eos: bool = False  # continue after the end of the text, up to max_length
     logprobs: int | None = None  # report the token's log-probability and so many alternatives
 
     @classmethod

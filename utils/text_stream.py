@@ -16,7 +16,9 @@ from typing import Protocol
 
 
 class DecodingTokenizer(Protocol):
-    """What is wanted of a tokenizer."""
+    """What generation needs of a tokenizer."""
+
+    eos_id: int  # ends a text
 
     def token_bytes(self) -> Sequence[bytes]:
         """The bytes that each id stands for; none for special ids."""
