@@ -3,6 +3,7 @@
     python3 export.py --checkpoint latest --output exported/              # a folder for transformers, vLLM, …
     python3 export.py --checkpoint latest --gguf model.gguf               # a file for llama.cpp
     python3 export.py --import-hf DIR --output checkpoints/imported       # such a folder as a checkpoint
+    python3 export.py --import-checkpoint 110MPre-Trained.pt              # another program's file as a run of ours
 
 What was written is loaded again and compared with the original, logits and greedy tokens: a difference is an error.
 """
@@ -18,11 +19,13 @@ import torch
 from loading import LoadedModel, load_for_inference
 from model import create_model, load_weights
 from tokenizer import load_tokenizer
-from utils.checkpoint import write_checkpoint
+from utils.checkpoint import new_run_folder, write_checkpoint
 from utils.cli import load_config_from, run, stage_parser
 from utils.config import Config, config_from_dict
 from utils.errors import PipelineError, UsageError
 
+CHECKPOINT_NAME = "checkpoint_latest.pt"
+ROTATIONS = ("auto", "halves", "pairs")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,15 +39,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scores", metavar="FILE.json", type=Path, help="benchmark results for the model card")
     parser.add_argument("--import-hf", metavar="DIR", type=Path, help="turn this folder into a checkpoint in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
+    foreign = parser.add_argument_group("another program's checkpoint")
+    foreign.add_argument("--import-checkpoint", metavar="FILE", type=Path, help="turn this file into a run of ours")
+    foreign.add_argument("--model-config", metavar="JSON", type=Path, help="what the file does not say of its model")
+    foreign.add_argument("--rope", choices=ROTATIONS, default="auto", help="what its RoPE rotates (%(default)s)")
+    foreign.add_argument("--ignore-unknown", action="store_true", help="leave out weights that are not recognised")
     args = parser.parse_args(argv)
-    if bool(args.checkpoint) == bool(args.import_hf):
-        raise UsageError("wanted: --checkpoint PATH to export it, or --import-hf DIR, one of the two")
+    if sum(map(bool, (args.checkpoint, args.import_hf, args.import_checkpoint))) != 1:
+        raise UsageError("expected one of --checkpoint PATH, --import-hf DIR and --import-checkpoint FILE")
     if args.import_hf and not args.output:
-        raise UsageError("--import-hf wants --output DIR, the folder of the checkpoint")
-    if not (args.output or args.gguf):
+        raise UsageError("--import-hf needs --output DIR, the folder of the checkpoint")
+    if args.checkpoint and not (args.output or args.gguf):
         raise UsageError(
-            "--checkpoint wants --output DIR for a Hugging Face folder, --gguf FILE for llama.cpp, or both"
+            "--checkpoint needs --output DIR for a Hugging Face folder, --gguf FILE for llama.cpp, or both"
         )
+    if not args.import_checkpoint and (args.model_config or args.ignore_unknown or args.rope != "auto"):
+        raise UsageError("--model-config, --rope and --ignore-unknown go with --import-checkpoint FILE")
     return args
 
 
@@ -53,6 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config_from(args, paths__tokenizer_dir=args.tokenizer)
     if args.import_hf:
         print(f"{import_from_hf(args.import_hf, args.output, config)}: the logits are the folder's")
+        return 0
+    if args.import_checkpoint:
+        path = import_checkpoint(args, config)
+        print(f"wrote {path}; try it: python3 main.py inference --checkpoint {path.parent}")
         return 0
     loaded = load_for_inference(args.checkpoint, config, device="cpu", dtype="float32")
     if args.output:
@@ -141,7 +155,7 @@ def import_from_hf(directory: Path, output: Path, config: Config) -> Path:
     from exporting.hf_check import compare_logits, load_hf_model
     from exporting.hf_import import read_hf_folder
 
-    path = output / "checkpoint_latest.pt"
+    path = output / CHECKPOINT_NAME
     if path.exists():
         raise PipelineError(f"{path} exists; name another folder with --output")
     content = read_hf_folder(directory, load_tokenizer(directory), config)
@@ -150,6 +164,30 @@ def import_from_hf(directory: Path, output: Path, config: Config) -> Path:
     theirs = load_hf_model(directory)
     compare_logits(model.eval(), lambda ids: theirs(ids).logits, directory)
     write_checkpoint(path, content)
+    return path
+
+
+def import_checkpoint(args: argparse.Namespace, config: Config) -> Path:
+    """Turns another program's file into a checkpoint, in a new run's folder or in ``--output``; returns its path.
+
+    Raises:
+        PipelineError: the file is not a whole model of our architecture, or the tokenizer is another one.
+    """
+    from exporting.foreign_import import import_foreign
+
+    if args.output and (args.output / CHECKPOINT_NAME).exists():
+        raise PipelineError(f"{args.output / CHECKPOINT_NAME} exists; name another folder with --output")
+    imported = import_foreign(
+        args.import_checkpoint,
+        config,
+        tokenizer=load_tokenizer(config.paths.tokenizer_dir) if args.tokenizer else None,
+        model_config=args.model_config,
+        rotation=args.rope,
+        ignore_unknown=args.ignore_unknown,
+    )
+    print("\n".join(imported.report))
+    path = (args.output or new_run_folder(config.paths.checkpoint_dir)) / CHECKPOINT_NAME
+    write_checkpoint(path, imported.content)
     return path
 
 

@@ -13,7 +13,7 @@ import torch
 
 from model import TransformerLM, load_model
 from tokenizer import WikipediaTokenizer, load_tokenizer
-from utils.checkpoint import find_checkpoint, read_checkpoint
+from utils.checkpoint import find_checkpoint, read_checkpoint, refuse_without_config
 from utils.checkpoint_tokenizer import tokenizer_of
 from utils.config_sections import Config
 from utils.devices import choose_dtype, resolve_device
@@ -76,6 +76,7 @@ def load_for_inference(
     """
     name, path = find_named_checkpoint(argument, config.paths.checkpoint_dir)
     content = read_checkpoint(path)
+    refuse_without_config(content, path)
 
     def load(directory: Path) -> WikipediaTokenizer:
         is_configured = directory == config.paths.tokenizer_dir

@@ -256,9 +256,10 @@ def load_model(
         dtype: the type that the weights are converted to; None keeps theirs.
         rope_scaling: a scaling other than ``none`` stretches the context in place of the checkpoint's own.
     """
-    from utils.checkpoint import read_checkpoint
+    from utils.checkpoint import read_checkpoint, refuse_without_config
 
     content, origin = read_checkpoint(Path(path)), f"checkpoint {path}"
+    refuse_without_config(content, Path(path))
     config = config_from_dict(content["config"], origin=origin).model
     if rope_scaling != "none":
         config = replace(config, rope_scaling=rope_scaling, rope_scaling_factor=rope_scaling_factor)

@@ -107,7 +107,7 @@ def test_a_file_cut_short_is_named(tmp_path, keep):
 
 def test_a_file_without_a_model_is_named_with_what_it_holds(tmp_path):
     torch.save({"weights": torch.ones(1)}, tmp_path / "other.pt")
-    with pytest.raises(PipelineError, match="wanted the key 'model', found: weights"):
+    with pytest.raises(PipelineError, match=r"expected 'model' .*; found: weights.*export --import-checkpoint"):
         read_checkpoint(tmp_path / "other.pt")
 
 

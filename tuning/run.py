@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tuning.sft_data import SftDataset
+from utils.checkpoint import refuse_without_config
 from utils.config import config_from_dict
 from utils.config_sections import Config, ModelConfig
 from utils.errors import PipelineError
@@ -32,10 +33,7 @@ def tuning_config(config: Config, content: Mapping[str, Any], *, origin: Path) -
     Raises:
         PipelineError: the checkpoint says nothing of its architecture, or `config` asks for another one.
     """
-    if "config" not in content:
-        raise PipelineError(
-            f"checkpoint {origin} holds no configuration, so its architecture is unknown; train it anew"
-        )
+    refuse_without_config(content, origin)
     base = config_from_dict(content["config"], origin=f"checkpoint {origin}")
     _refuse_other_model(config.model, base.model, origin)
     changes = {key: getattr(config.sft, key) for key in _SHARED_KEYS}

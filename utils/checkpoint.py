@@ -113,13 +113,37 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for one and the same trouble
         reason = str(error).strip().partition("\n")[0]
         if reason.startswith("Weights only load failed"):  # torch's own text tells how to let the code run
-            reason = "it holds more than tensors and plain values, which could run code"
+            reason = "it holds more than tensors and plain values, which could run code; if it is another program's, "
+            reason += import_command(path)
         raise PipelineError(f"checkpoint {path} cannot be read: {reason}; give another one, or: latest") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+    if not _is_ours(content):
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
-        raise PipelineError(f"{path} is no checkpoint of this pipeline: wanted the key 'model', found: {found}")
+        raise PipelineError(
+            f"{path} is not a checkpoint of this pipeline (expected 'model' and its sections in 'config'; found: "
+            f"{found}); {import_command(path)}"
+        )
     content["model"] = strip_compiled_prefix(content["model"])
     return content
+
+
+def _is_ours(content: object) -> bool:
+    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+        return False
+    config = content.get("config", {})
+    return isinstance(config, Mapping) and all(isinstance(section, Mapping) for section in config.values())
+
+
+def import_command(path: Path) -> str:
+    return f"import it: python3 main.py export --import-checkpoint {path}"
+
+
+def refuse_without_config(content: Mapping[str, Any], path: Path) -> None:
+    """Raises PipelineError for a checkpoint that does not say what its model looks like."""
+    if "config" not in content:
+        raise PipelineError(
+            f"checkpoint {path} holds no configuration, so its architecture is unknown; {import_command(path)} "
+            "--model-config JSON"
+        )
 
 
 def strip_compiled_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
