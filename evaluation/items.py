@@ -8,7 +8,6 @@ How a text is split into context and continuation follows lm-evaluation-harness 
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import PipelineError
+from utils.raw_files import RawFile
 
 SAMPLES_DIR = Path(__file__).parent / "samples"
 SETS = ("wikitext", "lambada", "hellaswag")
@@ -208,19 +208,14 @@ def _read_text(path: Path) -> str:
 
 def _read_jsonl(path: Path, problem_of: Any) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise PipelineError(f"{path}, line {number}: no JSON ({error})") from None
-        problem = problem_of(row) if isinstance(row, dict) else "no object"
-        if problem:
-            raise PipelineError(f"{path}, line {number}: {problem}")
-        rows.append(row)
+    with RawFile(path) as file:
+        for number, row, problem, _ in file.records():
+            problem = problem if row is None else problem_of(row)
+            if problem:
+                raise PipelineError(f"{path}, line {number}: {problem}")
+            rows.append(row)
     if not rows:
-        raise PipelineError(f"{path} is empty; wanted: one item a line")
+        raise PipelineError(f"{path} is empty; expected one item a line")
     return rows
 
 

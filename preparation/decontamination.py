@@ -143,7 +143,7 @@ def _joined(left: np.ndarray, right: np.ndarray, *, left_words: int, right_words
 def _read(path: Path, read: Callable[[Path], Iterator[str]]) -> list[str]:
     try:
         return list(read(path))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise PipelineError(f"{path} is not an evaluation file: {type(error).__name__} {error}") from None
 
 

@@ -181,7 +181,8 @@ def test_best_is_named_only_where_the_difference_is_more_than_noise():
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("lambada", "{", "line 2: no JSON"),
+        ("lambada", "{", "line 2: not JSON"),
+        ("lambada", '{"text":' * 100_000 + "1" + "}" * 100_000, "line 2: not JSON: depth limit exceeded"),
         ("lambada", '{"text": "word"}', "has no last word"),
         ("hellaswag", '{"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["x"], "label": 0}', "endings"),
         ("hellaswag", '{"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["x","y"], "label": 2}', "label"),
@@ -194,6 +195,13 @@ def test_malformed_data_is_named_with_its_line(tmp_path, name, line, message):
     with pytest.raises(PipelineError, match=message) as error:
         load_sets([name], data_dir=tmp_path, preset="full", offline_samples=False)
     assert "set.jsonl, line 2" in str(error.value)
+
+
+def test_a_line_separator_inside_a_passage_does_not_end_its_line(tmp_path):
+    (tmp_path / "lambada").mkdir()
+    (tmp_path / "lambada" / "set.jsonl").write_text('{"text": "one\u2028two three"}\n', encoding="utf-8")
+    [data] = load_sets(["lambada"], data_dir=tmp_path, preset="full", offline_samples=False)
+    assert data.items[0].passage == "one\u2028two three"
 
 
 def test_missing_and_empty_sets_are_named(tmp_path):

@@ -95,6 +95,9 @@ def test_a_folder_without_sets_and_a_malformed_file_are_named(tmp_path, folder):
     (folder / "hellaswag" / "val.jsonl").write_text('{"ctx": "a"}\n')
     with pytest.raises(PipelineError, match=r"val\.jsonl is not an evaluation file: KeyError 'endings'"):
         EvaluationIndex.load(folder)
+    (folder / "hellaswag" / "val.jsonl").write_text('{"ctx":' * 100_000 + "1" + "}" * 100_000)
+    with pytest.raises(PipelineError, match=r"val\.jsonl is not an evaluation file: RecursionError"):
+        EvaluationIndex.load(folder)
 
 
 @pytest.mark.skipif("LLM_REAL_DATA" not in os.environ, reason="LLM_REAL_DATA is not set")

@@ -38,7 +38,7 @@ def prepare(tmp_path, monkeypatch, capsys):
 
     def run(*arguments, lines=LINES):
         source = tmp_path / "chats.jsonl"
-        source.write_text("\n".join(lines), encoding="utf-8")
+        source.write_bytes(b"\n".join(line.encode() if isinstance(line, str) else line for line in lines))
         settings = ["--set", f"paths.post_training_dir={tmp_path / 'data'}"]
         arguments = ["--input", str(source), "--max-length", "120", *settings, *arguments]
         code = exit_code_of(lambda: lima_tokenizer.main(arguments))
@@ -89,6 +89,18 @@ def test_what_is_left_out_is_counted_by_reason(prepare, tmp_path):
         "too long": 1,
         "unknown role": 1,
     }
+
+
+def test_lines_that_cannot_be_read_are_left_out(prepare):
+    latin = '{"conversations": ["Café?", "Oui."]}'.encode("latin-1")
+    deep = '{"a":' * 100_000 + "1" + "}" * 100_000
+    code, output = prepare(lines=[latin, deep, json.dumps(GOOD)])
+    assert code == 0
+    assert "1 of 3 conversations kept" in output
+    assert "1 left out: not UTF-8 (first: chats.jsonl:1)" in output
+    assert "1 left out: not JSON (first: chats.jsonl:2)" in output
+    code, output = prepare("--strict", lines=[latin])
+    assert (code, "error: chats.jsonl:1: not UTF-8: invalid continuation byte at byte 23" in output) == (1, True)
 
 
 def test_too_long_ones_can_be_cut_off(prepare, tmp_path):

@@ -63,15 +63,17 @@ def test_lines_that_are_no_objects_are_named(tmp_path):
         b"[1]",
         b'{"text": "\\ud800"}',
         b"\xff\xfe",
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         b'{"a":1}',
     ]
     path.write_bytes(b"\r\n".join(lines))
     records = read(path)
-    assert [record.number for record in records] == [1, 2, 4, 5, 6, 7]
-    assert [bool(record.problem) for record in records] == [False, True, True, True, True, False]
+    assert [record.number for record in records] == [1, 2, 4, 5, 6, 7, 8]
+    assert [bool(record.problem) for record in records] == [False, True, True, True, True, True, False]
     assert records[0].value == {"text": "bom"}
     assert records[1].problem.startswith("not JSON: ")
-    assert records[2].problem == "a JSON list, wanted: an object"
+    assert records[2].problem == "a JSON list, expected an object"
+    assert records[4].problem == "not UTF-8: invalid start byte at byte 0"
 
 
 def test_a_line_too_long_is_named_and_the_next_one_read(tmp_path, monkeypatch):
@@ -83,17 +85,36 @@ def test_a_line_too_long_is_named_and_the_next_one_read(tmp_path, monkeypatch):
     assert (second.number, second.value) == (2, {"text": "short"})
 
 
+@pytest.mark.parametrize("namespace", [' xmlns="http://www.mediawiki.org/xml/export-0.10/"', ""])
 @pytest.mark.parametrize("suffix", ["", ".bz2"])
-def test_mediawiki_pages(tmp_path, suffix):
+def test_mediawiki_pages(tmp_path, suffix, namespace):
     pages = PAGE.format("A &amp; B", 0, "", "new &lt;b&gt;") + PAGE.format(
         "Talk:A", 1, '<redirect title="B"/>', "#REDIRECT"
     )
     path = tmp_path / f"dump.xml{suffix}"
-    xml = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>{pages}</mediawiki>'
+    xml = f"<mediawiki{namespace}><siteinfo/>{pages}</mediawiki>"
     path.write_bytes(compress(xml.encode(), suffix))
     first, second = [record.value for record in read(path)]
     assert first == {"title": "A & B", "namespace": 0, "redirect": None, "wikitext": "new <b>"}
     assert (second["namespace"], second["redirect"]) == (1, "B")
+
+
+def test_a_page_without_a_namespace_number_is_named(tmp_path):
+    path = tmp_path / "dump.xml"
+    path.write_text(f"<mediawiki>{PAGE.format('A', 'abc', '', 'x')}{PAGE.format('B', 0, '', 'y')}</mediawiki>")
+    first, second = read(path)
+    assert first.problem == "its <ns> is 'abc', expected a number"
+    assert "<title>A</title>" in first.excerpt
+    assert second.value["wikitext"] == "y"
+
+
+def test_xml_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "feed.xml"
+    path.write_text("<rss><channel><item>text</item></channel></rss>")
+    with pytest.raises(PipelineError, match=r"its root is <rss> and it has no <page>; expected a MediaWiki export"):
+        read(path)
+    path.write_text("<mediawiki><siteinfo/></mediawiki>")
+    assert read(path) == []
 
 
 def test_text_files_whole_or_in_pieces(tmp_path, monkeypatch):
@@ -129,13 +150,13 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
 def test_finding_files(tmp_path):
     with pytest.raises(PipelineError, match="does not exist"):
         find_raw_files(tmp_path / "missing")
-    with pytest.raises(PipelineError, match=r"holds nothing; wanted: \.jsonl"):
+    with pytest.raises(PipelineError, match=r"holds nothing; expected \.jsonl"):
         find_raw_files(tmp_path)
     for name in ("b.jsonl", "a/x.md", ".cache/y.txt", "notes.pdf", "c.XML.BZ2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.name for path in find_raw_files(tmp_path)] == ["x.md", "b.jsonl", "c.XML.BZ2"]
-    with pytest.raises(PipelineError, match="no known format"):
+    with pytest.raises(PipelineError, match="of no known format"):
         find_raw_files(tmp_path / "notes.pdf")
 
 

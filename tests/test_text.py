@@ -1,9 +1,12 @@
 """utils/text.py: an article becomes one line and comes back."""
 
+import os
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.text import from_line, to_line, with_plain_newlines
+from utils.text import from_line, printable_name, to_line, with_plain_newlines
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 BREAKS = st.text(alphabet=st.sampled_from("a \n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029é\0"))
@@ -37,3 +40,7 @@ def test_line_count_is_article_count(tmp_path):
     assert path.read_bytes().count(b"\n") == len(articles)
     with path.open(encoding="utf-8", newline="\n") as lines:
         assert [from_line(line) for line in lines] == ["one\n\ntwo", "three\nfour", "\n", ""]
+
+
+def test_file_names_that_are_not_utf8_can_be_printed():
+    assert printable_name(Path(os.fsdecode(b"caf\xe9/\xc3\xa9.txt"))) == "caf%E9/é.txt"

@@ -5,7 +5,6 @@ examples = list(prepare_examples(iter_conversations(path, preparation), tokenize
 print(preparation.summary())
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,9 @@ import numpy as np
 
 from utils.chat import ConversationError, EncodedConversation, Turn, answered, assemble, read_turns, texts_of
 from utils.errors import PipelineError
+from utils.raw_files import RawFile, Record
 from utils.terminal import styled, use_colour
+from utils.text import printable_name
 
 NOTHING_TO_LEARN = "nothing to learn from"
 TOO_LONG = "too long"
@@ -41,7 +42,7 @@ class Preparation:
     def refuse(self, where: str, error: ConversationError) -> None:
         """Counts a malformed conversation; with `strict` it is the end."""
         if self.strict:
-            raise PipelineError(f"{where}: {error}; mend it, or leave --strict away to skip such conversations")
+            raise PipelineError(f"{where}: {error}; fix it, or leave out --strict to skip such conversations")
         self.refused[error.reason] += 1
         self.first_seen.setdefault(error.reason, where)
 
@@ -74,11 +75,12 @@ def iter_conversations(path: Path, preparation: Preparation) -> Iterator[tuple[s
 
     A record is ``{"conversations": [question, answer, …]}`` as in LIMA, or ``{"messages": [{"role", "content"}, …]}``.
     """
-    for number, line in _lines(path):
-        where = f"{path.name}:{number}"
+    name = printable_name(path.name)
+    for record in _records(path):
+        where = f"{name}:{record.number}"
         preparation.read += 1
         try:
-            turns = read_turns(_messages(line))
+            turns = read_turns(_messages(record))
             if not answered(turns):
                 raise ConversationError(NOTHING_TO_LEARN, "it has no answer")
         except ConversationError as error:
@@ -121,30 +123,26 @@ def _highlighted(text: str) -> str:
     return styled(text, "green") if use_colour() else f"⟦{text}⟧"
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _records(path: Path) -> Iterator[Record]:
     try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
+        with RawFile(path, kind="jsonl") as file:
+            yield from file.records()
     except FileNotFoundError:
-        raise PipelineError(f"{path} does not exist; wanted: one conversation a line, as JSON") from None
+        raise PipelineError(f"{path} does not exist; expected one conversation a line, as JSON") from None
     except OSError as error:
-        raise PipelineError(f"{path} cannot be read: {error.strerror}; wanted: one conversation a line") from None
+        raise PipelineError(f"{path} cannot be read: {error.strerror}; expected one conversation a line") from None
 
 
-def _messages(line: str) -> list[dict[str, str]]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ConversationError("not JSON", str(error)) from None
-    record = record if isinstance(record, dict) else {}
-    if isinstance(record.get("messages"), list):
-        return record["messages"]
-    texts = record.get("conversations")
+def _messages(record: Record) -> list[dict[str, str]]:
+    if record.value is None:
+        reason, _, detail = record.problem.partition(": ")
+        raise ConversationError(reason, detail)
+    if isinstance(record.value.get("messages"), list):
+        return record.value["messages"]
+    texts = record.value.get("conversations")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConversationError(
-            "no conversation", "wanted: `conversations`, a list of texts, or `messages`, a list of {role, content}"
+            "no conversation", "expected `conversations`, a list of texts, or `messages`, a list of {role, content}"
         )
     return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
 

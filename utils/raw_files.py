@@ -53,18 +53,18 @@ def find_raw_files(place: Path) -> list[Path]:
     Raises:
         PipelineError: nothing is there, or nothing that can be read.
     """
-    wanted = ", ".join(FORMATS) + f" (also {', '.join(COMPRESSIONS)})"
+    expected = ", ".join(FORMATS) + f" (also {', '.join(COMPRESSIONS)})"
     if not place.exists():
-        raise PipelineError(f"{place} does not exist; wanted: a folder or file of {wanted}; name one with --input")
+        raise PipelineError(f"{place} does not exist; expected a folder or file of {expected}; name one with --input")
     if place.is_file():
         if not format_of(place):
-            raise PipelineError(f"{place} has a name that says no known format; wanted: {wanted}")
+            raise PipelineError(f"{place} has a name of no known format; expected {expected}")
         return [place]
     candidates = sorted(path for path in place.rglob("*") if path.is_file() and not _is_hidden(path, place))
     found = [path for path in candidates if format_of(path)]
     if not found:
         seen = f"{len(candidates)} files, the first {candidates[0].name}" if candidates else "nothing"
-        raise PipelineError(f"{place} holds {seen}; wanted: {wanted}; name another place with --input")
+        raise PipelineError(f"{place} holds {seen}; expected {expected}; name another place with --input")
     return found
 
 
@@ -73,10 +73,14 @@ def _is_hidden(path: Path, place: Path) -> bool:
 
 
 class RawFile:
-    """A raw file, opened. `position` of `size` bytes on disk have been read so far: what a progress bar wants."""
+    """A raw file, opened. `position` of `size` bytes on disk have been read so far, for a progress bar.
 
-    def __init__(self, path: Path) -> None:
+    `kind` is one of the values of FORMATS, for a file whose name does not say it.
+    """
+
+    def __init__(self, path: Path, *, kind: str | None = None) -> None:
         self.path = path
+        self._kind = kind or format_of(path)
         self.size = path.stat().st_size
         self._file = path.open("rb")
         self._stream: io.BufferedIOBase = self._file  # kept: pyarrow's, when collected, closes the file below it
@@ -100,11 +104,10 @@ class RawFile:
             PipelineError: the file is damaged.
         """
         readers = {"jsonl": self._json_lines, "xml": self._pages, "text": self._text_pieces}
-        kind = format_of(self.path)
-        assert kind, f"{self.path.name} was not found by find_raw_files"
+        assert self._kind, f"{self.path.name} was not found by find_raw_files"
         number = 0
         try:
-            records = self._rows(start, columns) if kind == "parquet" else readers[kind](start)
+            records = self._rows(start, columns) if self._kind == "parquet" else readers[self._kind](start)
             for record in records:
                 number = record.number
                 yield record
@@ -161,7 +164,7 @@ class RawFile:
             if isinstance(value, dict):
                 yield Record(number, value)
             else:
-                yield Record(number, None, f"a JSON {type(value).__name__}, wanted: an object", _excerpt(line))
+                yield Record(number, None, f"a JSON {type(value).__name__}, expected an object", _excerpt(line))
 
     def _rows(self, start: int, columns: Sequence[str] | None) -> Iterator[Record]:
         from pyarrow import parquet
@@ -184,17 +187,20 @@ class RawFile:
                             yield Record(number, value)
 
     def _pages(self, start: int) -> Iterator[Record]:
-        """MediaWiki pages as {title, namespace, redirect, wikitext}."""
+        """MediaWiki pages as {title, namespace, redirect, wikitext}, in an XML namespace or none."""
         events = ElementTree.iterparse(self._open_stream(), events=("start", "end"))
         _, root = next(events)
         number = 0
         for event, element in events:
-            if event == "start" or not element.tag.endswith("}page"):
+            if event == "start" or _local_name(element) != "page":
                 continue
             number += 1
             if number > start:
-                yield Record(number, _page_value(element))
+                yield _page_record(number, element)
             root.clear()  # else the tree of the whole dump grows behind us
+        if not number and _local_name(root) != "mediawiki":
+            found = f"its root is <{_local_name(root)}> and it has no <page>"
+            raise PipelineError(f"{self.path}: {found}; expected a MediaWiki export; move it out of the input")
 
     def _text_pieces(self, start: int) -> Iterator[Record]:
         """The whole text, or pieces of about TEXT_PIECE_BYTES cut at empty lines, each as {text}."""
@@ -204,7 +210,7 @@ class RawFile:
             try:
                 yield Record(number, {"text": piece.decode("utf-8")})
             except UnicodeDecodeError as error:
-                yield Record(number, None, f"not UTF-8: {error.reason} at byte {error.start}", _excerpt(piece))
+                yield Record(number, None, _encoding_problem(error), _excerpt(piece))
 
     def _byte_pieces(self) -> Iterator[bytes]:
         stream = self._open_stream()
@@ -233,13 +239,28 @@ def _last_whole_character(data: bytes) -> int:
     return len(data) if start + wanted <= len(data) else start
 
 
+def _local_name(element: ElementTree.Element) -> str:
+    """The element's name without its XML namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+def _page_record(number: int, page: ElementTree.Element) -> Record:
+    try:
+        return Record(number, _page_value(page))
+    except ValueError as error:
+        return Record(number, None, str(error), _excerpt(ElementTree.tostring(page, encoding="utf-8")))
+
+
 def _page_value(page: ElementTree.Element) -> dict[str, Any]:
     namespace = page.tag.removesuffix("page")
+    number = page.findtext(f"{namespace}ns") or "0"
+    if not number.strip().lstrip("-").isdecimal():
+        raise ValueError(f"its <ns> is {number[:20]!r}, expected a number")
     redirect = page.find(f"{namespace}redirect")
     revisions = page.findall(f"{namespace}revision")
     return {
         "title": page.findtext(f"{namespace}title", ""),
-        "namespace": int(page.findtext(f"{namespace}ns") or 0),
+        "namespace": int(number),
         "redirect": redirect.get("title", "") if redirect is not None else None,
         "wikitext": revisions[-1].findtext(f"{namespace}text", "") if revisions else "",
     }
@@ -248,7 +269,15 @@ def _page_value(page: ElementTree.Element) -> dict[str, Any]:
 def _line_problem(line: bytes, error: ValueError) -> str:
     if len(line) > MAX_LINE_BYTES:
         return f"longer than {format_bytes(MAX_LINE_BYTES)}"
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as wrong:
+        return _encoding_problem(wrong)
     return f"not JSON: {error}"
+
+
+def _encoding_problem(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8: {error.reason} at byte {error.start}"
 
 
 def _excerpt(data: bytes) -> str:

@@ -3,6 +3,10 @@
 Inside a line a paragraph break is U+2029 and a line break U+2028, so `wc -l` counts articles and no shape is lost.
 """
 
+import os
+import re
+from pathlib import PurePath
+
 PARAGRAPH_BREAK, LINE_BREAK = "\u2029", "\u2028"
 
 # Everything else that `str.splitlines` takes for the end of a line: VT, FF, FS, GS, RS, NEL.
@@ -28,3 +32,8 @@ def to_line(article: str) -> str:
 def from_line(line: str) -> str:
     r"""The article that `line` holds; a ``\n`` that ends the line in its file is not part of it."""
     return line.removesuffix("\n").replace(PARAGRAPH_BREAK, "\n\n").replace(LINE_BREAK, "\n")
+
+
+def printable_name(path: str | PurePath) -> str:
+    """A file's name as text: each byte of it that is not UTF-8 becomes ``%XX``."""
+    return re.sub("[\udc80-\udcff]", lambda match: f"%{os.fsencode(match[0]).hex().upper()}", str(path))
