@@ -11,26 +11,27 @@ Reads structured contents (JSONL, Parquet), `{title, text}` (JSONL, Parquet), Me
 
 import argparse
 import gc
+import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from cleaning import plain_text, structured_contents, wikitext
 from cleaning.policy import Page, Policy, Removals
 from cleaning.processes import Report, run_jobs
-from cleaning.run import CleaningRun, Job, claimed, plan_jobs, shared
+from cleaning.run import REJECTS_NAME, CleaningRun, Job, claimed, plan_jobs, refuse_own_output, shared
 from utils.cli import load_config_from, run, stage_parser
 from utils.config_sections import CleaningConfig
 from utils.errors import PipelineError
+from utils.files import whole_file
 from utils.raw_files import RawFile, Record
 from utils.terminal import format_bytes, format_seconds, format_table
-from utils.text import to_line
+from utils.text import printable_name, to_line
 
 COLUMNS = tuple({*structured_contents.COLUMNS, *plain_text.COLUMNS})
 _REPORT_SECONDS = 0.2
@@ -93,16 +94,28 @@ def clean_file(
     Raises:
         PipelineError: a damaged file, or with `strict` a malformed record.
     """
-    output, rejects = directory / job.name, directory / "rejects" / f"{job.source}.jsonl"
+    output, rejects = directory / job.name, directory / REJECTS_NAME / f"{job.source}.jsonl"
     rejects.unlink(missing_ok=True)
     policy, counts = Policy(config), Counts()
-    with _replacing(output) as lines, _replacing(rejects, unless_empty=True) as rejected:
-        is_cut = _clean_records(job, policy, counts, limit, lines, _Rejecter(rejected, strict), report)
-    return {"limit": limit if is_cut else None, "bytes": output.stat().st_size, **counts.to_dict()}
+    with ExitStack() as files:
+        lines = _HashedFile(files.enter_context(whole_file(output)))
+        reject = _Rejecter(rejects, files, strict=strict)
+        is_cut = _clean_records(job, policy, counts, limit, lines, reject, report)
+        if counts.rejected and counts.rejected == counts.read:
+            raise PipelineError(
+                f"{reject.first}; none of its {counts.read:,} records can be used: fix it, or move it out of the input"
+            )
+    return {"limit": limit if is_cut else None, **lines.state_of(output), **counts.to_dict()}
 
 
 def _clean_records(
-    job: Job, policy: Policy, counts: Counts, limit: int | None, lines: TextIO, reject: "_Rejecter", report: Report
+    job: Job,
+    policy: Policy,
+    counts: Counts,
+    limit: int | None,
+    lines: "_HashedFile",
+    reject: "_Rejecter",
+    report: Report,
 ) -> bool:
     """Write the articles of a job. True if `limit` left records unread."""
     bytes_before, next_report = 0, 0.0
@@ -119,7 +132,7 @@ def _clean_records(
                     reject(path, record, str(error))
                     continue
                 if article:
-                    lines.write(to_line(article) + "\n")
+                    lines.write(f"{to_line(article)}\n".encode())
                     counts.articles += 1
                     counts.characters += len(article)
                 if time.monotonic() > next_report:
@@ -136,36 +149,43 @@ def _value(record: Record) -> dict[str, Any]:
     return record.value
 
 
-class _Rejecter:
-    """Writes malformed records down; with `strict` the first one stops the run."""
+class _HashedFile:
+    """Counts and hashes what is written, so that a later run can tell that the file was changed."""
 
-    def __init__(self, file: TextIO, strict: bool) -> None:
-        self.file = file
-        self.strict = strict
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._bytes += len(data)
+
+    def state_of(self, path: Path) -> dict[str, Any]:
+        """The report's facts about the content, now at `path`."""
+        return {"bytes": self._bytes, "sha256": self._digest.hexdigest(), "modified": path.stat().st_mtime_ns}
+
+
+class _Rejecter:
+    """Writes malformed records to `path`, created at the first one; with `strict` the first one stops the run."""
+
+    def __init__(self, path: Path, files: ExitStack, *, strict: bool) -> None:
+        self._path = path
+        self._files = files
+        self._file: BinaryIO | None = None
+        self._strict = strict
+        self.first = ""
 
     def __call__(self, path: Path, record: Record, reason: str) -> None:
-        if self.strict:
-            raise PipelineError(f"{path}, record {record.number}: {reason}; mend it, or run without --strict")
-        line = {"file": str(path), "line": record.number, "reason": reason, "text": record.excerpt}
-        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def _replacing(path: Path, *, unless_empty: bool = False) -> Iterator[TextIO]:
-    """A text file that takes its name when it is complete and on the disk; after an error nothing stays of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n", buffering=1 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if unless_empty and not temporary.stat().st_size:
-            temporary.unlink()
-        else:
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        name = printable_name(path)
+        self.first = self.first or f"{name}, record {record.number}: {reason}"
+        if self._strict:
+            raise PipelineError(f"{self.first}; fix it, or run without --strict")
+        if self._file is None:
+            self._file = self._files.enter_context(whole_file(self._path))
+        line = {"file": name, "line": record.number, "reason": reason, "text": record.excerpt}
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
 def clean_all(cleaning: CleaningRun, config: CleaningConfig, *, strict: bool) -> None:
@@ -191,7 +211,7 @@ def clean_all(cleaning: CleaningRun, config: CleaningConfig, *, strict: bool) ->
                 cleaning.finish(pending[name], result)
                 progress.finish(pending[name], result)
     with suppress(OSError):  # not empty: there are rejects
-        (cleaning.directory / "rejects").rmdir()
+        (cleaning.directory / REJECTS_NAME).rmdir()
     if failures:
         others = f" (and {len(failures) - 1} more failed)" if failures[1:] else ""
         raise PipelineError(f"{failures[0]}{others}; the files that are done stay, run the cleaner again for the rest")
@@ -245,7 +265,13 @@ class Progress:
         self.done += 1
         self.update(job.name, (job.size, result["read"], result["articles"]))
         rejected = f", {result['rejected']:,} malformed" if result["rejected"] else ""
-        self.bar.write(f"{job.name}: {result['articles']:,} of {result['read']:,} articles kept{rejected}")
+        empty = "" if result["read"] else f"; {_names(job)} holds no records"
+        self.bar.write(f"{job.name}: {result['articles']:,} of {result['read']:,} articles kept{rejected}{empty}")
+
+
+def _names(job: Job) -> str:
+    first = printable_name(job.files[0].name)
+    return first if len(job.files) == 1 else f"{first} and {len(job.files) - 1} more"
 
 
 def print_summary(cleaning: CleaningRun, seconds: float) -> None:
@@ -264,11 +290,11 @@ def print_summary(cleaning: CleaningRun, seconds: float) -> None:
             "\nunknown part types, kept as text: " + ", ".join(f"{k} {n:,}" for k, n in totals["unknown_types"].items())
         )
     if totals["rejected"]:
-        print(f"\nmalformed records, with file, line and reason: {cleaning.directory / 'rejects'}")
+        print(f"\nmalformed records, with file, line and reason: {cleaning.directory / REJECTS_NAME}")
     size = sum(result["bytes"] for result in cleaning.results.values())
     print(f"\n{len(cleaning.jobs)} files, {format_bytes(size)} in {cleaning.directory} ({format_seconds(seconds)})")
     for name in cleaning.leftovers:
-        print(f"note: {name} was not made from this input; dataset preparation leaves it out")
+        print(f"note: {printable_name(name)} was not made from this input; dataset preparation leaves it out")
 
 
 def show(jobs: list[Job], config: CleaningConfig, number: int) -> None:
@@ -306,7 +332,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--show", type=int, metavar="N", help="print N articles before and after, side by side")
     args = parser.parse_args(argv)
     if args.show is not None and args.show < 1:
-        parser.error("--show: wanted: 1 or more")
+        parser.error("--show: expected 1 or more")
     return args
 
 
@@ -321,14 +347,19 @@ def main(argv: list[str] | None = None) -> int:
     if args.show:
         show(jobs, config.cleaning, args.show)
         return 0
+    refuse_own_output(config.paths.raw_dir, config.paths.cleaned_dir, jobs)
     config.paths.cleaned_dir.mkdir(parents=True, exist_ok=True)
     with claimed(config.paths.cleaned_dir):
         cleaning = CleaningRun(config.paths.cleaned_dir, jobs, config.cleaning, limit=limit)
+        for name, change in cleaning.changed.items():
+            print(f"{name} {change}; it is cleaned again")
         done = len(jobs) - len(cleaning.pending)
         if done:
             print(f"{done} of {len(jobs)} files are cleaned already, with this input and policy")
         clean_all(cleaning, config.cleaning, strict=args.strict)
     print_summary(cleaning, time.monotonic() - started)
+    if not cleaning.report()["totals"]["read"]:
+        raise PipelineError(f"{config.paths.raw_dir} holds no records; expected articles in {_names(jobs[0])}")
     return 0
 
 

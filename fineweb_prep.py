@@ -29,6 +29,8 @@ from preparation.writer import check_tokenizer
 from tokenizer import load_tokenizer
 from utils.cli import load_config_from, run, stage_parser
 from utils.config_sections import Config, FineWebConfig
+from utils.errors import PipelineError
+from utils.files import is_within
 from utils.raw_files import find_raw_files
 
 
@@ -57,6 +59,9 @@ def preparation(config: Config, *, test: bool, source: Path | None = None, resta
     fineweb = config.fineweb
     check_rule_names(fineweb.quality_rules)
     evaluation = load_evaluation(config.dataset.decontaminate)
+    directory = config.dataset.directory(test=test, source="fineweb")
+    if source is not None and source.is_dir() and is_within(directory, source):
+        raise PipelineError(f"{directory} is inside --source {source}; expected a dataset folder elsewhere")
     made_of = {"name": fineweb.name, "subset": fineweb.subset} if source is None else {"name": source.name}
     filters = {
         "min_language_score": fineweb.min_language_score,
@@ -64,7 +69,7 @@ def preparation(config: Config, *, test: bool, source: Path | None = None, resta
         "quality_rules": list(fineweb.quality_rules),
     }
     return Preparation(
-        directory=config.dataset.directory(test=test, source="fineweb"),
+        directory=directory,
         shards=document_shards(fineweb, source=source),
         load_tokenizer=partial(load_tokenizer, config.paths.tokenizer_dir, name=config.tokenizer.name),
         recipe=recipe(config.dataset, source="fineweb", test=test, evaluation=evaluation, **made_of, **filters),

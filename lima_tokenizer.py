@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tokenizer import load_tokenizer
 from tuning.conversations import Preparation, iter_conversations, prepare_examples, show_preview
-from tuning.sft_data import write_sft_dataset
+from tuning.sft_data import WRITTEN_NAMES, write_sft_dataset
 from utils.cli import load_config_from, run, stage_parser
 from utils.config import Config
 from utils.errors import PipelineError, UsageError
-from utils.files import whole_file
+from utils.files import refuse_overwriting, whole_file
 from utils.hub import HubError, download
 
 LIMA = "GAIR/lima"
@@ -64,6 +64,7 @@ def prepare_lima(
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     directory = config.paths.post_training_dir
     source = source or fetch_lima(directory / RAW_NAME)
+    refuse_overwriting([source], [directory / name for name in WRITTEN_NAMES])
     preparation = Preparation(max_length=config.sft.max_length, too_long=too_long, strict=strict)
     conversations = iter_conversations(source, preparation)
     examples = list(prepare_examples(conversations, tokenizer, preparation, batch_size=batch_size))

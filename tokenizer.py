@@ -20,7 +20,7 @@ import numpy as np
 
 from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError
-from utils.files import whole_file, write_text
+from utils.files import refuse_overwriting, whole_file, write_text
 from utils.terminal import format_seconds
 from utils.text import from_line
 from utils.vocabulary import Vocabulary
@@ -247,7 +247,9 @@ def describe(tokenizer: WikipediaTokenizer) -> str:
 
 
 def _train(args: argparse.Namespace) -> WikipediaTokenizer:
-    _refuse_other_file(Path(args.output) / "tokenizer.json")
+    output = Path(args.output) / "tokenizer.json"
+    _refuse_other_file(output)
+    refuse_overwriting(map(Path, args.train), [output])
     started = time.perf_counter()
     tokenizer = WikipediaTokenizer.train(args.train, args.vocab_size, args.output)
     path = tokenizer.save()

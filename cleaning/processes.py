@@ -8,7 +8,9 @@ A process that loses its parent (kill -9) ends by itself at its next report.
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -55,11 +57,14 @@ def _start(context: Any, name: str, work: Work) -> dict[Connection, tuple[str, A
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, work), name=name, daemon=True)
     # Ctrl-C reaches the whole process group; the blocked signal is inherited, so only the parent answers it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # SIGTERM waits until the process has been told its job; it unblocks SIGTERM itself.
+    resource_tracker.ensure_running()  # started by the first process otherwise, which would unblock both signals
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     sender.close()
     return {receiver: (name, process)}
 
@@ -74,12 +79,18 @@ def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
 
 
 def _run(sender: Connection, work: Work) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
-        result = work(lambda progress: sender.send(("progress", progress)))
-    except BrokenPipeError:
-        return  # the parent has gone
+        result = work(lambda progress: _send(sender, ("progress", progress)))
     except (PipelineError, OSError) as error:
         result = PipelineError(str(error))
     except Exception as error:
         result = PipelineError(f"unexpected {type(error).__name__}: {error}; this is a bug")
-    sender.send(("done", result))
+    _send(sender, ("done", result))
+
+
+def _send(sender: Connection, message: tuple[str, Any]) -> None:
+    try:
+        sender.send(message)
+    except BrokenPipeError:  # the parent has gone; an OSError would be taken for a failure of the work
+        sys.exit(1)

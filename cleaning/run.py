@@ -3,24 +3,27 @@
 import fcntl
 import hashlib
 import json
+import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cleaning.policy import CLEANING_VERSION
-from utils.cleaned_files import read_report, write_report
+from utils.cleaned_files import REPORT_NAME, change_of, read_report, write_report
 from utils.config_sections import CleaningConfig
 from utils.errors import PipelineError
+from utils.files import is_within, remove_stale_temporaries
 from utils.raw_files import bare_name, find_raw_files, format_of
+from utils.text import printable_name
 
 # Small text files share an output, or a folder of 10,000 notes would become 10,000 files.
 TEXT_BYTES_TOGETHER = 64 << 20
 _SAMPLE_BYTES = 64 << 10
-_LOCK_NAME = ".lock"
+REJECTS_NAME = "rejects"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def plan_jobs(place: Path) -> list[Job]:
     jobs: dict[str, Job] = {}
     for name, files in _outputs(find_raw_files(place), root):
         if name in jobs:
-            both = f"{jobs[name].files[0].name} and {files[0].name}"
+            both = printable_name(f"{jobs[name].files[0].name} and {files[0].name}")
             raise PipelineError(f"{both} in {root} would both become {name}; move one of them away")
         jobs[name] = Job(name, tuple(files), sum(file.stat().st_size for file in files), _fingerprint(files))
     return list(jobs.values())
@@ -61,7 +64,7 @@ def _outputs(files: list[Path], root: Path) -> list[tuple[str, list[Path]]]:
     for file in files:
         if format_of(file) != "text":
             source = Path(file.relative_to(root)).with_name(Path(bare_name(file)).stem)
-            outputs.append((f"cleaned_{'__'.join(source.parts)}.txt", [file]))
+            outputs.append((printable_name(f"cleaned_{'__'.join(source.parts)}.txt"), [file]))
             continue
         size = file.stat().st_size
         if size > room:
@@ -77,12 +80,26 @@ def _fingerprint(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()
-        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(file.name) + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
         with file.open("rb") as content:
             digest.update(content.read(_SAMPLE_BYTES))
             content.seek(max(0, stat.st_size - _SAMPLE_BYTES))
             digest.update(content.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:32]
+
+
+def refuse_own_output(place: Path, directory: Path, jobs: Iterable[Job]) -> None:
+    """Raise a PipelineError if a run of `jobs` would read what it writes to `directory`, or the next run would."""
+    if place.is_dir() and is_within(directory, place):
+        raise PipelineError(
+            f"the output folder {directory} is the input {place} or inside it, so the cleaner would read its own "
+            "output; name another folder with --output"
+        )
+    output = directory.resolve()
+    for file in (file.resolve() for job in jobs for file in job.files):
+        is_cleaned = file.parent == output and file.name.startswith("cleaned_") and file.suffix == ".txt"
+        if is_cleaned or output / REJECTS_NAME in file.parents:
+            raise PipelineError(f"{file} is the cleaner's own output; name another file or folder with --input")
 
 
 def policy_of(config: CleaningConfig) -> dict[str, Any]:
@@ -103,18 +120,18 @@ class CleaningRun:
         policy_text = json.dumps(self.policy, sort_keys=True)
         self.policy_fingerprint = hashlib.sha256(policy_text.encode()).hexdigest()[:32]
         known = (read_report(directory) or {"files": {}})["files"]
-        self.results = {job.name: known[job.name] for job in jobs if self._is_done(job, known.get(job.name))}
+        valid = {job.name: known[job.name] for job in jobs if self._is_valid(job, known.get(job.name))}
+        changes = {name: change_of(directory / name, result) for name, result in valid.items()}
+        self.changed = {name: change for name, change in changes.items() if change}
+        self.results = {name: result for name, result in valid.items() if name not in self.changed}
 
-    def _is_done(self, job: Job, result: dict[str, Any] | None) -> bool:
+    def _is_valid(self, job: Job, result: dict[str, Any] | None) -> bool:
         """A file that was read to its end also serves a test run: hours of work are not replaced by its beginning."""
-        path = self.directory / job.name
         return (
             result is not None
             and result["input"] == job.fingerprint
             and result["policy"] == self.policy_fingerprint
             and result["limit"] in (None, self.limit)
-            and path.exists()
-            and path.stat().st_size == result["bytes"]
         )
 
     @property
@@ -154,7 +171,7 @@ def claimed(directory: Path, *, patience: float = 5.0) -> Iterator[None]:
         PipelineError: another cleaner is at work there.
     """
     deadline = time.monotonic() + patience
-    with (directory / _LOCK_NAME).open("w") as lock:
+    with _opened(directory) as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,8 +180,8 @@ def claimed(directory: Path, *, patience: float = 5.0) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise PipelineError(f"another cleaner is at work in {directory}; wait for it, or stop it") from None
                 time.sleep(0.05)
-        for half_done in (*directory.glob(".*.tmp"), *directory.glob("rejects/.*.tmp")):
-            half_done.unlink()
+        remove_stale_temporaries(directory, "cleaned_*.txt", REPORT_NAME)
+        remove_stale_temporaries(directory / REJECTS_NAME, "*.jsonl")
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
@@ -172,9 +189,18 @@ def claimed(directory: Path, *, patience: float = 5.0) -> Iterator[None]:
 @contextmanager
 def shared(directory: Path) -> Iterator[None]:
     """A worker's part of its run's hold on `directory`; the system lets go of it when the process ends, however."""
-    with (directory / _LOCK_NAME).open("w") as lock:
+    with _opened(directory) as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def add_up(results: Any) -> dict[str, Any]:
@@ -184,6 +210,6 @@ def add_up(results: Any) -> dict[str, Any]:
         for key, value in result.items():
             if isinstance(value, dict):
                 sums[key] = sums.get(key, Counter()) + Counter(value)
-            elif isinstance(value, int) and key != "limit":
+            elif isinstance(value, int) and key not in ("limit", "modified"):
                 sums[key] = sums.get(key, 0) + value
     return {key: dict(value.most_common()) if isinstance(value, Counter) else value for key, value in sums.items()}

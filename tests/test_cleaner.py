@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from pyarrow import parquet
 import cleaner
 from cleaning.run import claimed
 from utils.cleaned_files import cleaned_files
+from utils.config import CHECKOUT
 from utils.errors import PipelineError
 from utils.text import from_line
 
@@ -205,10 +207,93 @@ def test_an_unfinished_cleaning_is_not_complete(tmp_path):
         cleaned_files(tmp_path / "out")
     (tmp_path / "raw" / "b.jsonl.gz").unlink()
     assert len(run_cleaner(tmp_path)[0]) == 1
-    path = cleaned_files(tmp_path / "out")[0]
-    path.write_text("cut")
-    with pytest.raises(PipelineError, match="the report says"):
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_text("cut"), "has 3 bytes, the report says"),
+        (lambda path: path.write_bytes(path.read_bytes().swapcase()), "was changed since it was cleaned"),
+        (lambda path: path.unlink(), "is missing"),
+    ],
+)
+def test_a_changed_output_is_noticed_and_made_again(clean, tmp_path, capsys, damage, message):
+    record = article("A", section("Abstract", part("paragraph", LONG)))
+    articles, _ = clean([record])
+    damage(tmp_path / "out" / "cleaned_raw.txt")
+    with pytest.raises(PipelineError, match=message):
         cleaned_files(tmp_path / "out")
+    assert run_cleaner(tmp_path)[0] == articles
+    assert message in capsys.readouterr().out
+
+
+def test_a_copied_folder_is_still_complete(clean, tmp_path):
+    clean([article("A", section("Abstract", part("paragraph", LONG)))])
+    path = tmp_path / "out" / "cleaned_raw.txt"
+    os.utime(path, ns=(1, 1))
+    assert cleaned_files(tmp_path / "out") == [path]
+    run_cleaner(tmp_path)
+    assert path.stat().st_mtime_ns == 1
+
+
+@pytest.mark.parametrize("content", ["{", '{"version": 2}', '{"version": 2, "files": 3}', "[" * 100_000])
+def test_a_damaged_report_is_named(tmp_path, content):
+    (tmp_path / "cleaning_report.json").write_text(content)
+    with pytest.raises(PipelineError, match=r"cleaning_report\.json is .*; delete it and run: python3 cleaner\.py"):
+        cleaned_files(tmp_path)
+
+
+def test_only_the_cleaner_s_own_leftovers_are_removed(clean, tmp_path):
+    (tmp_path / "out" / "rejects").mkdir(parents=True)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = [".mydata.tmp", ".lock", "rejects/.mine.tmp", f".cleaned_raw.txt.{ended.pid}.tmp"]
+    for name in names:
+        (tmp_path / "out" / name).write_text("content")
+    clean([article("A", section("Abstract", part("paragraph", LONG)))])
+    assert [(tmp_path / "out" / name).exists() for name in names] == [True, True, True, False]
+    assert (tmp_path / "out" / ".lock").read_text() == "content"
+
+
+def test_the_cleaner_refuses_to_read_its_own_output(clean, tmp_path):
+    clean([article("A", section("Abstract", part("paragraph", LONG))), "no JSON"])
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    (tmp_path / "link").symlink_to(raw, target_is_directory=True)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "note.txt").symlink_to(out / "cleaned_raw.txt")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    for source, target in [
+        (raw, raw),
+        (raw, raw / "deep" / "cleaned"),
+        (raw, tmp_path / "link"),
+        (tmp_path / "link", raw),
+        (out / "cleaned_raw.txt", out),
+        (out / "rejects", out),
+        (tmp_path / "notes", out),
+    ]:
+        with pytest.raises(PipelineError, match="own output"):
+            cleaner.main(["--input", str(source), "--output", str(target)])
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert [path.name for path in raw.iterdir()] == ["raw.jsonl"]
+
+
+def test_a_file_name_that_is_not_utf8_is_cleaned_too(clean, tmp_path):
+    name = os.fsdecode(b"caf\xe9.jsonl")
+    articles, report = clean([article("A", section("Abstract", part("paragraph", LONG))), "{"], name=name)
+    assert len(articles) == 1
+    assert list(report["files"]) == ["cleaned_caf%E9.txt"]
+    assert "caf%E9.jsonl" in (tmp_path / "out" / "rejects" / "caf%E9.jsonl").read_text()
+    assert len(run_cleaner(tmp_path)[0]) == 1
+
+
+def test_input_without_a_usable_record_is_an_error(clean, tmp_path, capsys):
+    with pytest.raises(PipelineError, match=r"record 1: not JSON.*; none of its 2 records can be used"):
+        clean(["no", "JSON"])
+    with pytest.raises(PipelineError, match="is not complete"):
+        cleaned_files(tmp_path / "out")
+    with pytest.raises(PipelineError, match=r"raw holds no records; expected articles in raw\.jsonl"):
+        clean([])
+    assert "cleaned_raw.txt: 0 of 0 articles kept; raw.jsonl holds no records" in capsys.readouterr().out
 
 
 def test_every_kind_of_input_in_one_folder(tmp_path):
@@ -257,7 +342,11 @@ def test_output_does_not_depend_on_the_workers(tmp_path):
     one = run_cleaner(tmp_path, "--workers", "1")
     for path in (tmp_path / "out").glob("*"):
         path.unlink()
-    assert run_cleaner(tmp_path, "--workers", "3") == one
+    three = run_cleaner(tmp_path, "--workers", "3")
+    for _, report in (one, three):
+        for file in report["files"].values():
+            del file["modified"]
+    assert three == one
 
 
 def test_a_file_of_another_input_is_left_out_of_the_dataset(clean, tmp_path, capsys):
@@ -297,7 +386,7 @@ def test_killed_at_work_it_leaves_nothing_that_looks_whole(tmp_path):
     command = [sys.executable, cleaner.__file__, "--input", tmp_path / "raw", "--output", tmp_path / "out"]
     output = tmp_path / "out" / "cleaned_b.txt"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not output.with_name(f".{output.name}.tmp").exists() and process.poll() is None:
+        while not list(output.parent.glob(f".{output.name}.*.tmp")) and process.poll() is None:
             pass
         process.kill()
     assert not output.exists()
@@ -306,6 +395,25 @@ def test_killed_at_work_it_leaves_nothing_that_looks_whole(tmp_path):
     articles, report = run_cleaner(tmp_path)
     assert len(articles) == 4001
     assert report["complete"]
+
+
+def test_workers_neither_see_ctrl_c_nor_outlive_their_parent(tmp_path):
+    work = tmp_path / "work.py"
+    work.write_text(
+        "import os, signal, sys\n"
+        "from cleaning.processes import run_jobs\n"
+        "def work(report):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getppid(), signal.SIGKILL) if sys.argv[1:] else None\n"
+        "    while report('here') is None and sys.argv[1:]: pass\n"
+        "if __name__ == '__main__':\n"
+        "    print(list(run_jobs({'a': work, 'b': work}, workers=1, on_progress=print)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run([sys.executable, work], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("a here\nb here\n[('a', None), ('b', None)]\n", "")
+    killed = subprocess.run([sys.executable, work, "kill"], env=environment, capture_output=True, text=True)
+    assert (killed.returncode, killed.stderr) == (-signal.SIGKILL, "")
 
 
 def test_two_cleaners_in_one_folder_are_refused(tmp_path):

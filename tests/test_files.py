@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from utils.files import remove_stale_temporaries, whole_file, write_json
+from utils.errors import PipelineError
+from utils.files import is_within, refuse_overwriting, remove_stale_temporaries, whole_file, write_json
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -35,3 +36,19 @@ def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
     assert sorted(path.name for path in removed) == sorted(stale)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
     assert remove_stale_temporaries(tmp_path / "absent", "*") == []
+
+
+def test_a_folder_is_recognised_through_links(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data", target_is_directory=True)
+    assert is_within(tmp_path / "link", tmp_path / "data")
+    assert is_within(tmp_path / "data" / "not" / "yet", tmp_path / "link")
+    assert not is_within(tmp_path, tmp_path / "data")
+    assert not is_within(tmp_path / "data", tmp_path / "missing")
+
+
+def test_an_input_that_would_be_overwritten_is_refused(tmp_path):
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    refuse_overwriting([tmp_path / "b.txt"], [tmp_path / "a.txt"])
+    with pytest.raises(PipelineError, match=r"link\.txt is read and would be overwritten"):
+        refuse_overwriting([tmp_path / "b.txt", tmp_path / "link.txt"], [tmp_path / "a.txt"])

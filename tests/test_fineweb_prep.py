@@ -225,6 +225,15 @@ def test_mistakes_are_one_line(hub, config, capsys, arguments, message):
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_dataset_inside_its_own_source_is_refused(config, tmp_path, capsys):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.jsonl").write_text('{"text": "x"}\n')
+    for into in ("source", "source/full"):
+        assert _run(config, "--source", str(tmp_path / "source"), into=into) == 1
+        assert f"is inside --source {tmp_path / 'source'}; expected" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "source").iterdir()] == ["a.jsonl"]
+
+
 def test_a_refused_login_is_not_tried_again(hub, config, capsys):
     hub.faults = iter(["401"] * 10)
     assert _run(config) == 1

@@ -142,6 +142,15 @@ def test_data_without_metadata_is_not_taken_for_complete(prepare, tmp_path):
         SftDataset.open(tmp_path / "data")
 
 
+def test_its_own_output_is_no_input(prepare, tmp_path):
+    prepare()
+    path = tmp_path / "data" / "metadata.json"
+    content = path.read_bytes()
+    code, output = prepare("--input", str(path))
+    assert (code, path.read_bytes()) == (1, content)
+    assert "metadata.json is read and would be overwritten" in output
+
+
 def test_a_missing_input_is_named(prepare, capsys):
     code, output = prepare("--input", "nowhere.jsonl")
     assert code == 1

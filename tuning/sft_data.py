@@ -20,11 +20,13 @@ from tuning.conversations import Example, Preparation
 from utils.chat import TEMPLATE_NAME, render_text
 from utils.errors import PipelineError
 from utils.files import whole_file, write_json
+from utils.text import printable_name
 from utils.token_store import file_sha256
 
 FORMAT_VERSION = 1
 EXAMPLES_NAME, MASKS_NAME, METADATA_NAME = "tokenized_examples.npy", "loss_masks.npy", "metadata.json"
 CONVERSATIONS_NAME = "example_conversations.json"
+WRITTEN_NAMES = (EXAMPLES_NAME, MASKS_NAME, METADATA_NAME, CONVERSATIONS_NAME)
 _SHOWN = 5  # conversations in CONVERSATIONS_NAME
 _REMEDY = "run: python3 lima_tokenizer.py"
 
@@ -89,7 +91,7 @@ def write_sft_dataset(
             "eos_id": tokenizer.eos_id,
         },
         "vocab_size": tokenizer.vocab_size,
-        "source": {"name": source.name, "sha256": file_sha256(source)},
+        "source": {"name": printable_name(source.name), "sha256": file_sha256(source)},
         "max_length": preparation.max_length,
         "too_long": preparation.too_long,
         "examples": len(examples),

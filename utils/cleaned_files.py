@@ -1,18 +1,22 @@
-"""What the cleaner says about its folder: `cleaning_report.json`, written anew after every file.
+"""What the cleaner says about its folder: `cleaning_report.json`, rewritten after every file.
 
 The report is the state that survives a kill, the summary that people read, and what dataset preparation asks before it
 believes that the folder is complete.
 """
 
+import hashlib
 import json
-import os
+import re
 from pathlib import Path
 from typing import Any
 
 from utils.errors import PipelineError
+from utils.files import write_json
 
 REPORT_NAME = "cleaning_report.json"
-REPORT_VERSION = 1
+REPORT_VERSION = 2
+_FILE_NAME = re.compile(r"cleaned_[^/]*\.txt")
+_FACTS = {"input": str, "policy": str, "limit": int | None, "bytes": int, "sha256": str, "modified": int}
 
 
 def cleaned_files(directory: Path, *, test: bool = False) -> list[Path]:
@@ -45,15 +49,32 @@ def _check_complete(directory: Path, report: dict[str, Any]) -> None:
         found = f"{done} of {len(report['planned'])} files are cleaned"
         raise PipelineError(f"{directory} is not complete: {found}; run: python3 cleaner.py")
     for name, file in report["files"].items():
-        path = directory / name
-        size = path.stat().st_size if path.exists() else None
-        if size != file["bytes"]:
-            found = "is missing" if size is None else f"has {size:,} bytes, the report says {file['bytes']:,}"
-            raise PipelineError(f"{path} {found}; run: python3 cleaner.py")
+        change = change_of(directory / name, file)
+        if change:
+            raise PipelineError(
+                f"{directory / name} {change}; run: python3 cleaner.py, or delete {REPORT_NAME} to use what is there"
+            )
+
+
+def change_of(path: Path, file: dict[str, Any]) -> str:
+    """What happened to a cleaned file since the report described it as `file`; empty if nothing did.
+
+    The content is read only if the time of change differs: the folder may have been copied.
+    """
+    if not path.exists():
+        return "is missing"
+    state = path.stat()
+    if state.st_size != file["bytes"]:
+        return f"has {state.st_size:,} bytes, the report says {file['bytes']:,}"
+    if state.st_mtime_ns == file["modified"]:
+        return ""
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return "" if digest == file["sha256"] else "was changed since it was cleaned"
 
 
 def read_report(directory: Path) -> dict[str, Any] | None:
-    """The folder's report, or None where there is none.
+    """The folder's report, or None if there is none.
 
     Raises:
         PipelineError: it cannot be read, or is of another version.
@@ -63,19 +84,27 @@ def read_report(directory: Path) -> dict[str, Any] | None:
         report = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PipelineError(f"{path} is not JSON: {error}; delete it and run: python3 cleaner.py") from None
     if not isinstance(report, dict) or report.get("version") != REPORT_VERSION:
         raise PipelineError(f"{path} is of another version; delete it and run: python3 cleaner.py")
+    if not _is_well_formed(report):
+        raise PipelineError(f"{path} is damaged; delete it and run: python3 cleaner.py")
     return report
 
 
+def _is_well_formed(report: dict[str, Any]) -> bool:
+    """Whether what is read of a report is there, so that a damaged one is noticed here."""
+    files, planned = report.get("files"), report.get("planned")
+    if not (isinstance(report.get("complete"), bool) and isinstance(files, dict) and isinstance(planned, list)):
+        return False
+    return all(
+        _FILE_NAME.fullmatch(name)
+        and isinstance(file, dict)
+        and all(isinstance(file.get(key), kind) for key, kind in _FACTS.items())
+        for name, file in files.items()
+    )
+
+
 def write_report(directory: Path, report: dict[str, Any]) -> None:
-    path = directory / REPORT_NAME
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"version": REPORT_VERSION, **report}, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_json(directory / REPORT_NAME, {"version": REPORT_VERSION, **report})

@@ -9,11 +9,13 @@ remove_stale_temporaries(folder, "metadata.json", "tokens_*.npy")   # what a kil
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from utils.errors import PipelineError
 
 _TEMPORARY_NAME = re.compile(r"\.(?P<target>.+)\.(?P<pid>\d+)\.tmp")
 
@@ -46,6 +48,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`content` as JSON that people can read: indented, in the order of its keys, characters as they are."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """True if `path` is `folder` or is below it, whatever links lead there."""
+    resolved = path.resolve()
+    return folder.exists() and any(
+        ancestor.samefile(folder) for ancestor in (resolved, *resolved.parents) if ancestor.exists()
+    )
+
+
+def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Raise a PipelineError if one of `inputs` is a file that is about to be written."""
+    written = {path.resolve() for path in outputs}
+    for path in inputs:
+        if path.resolve() in written:
+            raise PipelineError(f"{path} is read and would be overwritten; expected an output in another folder")
 
 
 def remove_stale_temporaries(directory: Path, *names: str) -> list[Path]:
