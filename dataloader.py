@@ -10,6 +10,7 @@ works on this one. Validation windows stay in main memory, pinned where there is
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,13 @@ import torch
 from torch import Tensor
 
 from utils.config import load_config
-from utils.config_sections import DatasetConfig
+from utils.config_sections import DatasetConfig, TrainingConfig
 from utils.data_split import Split, read_run, read_windows, split_windows, window_positions
+from utils.dataset_check import BackgroundCheck
 from utils.devices import World, current_world, free_memory, resolve_device
 from utils.errors import PipelineError
+from utils.options import read_section
+from utils.prepared_window import with_prepared_window
 from utils.terminal import format_bytes
 from utils.token_store import TokenDataset
 
@@ -48,6 +52,7 @@ class FourthLoader:
     Args:
         num_parts: parts at least; more are made where two of them would not fit in the device's memory.
         batches_per_step: batches of this process in one step; an epoch is made of whole steps.
+        check: verifies the files meanwhile; damage ends the iteration with its error.
     """
 
     def __init__(
@@ -63,8 +68,9 @@ class FourthLoader:
         batches_per_step: int = 1,
         world: World | None = None,
         free_bytes: int | None = None,
+        check: BackgroundCheck | None = None,
     ) -> None:
-        self.dataset, self.split, self.device = dataset, split, device
+        self.dataset, self.split, self.device, self.check = dataset, split, device, check
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.world = world or current_world()
         self.step_windows = batch_size * batches_per_step * self.world.size
@@ -93,6 +99,8 @@ class FourthLoader:
                 continue
             self._take(self.epoch, part)
             for batch in range(skipped, self._batches_of(part)):
+                if self.check:
+                    self.check.poll()
                 self.batch += 1
                 yield self._ids(self._loaded[1], batch)
             skipped = 0
@@ -227,8 +235,9 @@ class ValidationLoader:
         max_tokens: int | None = None,
         pin: bool = False,
         world: World | None = None,
+        check: BackgroundCheck | None = None,
     ) -> None:
-        self.dataset, self.batch_size, self.pin = dataset, batch_size, pin
+        self.dataset, self.batch_size, self.pin, self.check = dataset, batch_size, pin, check
         file, start = window_positions(split.validation, split.val_step)
         wanted = len(file) if max_tokens is None else min(len(file), max(1, max_tokens // dataset.window))
         chosen = np.linspace(0, len(file) - 1, wanted).round().astype(np.int64)
@@ -243,6 +252,8 @@ class ValidationLoader:
         return len(range(self.world.rank, -(-self.num_windows // self.batch_size), self.world.size))
 
     def __iter__(self) -> Iterator[Tensor]:
+        if self.check:
+            self.check.wait()
         stride = self.batch_size * self.world.size
         for first in range(self.world.rank * self.batch_size, self.num_windows, stride):
             rows = slice(first, first + self.batch_size)
@@ -267,6 +278,7 @@ def create_simple_train_val_dataloaders(
     batches_per_step: int = 1,
     num_parts: int | None = None,
     world: World | None = None,
+    vocab_size: int | None = None,
 ) -> tuple[FourthLoader, ValidationLoader, dict[str, Any]]:
     """Loaders of bare ``(B, T)`` id tensors, and `info` about them.
 
@@ -278,22 +290,28 @@ def create_simple_train_val_dataloaders(
         order_seed: draws the order of the training windows; the validation windows do not depend on it.
         val_tokens: validation tokens at most.
         num_parts: exactly so many parts, as a resumed run had; None: as many as fit in the device's memory.
+        vocab_size: the model's; ids that it does not have are refused (None: the dataset's own).
+
+    The files' sha256 are verified in the background; the validation loader waits for that, so no result is reported
+    on damaged data.
 
     Returns:
         The two loaders; ``train_size`` and ``val_size`` (windows), ``train_device``, ``val_device``, ``dataset``.
 
     Raises:
-        PipelineError: the dataset is not complete or too small.
+        PipelineError: an argument is out of range; the dataset is not complete, damaged or too small.
     """
+    _check_arguments(batch_size, val_split, seed, dataset_source)
     whole = load_config() if config is None or device is None else None
-    config = config or whole.dataset
+    config = config or with_prepared_window(whole, test=test_mode, source=dataset_source).dataset
     device = device if isinstance(device, torch.device) else resolve_device(device or whole.training.device)
-    dataset = open_dataset(config, test=test_mode, source=dataset_source)
+    dataset = open_dataset(config, test=test_mode, source=dataset_source, vocab_size=vocab_size)
     split = split_windows(
         dataset,
         val_split=config.val_split if val_split is None else val_split,
         seed=config.seed if seed is None else seed,
     )
+    check = BackgroundCheck(dataset) if (world or current_world()).local_rank == 0 else None
     train = FourthLoader(
         dataset,
         split,
@@ -304,11 +322,14 @@ def create_simple_train_val_dataloaders(
         num_parts=config.parts,
         batches_per_step=batches_per_step,
         world=world,
+        check=check,
     )
     if num_parts is not None:
         train.use_parts(num_parts)
     pin = device.type == "cuda"
-    val = ValidationLoader(dataset, split, batch_size=batch_size, max_tokens=val_tokens, pin=pin, world=world)
+    val = ValidationLoader(
+        dataset, split, batch_size=batch_size, max_tokens=val_tokens, pin=pin, world=world, check=check
+    )
     info = {
         "train_size": split.train_size,
         "val_size": val.num_windows,
@@ -322,13 +343,26 @@ def create_simple_train_val_dataloaders(
     return train, val, info
 
 
-def open_dataset(config: DatasetConfig, *, test: bool, source: str | None = None) -> TokenDataset:
+def _check_arguments(batch_size: int, val_split: float | None, seed: int | None, dataset_source: str | None) -> None:
+    """Hold the arguments to the bounds of the configuration keys that they stand for."""
+    dataset = {"source": dataset_source, "val_split": val_split, "seed": seed}
+    given = {key: value for key, value in dataset.items() if value is not None}
+    options = {"origin": "create_simple_train_val_dataloaders", "base": Path.cwd()}
+    read_section(DatasetConfig, given, name="dataset", **options)
+    read_section(TrainingConfig, {"batch_size": batch_size}, name="training", **options)
+
+
+def open_dataset(
+    config: DatasetConfig, *, test: bool, source: str | None = None, vocab_size: int | None = None
+) -> TokenDataset:
     """The configured token dataset with the configured window. An error names the command that makes it."""
     source = source or config.source
     stage = "fineweb" if source == "fineweb" else "prepare"
     command = f"python3 main.py {stage}{' --test' if test and source != 'custom' else ''}"
     directory = config.directory(test=test, source=source)
-    return TokenDataset.open(directory, window=config.window, stride=config.stride, command=command)
+    return TokenDataset.open(
+        directory, window=config.window, stride=config.stride, vocab_size=vocab_size, command=command
+    )
 
 
 def _fitting_parts(
@@ -350,10 +384,11 @@ def _fitting_parts(
 
 def _summary(info: dict[str, Any], train: FourthLoader) -> str:
     dataset = info["dataset"]
+    note = "; its metadata.json is another tool's and is not used" if dataset.is_foreign else ""
     tokens = f"{dataset.num_tokens:,} tokens ({format_bytes(2 * dataset.num_tokens)})"
     parts = "one part" if train.num_parts == 1 else f"{train.num_parts} parts"
     return (
         f"{dataset.directory.name}: {tokens}, windows of {dataset.window}; "
         f"{info['train_size']:,} to train on {info['train_device']} in {parts}, "
-        f"{info['val_size']:,} to validate on {info['val_device']}"
+        f"{info['val_size']:,} to validate on {info['val_device']}{note}"
     )

@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config_from(args, dataset__workers=args.workers, **preparation_settings(args))
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     if args.inspect:
-        print(inspect_dataset(args.inspect, tokenizer))
+        windows = {"window": config.dataset.window, "stride": config.dataset.stride}
+        print(inspect_dataset(args.inspect, tokenizer, **windows))
         return 0
     check_tokenizer(tokenizer, config.model.vocab_size)
     job = preparation(config, test=args.test, restart=args.restart)

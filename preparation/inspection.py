@@ -8,73 +8,111 @@ from typing import Protocol
 import numpy as np
 
 from preparation.report import summary
+from utils.data_split import row_stride
 from utils.errors import PipelineError
 from utils.terminal import format_table, styled
-from utils.token_store import TokenDataset
+from utils.token_store import TokenDataset, read_metadata
 
 HISTOGRAM_NAME = "document_lengths.png"
-_DOCUMENTS = 5
+_SAMPLES = 5
 _SHOWN_CHARACTERS = 600
 _BLOCK_TOKENS = 1 << 24
 
 
 class Decoder(Protocol):
     fingerprint: str
+    vocab_size: int
+    bos_id: int
 
     def decode(self, ids: np.ndarray) -> str: ...
 
 
-def inspect_dataset(directory: Path, tokenizer: Decoder) -> str:
+def inspect_dataset(directory: Path, tokenizer: Decoder, *, window: int, stride: int) -> str:
     """The report on a finished dataset, as text; writes the histogram of document lengths into its folder.
+
+    Args:
+        window, stride: for a stream of another tool whose metadata names none.
 
     Raises:
         PipelineError: it is not complete, was made with another tokenizer, or a file is damaged.
     """
-    dataset = TokenDataset.open(directory)
+    hints = read_metadata(directory)
+    windows = {"window": hints.get("window", window), "stride": hints.get("stride", stride)}
+    dataset = TokenDataset.open(directory, **windows, vocab_size=tokenizer.vocab_size)
+    check_made_with(dataset, tokenizer)
+    check_files(dataset)
+    dataset.check_ids()
+    starts = None if dataset.is_windowed else document_starts(dataset, tokenizer.bos_id)
+    parts = [overview(dataset)]
+    if starts is None or not len(starts):
+        numbers = sample_numbers(dataset.num_windows)
+        parts += [_shown(f"window {number:,}", dataset[number], tokenizer) for number in numbers]
+    else:
+        lengths = np.diff(starts, append=dataset.num_tokens)
+        histogram = write_histogram(directory / HISTOGRAM_NAME, lengths)
+        parts += [format_lengths(lengths), f"lengths drawn in {histogram}"]
+        numbers = sample_numbers(len(starts))
+        parts += [_shown(f"document {number:,}", document(dataset, starts, number), tokenizer) for number in numbers]
+    return "\n\n".join([*parts, _checked(dataset)])
+
+
+def check_made_with(dataset: TokenDataset, tokenizer: Decoder) -> None:
+    """Refuse a tokenizer that is not the one in the metadata."""
     made_with = dataset.metadata.get("tokenizer", {})
-    if made_with.get("fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
+    found = made_with.get("fingerprint", tokenizer.fingerprint)
+    if found != tokenizer.fingerprint:
         raise PipelineError(
-            f"{directory} was made with tokenizer {made_with.get('name')} ({made_with['fingerprint'][:12]}), this one "
-            f"is {tokenizer.fingerprint[:12]}; name the right folder with --set paths.tokenizer_dir=DIR"
+            f"{dataset.directory} was made with tokenizer {made_with.get('name')} ({found[:12]}), this one is "
+            f"{tokenizer.fingerprint[:12]}; name the right folder with --set paths.tokenizer_dir=DIR"
         )
-    lengths = document_lengths(dataset)
-    histogram = write_histogram(directory / HISTOGRAM_NAME, lengths)
-    damaged = dataset.damaged_files()
+
+
+def check_files(dataset: TokenDataset) -> None:
+    """Refuse files whose bytes are not those of the metadata."""
+    damaged = list(dataset.damaged_files())
     if damaged:
         raise PipelineError(
-            f"{directory}: {', '.join(damaged)} no longer has the sha256 of metadata.json; make it anew with --restart"
+            f"{dataset.directory}: {', '.join(damaged)} no longer has the sha256 of metadata.json; copy it again, or "
+            "make the dataset again with --restart"
         )
-    parts = [
-        summary(dataset.metadata, directory),
-        format_lengths(lengths),
-        *(_shown(dataset, tokenizer, number) for number in sample_documents(len(lengths))),
-        f"sha256 holds for all {len(dataset.files)} files; lengths drawn in {histogram}",
+
+
+def overview(dataset: TokenDataset) -> str:
+    """Totals as the metadata says; of another tool's dataset what its arrays show."""
+    if "totals" in dataset.metadata:
+        return summary(dataset.metadata, dataset.directory)
+    stride = row_stride(dataset) if dataset.is_windowed else dataset.stride
+    made_by = "metadata.json is another tool's and is not used" if dataset.is_foreign else "metadata.json has no totals"
+    rows = [
+        ("dataset", str(dataset.directory)),
+        ("tokens", f"{dataset.num_tokens:,}"),
+        (f"windows of {dataset.window}, one every {stride}", f"{dataset.num_windows:,}"),
+        ("token files", f"{len(dataset.files):,}"),
+        ("note", made_by),
     ]
-    return "\n\n".join(parts)
+    return format_table(rows)
 
 
-def document_starts(dataset: TokenDataset) -> np.ndarray:
+def _checked(dataset: TokenDataset) -> str:
+    if dataset.is_foreign:
+        return "all ids are in the vocabulary; there is no sha256 to compare"
+    return f"sha256 holds for all {len(dataset.files)} files"
+
+
+def document_starts(dataset: TokenDataset, bos_id: int) -> np.ndarray:
     """Where every document begins in the whole stream, int64 (documents,)."""
-    bos = dataset.metadata["tokenizer"]["bos_id"]
     found, offset = [], 0
     for tokens in dataset.files:
         for start in range(0, len(tokens), _BLOCK_TOKENS):
-            found.append(np.flatnonzero(tokens[start : start + _BLOCK_TOKENS] == bos) + offset + start)
+            found.append(np.flatnonzero(tokens[start : start + _BLOCK_TOKENS] == bos_id) + offset + start)
         offset += len(tokens)
     return np.concatenate(found)
 
 
-def document_lengths(dataset: TokenDataset) -> np.ndarray:
-    """Tokens of every document with its <s> and </s>, int64 (documents,)."""
-    return np.diff(document_starts(dataset), append=dataset.num_tokens)
-
-
-def document(dataset: TokenDataset, number: int) -> np.ndarray:
-    """The ids of a document, from the one or two files that it lies in."""
-    starts = document_starts(dataset)
-    start = starts[number]
+def document(dataset: TokenDataset, starts: np.ndarray, number: int) -> np.ndarray:
+    """The ids of a document, from the files that it is in, which may be more than one."""
     end = starts[number + 1] if number + 1 < len(starts) else dataset.num_tokens
-    return np.concatenate(list(_span(dataset, int(start), int(end))))
+    return np.concatenate(list(_span(dataset, int(starts[number]), int(end))))
 
 
 def _span(dataset: TokenDataset, start: int, end: int) -> Iterator[np.ndarray]:
@@ -84,8 +122,8 @@ def _span(dataset: TokenDataset, start: int, end: int) -> Iterator[np.ndarray]:
         offset += len(tokens)
 
 
-def sample_documents(count: int) -> list[int]:
-    return sorted(random.sample(range(count), min(_DOCUMENTS, count)))
+def sample_numbers(count: int) -> list[int]:
+    return sorted(random.sample(range(count), min(_SAMPLES, count)))
 
 
 def format_lengths(lengths: np.ndarray) -> str:
@@ -108,8 +146,7 @@ def write_histogram(path: Path, lengths: np.ndarray) -> Path:
     return path
 
 
-def _shown(dataset: TokenDataset, tokenizer: Decoder, number: int) -> str:
-    ids = document(dataset, number)
+def _shown(title: str, ids: np.ndarray, tokenizer: Decoder) -> str:
     text = tokenizer.decode(ids)
     cut = f" … ({len(text):,} characters)" if len(text) > _SHOWN_CHARACTERS else ""
-    return styled(f"document {number:,}, {len(ids):,} tokens", "bold") + f"\n{text[:_SHOWN_CHARACTERS]}{cut}"
+    return styled(f"{title}, {len(ids):,} tokens", "bold") + f"\n{text[:_SHOWN_CHARACTERS]}{cut}"

@@ -77,6 +77,7 @@ def load_data(
         val_tokens=config.training.val_tokens,
         batches_per_step=config.training.gradient_accumulation_steps,
         num_parts=num_parts,
+        vocab_size=config.model.vocab_size,
     )
     dataset = info["dataset"]
     found = dataset.metadata.get("vocab_size", config.model.vocab_size)

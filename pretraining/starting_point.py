@@ -13,6 +13,7 @@ from utils.cli import load_config_from
 from utils.config import load_config
 from utils.config_sections import Config
 from utils.errors import PipelineError
+from utils.prepared_window import with_prepared_window
 from utils.trainer import Trainer
 from utils.training_state import refuse_other_run, refuse_other_tokenizer, setting_changes
 
@@ -70,6 +71,8 @@ class StartingPoint:
         stored = self.content.get("config", {})
         base = stored if self.resumes or not stored else {**load_config().explicit_values(), "model": stored["model"]}
         config = load_config(self.args.config, settings=self.args.settings, flags=flags, base=base or None)
+        if not self.resumes:
+            config = with_prepared_window(config, test=self.test)
         return self._within_trained_context(config)
 
     def _within_trained_context(self, config: Config) -> Config:
@@ -86,7 +89,8 @@ class StartingPoint:
         if model.context_length < window:
             raise PipelineError(
                 f"{self.path} was trained with a context of {trained} tokens, dataset.window is {window}; stretch it: "
-                f"--set model.rope_scaling=yarn --set model.rope_scaling_factor={-(-window // trained)}"
+                f"--set model.rope_scaling=yarn --set model.rope_scaling_factor={-(-window // trained)}, or train "
+                f"on its window: --set dataset.window={trained}"
             )
         reason = "dataset.window" if trained is None else f"the checkpoint's {limit}"
         self.notes.append(

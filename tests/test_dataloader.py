@@ -12,7 +12,7 @@ from utils.config_sections import DatasetConfig
 from utils.data_split import split_windows, window_positions
 from utils.devices import World
 from utils.errors import PipelineError
-from utils.token_store import TokenDataset
+from utils.token_store import TokenDataset, file_sha256
 
 CPU = torch.device("cpu")
 
@@ -26,8 +26,9 @@ def make_dataset(directory, lengths, *, window=16, stride=8, legacy=False) -> To
         first += length
         if legacy:
             stream = np.lib.stride_tricks.sliding_window_view(stream, window)[::stride].copy()
-        np.save(directory / f"tokens_{index}.npy", stream)
-        files.append({"name": f"tokens_{index}.npy", "tokens": length, "sha256": f"{index}{length}"})
+        path = directory / f"tokens_{index}.npy"
+        np.save(path, stream)
+        files.append({"name": path.name, "tokens": length, "sha256": file_sha256(path)})
     metadata = {"window": window, "stride": stride, "files": files, "totals": {}, "format_version": 1}
     (directory / "metadata.json").write_text(json.dumps({} if legacy else metadata))
     return TokenDataset.open(directory, window=window, stride=stride)
@@ -235,3 +236,52 @@ def test_too_little_text_is_refused_with_numbers(tmp_path):
     small = make_dataset(tmp_path / "small", [400])
     with pytest.raises(PipelineError, match=r"training windows of 16 tokens, fewer than the 512 of one step"):
         make_loader(small, batch_size=256)
+
+
+def test_damage_is_named_before_a_validation_result(tmp_path):
+    directory = tmp_path / "test"
+    make_dataset(directory, [30_000, 30_000])
+    with (directory / "tokens_1.npy").open("r+b") as file:
+        file.seek(-2, 2)
+        file.write(b"\x01\x00")
+    config = DatasetConfig(wikipedia_test_dir=directory, window=16)
+    train, val, _ = create_simple_train_val_dataloaders(test_mode=True, device="cpu", config=config)
+    with pytest.raises(PipelineError, match=r"token file .*tokens_1\.npy is damaged: its sha256 is not the one"):
+        next(iter(val))
+    with pytest.raises(PipelineError, match=r"tokens_1\.npy is damaged"):
+        next(iter(train))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_ids_beyond_the_vocabulary_never_reach_the_model(tmp_path, legacy):
+    make_dataset(tmp_path / "test", [30_000], legacy=legacy)
+    config = DatasetConfig(wikipedia_test_dir=tmp_path / "test", window=16)
+    options = {"test_mode": True, "device": "cpu", "config": config}
+    create_simple_train_val_dataloaders(**options, vocab_size=30_000)
+    train, val, _ = create_simple_train_val_dataloaders(**options, vocab_size=10_000)
+    position = "10,000" if not legacy else r"19,\d+"  # rows overlap by half
+    for loader in (train, val):
+        with pytest.raises(PipelineError, match=rf"tokens_0\.npy holds id 10000 at position {position}"):
+            list(loader)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"dataset_source": "wiki"}, "dataset.source is 'wiki'.*did you mean 'wikipedia'"),
+        ({"batch_size": 0}, "training.batch_size is 0.*at least 1"),
+        ({"val_split": 1.5}, "dataset.val_split is 1.5.*at most 0.5"),
+        ({"seed": -1}, "dataset.seed is -1.*at least 0"),
+    ],
+)
+def test_arguments_out_of_range_are_one_line(arguments, said):
+    with pytest.raises(PipelineError, match=f"create_simple_train_val_dataloaders: {said}"):
+        create_simple_train_val_dataloaders(device="cpu", **arguments)
+
+
+def test_info_is_readable(tmp_path):
+    make_dataset(tmp_path / "test", [30_000])
+    config = DatasetConfig(wikipedia_test_dir=tmp_path / "test", window=16)
+    info = create_simple_train_val_dataloaders(test_mode=True, device="cpu", config=config)[2]
+    assert "30,000 tokens, windows of 16" in str(info)
+    assert len(str(info)) < 500

@@ -152,13 +152,35 @@ def test_inspect_reports_and_finds_damage(config, articles, capsys):
 
 
 def test_inspect_gives_every_document_whole(config, articles):
-    from preparation.inspection import document, document_lengths
+    from preparation.inspection import document, document_starts
 
     dataset_prep.main(["--config", str(config), "--workers", "1"])
     dataset = TokenDataset.open(config.parent / "full")
     tokenizer = WikipediaTokenizer(config.parent / "tokenizer")
-    assert [tokenizer.decode(document(dataset, number)) for number in range(300)] == articles
-    assert document_lengths(dataset).tolist() == [len(tokenizer.encode(text)) + 2 for text in articles]
+    starts = document_starts(dataset, tokenizer.bos_id)
+    assert [tokenizer.decode(document(dataset, starts, number)) for number in range(300)] == articles
+
+
+@pytest.mark.parametrize("metadata", ['{"tokenizer": "codellama"}', '{"files": 3}', '{"vocab_size": "300"}', "[]", ""])
+def test_inspect_describes_an_older_tools_dataset(config, capsys, metadata):
+    directory = config.parent / "old"
+    directory.mkdir()
+    tokenizer = WikipediaTokenizer(config.parent / "tokenizer")
+    ids = np.array(tokenizer.encode("the old tower of a town " * 20)[:96], dtype=np.uint16)
+    np.save(directory / "tokens_0.npy", ids.reshape(6, 16))
+    (directory / "metadata.json").write_text(metadata)
+    inspect = ["--config", str(config), "--inspect", str(directory)]
+    assert dataset_prep.main(inspect) == 0
+    report = capsys.readouterr().out
+    assert "windows of 16" in report
+    assert "the old tower of a town" in report
+    np.save(directory / "tokens_0.npy", ids)  # a stream, without a window of its own
+    if metadata:
+        assert dataset_prep.main(inspect) == 0
+        assert "windows of 32" in capsys.readouterr().out
+    np.save(directory / "tokens_0.npy", np.full((6, 16), 300, dtype=np.uint16))
+    assert exit_code_of(lambda: dataset_prep.main(inspect)) == 1
+    assert "tokens_0.npy holds id 300 at position 0, expected ids below 300" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("signal_name", "code"), [("SIGKILL", -9), ("SIGINT", 130), ("SIGTERM", 143)])

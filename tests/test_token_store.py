@@ -85,29 +85,90 @@ def test_missing_cut_or_foreign_files_are_refused(tmp_path):
     with pytest.raises(PipelineError, match=r"metadata\.json says 9 tokens"):
         TokenDataset.open(directory)
     np.save(directory / "tokens_1.npy", np.arange(9))
-    with pytest.raises(PipelineError, match="int64; wanted: uint16"):
+    with pytest.raises(PipelineError, match="int64, expected uint16"):
+        TokenDataset.open(directory)
+    (directory / "tokens_1.npy").write_bytes(whole + b"more")
+    with pytest.raises(PipelineError, match=r"tokens_1\.npy has 4 bytes after its tokens; .*--restart"):
+        TokenDataset.open(directory)
+    (directory / "tokens_1.npy").write_bytes(whole[:20] + b"(" * 8 + whole[28:])
+    with pytest.raises(PipelineError, match=r"tokens_1\.npy is damaged"):
         TokenDataset.open(directory)
     (directory / "tokens_1.npy").unlink()
-    with pytest.raises(PipelineError, match=r"tokens_1\.npy"):
+    with pytest.raises(PipelineError, match=r"tokens_1\.npy is missing; copy it again"):
         TokenDataset.open(directory)
 
 
 def test_damage_is_found_by_sha256(tmp_path):
     directory = _store(tmp_path / "d", [range(9), range(9)])
-    assert TokenDataset.open(directory).damaged_files() == []
+    assert list(TokenDataset.open(directory).damaged_files()) == []
     with (directory / "tokens_1.npy").open("r+b") as stream:
         stream.seek(-2, 2)
         stream.write(b"\xff\xff")
-    assert TokenDataset.open(directory).damaged_files() == ["tokens_1.npy"]
+    assert list(TokenDataset.open(directory).damaged_files()) == ["tokens_1.npy"]
 
 
-def test_arrays_with_a_window_a_row_are_read_as_they_are(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not JSON"),
+        (b'{"format_version": 1, "window": 4, "str', "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"format_version": 2}', "has format version 2, expected 1"),
+        (b'{"format_version": 1, "window": 4, "stride": 2, "files": []}', "no window, stride or files"),
+        (b'{"format_version": 1, "window": 4, "files": [{}]}', "'stride' is None, expected int"),
+        (b'{"format_version": 1, "window": "4", "stride": 2, "files": [{}]}', "'window' is '4', expected int"),
+        (b'{"format_version": 1, "window": 4, "stride": 2, "files": [3]}', "it holds 3 in place of a file's entry"),
+        (
+            b'{"format_version": 1, "window": 4, "stride": 2, "files": [{"name": "../t", "tokens": 9, "sha256": ""}]}',
+            "it names a file '../t', expected tokens_N.npy",
+        ),
+        (b'{"format_version": 1, "window": 4, "stride": 2, "files": [{}], "tokenizer": "x"}', "'tokenizer' is 'x'"),
+    ],
+)
+def test_damaged_metadata_is_one_line_with_the_command(tmp_path, content, said):
+    directory = _store(tmp_path / "d", [range(9)])
+    (directory / "metadata.json").write_bytes(content)
+    with pytest.raises(PipelineError) as caught:
+        TokenDataset.open(directory, command="python3 main.py prepare")
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("run: python3 main.py prepare --restart")
+
+
+def test_an_unknown_id_is_named_with_its_place(tmp_path):
+    directory = _store(tmp_path / "d", [range(9), [5, 6, 30, 7, 40]])
+    TokenDataset.open(directory, vocab_size=41).check_ids()
+    with pytest.raises(PipelineError, match=r"tokens_1\.npy holds id 30 at position 2, expected ids below 30"):
+        TokenDataset.open(directory, vocab_size=30).check_ids()
+
+
+OLDER_METADATA = [
+    b'{"vocab_size": 32016, "window_size": 8}',
+    b'{"tokenizer": "codellama"}',
+    b'{"files": 3}',
+    b'{"files": ["tokens_0.npy"], "window": "512", "stride": null}',
+    b'{"vocab_size": "32016", "token_byte_lengths": 4}',
+    b'{"format_version": "2.0"}',
+    b"[1, 2]",
+    b'"text"',
+    b"123",
+    b"null",
+    b"\x00\xff garbage",
+    b"",
+]
+
+
+@pytest.mark.parametrize("metadata", OLDER_METADATA)
+def test_arrays_with_a_window_a_row_are_read_as_they_are(tmp_path, metadata):
     directory = tmp_path / "old"
     directory.mkdir()
     for index in (0, 2, 10):
         np.save(directory / f"tokens_{index}.npy", np.full((2, 8), index, dtype=np.uint16))
-    (directory / "metadata.json").write_text('{"vocab_size": 32016, "window_size": 8}')
+    (directory / "metadata.json").write_bytes(metadata)
     dataset = TokenDataset.open(directory, window=4, stride=2)
+    assert dataset.metadata == {}
+    assert dataset.names == ("tokens_0.npy", "tokens_2.npy", "tokens_10.npy")
+    assert list(dataset.damaged_files()) == []
     assert dataset.is_windowed
     assert dataset.window == 8
     assert dataset.num_windows == 6

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from dataloader import ValidationLoader
 from model import TransformerLM
 from tests.small_models import trained_tokenizer
 from tests.training_runs import (
+    WINDOW,
     assert_same_state,
     content_of,
     losses_of,
@@ -388,3 +390,23 @@ def test_the_log_is_json_lines_with_the_configuration_first(project):
     assert (first["event"], first["config"]["training"]["batch_size"]) == ("start", 4)
     validations = [json.loads(line) for line in lines if "val_loss" in line]
     assert all({"val_perplexity", "val_bits_per_byte", "step"} <= set(each) for each in validations)
+
+
+@pytest.mark.parametrize("metadata", ['{"tokenizer": "codellama"}', '{"files": 3, "vocab_size": "32016"}', "[]", ""])
+def test_an_older_tools_dataset_trains(project, capsys, metadata):
+    stream = np.load(project / "data" / "tokens_0.npy")
+    np.save(project / "data" / "tokens_0.npy", stream[: len(stream) // WINDOW * WINDOW].reshape(-1, WINDOW))
+    (project / "data" / "metadata.json").write_text(metadata)
+    run = run_train(project, "--set", "training.max_steps=2")
+    assert content_of(run)["step"] == 2
+    assert "its metadata.json is another tool's and is not used" in capsys.readouterr().out
+
+
+def test_damaged_tokens_are_never_scored(project):
+    path = project / "data" / "tokens_0.npy"
+    content = bytearray(path.read_bytes())
+    content[200:-200] = bytes(len(content) - 400)
+    path.write_bytes(content)
+    with pytest.raises(PipelineError, match=r"tokens_0\.npy is damaged: its sha256"):
+        run_train(project)
+    assert not (newest_run(project) / "checkpoint_best.pt").exists()

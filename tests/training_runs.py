@@ -9,6 +9,7 @@ import torch
 import train
 from utils.checkpoint import read_checkpoint
 from utils.logging_utils import read_log
+from utils.token_store import file_sha256
 
 VOCAB_SIZE, WINDOW = 48, 16
 
@@ -21,7 +22,8 @@ def write_tokens(directory: Path, *, tokens: int = 6_000, fingerprint: str = "f0
     noise = random.random(tokens) < 0.1
     stream[noise] = random.integers(3, VOCAB_SIZE, noise.sum())
     stream[::50], stream[49::50] = 1, 2
-    np.save(directory / "tokens_0.npy", stream.astype(np.uint16))
+    path = directory / "tokens_0.npy"
+    np.save(path, stream.astype(np.uint16))
     metadata = {
         "format_version": 1,
         "tokenizer": {"name": "toy", "fingerprint": fingerprint, "bos_id": 1, "eos_id": 2},
@@ -29,7 +31,7 @@ def write_tokens(directory: Path, *, tokens: int = 6_000, fingerprint: str = "f0
         "token_byte_lengths": [0, 0, 0, *[4] * (VOCAB_SIZE - 3)],
         "window": WINDOW,
         "stride": WINDOW // 2,
-        "files": [{"name": "tokens_0.npy", "tokens": tokens, "sha256": f"{seed}-{tokens}"}],
+        "files": [{"name": path.name, "tokens": tokens, "sha256": file_sha256(path)}],
     }
     (directory / "metadata.json").write_text(json.dumps(metadata))
     return directory

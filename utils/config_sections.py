@@ -386,16 +386,25 @@ class Config:
             if section.min_learning_rate > section.learning_rate:
                 rates = f"{section.min_learning_rate} is above {name}.learning_rate {section.learning_rate}"
                 return f"{name}.min_learning_rate {rates}"
-        if self.model.context_length < self.dataset.window:
-            context, window = self.model.max_position_embeddings, self.dataset.window
-            factor = self.model.rope_scaling_factor
-            scaled = f" x {factor:g} (rope_scaling_factor)" if factor > 1 else ""
-            return (
-                f"model.max_position_embeddings {context}{scaled} is below dataset.window {window}; for a new model "
-                f"--set model.max_position_embeddings={window}, for one that is trained --set model.rope_scaling=yarn "
-                f"--set model.rope_scaling_factor={-(-window // context)}"
-            )
+        if "dataset.window" in self.explicit and (problem := self.context_problem()):
+            return problem
         return self.model.problem()
+
+    def context_problem(self) -> str:
+        """What is wrong if the dataset's window is longer than the model's context, or an empty string.
+
+        A window that nobody set gives way to the one that the dataset was prepared with (`utils/prepared_window.py`).
+        """
+        if self.model.context_length >= self.dataset.window:
+            return ""
+        context, window = self.model.max_position_embeddings, self.dataset.window
+        factor = self.model.rope_scaling_factor
+        scaled = f" x {factor:g} (rope_scaling_factor)" if factor > 1 else ""
+        return (
+            f"model.max_position_embeddings {context}{scaled} is below dataset.window {window}; for a new model "
+            f"--set model.max_position_embeddings={window}, for one that is trained --set model.rope_scaling=yarn "
+            f"--set model.rope_scaling_factor={-(-window // context)}"
+        )
 
 
 SECTIONS: dict[str, type] = {name: hint for name, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)}

@@ -81,24 +81,37 @@ def row_stride(dataset: TokenDataset) -> int:
 
 
 def read_run(dataset: TokenDataset, run: np.void, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that a run of windows covers, and where in them each window begins."""
+    """The tokens that a run of windows covers, and where in them each window begins.
+
+    Raises:
+        PipelineError: an id is not in the vocabulary.
+    """
     tokens, count = dataset.files[run["file"]], int(run["count"])
     if dataset.is_windowed:
         first = int(run["start"]) // row_stride(dataset)
-        rows = tokens[first : first + count]
-        return rows.reshape(-1), np.arange(count, dtype=np.int64) * dataset.window
-    first = int(run["start"])
-    starts = np.minimum(first + np.arange(count, dtype=np.int64) * step, len(tokens) - dataset.window)
-    return tokens[first : starts[-1] + dataset.window], starts - first
+        covered = tokens[first : first + count].reshape(-1)
+        starts = np.arange(count, dtype=np.int64) * dataset.window
+    else:
+        first = int(run["start"])
+        starts = np.minimum(first + np.arange(count, dtype=np.int64) * step, len(tokens) - dataset.window)
+        covered = tokens[first : starts[-1] + dataset.window]
+        starts = starts - first
+    dataset.refuse_unknown_ids(covered)
+    return covered, starts
 
 
 def read_windows(dataset: TokenDataset, file: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Windows at token `start` of `file`, uint16 (windows, T)."""
+    """Windows at token `start` of `file`, uint16 (windows, T).
+
+    Raises:
+        PipelineError: an id is not in the vocabulary.
+    """
     result = np.empty((len(start), dataset.window), dtype=np.uint16)
     step = row_stride(dataset) if dataset.is_windowed else 1
     for row, (index, first) in enumerate(zip(file, start, strict=True)):
         tokens = dataset.files[index]
         result[row] = tokens[first // step] if dataset.is_windowed else tokens[first : first + dataset.window]
+    dataset.refuse_unknown_ids(result)
     return result
 
 
