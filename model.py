@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from utils.activations import gated_activation
+from utils.activations import FEED_FORWARDS
 from utils.attention import FastMultiHeadAttention, segment_mask
 from utils.cli import load_config_from, run, stage_parser
 from utils.config import Config, config_from_dict, load_config
 from utils.config_sections import ModelConfig
 from utils.errors import PipelineError
 from utils.flash import flash_kernels_only, same_kernels_again
-from utils.linear import FusedLinear, Linear
+from utils.linear import Linear
 from utils.losses import IGNORED, cross_entropy_sum, head_loss_sum, next_token_labels
 from utils.norms import make_norm
 from utils.rope import RotaryEmbedding
@@ -35,20 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["FastMultiHeadAttention", "TransformerLM", "create_model", "load_model"]
 
 
-class FeedForward(nn.Module):
-    """The gated feed-forward block; one product makes gate and up."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.activation = config.activation
-        self.gate_up_proj = FusedLinear(config.hidden_size, (config.ffn_size, config.ffn_size))
-        self.down_proj = Linear(config.ffn_size, config.hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(gated_activation(self.activation, gate, up))
-
-
 class Block(nn.Module):
     """One pre-norm layer: attention, then feed-forward, each added to the residual stream."""
 
@@ -57,7 +43,7 @@ class Block(nn.Module):
         self.input_layernorm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.self_attn = FastMultiHeadAttention(config, layer)
         self.post_attention_layernorm = make_norm(config.norm, config.hidden_size, config.norm_eps)
-        self.mlp = FeedForward(config)
+        self.mlp = FEED_FORWARDS[config.activation](config.hidden_size, config.ffn_size)
         self.dropout = config.dropout
 
     def forward(

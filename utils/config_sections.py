@@ -3,6 +3,7 @@
 Here a key is added or changed; then `make config` writes config.json and docs/configuration.md anew.
 """
 
+import math
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -143,6 +144,12 @@ class FineWebConfig:
     retry_seconds: float = option(1.0, "wait after the first failure; doubles with each, up to a minute", minimum=0.0)
 
 
+def automatic_ffn_size(hidden_size: int) -> int:
+    """8/3 of the width, which gives a gated block the parameters of one without a gate that is four times as wide;
+    rounded up to a multiple of 64, which GPUs multiply best."""
+    return math.ceil(8 * hidden_size / (3 * 64)) * 64
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The transformer's shape. The defaults are the 25M model."""
@@ -190,7 +197,7 @@ class ModelConfig:
     @property
     def ffn_size(self) -> int:
         """`intermediate_size`, or SwiGLU's 8/3 of the width rounded up to a multiple of 64."""
-        return self.intermediate_size or -(-8 * self.hidden_size // 3 // 64) * 64
+        return self.intermediate_size or automatic_ffn_size(self.hidden_size)
 
     def problem(self) -> str:
         """What does not fit together, or an empty string."""
