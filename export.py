@@ -9,6 +9,7 @@ What was written is loaded again and compared with the original, logits and gree
 """
 
 import argparse
+import glob
 import json
 import shutil
 from pathlib import Path
@@ -23,6 +24,7 @@ from utils.checkpoint import new_run_folder, write_checkpoint
 from utils.cli import load_config_from, run, stage_parser
 from utils.config import Config, config_from_dict
 from utils.errors import PipelineError, UsageError
+from utils.files import remove_stale_temporaries, temporary_path
 
 CHECKPOINT_NAME = "checkpoint_latest.pt"
 ROTATIONS = ("auto", "halves", "pairs")
@@ -95,18 +97,17 @@ def export_to_hf(
     Raises:
         PipelineError: something has no equal there, the folder is taken, or what was written differs.
     """
+    from exporting.earlier_export import refuse_to_replace, replace_folder
     from exporting.hf_check import check_hf_folder
     from exporting.hf_folder import write_hf_folder
 
-    _refuse_to_replace(directory, overwrite=overwrite)
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    refuse_to_replace(directory, overwrite=overwrite)
+    remove_stale_temporaries(directory.parent, glob.escape(directory.name))
+    temporary = temporary_path(directory)
     try:
         write_hf_folder(loaded, temporary, dtype=DTYPES[dtype], name=directory.name, scores=scores)
         measured = check_hf_folder(temporary, loaded, dtype=DTYPES[dtype])
-        if directory.exists():
-            shutil.rmtree(directory)
-        temporary.rename(directory)
+        replace_folder(directory, by=temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return measured
@@ -123,11 +124,11 @@ def export_to_gguf(
     Raises:
         PipelineError: something has no equal there, the file is there already, or what was written differs.
     """
+    from exporting.earlier_export import refuse_to_replace_file
     from exporting.gguf_check import check_gguf_file
     from exporting.gguf_file import write_gguf_file
 
-    if path.exists() and not overwrite:
-        raise PipelineError(f"{path} exists; name another file with --gguf, or say --overwrite")
+    refuse_to_replace_file(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.gguf")
     try:
@@ -189,16 +190,6 @@ def import_checkpoint(args: argparse.Namespace, config: Config) -> Path:
     path = (args.output or new_run_folder(config.paths.checkpoint_dir)) / CHECKPOINT_NAME
     write_checkpoint(path, imported.content)
     return path
-
-
-def _refuse_to_replace(directory: Path, *, overwrite: bool) -> None:
-    """Only an earlier export may be replaced, and only if that was asked for."""
-    if not directory.exists():
-        return
-    if not (directory / "model.safetensors").is_file():
-        raise PipelineError(f"{directory} exists and is no export; name another folder with --output")
-    if not overwrite:
-        raise PipelineError(f"{directory} exists; name another folder with --output, or say --overwrite")
 
 
 def _read_scores(path: Path) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """A model as a Hugging Face folder: weights, configuration, tokenizer, model card."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from exporting.earlier_export import WEIGHTS_METADATA, WEIGHTS_NAME
 from exporting.hf_config import generation_config, hf_config, refuse_what_has_no_equal
 from exporting.model_card import model_card
 from utils.chat import chat_template
@@ -15,8 +17,6 @@ from utils.hf_names import to_hf_names
 
 if TYPE_CHECKING:
     from loading import LoadedModel
-
-WEIGHTS_NAME = "model.safetensors"
 
 
 def write_hf_folder(
@@ -54,7 +54,8 @@ def _write_weights(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> Non
     state = to_hf_names(loaded.model.state_dict(), loaded.model.config)
     # The parts of a fused matrix are views of one storage, which safetensors refuses: each becomes its own.
     state = {name: tensor.to(dtype).clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-    save_file(state, path, metadata={"format": "pt"})
+    save_file(state, path, metadata=WEIGHTS_METADATA)
+    shutil.copymode(path.parent / "config.json", path)  # safetensors lets nobody else read what it writes
 
 
 def _write_tokenizer(directory: Path, loaded: "LoadedModel") -> None:

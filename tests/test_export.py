@@ -1,6 +1,8 @@
 """Exports: what transformers loads is the model that was trained; what has no equal there is refused by name."""
 
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -131,9 +133,37 @@ def test_an_export_is_replaced_only_when_asked_and_other_folders_never(exported,
     arguments = ["--checkpoint", str(checkpoint), "--output"]
     with pytest.raises(PipelineError, match="--overwrite"):
         export.main([*arguments, str(folder)])
-    with pytest.raises(PipelineError, match="is no export"):
+    with pytest.raises(PipelineError, match="is not an export"):
         export.main([*arguments, str(tmp_path), "--overwrite"])
     assert export.main([*arguments, str(folder), "--overwrite"]) == 0
+
+
+def test_a_folder_with_files_of_others_is_never_replaced(exported, tmp_path):
+    from safetensors.torch import save_file
+
+    folder, checkpoint = exported["llama"]
+    arguments = ["--checkpoint", str(checkpoint), "--overwrite", "--output", str(tmp_path / "mine")]
+    shutil.copytree(folder, tmp_path / "mine")
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(PipelineError, match=r"holds notes\.txt, which no export wrote"):
+        export.main(arguments)
+    (tmp_path / "mine" / "notes.txt").unlink()
+    save_file({"a": torch.ones(1)}, tmp_path / "mine" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PipelineError, match="is not an export"):  # a model that was downloaded has the same names
+        export.main(arguments)
+    assert len(list((tmp_path / "mine").iterdir())) == len(list(folder.iterdir()))
+
+
+def test_exported_files_have_the_mode_of_the_umask(tokenizer, tmp_path):
+    checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer)
+    umask = os.umask(0o027)
+    try:
+        export.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")])
+        export.main(["--checkpoint", str(checkpoint), "--gguf", str(tmp_path / "out.gguf")])
+    finally:
+        os.umask(umask)
+    written = [tmp_path / "out.gguf", *(tmp_path / "out").iterdir()]
+    assert {oct(path.stat().st_mode & 0o777) for path in written} == {"0o640"}
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"ntk"}))  # which comes back as what it is: a larger base

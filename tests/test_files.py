@@ -32,6 +32,9 @@ def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
     ]
     for name in stale + kept:
         (tmp_path / name).touch()
+    (tmp_path / f".tokens_9.npy.{ended.pid}.tmp").mkdir()
+    (tmp_path / f".tokens_9.npy.{ended.pid}.tmp" / "inside").touch()
+    stale += [f".tokens_9.npy.{ended.pid}.tmp"]
     removed = remove_stale_temporaries(tmp_path, "tokens_*.npy")
     assert sorted(path.name for path in removed) == sorted(stale)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

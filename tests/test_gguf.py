@@ -109,10 +109,15 @@ def test_a_file_that_differs_is_an_error(tokenizer, tmp_path):
 
 def test_a_file_is_replaced_only_when_asked_and_what_has_no_equal_leaves_none(tokenizer, tmp_path):
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer)
+    arguments = ["--checkpoint", str(checkpoint), "--gguf", str(tmp_path / "a.gguf")]
     (tmp_path / "a.gguf").write_bytes(b"mine")
-    with pytest.raises(PipelineError, match="--overwrite"):
-        export.main(["--checkpoint", str(checkpoint), "--gguf", str(tmp_path / "a.gguf")])
+    with pytest.raises(PipelineError, match="is not a GGUF file"):
+        export.main([*arguments, "--overwrite"])
     assert (tmp_path / "a.gguf").read_bytes() == b"mine"
+    (tmp_path / "a.gguf").write_bytes(b"GGUF, an earlier one")
+    with pytest.raises(PipelineError, match="--overwrite"):
+        export.main(arguments)
+    assert export.main([*arguments, "--overwrite"]) == 0
     geglu = small_checkpoint(tmp_path / "b.pt", tokenizer, activation="geglu")
     with pytest.raises(PipelineError, match="GeGLU"):
         export.main(["--checkpoint", str(geglu), "--gguf", str(tmp_path / "b.gguf")])

@@ -9,6 +9,7 @@ remove_stale_temporaries(folder, "metadata.json", "tokens_*.npy")   # what a kil
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -67,7 +68,7 @@ def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
 
 
 def remove_stale_temporaries(directory: Path, *names: str) -> list[Path]:
-    """Remove the temporaries of files called `names` (wildcards allowed) that killed processes left in `directory`.
+    """Remove what killed processes left in `directory` of files and folders called `names` (wildcards allowed).
 
     Call it before this process writes there. Nothing else is touched: not the temporary of a process that still runs,
     nor any file whose name does not follow `temporary_path`. Returns what was removed.
@@ -77,9 +78,13 @@ def remove_stale_temporaries(directory: Path, *names: str) -> list[Path]:
         parts = _TEMPORARY_NAME.fullmatch(path.name)
         if parts is None or not any(fnmatchcase(parts["target"], name) for name in names):
             continue
-        if path.is_file() and not _is_running(int(parts["pid"])):
+        if _is_running(int(parts["pid"])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
-            removed.append(path)
+        removed.append(path)
     return removed
 
 

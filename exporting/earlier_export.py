@@ -1,0 +1,75 @@
+"""What an earlier export wrote, recognised by a mark in its weights; nothing else is ever replaced.
+
+refuse_to_replace(folder, overwrite=args.overwrite)
+replace_folder(folder, by=temporary)
+"""
+
+from pathlib import Path
+
+from utils.errors import PipelineError
+
+WEIGHTS_NAME = "model.safetensors"
+EXPORTED_NAMES = (
+    "config.json",
+    "generation_config.json",
+    WEIGHTS_NAME,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "README.md",
+)
+WEIGHTS_METADATA = {"format": "pt", "written_by": "export.py"}  # transformers asks for the first
+_GGUF_MAGIC = b"GGUF"
+
+
+def refuse_to_replace(directory: Path, *, overwrite: bool) -> None:
+    """Raises PipelineError if `directory` is there and is not an earlier export that may be replaced."""
+    if not directory.exists() and not directory.is_symlink():
+        return
+    if not _is_export(directory):
+        raise PipelineError(f"{directory} exists and is not an export; name another folder with --output")
+    others = sorted(path.name for path in directory.iterdir() if path.name not in EXPORTED_NAMES)
+    if others:
+        raise PipelineError(
+            f"{directory} holds {', '.join(others[:5])}, which no export wrote, so it is not replaced; move that away, "
+            "or name another folder with --output"
+        )
+    if not overwrite:
+        raise PipelineError(f"{directory} exists; name another folder with --output, or say --overwrite")
+
+
+def refuse_to_replace_file(path: Path, *, overwrite: bool) -> None:
+    """The same for a GGUF file."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_file() or not _is_gguf(path):
+        raise PipelineError(f"{path} exists and is not a GGUF file; name another file with --gguf")
+    if not overwrite:
+        raise PipelineError(f"{path} exists; name another file with --gguf, or say --overwrite")
+
+
+def replace_folder(directory: Path, *, by: Path) -> None:
+    """`by` gets the name `directory`; an earlier export of that name is removed, file by file."""
+    if directory.exists():
+        refuse_to_replace(directory, overwrite=True)  # again: much time has passed
+        for name in EXPORTED_NAMES:
+            (directory / name).unlink(missing_ok=True)
+        directory.rmdir()
+    by.rename(directory)
+
+
+def _is_export(directory: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    if directory.is_symlink() or not (directory / WEIGHTS_NAME).is_file():
+        return False
+    try:
+        with safe_open(directory / WEIGHTS_NAME, framework="pt") as file:
+            return file.metadata() == WEIGHTS_METADATA
+    except (OSError, SafetensorError):
+        return False
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
