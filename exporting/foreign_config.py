@@ -37,7 +37,11 @@ _WORDS = {
     | {"geglu": "geglu", "gemmamlp": "geglu", "reglu": "reglu"},
 }
 # What our model does not have, unless it has one of these values.
-_ONLY = {"rotary_percentage": (None, 1, 1.0), "rope_condense_ratio": (None, 1), "use_scaled_rope": (None, False)}
+_ONLY = {
+    **{"rotary_percentage": (None, 1), "rope_condense_ratio": (None, 1), "use_scaled_rope": (None, False)},
+    **{"sliding_window_size": (None,), "attention_logit_softcapping": (None,), "final_logit_softcapping": (None,)},
+    **{"parallel_residual": (None, False), "scale_embeddings": (None, False), "attention_scores_scalar": (None,)},
+}
 _GUESSED = ("max_position_embeddings", "rope_theta", "norm", "norm_eps", "activation")  # which shapes do not tell
 
 

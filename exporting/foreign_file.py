@@ -40,8 +40,12 @@ def read_foreign_file(path: Path) -> ForeignFile:
     Raises:
         PipelineError: no such file, one that is damaged or could run code, or one without weights.
     """
+    if path.is_dir():
+        raise PipelineError(
+            f"{path} is a folder; name the file in it, or for a Hugging Face folder: --import-hf {path}"
+        )
     if not path.is_file():
-        raise PipelineError(f"{path} is not a file; expected a .pt, .pth, .bin or .safetensors file with weights")
+        raise PipelineError(f"{path} does not exist; expected a .pt, .pth, .bin or .safetensors file with weights")
     if path.suffix == ".safetensors":
         return ForeignFile(path, _read_safetensors(path), {}, None)
     content = _read_pickle(path)

@@ -121,6 +121,8 @@ def _check_weights(
                 f"{origin}: {name} has the shape {tuple(state[name].shape)}; expected {shape}, as the other weights "
                 "and the configuration have it"
             )
+        if not state[name].isfinite().all():
+            raise PipelineError(f"{origin}: {name} holds NaN or infinity; expected numbers, so the file is damaged")
 
 
 def _description(tokenizer: "WikipediaTokenizer") -> dict[str, Any]:

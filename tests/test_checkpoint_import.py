@@ -237,6 +237,8 @@ Q = "model.layers.1.self_attn.q_proj.weight"
         ({"state": {"value_head.weight": torch.ones(1, 48)}}, "not recognised: value_head.weight"),
         ({"state": {Q: torch.zeros(40, 48)}}, f"{Q} has the shape (40, 48); expected (48, 48)"),
         ({"state": {"layers.1.attention.wq.weight": torch.zeros(48, 48)}}, f"both mean {Q}"),
+        ({"state": {Q: torch.full((48, 48), torch.nan)}}, f"{Q} holds NaN"),
+        ({"parallel_residual": True}, "parallel_residual is True, which our model does not have"),
         ({"n_heads": None}, "the number of heads is not stated"),
         ({"n_heads": 5}, "the number of heads is 5"),
         ({"n_kv_heads": 4}, "do not fit its keys' 24 rows"),
@@ -300,6 +302,11 @@ def test_a_file_without_a_model_is_refused(tmp_path, capsys, content, said):
         torch.save(content, path)
     assert exit_code_of(lambda: export.main(["--import-checkpoint", str(path), "--output", str(tmp_path / "o")])) == 1
     assert said in capsys.readouterr().err
+
+
+def test_a_folder_in_place_of_a_file_names_the_other_import(tmp_path):
+    with pytest.raises(PipelineError, match=r"is a folder; .* --import-hf"):
+        export.main(["--import-checkpoint", str(tmp_path)])
 
 
 def test_an_imported_checkpoint_is_the_latest_run_and_writes(tmp_path, capsys):

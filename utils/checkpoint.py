@@ -107,7 +107,10 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     if not path.is_file():
         raise PipelineError(f"checkpoint {path} does not exist; give a file, a run's folder, or: latest")
     if not zipfile.is_zipfile(path):
-        raise PipelineError(f"{path} is not a PyTorch checkpoint, or it was cut off; give another one, or: latest")
+        raise PipelineError(
+            f"{path} is not a PyTorch checkpoint, or it was cut off; give another one, or: latest; if another program "
+            f"wrote it, {import_command(path)}"
+        )
     try:
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for one and the same trouble
