@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from preparation.remote_file import RemoteFile, Retries, Server
+from preparation.remote_file import RemoteFile, Retries, Server, ServerError
 from preparation.shards import ParquetShard, Rejection
 from utils.errors import PipelineError, did_you_mean
 
@@ -26,7 +26,7 @@ def hub_shards(server: Server, name: str, subset: str, reject: Rejection) -> lis
     Raises:
         PipelineError: no such dataset or subset, no Parquet files, or the hub cannot be reached.
     """
-    info, _ = server.json(f"/api/datasets/{name}")
+    info = _dataset_info(server, name)
     revision = info["sha"]
     patterns = _patterns(info, name, subset)
     files = {}
@@ -39,6 +39,16 @@ def hub_shards(server: Server, name: str, subset: str, reject: Rejection) -> lis
             f"{name} ({subset}) has no Parquet files at {', '.join(patterns)}; download it and use --source DIR"
         )
     return [_shard(server, name, revision, files[path], reject) for path in sorted(files)]
+
+
+def _dataset_info(server: Server, name: str) -> dict[str, Any]:
+    try:
+        info, _ = server.json(f"/api/datasets/{name}", first=True)
+    except ServerError as error:
+        raise PipelineError(f"{error}; check the network, or use downloaded files with --source DIR") from None
+    if not isinstance(info, dict) or "sha" not in info:
+        raise PipelineError(f"{server.endpoint} answered no description of {name}; is HF_ENDPOINT right?")
+    return info
 
 
 def _patterns(info: dict[str, Any], name: str, subset: str) -> list[str]:
@@ -69,4 +79,5 @@ def _shard(server: Server, name: str, revision: str, entry: dict[str, Any], reje
     path = f"/datasets/{name}/resolve/{revision}/{quote(entry['path'])}"
     # A new commit elsewhere in the repository changes the revision, but not what the file's own hash says.
     content = (entry.get("lfs") or {}).get("oid") or entry.get("oid", "")
-    return ParquetShard(entry["path"], entry["size"], content, partial(RemoteFile, server, path, entry["size"]), reject)
+    open_file = partial(RemoteFile, server, path, entry["size"], content)
+    return ParquetShard(entry["path"], entry["size"], content, open_file, reject)

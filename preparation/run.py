@@ -28,6 +28,7 @@ from preparation.dedup import keep_masks
 from preparation.disk import check_free_disk, expected_size
 from preparation.parts import Part, PartState
 from preparation.progress import ProgressLine
+from preparation.remote_file import ServerError
 from preparation.shards import Shard
 from preparation.worker import (
     Progress,
@@ -117,6 +118,10 @@ def _told_how_to_go_on(job: Preparation) -> Iterator[None]:
     except KeyboardInterrupt:
         print("\nstopped; what is done is kept, and the same command goes on from there", flush=True)
         raise
+    except ServerError as error:
+        rows = sum(Part(job.work_dir, part_name(number)).state.rows for number in range(len(job.shards)))
+        saved = f"the same command continues after the {rows:,} documents saved so far" if rows else "nothing is saved"
+        raise PipelineError(f"{error}; {saved}") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -175,9 +175,12 @@ class ParquetShard:
 
         try:
             # Pages are read as they are needed: a row group may hold all of a big file.
-            with self.open() as stream, parquet.ParquetFile(stream, pre_buffer=False, buffer_size=4 << 20) as file:
+            options = {"pre_buffer": False, "buffer_size": 4 << 20, "page_checksum_verification": True}
+            with self.open() as stream, parquet.ParquetFile(stream, **options) as file:
                 yield from islice(self._rows_of(file, start), None if stop is None else max(stop - start, 0))
-        except ArrowInvalid as error:
+        except (ArrowInvalid, UnicodeDecodeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
             raise PipelineError(f"{self.source} is no Parquet file, or damaged: {error}; fetch it again") from None
 
     def _rows_of(self, file: Any, start: int) -> Iterator[Row]:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import random
+import socket
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ import pytest
 import fineweb_prep
 from preparation import remote_file
 from preparation.prefetch import prefetched
-from preparation.remote_file import RemoteFile, Retries, Server
+from preparation.remote_file import RemoteFile, Retries, Server, Span
 from preparation.shards import record_shards
 from tokenizer import WikipediaTokenizer
 from utils.cli import exit_code_of
@@ -81,30 +82,33 @@ class FaultyHub:
             request.send_header("Content-Length", "0")
             request.end_headers()
             return
-        status, body = self._content(request)
+        status, body, content_range = self._content(request)
         request.send_response(status)
         request.send_header("Content-Length", str(len(body)))
+        if content_range:
+            request.send_header("Content-Range", content_range)
         request.end_headers()
         request.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
 
-    def _content(self, request: BaseHTTPRequestHandler) -> tuple[int, bytes]:
+    def _content(self, request: BaseHTTPRequestHandler) -> tuple[int, bytes, str]:
         path = request.path.partition("?")[0]
         if path == f"/api/datasets/{NAME}":
             splits = [{"split": "train", "path": "sample/small/*"}]
             card = {"configs": [{"config_name": "small", "data_files": splits}]}
-            return 200, json.dumps({"sha": "abc123", "cardData": card}).encode()
+            return 200, json.dumps({"sha": "abc123", "cardData": card}).encode(), ""
         if path == f"/api/datasets/{NAME}/tree/abc123/sample/small":
             files = sorted((self.folder / "sample" / "small").iterdir())
             entries = [
                 {"type": "file", "path": str(f.relative_to(self.folder)), "size": f.stat().st_size, "oid": f.name}
                 for f in files
             ]
-            return 200, json.dumps(entries).encode()
+            return 200, json.dumps(entries).encode(), ""
         prefix = f"/datasets/{NAME}/resolve/abc123/"
         if not path.startswith(prefix):
-            return 404, b""
+            return 404, b"", ""
         first, _, last = request.headers["Range"].removeprefix("bytes=").partition("-")
-        return 206, (self.folder / path.removeprefix(prefix)).read_bytes()[int(first) : int(last) + 1]
+        content = (self.folder / path.removeprefix(prefix)).read_bytes()
+        return 206, content[int(first) : int(last) + 1], f"bytes {first}-{last}/{len(content)}"
 
 
 @pytest.fixture
@@ -191,13 +195,14 @@ def test_a_faulty_hub_gives_the_same_bytes(hub, config):
 def test_a_dead_hub_ends_the_run_and_the_next_one_goes_on(hub, config, capsys):
     assert _run(config, into="smooth") == 0
     batch = ("--batch-size", "20", "--set", "fineweb.retries=3")
-    for good in (30, 45):
+    for good in (3, 30, 45):
         hub.faults = iter(["none"] * good + ["close"] * 100_000)
         assert _run(config, *batch, into="stopped") == 1
         error = capsys.readouterr().err.splitlines()[-1]
-        assert "3 times in a row; what was prepared is saved, run the same command again" in error
-    states = [json.loads(path.read_text()) for path in (config.parent / "stopped" / "unfinished").glob("shard_*.json")]
-    saved = sum(state["rows"] for state in states)
+        folder = config.parent / "stopped" / "unfinished"
+        saved = sum(json.loads(path.read_text())["rows"] for path in folder.glob("shard_*.json"))
+        told = f"the same command continues after the {saved} documents saved" if saved else "nothing is saved"
+        assert f"3 times in a row; {told}" in error
     assert 0 < saved < 400
     hub.faults = iter(())
     assert _run(config, *batch, into="stopped") == 0
@@ -298,6 +303,19 @@ def _server(hub, waits: list, attempts: int = 10) -> Server:
     return Server(hub.endpoint, Retries(attempts, 1.0, sleep=waits.append))
 
 
+def test_without_a_network_it_says_so_at_once(config, monkeypatch, capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    assert _run(config) == 1
+    first, second, error = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"{address.removeprefix('http://')} cannot be reached ([Errno 111] Connection refused)")
+    assert first.endswith("; attempt 2 of 3 in 0.0 s")
+    assert second.endswith("; attempt 3 of 3 in 0.0 s")
+    assert error.endswith("3 times in a row; check the network, or use downloaded files with --source DIR")
+
+
 def test_a_remote_file_reads_like_the_file(hub):
     path = hub.folder / "sample" / "small" / "000.parquet"
     content = path.read_bytes()
@@ -318,7 +336,7 @@ def test_a_request_goes_on_at_the_byte_where_it_stopped(hub):
     hub.faults = iter(["cut", "cut", "none"])
     path = f"/datasets/{NAME}/resolve/abc123/sample/small/000.parquet"
     content = (hub.folder / "sample" / "small" / "000.parquet").read_bytes()
-    assert _server(hub, waits).range(path, 100, 1100) == content[100:1100]
+    assert _server(hub, waits).range(path, Span(100, 1100)) == content[100:1100]
     assert hub.ranges == ["bytes=100-1099", "bytes=600-1099", "bytes=850-1099"]
     assert all(0.5 <= wait <= 1.0 for wait in waits)  # each got bytes, so each is a first failure
 
@@ -327,7 +345,7 @@ def test_waits_double_with_jitter_and_end(hub):
     waits = []
     hub.faults = iter(["500"] * 100)
     with pytest.raises(PipelineError, match="500 Internal Server Error, 9 times in a row"):
-        _server(hub, waits, attempts=9).range(f"/datasets/{NAME}/resolve/abc123/sample/small/000.parquet", 0, 10)
+        _server(hub, waits, attempts=9).range(f"/datasets/{NAME}/resolve/abc123/sample/small/000.parquet", Span(0, 10))
     longest = [1, 2, 4, 8, 16, 32, 60, 60]
     assert all(0.5 * most <= wait <= most for wait, most in zip(waits, longest, strict=True))
     assert len(set(waits)) == len(waits)

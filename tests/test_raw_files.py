@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from preparation.shards import record_shards
 from utils import raw_files
 from utils.errors import PipelineError
 from utils.raw_files import RawFile, find_raw_files
@@ -145,6 +146,20 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
     path.write_bytes(b"hello, this is something else entirely")
     with pytest.raises(PipelineError, match=f"{name} is damaged at its start"):
         read(path)
+
+
+def test_a_flipped_byte_in_parquet_is_noticed(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["The quick brown fox"]})
+    options = {"use_dictionary": False, "compression": "none", "write_statistics": False}
+    parquet.write_table(table, path, write_page_checksum=True, **options)
+    assert read(path)[0].value == {"text": "The quick brown fox"}
+    path.write_bytes(path.read_bytes().replace(b"brown", b"green", 1))
+    with pytest.raises(PipelineError, match=r"a\.parquet is damaged at its start: .*checksum"):
+        read(path)
+    [shard] = record_shards([path], lambda fields: None)
+    with pytest.raises(PipelineError, match=r"a\.parquet is no Parquet file, or damaged: .*checksum"):
+        list(shard.rows(0, None))
 
 
 def test_finding_files(tmp_path):

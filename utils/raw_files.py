@@ -169,7 +169,8 @@ class RawFile:
     def _rows(self, start: int, columns: Sequence[str] | None) -> Iterator[Record]:
         from pyarrow import parquet
 
-        with parquet.ParquetFile(self.path, memory_map=True, pre_buffer=False) as file:
+        options = {"memory_map": True, "pre_buffer": False, "page_checksum_verification": True}
+        with parquet.ParquetFile(self.path, **options) as file:
             names = file.schema_arrow.names
             wanted = [name for name in names if columns is None or name in columns]
             total, number = file.metadata.num_rows, 0

@@ -1,0 +1,158 @@
+"""Files behind HTTP: what a server sends is checked, and one that brings nothing is given up."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from preparation import remote_file
+from preparation.remote_file import RemoteFile, Retries, Server, ServerError, Span
+from utils.errors import PipelineError
+from utils.hub import HubError, download
+
+CONTENT = bytes(range(256)) * 40
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+GIT_SHA1 = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
+
+Answer = Callable[[BaseHTTPRequestHandler, int, int], None]
+
+
+class Storage:
+    """A server whose answers to a request for the bytes [start, end) a test decides."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.answer: Answer = lambda request, start, end: send(request, CONTENT[start:end], start)
+        storage = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                storage.requests.append(f"{self.path} {self.headers.get('Range', '')}".strip())
+                start, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+                storage.answer(self, int(start), int(last) + 1 if last else len(CONTENT))
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def reader(self, attempts: int = 3) -> Server:
+        return Server(self.address, Retries(attempts, 1.0, sleep=lambda seconds: None))
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = Storage()
+    yield storage
+    storage.server.shutdown()
+    storage.server.server_close()
+
+
+def send(request: BaseHTTPRequestHandler, body: bytes, start: int, *, status: int = 206, **headers: str) -> None:
+    """Answer with `body`; a keyword `Content_Length="9"` replaces or adds a header."""
+    usual = {
+        "Content-Length": str(len(body)),
+        "Content-Range": f"bytes {start}-{start + len(body) - 1}/{len(CONTENT)}",
+    }
+    request.send_response(status)
+    for name, value in (usual | {name.replace("_", "-"): value for name, value in headers.items()}).items():
+        request.send_header(name, value)
+    request.end_headers()
+    request.wfile.write(body)
+
+
+@pytest.mark.parametrize("found", ["bytes 7-106/10240", "bytes 0-99/99", "bytes 0-199/10240", "bytes */10240", ""])
+def test_bytes_of_another_range_are_refused(storage, found):
+    storage.answer = lambda request, start, end: send(request, CONTENT[7:107], start, Content_Range=found)
+    with pytest.raises(ServerError, match=r"Content-Range '.*', expected bytes 0-99/10240.*, 3 times in a row"):
+        storage.reader().range("/file", Span(0, 100, len(CONTENT)))
+
+
+def test_a_shorter_range_than_asked_for_is_continued(storage):
+    storage.answer = lambda request, start, end: send(request, CONTENT[start : min(end, start + 40)], start)
+    assert storage.reader().range("/file", Span(10, 110)) == CONTENT[10:110]
+    assert storage.requests == [f"/file bytes={start}-109" for start in (10, 50, 90)]
+
+
+def test_more_than_was_asked_for_is_cut_off(storage):
+    storage.answer = lambda request, start, end: send(
+        request, CONTENT[start : end + 5], start, Content_Range=f"bytes {start}-{end - 1}/{len(CONTENT)}"
+    )
+    with pytest.raises(ServerError, match=r"105 bytes instead of 100"):
+        storage.reader(attempts=1).range("/file", Span(0, 100))
+
+
+def test_a_byte_a_connection_is_no_progress(storage):
+    storage.answer = lambda request, start, end: send(
+        request, CONTENT[start : start + 1], start, Content_Length=str(end - start)
+    )
+    with pytest.raises(ServerError, match="3 times in a row"):
+        storage.reader().range("/file", Span(0, 10_000))
+    assert len(storage.requests) == 3
+
+
+def test_a_slow_answer_is_continued_by_another_request(storage, monkeypatch):
+    monkeypatch.setattr(remote_file, "REQUEST_SECONDS", -1.0)
+    monkeypatch.setattr(remote_file, "_CHUNK_BYTES", 400)
+    assert storage.reader().range("/file", Span(0, 1000)) == CONTENT[:1000]
+    assert storage.requests == [f"/file bytes={start}-999" for start in (0, 400, 800)]
+
+
+@pytest.mark.parametrize("stated", [SHA256, "0" * 64, ""])
+def test_another_file_than_the_listing_s_is_refused(storage, stated):
+    def answer(request: BaseHTTPRequestHandler, start: int, end: int) -> None:
+        if request.path == "/stored":  # its own ETag is of another kind
+            send(request, CONTENT[start:end], start, ETag=f'"{"1" * 64}"')
+        else:
+            request.send_response(302)
+            request.send_header("Location", "/stored")
+            request.send_header("Content-Length", "0")
+            request.send_header("X-Linked-ETag", f'"{stated}"')
+            request.end_headers()
+
+    storage.answer = answer
+    file = RemoteFile(storage.reader(), "/file", len(CONTENT), SHA256)
+    if stated == "0" * 64:
+        with pytest.raises(ServerError, match=f"a file with the hash {stated}, the listing says {SHA256}"):
+            file.read()
+    else:
+        assert file.read() == CONTENT
+
+
+def test_an_answer_that_is_not_json_is_named(storage):
+    storage.answer = lambda request, start, end: send(request, b"<html>log in</html>", 0, status=200)
+    with pytest.raises(PipelineError, match=r"/api answered '<html>log in</html>', expected JSON"):
+        storage.reader().json("/api")
+
+
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-ETag"])
+@pytest.mark.parametrize("stated", [SHA256, GIT_SHA1, "not-a-hash"])
+def test_a_download_has_the_hash_that_the_hub_states(storage, monkeypatch, tmp_path, header, stated):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.hf_hub_url", lambda *names, **options: storage.address)
+    monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda *names, **options: f"{storage.address}/file")
+    content = CONTENT
+    headers = {header.replace("-", "_"): f'"{stated}"'}
+    storage.answer = lambda request, start, end: send(request, content, 0, status=200, **headers)
+    assert download("someone/model", "tokenizer.model") == CONTENT
+    content = CONTENT[:-1] + b"!"
+    if stated == "not-a-hash":
+        assert download("someone/model", "tokenizer.model") == content
+    else:
+        with pytest.raises(HubError, match=rf"tokenizer\.model arrived damaged: its hash is not {stated}"):
+            download("someone/model", "tokenizer.model")
+
+
+def test_a_damaged_file_in_the_hub_s_cache_is_not_used(monkeypatch, tmp_path):
+    (tmp_path / SHA256).write_bytes(CONTENT)
+    (tmp_path / "tokenizer.model").symlink_to(tmp_path / SHA256)
+    path = str(tmp_path / "tokenizer.model")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names, **options: path)
+    assert download("someone/model", "tokenizer.model") == CONTENT
+    (tmp_path / SHA256).write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(HubError, match=rf"tokenizer\.model in Hugging Face's cache is damaged; delete {tmp_path}/"):
+        download("someone/model", "tokenizer.model")
