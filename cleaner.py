@@ -23,12 +23,12 @@ from typing import Any, BinaryIO
 
 from cleaning import plain_text, structured_contents, wikitext
 from cleaning.policy import Page, Policy, Removals
-from cleaning.processes import Report, run_jobs
 from cleaning.run import REJECTS_NAME, CleaningRun, Job, claimed, plan_jobs, refuse_own_output, shared
 from utils.cli import load_config_from, run, stage_parser
 from utils.config_sections import CleaningConfig
 from utils.errors import PipelineError
 from utils.files import whole_file
+from utils.jobs import Report, run_jobs
 from utils.raw_files import RawFile, Record
 from utils.terminal import format_bytes, format_seconds, format_table
 from utils.text import printable_name, to_line

@@ -6,26 +6,23 @@ an interrupted run goes on from it. What comes out does not depend on workers, b
 """
 
 import contextlib
-import errno
 import fcntl
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from preparation.dedup import keep_masks
-from preparation.disk import check_free_disk, expected_size
+from preparation.disk import check_free_disk, disk_errors, expected_size
 from preparation.parts import Part, PartState
 from preparation.progress import ProgressLine
 from preparation.remote_file import ServerError
@@ -34,15 +31,15 @@ from preparation.worker import (
     Progress,
     WorkerJob,
     part_name,
+    prepare_in_process,
     prepare_shard,
-    run_in_worker,
     share_tokenizer,
-    start_worker,
 )
 from preparation.writer import FinishedPart, Tokenizer, metadata_of, write_files
 from utils.config_sections import DatasetConfig
 from utils.errors import PipelineError
-from utils.files import whole_file, write_json
+from utils.files import remove_stale_temporaries, whole_file, write_json
+from utils.jobs import ProcessLost, run_jobs
 from utils.token_store import METADATA_NAME
 
 if TYPE_CHECKING:
@@ -114,7 +111,8 @@ def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
 @contextlib.contextmanager
 def _told_how_to_go_on(job: Preparation) -> Iterator[None]:
     try:
-        yield
+        with disk_errors(job.directory):
+            yield
     except KeyboardInterrupt:
         print("\nstopped; what is done is kept, and the same command goes on from there", flush=True)
         raise
@@ -122,12 +120,6 @@ def _told_how_to_go_on(job: Preparation) -> Iterator[None]:
         rows = sum(Part(job.work_dir, part_name(number)).state.rows for number in range(len(job.shards)))
         saved = f"the same command continues after the {rows:,} documents saved so far" if rows else "nothing is saved"
         raise PipelineError(f"{error}; {saved}") from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise PipelineError(
-            f"the disk of {job.directory} is full; what is done is kept: make space, then run the same command again"
-        ) from None
 
 
 @contextlib.contextmanager
@@ -191,8 +183,8 @@ def _finished_metadata(job: Preparation, identity: Mapping[str, Any]) -> dict[st
 
 def _begin(job: Preparation, identity: Mapping[str, Any]) -> None:
     """Write down what this run makes, or check that an interrupted one made the same."""
-    for path in job.directory.glob("**/.*.tmp"):  # what a killed run was writing
-        path.unlink()
+    remove_stale_temporaries(job.directory, METADATA_NAME, "tokens_*.npy", REMOVED_NAME)
+    remove_stale_temporaries(job.work_dir, "identity.json", "shard_*.json", "file_*.json")
     job.work_dir.mkdir(exist_ok=True)
     path = job.work_dir / "identity.json"
     now = {**identity, "modified": {each.source: each.modified for each in job.shards}}
@@ -254,31 +246,25 @@ def _run_here(job: Preparation, tokenizer: Tokenizer, report: Callable[[Progress
 def _run_in_processes(
     job: Preparation, tokenizer: Tokenizer, states: Sequence[PartState], report: Callable[[Progress], None]
 ) -> None:
-    # Forked where that is safe: the tokenizer is shared, and a worker works at once instead of after most of a second.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    # Forked where that is safe: the tokenizer is shared, and a process works at once instead of after most of a second.
+    start_method = "fork" if sys.platform == "linux" else "spawn"
     share_tokenizer(tokenizer)
-    messages, stop = context.SimpleQueue(), context.Event()
     todo = [number for number, state in enumerate(states) if not state.done]
-    with ProcessPoolExecutor(
-        max(1, min(job.workers, len(todo))), context, start_worker, (_worker_job(job), messages, stop)
-    ) as executor:
-        futures = [executor.submit(run_in_worker, number, job.shards[number]) for number in todo]
-        try:
-            waiting = set(futures)
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_EXCEPTION)
-                while not messages.empty():
-                    report(messages.get())
-                for future in done:
-                    future.result()
-        except BrokenProcessPool:
-            raise PipelineError(
-                "a worker process was killed, perhaps for want of memory; run the same command again to go on, "
-                "with fewer --workers or a smaller --batch"
-            ) from None
-        finally:
-            stop.set()
-            executor.shutdown(cancel_futures=True)
+    jobs = {
+        part_name(number): partial(prepare_in_process, _worker_job(job), number, job.shards[number]) for number in todo
+    }
+    outcomes = run_jobs(
+        jobs, workers=job.workers, on_progress=lambda _, progress: report(progress), start_method=start_method
+    )
+    with contextlib.closing(outcomes):
+        for _, outcome in outcomes:
+            if isinstance(outcome, ProcessLost):
+                raise PipelineError(
+                    "a worker process was killed, perhaps for want of memory; run the same command again to continue, "
+                    "with fewer --workers or a smaller --batch"
+                )
+            if isinstance(outcome, PipelineError):
+                raise outcome
 
 
 def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:

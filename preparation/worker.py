@@ -1,19 +1,19 @@
-"""What one worker of a preparation does: read a shard's batches, encode them, append them to the shard's part."""
+"""Process one shard of a preparation: read its batches, encode them, append them to the shard's part."""
 
 import fcntl
 import os
-import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from preparation.dedup import hash_documents
+from preparation.disk import disk_errors
 from preparation.parts import INDEX_DTYPE, Part, PartState
 from preparation.prefetch import prefetched
 from preparation.shards import Batch, Shard, batches
@@ -61,11 +61,10 @@ def prepare_shard(
     *,
     stop: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
-    stopped: Callable[[], bool] = lambda: False,
 ) -> PartState:
-    """Bring the part of shard `number` to its end, to row `stop`, or as far as it is when `stopped` says so.
+    """Bring the part of shard `number` to its end, or to row `stop`.
 
-    Goes on where the part stands, so it may be called again after any interruption.
+    Continues where the part is, so it may be called again after any interruption.
     """
     part = Part(job.work_dir, part_name(number))
     if part.state.done:
@@ -77,8 +76,6 @@ def prepare_shard(
         streams, index, rejected, removed = encode(batch, tokenizer, job, source=shard.source)
         part.append(streams, index, rows=batch.rows, size=batch.size, rejected=rejected, removed=removed)
         report(Progress(batch.rows, int(index["tokens"].sum()), batch.size))
-        if stopped():
-            return part.state
     part.finish()
     return part.state
 
@@ -122,39 +119,24 @@ def _without_contaminated(
     return kept, removed
 
 
-# What a worker process holds between shards.
-_process: dict[str, Any] = {}
+# Of a process that forks others: they use its tokenizer instead of loading it again.
+_shared: dict[str, Tokenizer] = {}
 
 
 def share_tokenizer(tokenizer: Tokenizer) -> None:
-    """Let worker processes that are forked from this one use `tokenizer` instead of loading it anew."""
-    _process["tokenizer"] = tokenizer
+    """Let processes that are forked from this one use `tokenizer`."""
+    _shared["tokenizer"] = tokenizer
 
 
-def start_worker(job: WorkerJob, messages: Any, stop_event: Any) -> None:
-    """Set up a worker process: it leaves signals to the main process and does not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker has one core; else the library warns of the fork
+def prepare_in_process(job: WorkerJob, number: int, shard: Shard, report: Callable[[Progress], None]) -> PartState:
+    """`prepare_shard` in a process of its own, which does not outlive the main one."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process has one core; else the library warns of the fork
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     lock = os.open(job.work_dir, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_SH)  # the next run waits until every worker of this one is gone
-    if "tokenizer" not in _process:
-        share_tokenizer(job.load_tokenizer())
-    _process.update(job=job, messages=messages, stop_event=stop_event)
-
-
-def run_in_worker(number: int, shard: Shard) -> PartState:
-    if _process["stop_event"].is_set():
-        return PartState()
-    return prepare_shard(
-        _process["job"],
-        _process["tokenizer"],
-        number,
-        shard,
-        report=_process["messages"].put,
-        stopped=_process["stop_event"].is_set,
-    )
+    fcntl.flock(lock, fcntl.LOCK_SH)  # the next run waits until every process of this one is gone
+    tokenizer = _shared.get("tokenizer") or job.load_tokenizer()
+    with disk_errors(job.work_dir.parent):
+        return prepare_shard(job, tokenizer, number, shard, report=report)
 
 
 def _exit_with_parent() -> None:

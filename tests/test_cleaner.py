@@ -401,7 +401,7 @@ def test_workers_neither_see_ctrl_c_nor_outlive_their_parent(tmp_path):
     work = tmp_path / "work.py"
     work.write_text(
         "import os, signal, sys\n"
-        "from cleaning.processes import run_jobs\n"
+        "from utils.jobs import run_jobs\n"
         "def work(report):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.kill(os.getppid(), signal.SIGKILL) if sys.argv[1:] else None\n"

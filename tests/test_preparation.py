@@ -2,7 +2,10 @@
 
 import errno
 import hashlib
+import multiprocessing
 import os
+import shutil
+import signal
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -21,7 +24,7 @@ from preparation.shards import LineShard, line_shards
 from preparation.worker import part_name, prepare_shard
 from preparation.writer import check_tokenizer, file_bounds
 from utils.config_sections import DatasetConfig
-from utils.errors import PipelineError
+from utils.errors import PipelineError, Terminated
 from utils.text import to_line
 from utils.token_store import TokenDataset
 
@@ -112,7 +115,7 @@ def test_the_files_are_the_stream_of_all_articles_in_order(make, articles, token
     lengths = [len(tokens) for tokens in dataset.files]
     assert len(lengths) > 3
     assert len(set(lengths[:-1])) == 1
-    assert dataset.damaged_files() == []
+    assert list(dataset.damaged_files()) == []
     text_bytes = sum(len(article.encode()) for article in articles)
     assert metadata["totals"] == {
         "documents": 200,
@@ -194,15 +197,28 @@ def test_what_lies_beyond_a_parts_state_is_cut_off(make, tokenizer_class, monkey
     for kind in ("tokens", "index"):
         with (torn.work_dir / f"shard_000000.{kind}").open("ab") as stream:
             stream.write(b"half a batch of a killed run")
-    (torn.directory / ".tokens_0.npy.4711.tmp").write_bytes(b"half a file")
+    stale = torn.directory / ".tokens_0.npy.999999999.tmp"
+    stale.write_bytes(b"half a file")
+    foreign = [torn.directory / ".mine.tmp", torn.directory / "notes" / ".notes.txt.1.tmp"]
+    foreign[1].parent.mkdir()
+    for path in foreign:
+        path.write_text("somebody's own")
     prepare(torn, tokenizer_class())
+    assert not stale.exists()
+    assert all(path.exists() for path in foreign)
+    foreign[0].unlink()
+    shutil.rmtree(foreign[1].parent)
     assert _sums(torn.directory) == _sums(whole.directory)
 
 
 def _three_batches_only(*arguments, **options):
     calls = iter(range(3))
-    prepare_shard(*arguments, **{**options, "stopped": lambda: next(calls) == 2})
-    raise KeyboardInterrupt
+
+    def report(progress):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+
+    prepare_shard(*arguments, **{**options, "report": report})
 
 
 def test_the_limit_takes_the_first_articles(make, articles, tokenizer_class):
@@ -288,6 +304,57 @@ def test_an_error_in_a_worker_process_comes_back_as_it_is(make, tokenizer_class)
     job.shards[0].path.write_bytes(b"fine\n\xff\xfe\n" * 200)
     with pytest.raises(PipelineError, match=r"cleaned_0\.txt is not UTF-8 text"):
         prepare(job, tokenizer_class())
+
+
+@pytest.fixture
+def in_workers(tokenizer_class):
+    """Makes a tokenizer that calls `act(first text)` whenever a worker process encodes."""
+    main = os.getpid()
+
+    def make_tokenizer(act):
+        class Acting(tokenizer_class):
+            def encode_batch(self, texts):
+                if os.getpid() != main:
+                    act(texts[0])
+                return super().encode_batch(texts)
+
+        return Acting()
+
+    return make_tokenizer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers share the test's tokenizer where they are forked")
+def test_a_killed_worker_ends_the_run_though_another_hangs(make, tokenizer_class, in_workers):
+    def act(text):
+        if text.startswith("Article 0."):
+            os.kill(os.getpid(), signal.SIGKILL)
+        signal.pause()
+
+    with pytest.raises(PipelineError, match=r"a worker process was killed.*run the same command again"):
+        prepare(make("killed", workers=2), in_workers(act))
+    assert multiprocessing.active_children() == []
+    prepare(make("killed", workers=2), tokenizer_class())
+    prepare(make("whole"), tokenizer_class())
+    assert _sums(make("killed").directory) == _sums(make("whole").directory)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers share the test's tokenizer where they are forked")
+def test_one_sigterm_ends_a_run_whose_workers_hang(make, in_workers):
+    def act(text):
+        if text.startswith("Article 0."):
+            os.kill(os.getppid(), signal.SIGTERM)
+        signal.pause()
+
+    def handler(number, frame):
+        raise Terminated
+
+    earlier = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(Terminated):
+            prepare(make(workers=2), in_workers(act))
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    assert multiprocessing.active_children() == []
 
 
 def test_a_second_run_on_the_same_folder_is_refused(make, tokenizer_class, monkeypatch):

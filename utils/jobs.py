@@ -20,15 +20,27 @@ Report = Callable[[Any], None]
 Work = Callable[[Report], Any]
 
 
+class ProcessLost(PipelineError):
+    """A job's process ended without a result, most likely killed."""
+
+
 def run_jobs(
-    jobs: Mapping[str, Work], *, workers: int, on_progress: Callable[[str, Any], None]
+    jobs: Mapping[str, Work],
+    *,
+    workers: int,
+    on_progress: Callable[[str, Any], None],
+    start_method: str = "spawn",
 ) -> Iterator[tuple[str, Any]]:
     """Yields (name, what the job returned) as jobs end; for one that failed, the PipelineError instead.
 
     Each job is called with a function that sends progress to `on_progress(name, progress)`. Jobs must be picklable.
     Leaving the generator early (an error, Ctrl-C) kills the jobs that still run.
+
+    Args:
+        start_method: "spawn", or "fork" for jobs that are short and use what this process has loaded; they must not
+            use its threads or locks, such as a progress bar's.
     """
-    context = multiprocessing.get_context("spawn")  # fork would copy the progress bar's threads and locks
+    context = multiprocessing.get_context(start_method)
     waiting = list(jobs.items())[::-1]
     running: dict[Connection, tuple[str, Any]] = {}
     try:
@@ -75,14 +87,17 @@ def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
     except EOFError:
         process.join()
         hint = "; memory may have run out: try fewer --workers" if process.exitcode == -signal.SIGKILL else ""
-        return "done", PipelineError(f"the process for {process.name} ended with {process.exitcode}{hint}")
+        return "done", ProcessLost(f"the process for {process.name} ended with {process.exitcode}{hint}")
 
 
 def _run(sender: Connection, work: Work) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process has its parent's handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         result = work(lambda progress: _send(sender, ("progress", progress)))
-    except (PipelineError, OSError) as error:
+    except PipelineError as error:
+        result = error
+    except OSError as error:
         result = PipelineError(str(error))
     except Exception as error:
         result = PipelineError(f"unexpected {type(error).__name__}: {error}; this is a bug")
