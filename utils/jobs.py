@@ -10,6 +10,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -47,7 +48,8 @@ def run_jobs(
         while waiting or running:
             while waiting and len(running) < workers:
                 name, work = waiting.pop()
-                running |= _start(context, name, work)
+                with _signals_blocked():  # until the process is one of those that are killed in the end
+                    running |= _start(context, name, work)
             for connection in wait(list(running)):
                 name, process = running[connection]
                 kind, content = _receive(connection, process)
@@ -65,18 +67,25 @@ def run_jobs(
             process.join()
 
 
-def _start(context: Any, name: str, work: Work) -> dict[Connection, tuple[str, Any]]:
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, work), name=name, daemon=True)
-    # Ctrl-C reaches the whole process group; the blocked signal is inherited, so only the parent answers it.
-    # SIGTERM waits until the process has been told its job; it unblocks SIGTERM itself.
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group; the blocked signal is inherited, so only the parent answers it.
+
+    SIGTERM waits until the process has been told its job; it unblocks SIGTERM itself.
+    """
     resource_tracker.ensure_running()  # started by the first process otherwise, which would unblock both signals
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
-        process.start()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+
+def _start(context: Any, name: str, work: Work) -> dict[Connection, tuple[str, Any]]:
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(sender, work), name=name, daemon=True)
+    process.start()
     sender.close()
     return {receiver: (name, process)}
 
@@ -84,7 +93,7 @@ def _start(context: Any, name: str, work: Work) -> dict[Connection, tuple[str, A
 def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
     try:
         return connection.recv()
-    except EOFError:
+    except (EOFError, OSError):  # also in the middle of a message
         process.join()
         hint = "; memory may have run out: try fewer --workers" if process.exitcode == -signal.SIGKILL else ""
         return "done", ProcessLost(f"the process for {process.name} ended with {process.exitcode}{hint}")
