@@ -8,7 +8,6 @@
 A stage's exit code is passed on. Ctrl-C reaches the stage, which may finish saving before it leaves.
 """
 
-import importlib.util
 import shlex
 import signal
 import sys
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, run
 from utils.errors import PipelineError, UsageError, did_you_mean
+from utils.packages import missing_packages
 from utils.processes import run_process
 from utils.terminal import ask, styled
 
@@ -27,27 +27,39 @@ LAUNCHER = str(CHECKOUT / "utils" / "launch.py")
 # torch.distributed.run kills its workers so long after a signal; a large checkpoint on a slow disk takes minutes.
 SAVING_GRACE_SECONDS = 900
 
+# What the stages import, at once or when an option asks for it.
+_CLEANING = ("orjson", "tqdm", "mwparserfromhell", "pyarrow")
+_TOKENIZER = ("numpy", "orjson", "tokenizers", "sentencepiece", "gigatoken")
+_CORPUS = (*_TOKENIZER, "tqdm", "pyarrow", "matplotlib")
+_MODEL = (*_TOKENIZER, "torch")
+_TRAINING = (*_MODEL, "tqdm", "tensorboard", "matplotlib")
+_SCORING = (*_MODEL, "tqdm", "matplotlib", "datasets", "rouge_score", "sacrebleu")
+_SERVING = (*_MODEL, "fastapi", "uvicorn", "prometheus_client")
+_EXPORTING = (*_MODEL, "transformers", "safetensors", "gguf")
+_EVERYTHING = tuple(dict.fromkeys((*_CLEANING, *_CORPUS, *_TRAINING, *_SCORING)))
+
 
 class Stage(NamedTuple):
     number: int
     name: str
     script: str
     purpose: str
+    packages: tuple[str, ...]
 
 
 STAGES = (
-    Stage(1, "cleanup", "cleaner.py", "raw Wikipedia or your own files → cleaned articles"),
-    Stage(2, "tokenize", "tokenizer.py", "fetch, try or train the tokenizer"),
-    Stage(3, "prepare", "dataset_prep.py", "cleaned articles → token dataset"),
-    Stage(4, "fineweb", "fineweb_prep.py", "FineWeb → token dataset"),
-    Stage(5, "train", "train.py", "pretrain a model"),
-    Stage(6, "inference", "Inference.py", "write with a model, or compare several"),
-    Stage(8, "benchmark", "benchmark.py", "score checkpoints"),
-    Stage(9, "lima", "lima_tokenizer.py", "conversations → tokenized examples"),
-    Stage(10, "sft", "post_training.py", "instruction tuning"),
-    Stage(11, "serve", "server.py", "REST API and chat page"),
-    Stage(12, "export", "export.py", "Hugging Face folder, GGUF file"),
-    Stage(13, "quickstart", "quickstart.py", "the whole pipeline in minutes, on a CPU"),
+    Stage(1, "cleanup", "cleaner.py", "raw Wikipedia or your own files → cleaned articles", _CLEANING),
+    Stage(2, "tokenize", "tokenizer.py", "fetch, try or train the tokenizer", _TOKENIZER),
+    Stage(3, "prepare", "dataset_prep.py", "cleaned articles → token dataset", _CORPUS),
+    Stage(4, "fineweb", "fineweb_prep.py", "FineWeb → token dataset", _CORPUS),
+    Stage(5, "train", "train.py", "pretrain a model", _TRAINING),
+    Stage(6, "inference", "Inference.py", "write with a model, or compare several", _SCORING),
+    Stage(8, "benchmark", "benchmark.py", "score checkpoints", _SCORING),
+    Stage(9, "lima", "lima_tokenizer.py", "conversations → tokenized examples", _TOKENIZER),
+    Stage(10, "sft", "post_training.py", "instruction tuning", _TRAINING),
+    Stage(11, "serve", "server.py", "REST API and chat page", _SERVING),
+    Stage(12, "export", "export.py", "Hugging Face folder, GGUF file", _EXPORTING),
+    Stage(13, "quickstart", "quickstart.py", "the whole pipeline in minutes, on a CPU", _EVERYTHING),
 )
 QUIT_NUMBER = 7
 
@@ -86,7 +98,7 @@ def build_command(stage: Stage, arguments: Sequence[str], *, python: str = sys.e
 
 def run_stage(stage: Stage, arguments: Sequence[str] = ()) -> int:
     """Runs `stage` to its end and returns its exit code; signals reach it, and it may take its time to save."""
-    command = build_command(stage, arguments, python=stage_python())
+    command = build_command(stage, arguments, python=stage_python(stage))
     launched = LAUNCHER in command
     # Under the launcher every rank must be signalled once: in a process group of their own they do not get the
     # terminal's Ctrl-C besides the launcher's.
@@ -101,18 +113,21 @@ def run_stage(stage: Stage, arguments: Sequence[str] = ()) -> int:
     return 128 - code
 
 
-def stage_python() -> str:
-    """The Python that runs the stages: this one, or the checkout's .venv where this one has no packages.
+def stage_python(stage: Stage) -> str:
+    """The Python that runs `stage`: the checkout's .venv if this one lacks any of its packages, otherwise this one.
 
-    Raises:
-        PipelineError: neither has them.
+    Without a .venv it is this one too: what the stage cannot do without, the stage names itself.
     """
-    if importlib.util.find_spec("numpy"):
+    environment = CHECKOUT / ".venv"
+    installed = environment / "bin" / "python"
+    if not installed.exists() or Path(sys.prefix) == environment:
         return sys.executable
-    installed = CHECKOUT / ".venv" / "bin" / "python"
-    if installed.exists():
-        return str(installed)
-    raise PipelineError(f"{sys.executable} has no numpy, and there is no .venv; run: make install")
+    missing = missing_packages(stage.packages)
+    if not missing:
+        return sys.executable
+    if len(missing) < len(stage.packages):  # a Python with some packages may be the one that the user meant
+        print(f"note: {sys.executable} has no {missing[0]}; running with {installed}", file=sys.stderr)
+    return str(installed)
 
 
 def menu() -> int:

@@ -12,6 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.cli import load_config_from, require_package, run, stage_parser
+
+if __name__ == "__main__":
+    require_package("torch")
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 
 from utils.activations import FEED_FORWARDS
 from utils.attention import FastMultiHeadAttention, segment_mask
-from utils.cli import load_config_from, run, stage_parser
 from utils.config import Config, config_from_dict, load_config
 from utils.config_sections import ModelConfig
 from utils.errors import PipelineError

@@ -226,8 +226,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    config = load_config_from(args)
+    import matplotlib  # noqa: F401  needed at the end, for the loss curve: better missed now than then
+
     started = time.monotonic()
-    quickstart = Quickstart(load_config_from(args), Path(args.config).absolute(), args.settings, args.corpus_bytes)
+    quickstart = Quickstart(config, Path(args.config).absolute(), args.settings, args.corpus_bytes)
     print(f"Everything goes to {_short(quickstart.folder)}/; it takes about five minutes on two cores.")
     if quickstart.folder.exists():
         print("What an earlier quickstart left there is made anew; its checkpoints and logs stay.")

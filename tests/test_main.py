@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def main():
 run(main)
 """
 
+STAGE_THAT_NEEDS_TORCH = """
+from utils.cli import run
+
+def main():
+    import torch
+
+run(main)
+"""
+
 DEAF_STAGE = """
 import signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -52,7 +62,7 @@ def checkout(tmp_path) -> Path:
     root = tmp_path / "checkout"
     (root / "utils").mkdir(parents=True)
     shutil.copy(ROOT / "main.py", root)
-    for name in ("__init__", "cli", "errors", "processes", "terminal"):
+    for name in ("__init__", "cli", "errors", "packages", "processes", "terminal"):
         shutil.copy(ROOT / "utils" / f"{name}.py", root / "utils")
     (root / "dataset_prep.py").write_text(FAKE_STAGE)
     (root / "train.py").write_text(SAVING_STAGE)
@@ -91,6 +101,45 @@ def test_only_stages_whose_script_is_there_are_offered(checkout):
     listing = route(checkout, "--help").stdout
     assert "prepare" in listing
     assert "benchmark" not in listing
+
+
+@pytest.mark.parametrize("packages", [[], ["numpy"], ["numpy", "torch"]], ids=str)
+@pytest.mark.parametrize("stage", ["train", "prepare"])
+def test_stage_runs_in_the_checkout_venv_if_python_lacks_packages(checkout, tmp_path, stage, packages):
+    python = make_python(tmp_path / "other", packages)
+    installed = checkout / ".venv" / "bin" / "python"
+    installed.parent.mkdir(parents=True)
+    installed.write_text('#!/bin/sh\necho "in .venv: $2"\n')
+    installed.chmod(0o755)
+    result = run_router(python, checkout, stage, "--help")
+    assert (result.returncode, result.stdout) == (0, "in .venv: --help\n")
+    assert ("running with" in result.stderr) == bool(packages)
+
+
+def test_stage_itself_answers_if_there_is_no_venv(checkout, tmp_path):
+    python = make_python(tmp_path / "other", [])
+    (checkout / "train.py").write_text(STAGE_THAT_NEEDS_TORCH)
+    result = run_router(python, checkout, "train")
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"error: the package torch is not installed for {python}; run: make install, then: .venv/bin/python train.py\n"
+    )
+
+
+def make_python(folder: Path, packages: list[str]) -> Path:
+    """A Python with nothing but empty packages of these names."""
+    venv.create(folder, with_pip=False)
+    (installed,) = folder.glob("lib/python3*/site-packages")
+    for package in packages:
+        (installed / package).mkdir()
+        (installed / package / "__init__.py").touch()
+    return folder / "bin" / "python"
+
+
+def run_router(python: Path, checkout: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [str(python), str(checkout / "main.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
 
 
 def start_training(checkout: Path, saved: Path, **options) -> subprocess.Popen:

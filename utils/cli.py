@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from utils.errors import PipelineError, Terminated, UsageError
+from utils.packages import is_installed, missing_package_problem
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
@@ -79,8 +80,18 @@ def exit_code_of(main: Callable[[], int | None], *, debug: bool = False) -> int:
     except OSError as error:
         return _report(error, EXIT_ERROR, debug)
     except Exception as error:
-        hint = "" if debug else "; this is a bug: run it again with --debug for the traceback"
-        return _report(PipelineError(f"unexpected {type(error).__name__}: {error}{hint}"), EXIT_ERROR, debug)
+        problem = missing_package_problem(error) if isinstance(error, ImportError) else None
+        if problem is None:
+            hint = "" if debug else "; this is a bug: run it again with --debug for the traceback"
+            problem = f"unexpected {type(error).__name__}: {error}{hint}"
+        return _report(PipelineError(problem), EXIT_ERROR, debug)
+
+
+def require_package(name: str) -> None:
+    """For a script whose imports need `name`: without it, leave with one line instead of a traceback."""
+    if not is_installed(name):
+        error = ModuleNotFoundError(f"No module named {name!r}", name=name)
+        sys.exit(_report(PipelineError(missing_package_problem(error)), EXIT_ERROR, debug=False))
 
 
 def _report(error: Exception, code: int, debug: bool) -> int:

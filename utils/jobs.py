@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from utils.errors import PipelineError
+from utils.packages import missing_package_problem
 
 Report = Callable[[Any], None]
 Work = Callable[[Report], Any]
@@ -109,7 +110,8 @@ def _run(sender: Connection, work: Work) -> None:
     except OSError as error:
         result = PipelineError(str(error))
     except Exception as error:
-        result = PipelineError(f"unexpected {type(error).__name__}: {error}; this is a bug")
+        problem = missing_package_problem(error) if isinstance(error, ImportError) else None
+        result = PipelineError(problem or f"unexpected {type(error).__name__}: {error}; this is a bug")
     _send(sender, ("done", result))
 
 

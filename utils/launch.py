@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,5 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # this folder: its modules are found as utils.NAME only
-    sys.exit(main(sys.argv[1:]))
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's modules are found as utils.NAME only
+    from utils.cli import exit_code_of
+
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
