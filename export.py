@@ -13,22 +13,21 @@ import glob
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from loading import LoadedModel, load_for_inference
-from model import create_model, load_weights
-from tokenizer import load_tokenizer
-from utils.checkpoint import new_run_folder, write_checkpoint
 from utils.cli import load_config_from, run, stage_parser
-from utils.config import Config, config_from_dict
 from utils.errors import PipelineError, UsageError
 from utils.files import remove_stale_temporaries, temporary_path
 
+if TYPE_CHECKING:
+    import torch
+
+    from loading import LoadedModel
+    from utils.config import Config
+
 CHECKPOINT_NAME = "checkpoint_latest.pt"
 ROTATIONS = ("auto", "halves", "pairs")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -70,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         path = import_checkpoint(args, config)
         print(f"wrote {path}; try it: python3 main.py inference --checkpoint {path.parent}")
         return 0
+    from loading import load_for_inference
+
     loaded = load_for_inference(args.checkpoint, config, device="cpu", dtype="float32")
     if args.output:
         scores = _read_scores(args.scores) if args.scores else None
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export_to_hf(
-    loaded: LoadedModel,
+    loaded: "LoadedModel",
     directory: Path,
     *,
     dtype: str = "float32",
@@ -101,12 +102,13 @@ def export_to_hf(
     from exporting.hf_check import check_hf_folder
     from exporting.hf_folder import write_hf_folder
 
+    weights_dtype = _torch_dtype(dtype)
     refuse_to_replace(directory, overwrite=overwrite)
     remove_stale_temporaries(directory.parent, glob.escape(directory.name))
     temporary = temporary_path(directory)
     try:
-        write_hf_folder(loaded, temporary, dtype=DTYPES[dtype], name=directory.name, scores=scores)
-        measured = check_hf_folder(temporary, loaded, dtype=DTYPES[dtype])
+        write_hf_folder(loaded, temporary, dtype=weights_dtype, name=directory.name, scores=scores)
+        measured = check_hf_folder(temporary, loaded, dtype=weights_dtype)
         replace_folder(directory, by=temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -114,7 +116,7 @@ def export_to_hf(
 
 
 def export_to_gguf(
-    loaded: LoadedModel, path: Path, *, dtype: str = "float32", overwrite: bool = False
+    loaded: "LoadedModel", path: Path, *, dtype: str = "float32", overwrite: bool = False
 ) -> dict[str, Any]:
     """Writes `loaded` as a file for llama.cpp, compares the two, and only then gives it its name.
 
@@ -128,16 +130,25 @@ def export_to_gguf(
     from exporting.gguf_check import check_gguf_file
     from exporting.gguf_file import write_gguf_file
 
+    weights_dtype = _torch_dtype(dtype)
     refuse_to_replace_file(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.gguf")
     try:
-        write_gguf_file(loaded, temporary, dtype=DTYPES[dtype])
-        measured = check_gguf_file(temporary, loaded, dtype=DTYPES[dtype])
+        write_gguf_file(loaded, temporary, dtype=weights_dtype)
+        measured = check_gguf_file(temporary, loaded, dtype=weights_dtype)
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
     return measured
+
+
+def _torch_dtype(name: str) -> "torch.dtype":
+    import torch
+
+    if name not in DTYPES:
+        raise PipelineError(f"dtype is {name!r}; expected one of {', '.join(DTYPES)}")
+    return getattr(torch, name)
 
 
 def _compared(measured: dict[str, Any]) -> str:
@@ -147,7 +158,7 @@ def _compared(measured: dict[str, Any]) -> str:
     return f"{tokens}logits to {measured['logit_difference']:.1e} of the largest"
 
 
-def import_from_hf(directory: Path, output: Path, config: Config) -> Path:
+def import_from_hf(directory: Path, output: Path, config: "Config") -> Path:
     """Turns a folder of Hugging Face's into a checkpoint in `output` and returns its path.
 
     Raises:
@@ -155,6 +166,10 @@ def import_from_hf(directory: Path, output: Path, config: Config) -> Path:
     """
     from exporting.hf_check import compare_logits, load_hf_model
     from exporting.hf_import import read_hf_folder
+    from model import create_model, load_weights
+    from tokenizer import load_tokenizer
+    from utils.checkpoint import write_checkpoint
+    from utils.config import config_from_dict
 
     path = output / CHECKPOINT_NAME
     if path.exists():
@@ -168,13 +183,15 @@ def import_from_hf(directory: Path, output: Path, config: Config) -> Path:
     return path
 
 
-def import_checkpoint(args: argparse.Namespace, config: Config) -> Path:
+def import_checkpoint(args: argparse.Namespace, config: "Config") -> Path:
     """Turns another program's file into a checkpoint, in a new run's folder or in ``--output``; returns its path.
 
     Raises:
         PipelineError: the file is not a whole model of our architecture, or the tokenizer is another one.
     """
     from exporting.foreign_import import import_foreign
+    from tokenizer import load_tokenizer
+    from utils.checkpoint import new_run_folder, write_checkpoint
 
     if args.output and (args.output / CHECKPOINT_NAME).exists():
         raise PipelineError(f"{args.output / CHECKPOINT_NAME} exists; name another folder with --output")

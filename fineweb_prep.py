@@ -15,23 +15,23 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from preparation.hub_dataset import hub_server, hub_shards
-from preparation.inspection import inspect_dataset
 from preparation.options import add_preparation_options, load_evaluation, preparation_settings, recipe
 from preparation.quality import check_rule_names, rejection
 from preparation.remote_file import Retries
 from preparation.report import summary
-from preparation.run import Preparation, available_cores, prepare
 from preparation.shards import Shard, record_shards
-from preparation.writer import check_tokenizer
 from tokenizer import load_tokenizer
 from utils.cli import load_config_from, run, stage_parser
 from utils.config_sections import Config, FineWebConfig
 from utils.errors import PipelineError
 from utils.files import is_within
 from utils.raw_files import find_raw_files
+
+if TYPE_CHECKING:
+    from preparation.run import Preparation
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -46,17 +46,25 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config_from(args, fineweb__workers=args.workers, **preparation_settings(args))
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     if args.inspect:
+        from preparation.inspection import inspect_dataset
+
         windows = {"window": config.dataset.window, "stride": config.dataset.stride}
         print(inspect_dataset(args.inspect, tokenizer, **windows))
         return 0
+
+    from preparation.run import prepare
+    from preparation.writer import check_tokenizer
+
     check_tokenizer(tokenizer, config.model.vocab_size)
     job = preparation(config, test=args.test, source=args.source, restart=args.restart)
     print(summary(prepare(job, tokenizer), job.directory))
     return 0
 
 
-def preparation(config: Config, *, test: bool, source: Path | None = None, restart: bool = False) -> Preparation:
+def preparation(config: Config, *, test: bool, source: Path | None = None, restart: bool = False) -> "Preparation":
     """The dataset to make, as the configuration says, from the hub or from the files in `source`."""
+    from preparation.run import Preparation, available_cores
+
     fineweb = config.fineweb
     check_rule_names(fineweb.quality_rules)
     evaluation = load_evaluation(config.dataset.decontaminate)

@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 from tokenizer import load_tokenizer
-from tuning.conversations import Preparation, iter_conversations, prepare_examples, show_preview
-from tuning.sft_data import WRITTEN_NAMES, write_sft_dataset
 from utils.cli import load_config_from, run, stage_parser
 from utils.config import Config
 from utils.errors import PipelineError, UsageError
@@ -61,6 +59,9 @@ def prepare_lima(
     Raises:
         PipelineError: no tokenizer, no access to LIMA, nothing left to learn from; with `strict` anything malformed.
     """
+    from tuning.conversations import Preparation, iter_conversations, prepare_examples, show_preview
+    from tuning.sft_data import WRITTEN_NAMES, write_sft_dataset
+
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     directory = config.paths.post_training_dir
     source = source or fetch_lima(directory / RAW_NAME)

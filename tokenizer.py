@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError
@@ -24,6 +23,11 @@ from utils.files import refuse_overwriting, whole_file, write_text
 from utils.terminal import format_seconds
 from utils.text import from_line
 from utils.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from utils.bulk_encoding import BulkEncoder
 
 DEFAULT_DIRECTORY = Path(__file__).resolve().parent / "tokenizers" / "codellama_tokenizer"
 FILE_NAMES = ("tokenizer.model", "tokenizer.json")  # where both are there, SentencePiece's own file counts
@@ -88,7 +92,7 @@ class WikipediaTokenizer:
             raise
         return [self.bos_id] * add_bos + ids + [self.eos_id] * add_eos
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode_batch(self, texts: Sequence[str]) -> "list[np.ndarray]":
         """The ids of each text as uint16, without BOS and EOS, by the bulk engine."""
         try:
             return self._bulk.encode(texts)
@@ -119,8 +123,10 @@ class WikipediaTokenizer:
         """The bytes of every id: `decode` is these joined, less one leading space."""
         return self.vocabulary.token_bytes
 
-    def token_byte_lengths(self) -> np.ndarray:
+    def token_byte_lengths(self) -> "np.ndarray":
         """(V,) how many bytes each id stands for, 0 for special ids: bits per byte need it."""
+        import numpy as np
+
         return np.array([len(each) for each in self.vocabulary.token_bytes], dtype=np.int64)
 
     def save(self, directory: str | Path | None = None) -> Path:
@@ -131,7 +137,7 @@ class WikipediaTokenizer:
         return path
 
     @cached_property
-    def _bulk(self):
+    def _bulk(self) -> "BulkEncoder":
         from utils.bulk_encoding import BulkEncoder
 
         return BulkEncoder(self.vocabulary, reference=self.encode_batch_reference)

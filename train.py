@@ -9,26 +9,31 @@ torchrun --standalone --nproc_per_node 8 train.py     # the same as: main.py tra
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
-from pretraining.build import build_trainer
-from pretraining.starting_point import StartingPoint
 from utils.cli import EXIT_OK, load_config_from, run, stage_parser
-from utils.devices import describe_device, resolve_device
-from utils.distributed import process_group
-from utils.dry_run import dry_run
 from utils.errors import UsageError
-from utils.run_curves import compare_runs
-from utils.step_profile import TRACE_NAME
-from utils.step_timing import seconds_per_step
 from utils.terminal import format_count, format_seconds
-from utils.trainer import Trainer
+
+if TYPE_CHECKING:
+    from utils.trainer import Trainer
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    paths = load_config_from(args, training__device=args.device).paths  # wrong values end here, before torch loads
     if args.compare:
-        print(compare_runs(args.compare, load_config_from(args).paths.log_dir))
+        from utils.run_curves import compare_runs
+
+        print(compare_runs(args.compare, paths.log_dir))
         return EXIT_OK
+
+    from pretraining.build import build_trainer
+    from pretraining.starting_point import StartingPoint
+    from utils.devices import resolve_device
+    from utils.distributed import process_group
+    from utils.dry_run import dry_run
+
     start = StartingPoint(args)
     config = start.config()
     device = resolve_device(config.training.device)
@@ -59,7 +64,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def train(trainer: Trainer, args: argparse.Namespace) -> str:
+def train(trainer: "Trainer", args: argparse.Namespace) -> str:
+    from utils.step_profile import TRACE_NAME
+
     if args.test and not args.resume:
         told = expected_time(trainer)  # every process measures: they wait for one another
         if trainer.world.is_main:
@@ -68,14 +75,17 @@ def train(trainer: Trainer, args: argparse.Namespace) -> str:
     return summary(trainer)
 
 
-def expected_time(trainer: Trainer) -> str:
+def expected_time(trainer: "Trainer") -> str:
+    from utils.devices import describe_device
+    from utils.step_timing import seconds_per_step
+
     seconds = seconds_per_step(trainer) * trainer.total_steps
     tokens = trainer.total_steps * trainer.tokens_per_step
     work = f"{trainer.total_steps} steps, {format_count(tokens)} tokens"
     return f"one epoch: {work}, about {format_seconds(seconds)} on {describe_device(trainer.device)}"
 
 
-def summary(trainer: Trainer) -> str:
+def summary(trainer: "Trainer") -> str:
     best = trainer.metrics.best
     scored = f"; best validation loss {best['loss']:.4f} at step {trainer.metrics.best_step}" if best else ""
     return (

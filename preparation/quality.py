@@ -12,8 +12,6 @@ Unified Text-to-Text Transformer", JMLR 21(140), section 2.2.
 import re
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from utils.errors import PipelineError, did_you_mean
 
 Rule = Callable[[str], str | None]
@@ -106,6 +104,8 @@ def _is_repetitive(blocks: Sequence[str], num_characters: int) -> bool:
 
 
 def _ngram_reason(words: Sequence[str], num_characters: int) -> str | None:
+    import numpy as np
+
     numbers: dict[str, int] = {}
     word_ids = np.array([numbers.setdefault(word, len(numbers)) for word in words], dtype=np.int64)
     ends = np.cumsum([0, *map(len, words)])

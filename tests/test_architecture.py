@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import main
+
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
 SHARED = {"tokenizer", "model", "dataloader", "loading"}
@@ -112,9 +114,31 @@ def test_training_starts_with_four_packages_installed(name):
     assert packages(reachable(TOP_LEVEL[name], top_only=True)) <= TRAINING_PACKAGES
 
 
-def test_the_router_imports_the_standard_library_and_four_small_modules():
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_start_without_a_single_package(name):
+    ours = TOP_LEVEL.keys() | {path.name for path in PACKAGES} | {"utils"}
+    assert not packages(reachable(TOP_LEVEL[name], top_only=True)) - ours
+
+
+@pytest.mark.parametrize("stage", main.STAGES, ids=lambda stage: stage.name)
+def test_the_router_knows_what_each_stage_imports(stage):
+    names = reachable(TOP_LEVEL[Path(stage.script).stem])
+    logs = {"tensorboard"} if "torch.utils.tensorboard" in names and stage.name != "quickstart" else set()
+    imported = packages(names) & pinned_packages() | logs
+    assert imported <= set(stage.packages)
+    if stage.name != "quickstart":  # which runs the others
+        assert set(stage.packages) <= imported
+
+
+def pinned_packages() -> set[str]:
+    """What requirements.txt asks for, by the names that are imported."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return {line.partition("==")[0].replace("-", "_") for line in lines if "==" in line}
+
+
+def test_the_router_imports_the_standard_library_and_small_modules():
     ours = {name for name in imported_modules(TOP_LEVEL["main"]) if file_of(name)}
-    assert ours <= {"utils.cli", "utils.terminal", "utils.errors", "utils.processes"}
+    assert ours <= {"utils.cli", "utils.terminal", "utils.errors", "utils.packages", "utils.processes"}
     assert packages(reachable(TOP_LEVEL["main"], top_only=True)) <= {"utils"}
 
 

@@ -14,6 +14,7 @@ from loading import load_for_inference
 from tests.small_models import small_checkpoint
 from tokenizer import load_tokenizer
 from tuning.batches import ConversationLoader
+from tuning.finetuning import build_trainer, chosen_checkpoint, run_config
 from tuning.sft_data import SftDataset
 from utils.config import load_config
 
@@ -88,9 +89,9 @@ def test_one_step_has_the_loss_the_tokens_and_the_masks_of_trl(folder):
 
     arguments = ["--checkpoint", str(folder / "base.pt"), "--device", "cpu", *settings(folder)]
     args = post_training.parse_args(arguments)
-    path, content = post_training._checkpoint(args)
-    config = post_training._config_of(args, path, content)
-    trainer = post_training.build_trainer(config, path, content, device=torch.device("cpu"))
+    path, content = chosen_checkpoint(args, folder)
+    config = run_config(args, post_training.chosen_settings(args), path, content)
+    trainer = build_trainer(config, path, content, device=torch.device("cpu"))
     loader = ConversationLoader(data, np.arange(BATCH), batch_size=BATCH, device=torch.device("cpu"))
     batch = next(iter(loader))
     trainer.model.train()
