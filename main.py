@@ -31,9 +31,11 @@ SAVING_GRACE_SECONDS = 900
 _CLEANING = ("orjson", "tqdm", "mwparserfromhell", "pyarrow")
 _TOKENIZER = ("numpy", "orjson", "tokenizers", "sentencepiece", "gigatoken")
 _CORPUS = (*_TOKENIZER, "tqdm", "pyarrow", "matplotlib")
+_CONVERSATIONS = (*_TOKENIZER, "pyarrow")
 _MODEL = (*_TOKENIZER, "torch")
 _TRAINING = (*_MODEL, "tqdm", "tensorboard", "matplotlib")
-_SCORING = (*_MODEL, "tqdm", "matplotlib", "datasets", "rouge_score", "sacrebleu")
+_TUNING = (*_TRAINING, "pyarrow")
+_SCORING = (*_MODEL, "tqdm", "matplotlib", "pyarrow", "datasets", "rouge_score", "sacrebleu")
 _SERVING = (*_MODEL, "fastapi", "uvicorn", "prometheus_client")
 _EXPORTING = (*_MODEL, "transformers", "safetensors", "gguf")
 _EVERYTHING = tuple(dict.fromkeys((*_CLEANING, *_CORPUS, *_TRAINING, *_SCORING)))
@@ -55,8 +57,8 @@ STAGES = (
     Stage(5, "train", "train.py", "pretrain a model", _TRAINING),
     Stage(6, "inference", "Inference.py", "write with a model, or compare several", _SCORING),
     Stage(8, "benchmark", "benchmark.py", "score checkpoints", _SCORING),
-    Stage(9, "lima", "lima_tokenizer.py", "conversations → tokenized examples", _TOKENIZER),
-    Stage(10, "sft", "post_training.py", "instruction tuning", _TRAINING),
+    Stage(9, "lima", "lima_tokenizer.py", "conversations → tokenized examples", _CONVERSATIONS),
+    Stage(10, "sft", "post_training.py", "instruction tuning", _TUNING),
     Stage(11, "serve", "server.py", "REST API and chat page", _SERVING),
     Stage(12, "export", "export.py", "Hugging Face folder, GGUF file", _EXPORTING),
     Stage(13, "quickstart", "quickstart.py", "the whole pipeline in minutes, on a CPU", _EVERYTHING),
