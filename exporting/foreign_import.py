@@ -17,6 +17,7 @@ from torch import Tensor
 from exporting.foreign_config import ForeignConfig, foreign_config
 from exporting.foreign_file import ForeignFile, read_config_file, read_foreign_file
 from exporting.foreign_names import Mapped, halve_rows, map_names, split_fused
+from exporting.foreign_sample import sample_losses
 from model import create_model
 from utils.config import config_from_dict
 from utils.config_sections import Config, ModelConfig
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tokenizer import WikipediaTokenizer
 
 _SHOWN = 8  # names in a message at most
+_NOTABLE = 0.05  # nats a token: below that two losses say nothing
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ def import_foreign(
     }
     content |= {"step": file.step} if file.step is not None else {}
     content |= {"tokenizer": _description(tokenizer)} if tokenizer else {}
+    report = [*_report(file, mapped, found), *_rotation_report(mapped, config.model, tokenizer, pairs=pairs)]
     named = f"{tokenizer.name} in {tokenizer.directory}" if tokenizer else "not recorded; --tokenizer DIR records it"
-    return Imported(content, (*_report(file, mapped, found, pairs=pairs), f"  tokenizer: {named}"))
+    return Imported(content, (*report, f"  tokenizer: {named}"))
 
 
 def _whole_config(found: ForeignConfig, base: Config, tokenizer: "WikipediaTokenizer | None", *, origin: str) -> Config:
@@ -129,18 +132,31 @@ def _description(tokenizer: "WikipediaTokenizer") -> dict[str, Any]:
     return {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
 
 
-def _report(file: ForeignFile, mapped: Mapped, found: ForeignConfig, *, pairs: bool) -> Iterable[str]:
+def _report(file: ForeignFile, mapped: Mapped, found: ForeignConfig) -> Iterable[str]:
     yield f"{file.path.name}: {len(mapped.state)} of {len(file.weights)} tensors recognised"
     yield f"  model: {json.dumps(found.values)}"
     if found.assumed:
         assumed = ", ".join(f"{key} {found.values[key]}" for key in found.assumed)
         yield f"  assumed, as neither file nor shapes say it: {assumed}; if that is wrong: --model-config FILE"
-    order, other = ("pairs, so their rows were reordered", "halves") if pairs else ("halves, as ours does", "pairs")
-    yield f"  RoPE of queries and keys rotates {order}; if the text is nonsense: --rope {other}"
     if mapped.computed:
         yield f"  left out, as the configuration gives them: {_listed(mapped.computed)}"
     if mapped.unknown:
         yield f"  left out, as not recognised: {_listed(mapped.unknown)}"
+
+
+def _rotation_report(
+    mapped: Mapped, config: ModelConfig, tokenizer: "WikipediaTokenizer | None", *, pairs: bool
+) -> Iterable[str]:
+    """Which values RoPE is taken to rotate together, and with a tokenizer what a sample text says of that."""
+    used, other = ("pairs", "halves") if pairs else ("halves", "pairs")
+    yield f"  RoPE rotates {used}{', so rows were reordered' if pairs else ''}; if the text is nonsense: --rope {other}"
+    if tokenizer is None:
+        return
+    states = {used: _hf_state(mapped, config, pairs=pairs), other: _hf_state(mapped, config, pairs=not pairs)}
+    losses = sample_losses(states, config, tokenizer)
+    yield f"  loss on a sample of English: {losses[used]:.2f} nats a token, {losses[other]:.2f} with --rope {other}"
+    if losses[other] < losses[used] - _NOTABLE:
+        yield f"  warning: the sample fits --rope {other} better; import the file again with it"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -215,6 +215,23 @@ def test_rope_of_pairs_can_be_said(tmp_path):
     assert_same_logits(hf, tmp_path / "pairs.pt", tmp_path, "--rope", "pairs")
 
 
+def test_a_sample_text_tells_which_way_rope_rotates(tmp_path, capsys, monkeypatch):
+    from exporting import foreign_import
+    from exporting.foreign_sample import TEXT
+
+    tokenizer = trained_tokenizer(tmp_path / "tokenizer")
+    arguments = ["--import-checkpoint", str(save(tmp_path / "a.pt")), "--tokenizer", str(tokenizer.directory)]
+    export.main([*arguments, "--output", str(tmp_path / "out")])
+    ids = torch.tensor([tokenizer.encode(TEXT, add_bos=True)[:96]])
+    with torch.no_grad():
+        loss = hf_model()(ids, labels=ids).loss.item()
+    assert f"loss on a sample of English: {loss:.2f} nats a token" in capsys.readouterr().out
+    for pairs, is_better in ((loss - 1, True), (loss + 1, False)):
+        monkeypatch.setattr(foreign_import, "sample_losses", lambda *_, found=pairs: {"halves": loss, "pairs": found})
+        export.main([*arguments, "--output", str(tmp_path / f"out_{is_better}")])
+        assert ("warning: the sample fits --rope pairs better" in capsys.readouterr().out) == is_better
+
+
 def save(path, **changes):
     """A checkpoint in Hugging Face's names with `changes`, a None for a weight that is left out."""
     state = state_of(hf_model()) | changes.pop("state", {})
