@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError
 from utils.files import refuse_overwriting, whole_file, write_text
+from utils.quickstart_hint import or_quickstart
 from utils.terminal import format_seconds
 from utils.text import from_line
 from utils.vocabulary import Vocabulary
@@ -187,6 +188,7 @@ def _ways_on(directory: Path) -> str:
     return (
         f"put its tokenizer.json or tokenizer.model into {directory}, or name a folder that has one with --load DIR, "
         "or train your own: python3 tokenizer.py --train FILE… --vocab-size 8000 --output DIR"
+        f"{or_quickstart(directory)}"
     )
 
 

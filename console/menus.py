@@ -8,6 +8,7 @@ from pathlib import Path
 from utils.checkpoint import Run, list_runs, read_checkpoint
 from utils.errors import PipelineError
 from utils.generation_settings import GenerationSettings
+from utils.quickstart_hint import or_quickstart
 from utils.terminal import ask, format_bytes, styled
 
 
@@ -46,7 +47,8 @@ def choose_run(checkpoint_dir: Path) -> Run:
     """A training run; the newest is marked. Where checkpoints lie flat in one folder there is nothing to ask."""
     runs = list_runs(checkpoint_dir)
     if not runs:
-        raise PipelineError(f"{checkpoint_dir} holds no checkpoints; train a model first: python3 main.py train")
+        remedy = f"train a model first: python3 main.py train{or_quickstart(checkpoint_dir)}"
+        raise PipelineError(f"{checkpoint_dir} holds no checkpoints; {remedy}")
     if len(runs) == 1 and runs[0].directory == checkpoint_dir:
         return runs[0]
     print(styled("\nTraining runs", "bold"))

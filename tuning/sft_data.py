@@ -20,6 +20,7 @@ from tuning.conversations import Example, Preparation
 from utils.chat import TEMPLATE_NAME, render_text
 from utils.errors import PipelineError
 from utils.files import whole_file, write_json
+from utils.quickstart_hint import or_quickstart
 from utils.text import printable_name
 from utils.token_store import file_sha256
 
@@ -120,6 +121,7 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise PipelineError(
             f"{directory} holds no prepared conversations ({METADATA_NAME} is missing); {_REMEDY}"
+            f"{or_quickstart(directory)}"
         ) from None
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path} cannot be read: {error}; {_REMEDY}") from None

@@ -22,6 +22,7 @@ import torch
 
 from utils.errors import PipelineError
 from utils.files import whole_file
+from utils.quickstart_hint import or_quickstart
 from utils.terminal import format_bytes
 
 _PATTERN = "checkpoint_*.pt"
@@ -73,7 +74,8 @@ def find_checkpoint(argument: str | Path, checkpoint_dir: Path, *, prefix: str =
     if str(argument) == "latest":
         fitting = [run for run in runs if run.directory == checkpoint_dir or run.directory.name.startswith(prefix)]
         if not fitting:
-            raise PipelineError(f"no checkpoint in {checkpoint_dir}; train a model first: python3 main.py train")
+            remedy = f"train a model first: python3 main.py train{or_quickstart(checkpoint_dir)}"
+            raise PipelineError(f"no checkpoint in {checkpoint_dir}; {remedy}")
         return fitting[0].newest
     for path in (Path(argument).expanduser(), checkpoint_dir / argument):
         if path.is_file():

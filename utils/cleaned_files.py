@@ -12,6 +12,7 @@ from typing import Any
 
 from utils.errors import PipelineError
 from utils.files import write_json
+from utils.quickstart_hint import or_quickstart
 
 REPORT_NAME = "cleaning_report.json"
 REPORT_VERSION = 2
@@ -33,7 +34,7 @@ def cleaned_files(directory: Path, *, test: bool = False) -> list[Path]:
     if not report:
         if not present:
             found = "has no cleaned_*.txt" if directory.is_dir() else "does not exist"
-            raise PipelineError(f"{directory} {found}; run: python3 cleaner.py")
+            raise PipelineError(f"{directory} {found}; run: python3 cleaner.py{or_quickstart(directory)}")
         return present
     _check_complete(directory, report)
     partial = next((name for name, file in report["files"].items() if file["limit"] is not None), None)

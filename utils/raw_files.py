@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from utils.errors import PipelineError
+from utils.quickstart_hint import or_quickstart
 from utils.terminal import format_bytes
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".xml": "xml", ".txt": "text", ".md": "text"}
@@ -55,7 +56,8 @@ def find_raw_files(place: Path) -> list[Path]:
     """
     expected = ", ".join(FORMATS) + f" (also {', '.join(COMPRESSIONS)})"
     if not place.exists():
-        raise PipelineError(f"{place} does not exist; expected a folder or file of {expected}; name one with --input")
+        remedy = f"name one with --input{or_quickstart(place)}"
+        raise PipelineError(f"{place} does not exist; expected a folder or file of {expected}; {remedy}")
     if place.is_file():
         if not format_of(place):
             raise PipelineError(f"{place} has a name of no known format; expected {expected}")
@@ -64,7 +66,8 @@ def find_raw_files(place: Path) -> list[Path]:
     found = [path for path in candidates if format_of(path)]
     if not found:
         seen = f"{len(candidates)} files, the first {candidates[0].name}" if candidates else "nothing"
-        raise PipelineError(f"{place} holds {seen}; expected {expected}; name another place with --input")
+        remedy = f"name another place with --input{or_quickstart(place)}"
+        raise PipelineError(f"{place} holds {seen}; expected {expected}; {remedy}")
     return found
 
 

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from utils.errors import PipelineError
+from utils.quickstart_hint import or_quickstart
 
 FORMAT_VERSION = 1
 METADATA_NAME = "metadata.json"
@@ -220,7 +221,7 @@ def read_metadata(directory: Path, *, command: str = "") -> dict[str, Any]:
         text = path.read_bytes()
     except FileNotFoundError:
         state = "is not complete: it has no metadata.json" if directory.is_dir() else "does not exist"
-        raise PipelineError(f"token dataset {directory} {state}; {hint}") from None
+        raise PipelineError(f"token dataset {directory} {state}; {hint}{or_quickstart(directory)}") from None
     except OSError as error:
         raise PipelineError(f"{path} cannot be read: {error.strerror}; {hint}") from None
     try:

@@ -1,0 +1,86 @@
+"""After a quickstart, an error about something missing names the quickstart's configuration."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cleaning.run import plan_jobs
+from console.menus import choose_run
+from dataloader import open_dataset
+from tokenizer import load_tokenizer
+from tuning.sft_data import SftDataset
+from utils.checkpoint import find_checkpoint
+from utils.cleaned_files import cleaned_files
+from utils.config import Config, load_config
+from utils.errors import PipelineError
+from utils.quickstart_hint import or_quickstart
+
+FOLDERS = ("raw_dir", "cleaned_dir", "tokenizer_dir", "checkpoint_dir", "post_training_dir")
+FINDERS: dict[str, tuple[str, Callable[[Config], object]]] = {
+    "checkpoint": (
+        "checkpoint_dir/run_a/checkpoint_latest.pt",
+        lambda c: find_checkpoint("latest", c.paths.checkpoint_dir),
+    ),
+    "run in the menu": ("checkpoint_dir/run_a/checkpoint_latest.pt", lambda c: choose_run(c.paths.checkpoint_dir)),
+    "tokenizer": ("tokenizer_dir/tokenizer.json", lambda c: load_tokenizer(c.paths.tokenizer_dir)),
+    "dataset": ("dataset/metadata.json", lambda c: open_dataset(c.dataset, test=True)),
+    "conversations": ("post_training_dir/metadata.json", lambda c: SftDataset.open(c.paths.post_training_dir)),
+    "cleaned text": ("cleaned_dir/cleaned_0.txt", lambda c: cleaned_files(c.paths.cleaned_dir)),
+    "raw text": ("raw_dir/python_help_0.jsonl", lambda c: plan_jobs(c.paths.raw_dir)),
+}
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A folder with both configurations, where nothing has been made yet."""
+    write_config(tmp_path / "config.json", tmp_path / "mine", "wikipedia_test_dir")
+    write_config(tmp_path / "configs" / "quickstart.json", tmp_path / "quickstart", "custom_dir", source="custom")
+    monkeypatch.setattr("utils.config.DEFAULT_CONFIG", tmp_path / "config.json")
+    monkeypatch.setattr("utils.quickstart_hint.QUICKSTART_CONFIG", tmp_path / "configs" / "quickstart.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_config(path: Path, folder: Path, dataset_key: str, **dataset: str) -> None:
+    paths = {key: str(folder / key) for key in FOLDERS}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"paths": paths, "dataset": {dataset_key: str(folder / "dataset"), **dataset}}))
+
+
+def make(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+
+@pytest.mark.parametrize("missing", FINDERS)
+def test_error_names_the_quickstart_that_has_it(checkout, missing):
+    made, find = FINDERS[missing]
+    make(checkout / "quickstart" / made)
+    with pytest.raises(PipelineError, match=r"; or use the quickstart's: --config configs/quickstart\.json$"):
+        find(load_config())
+
+
+@pytest.mark.parametrize("missing", FINDERS)
+def test_error_is_silent_about_an_empty_quickstart(checkout, missing):
+    _, find = FINDERS[missing]
+    with pytest.raises(PipelineError) as caught:
+        find(load_config())
+    assert "quickstart" not in str(caught.value)
+
+
+def test_folder_that_the_user_chose_gets_no_hint(checkout):
+    make(checkout / "quickstart" / "checkpoint_dir" / "run_a" / "checkpoint_latest.pt")
+    assert or_quickstart(checkout / "elsewhere") == ""
+
+
+def test_quickstart_is_not_sent_to_itself(checkout):
+    make(checkout / "quickstart" / "checkpoint_dir" / "run_a" / "checkpoint_latest.pt")
+    assert or_quickstart(checkout / "quickstart" / "checkpoint_dir") == ""
+
+
+def test_unreadable_quickstart_config_hides_no_error(checkout):
+    (checkout / "configs" / "quickstart.json").write_text("{")
+    with pytest.raises(PipelineError, match="train a model first"):
+        find_checkpoint("latest", load_config().paths.checkpoint_dir)

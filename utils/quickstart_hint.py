@@ -1,0 +1,46 @@
+"""What an error adds when the default folder is empty and the quickstart has filled one of its own.
+
+raise PipelineError(f"no checkpoint in {folder}; train a model first: python3 main.py train{or_quickstart(folder)}")
+"""
+
+from pathlib import Path
+
+from utils.config import CHECKOUT, load_config
+from utils.config_sections import Config
+from utils.errors import PipelineError
+
+QUICKSTART_CONFIG = CHECKOUT / "configs" / "quickstart.json"
+# What shows that a folder of `paths` has been filled.
+_CONTENT = {
+    "raw_dir": "*.jsonl",
+    "cleaned_dir": "cleaned_*.txt",
+    "tokenizer_dir": "tokenizer.*",
+    "checkpoint_dir": "**/*.pt",
+    "post_training_dir": "metadata.json",
+}
+_DATASET_CONTENT = "metadata.json"
+
+
+def or_quickstart(missing: Path) -> str:
+    """``"; or use the quickstart's: --config configs/quickstart.json"``, or ``""`` if that would not help.
+
+    It helps if `missing`, the folder that lacks something, is one of config.json's, and the quickstart's folder for the
+    same purpose has it.
+    """
+    try:
+        ours, theirs = load_config(), load_config(QUICKSTART_CONFIG)
+    except PipelineError:  # the error that is being written matters more than a configuration that nobody asked for
+        return ""
+    if not _is_filled(missing, ours, theirs):
+        return ""
+    path = QUICKSTART_CONFIG
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"; or use the quickstart's: --config {shown}"
+
+
+def _is_filled(missing: Path, ours: Config, theirs: Config) -> bool:
+    for key, pattern in _CONTENT.items():
+        if getattr(ours.paths, key) == missing:
+            return any(getattr(theirs.paths, key).glob(pattern))
+    is_dataset = missing in vars(ours.dataset).values()
+    return is_dataset and any(theirs.dataset.directory(test=False).glob(_DATASET_CONTENT))
