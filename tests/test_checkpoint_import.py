@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -65,6 +66,7 @@ META_CONFIG = {"dim": 48, "n_layers": LAYERS, "n_heads": HEADS, "n_kv_heads": GR
 }
 
 
+@cache
 def hf_model(*, tied: bool = True, qk_norm: bool = False):
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
