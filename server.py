@@ -7,7 +7,6 @@ An API key comes from the environment (LLM_API_KEY), where other users of the ma
 """
 
 import argparse
-import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -49,12 +48,18 @@ def main(argv: list[str] | None = None) -> int:
         paths__tokenizer_dir=args.tokenizer,
     )
     listener = listen(config.server)
+    from serving.access import read_api_key
     from serving.api import create_app
+    from serving.connections import reserve_files
     from serving.engine import Engine
+    from serving.log import configure_log
 
+    configure_log()
+    reserve_files(config.server.max_connections)
+    api_key = read_api_key(config.server.host)
     models = load_models(args.checkpoint or ["latest"], config, device=args.device)
     engine = Engine(models, max_waiting=config.server.max_waiting, timeout=config.server.request_timeout)
-    app = create_app(engine, config.generation, config.server, api_key=os.environ.get("LLM_API_KEY"))
+    app = create_app(engine, config.generation, config.server, api_key=api_key)
     serve(app, listener, config.server)
     return 0
 
@@ -101,15 +106,13 @@ def load_models(arguments: list[str], config: "Config", *, device: str) -> list[
 
 def serve(app: "FastAPI", listener: socket.socket, server: "ServerConfig") -> None:
     """Runs until Ctrl-C or SIGTERM; uvicorn then lets running answers end and raises the signal again."""
-    import uvicorn
+    from serving.connections import BACKLOG, make_uvicorn
 
-    listener.listen(2048)
+    listener.listen(BACKLOG)
     host, port = listener.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"listening on {where}  (chat page: {where}/  API: {where}/v1  description: {where}/docs)", flush=True)
-    grace = int(server.request_timeout)
-    options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=grace, lifespan="on")
-    uvicorn.Server(options).run(sockets=[listener])
+    make_uvicorn(app, server).run(sockets=[listener])
 
 
 if __name__ == "__main__":

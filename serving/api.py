@@ -5,7 +5,7 @@ app = create_app(engine, config.generation, config.server, api_key=None)
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
+from serving.access import AllowedHosts, ApiKey, host_names
 from serving.engine import Answers, Engine, ServedModel
 from serving.errors import DOCUMENTED_ERRORS, ApiError, add_error_handlers, as_api_error, error_body
-from serving.limits import ApiKey, BodyLimit
+from serving.json_body import JsonRoute
+from serving.limits import BodyLimit, check_max_tokens, check_num_answers, check_num_characters
 from serving.metrics import Metrics
+from serving.prompts import PromptEncoder, Prompts, ThreadTokenizer, encode_text_or_ids
 from serving.responses import (
     ChatCompletionResponse,
     ChatShape,
@@ -37,7 +40,8 @@ from utils.generation_settings import GenerationSettings, check_prompt, check_te
 PAGE = Path(__file__).with_name("page.html")
 # The page is one file with its script and style inside; nothing else may run in it or be fetched by it.
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
 
@@ -46,11 +50,14 @@ def create_app(
 ) -> FastAPI:
     """The whole application; the engine is started and stopped with it."""
 
+    routes = Routes(engine, generation, server, Metrics(engine))
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         yield
         engine.stop()
+        routes.encoder.close()
 
     app = FastAPI(
         title="Language model server",
@@ -58,11 +65,13 @@ def create_app(
         version="1",
         lifespan=lifespan,
     )
+    app.router.route_class = JsonRoute
     add_error_handlers(app)
+    # The last one added comes first: of a request that may not ask, no body is read.
+    app.add_middleware(BodyLimit, max_bytes=server.max_body_bytes)
     if api_key:
         app.add_middleware(ApiKey, key=api_key)
-    app.add_middleware(BodyLimit, max_bytes=server.max_body_bytes)
-    routes = Routes(engine, generation, server, Metrics(engine))
+    app.add_middleware(AllowedHosts, names=host_names(server))
     routes.add_to(app)
     return app
 
@@ -75,6 +84,7 @@ class Routes:
         self.defaults = replace(GenerationSettings.from_config(generation), on_overflow="refuse")
         self.server = server
         self.metrics = metrics
+        self.encoder = PromptEncoder(server.max_waiting)
 
     def add_to(self, app: FastAPI) -> None:
         post = {"responses": DOCUMENTED_ERRORS}
@@ -89,7 +99,14 @@ class Routes:
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
         """Continues a text, or several."""
         served = self._served(body.model)
-        prompts = [self._prompt_ids(served, prompt) for prompt in body.prompts()]
+        given = body.prompts()
+        self._check_counts(body, len(given), body.max_tokens)
+        for prompt in given:
+            if isinstance(prompt, str):
+                check_num_characters([prompt], served)
+        prompts = await self._encode(
+            served, body, len(given), lambda: [encode_text_or_ids(served.tokenizer, prompt) for prompt in given]
+        )
         shape = CompletionShape(served.name, served.token_bytes, with_logprobs=body.logprobs is not None)
         return await self._answer(request, body, served, prompts, shape, body.max_tokens, body.logprobs)
 
@@ -99,11 +116,16 @@ class Routes:
         if not served.is_chat:
             message = f"{served.name} is a base model and has learned no conversation; use /v1/completions"
             raise ApiError(400, message, param="model", code="no_chat_model")
-        prompt = encode_prompt(served.tokenizer, [_plain_message(each.role, each.content) for each in body.messages])
+        max_tokens = body.max_completion_tokens or body.max_tokens
+        self._check_counts(body, 1, max_tokens)
+        check_num_characters([message.content for message in body.messages], served)
+        messages = [_plain_message(message.role, message.content) for message in body.messages]
+        prompts = await self._encode(
+            served, body, 1, lambda: [encode_prompt(ThreadTokenizer(served.tokenizer), messages)]
+        )
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         shape = ChatShape(served.name, served.token_bytes, with_logprobs=body.logprobs)
-        max_tokens = body.max_completion_tokens or body.max_tokens
-        return await self._answer(request, body, served, [prompt], shape, max_tokens, logprobs)
+        return await self._answer(request, body, served, prompts, shape, max_tokens, logprobs)
 
     async def models(self) -> ModelList:
         """The models by name."""
@@ -139,9 +161,6 @@ class Routes:
             for ids in prompts
             for choice in range(body.n)
         ]
-        if not 1 <= len(jobs) <= self.server.max_waiting:
-            limit = f"1 to {self.server.max_waiting}"
-            raise ApiError(400, f"the request asks for {len(jobs)} answers; wanted: {limit}", param="prompt")
         num_prompt_tokens = sum(map(len, prompts))
         answers = self.engine.submit(served, jobs)
         self.metrics.prompt_tokens.labels(served.name).inc(num_prompt_tokens)
@@ -160,9 +179,17 @@ class Routes:
             raise ApiError(404, message, param="model", code="model_not_found")
         return models[name]
 
-    def _prompt_ids(self, served: ServedModel, prompt: str | list[int]) -> list[int]:
-        """A text gets a BOS before it, ids are taken as they are."""
-        return served.tokenizer.encode(check_text(prompt), add_bos=True) if isinstance(prompt, str) else prompt
+    def _check_counts(self, body: SamplingRequest, num_prompts: int, max_tokens: int | None) -> None:
+        """Refuses what asks for too much before any work is done for it."""
+        check_num_answers(num_prompts, body.n, most=self.server.max_waiting)
+        check_max_tokens(max_tokens, most=self.server.max_tokens)
+
+    async def _encode(
+        self, served: ServedModel, body: SamplingRequest, num_prompts: int, encode: Callable[[], Prompts]
+    ) -> Prompts:
+        num_answers = num_prompts * body.n
+        self.engine.check_room(served, num_answers)
+        return await self.encoder.encode(encode, num_answers=num_answers)
 
     def _settings(
         self,
@@ -174,12 +201,6 @@ class Routes:
         choice: int,
     ) -> GenerationSettings:
         """The request's settings, checked against the model's context; each choice draws with a seed of its own."""
-        stops = body.stops()
-        if len(stops) > 4:
-            raise ApiError(400, f"{len(stops)} stop texts; wanted: at most 4", param="stop")
-        if max_tokens and max_tokens > self.server.max_tokens:
-            message = f"max_tokens is {max_tokens}; this server allows {self.server.max_tokens}"
-            raise ApiError(400, message, param="max_tokens")
         room = served.context - len(prompt_ids)
         given = {name: getattr(body, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
         settings = replace(
@@ -187,7 +208,7 @@ class Routes:
             **{name: value for name, value in given.items() if value is not None},
             max_length=max_tokens or max(1, min(self.defaults.max_length, self.server.max_tokens, room)),
             seed=None if body.seed is None else (body.seed + choice) % 2**63,
-            stop=stops,
+            stop=body.stops(),
             logprobs=logprobs,
         )
         check_prompt(prompt_ids, settings, context=served.context, vocab_size=served.vocab_size)

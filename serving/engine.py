@@ -5,9 +5,9 @@ reader that goes away costs at most one more step.
 """
 
 import asyncio
+import logging
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,9 @@ from utils.generation_settings import GenerationSettings
 if TYPE_CHECKING:
     from model import TransformerLM
     from tokenizer import WikipediaTokenizer
+
+
+logger = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
@@ -53,6 +56,8 @@ class ServedModel:
         self.is_chat = is_chat
         self.context: int = model.config.context_length
         self.vocab_size: int = model.config.vocab_size
+        # No text with more characters than this fits the context: each token stands for one at least.
+        self.max_characters = self.context * max(map(len, self.token_bytes))
         self.created = int(time.time())
         self.waiting: deque[Job] = deque()
         self.running: dict[int, Job] = {}
@@ -154,12 +159,16 @@ class Engine:
         answers = Answers(deadline=time.monotonic() + self._timeout)
         answers.jobs = [Job(index, ids, settings, answers) for index, (ids, settings) in enumerate(requests)]
         with self._condition:
-            free = served.max_rows - len(served.running)
-            if len(served.waiting) + len(answers.jobs) > self._max_waiting + free:
-                raise QueueFullError
+            self.check_room(served, len(answers.jobs))
             served.waiting.extend(answers.jobs)
             self._condition.notify()
         return answers
+
+    def check_room(self, served: ServedModel, num_answers: int) -> None:
+        """Raises QueueFullError if so many more could not be queued now."""
+        free = served.max_rows - len(served.running)
+        if len(served.waiting) + num_answers > self._max_waiting + free:
+            raise QueueFullError
 
     def _run(self) -> None:
         while True:
@@ -177,7 +186,7 @@ class Engine:
             try:
                 outcomes += self._step(served)
             except Exception as error:
-                traceback.print_exc()
+                logger.exception("%s failed in a step", served.name)
                 outcomes += [(job, EngineError(f"{type(error).__name__} in a step")) for job in served.running.values()]
                 served.start_anew()
         for job, outcome in outcomes:

@@ -37,7 +37,9 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "the request does not fit; `param` names the field",
         401: "no API key, or a wrong one",
+        403: "sent to a host that is not one of this server's (server.allowed_hosts)",
         404: "no such model",
+        408: "the body took longer than server.body_timeout seconds to arrive",
         413: "the body is larger than server.max_body_bytes",
         429: "as many requests wait as server.max_waiting allows; try again after Retry-After seconds",
         500: "the model failed",
@@ -62,11 +64,16 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = kinds.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
-    # A message may quote a lone surrogate of the request, which UTF-8 cannot carry.
-    message = str(error).encode("utf-8", "replace").decode("utf-8")
-    return {"error": {"message": message, "type": kind, "param": error.param, "code": error.code}}
+    param = None if error.param is None else one_line(error.param, longest=100)
+    return {"error": {"message": one_line(str(error)), "type": kind, "param": param, "code": error.code}}
+
+
+def one_line(text: str, *, longest: int = 1000) -> str:
+    """`text` as it can be shown anywhere: it may quote line ends, escape sequences and lone surrogates of a request."""
+    shown = text[: longest - 1] + "…" if len(text) > longest else text
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown)
 
 
 def error_response(error: ApiError) -> JSONResponse:
@@ -101,12 +108,10 @@ def add_error_handlers(app: FastAPI) -> None:
 def _of_validation(error: RequestValidationError) -> ApiError:
     """The first thing that does not fit, by the name of its field."""
     first = error.errors()[0]
-    # Of a union each member complains; the field's own name is the first part that is one of ours.
+    # Of a union each member complains; the field's own name is the first part.
     where = [str(part) for part in first["loc"] if part != "body"]
-    field = where[0] if where and first["type"] != "json_invalid" else None
+    field = one_line(where[0], longest=100) if where else None
     message = first["msg"]
     if first["type"] == "extra_forbidden":
         message = "this field is not supported"
-    elif first["type"] == "json_invalid":
-        message = "the body is not JSON"
     return ApiError(400, f"{field}: {message}" if field else message, param=field)

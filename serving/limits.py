@@ -1,14 +1,48 @@
-"""What keeps strangers and accidents out: the size of a body, and the API key."""
+"""Every limit on what one request may ask for. How many connections there may be, and for how long: connections.py."""
 
-import hmac
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ApiError, error_response
 
+if TYPE_CHECKING:
+    from serving.engine import ServedModel
+
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 1000  # every new piece of text is compared with every beginning of each
+MAX_MESSAGES = 1000
+MAX_JSON_CONTAINERS = 5_000  # lists and objects of a body: a thousand messages are a thousand
+MAX_JSON_FIELDS = 10_000  # members of all its objects: a message has two or three
+
+
+def check_num_answers(num_prompts: int, num_choices: int, *, most: int) -> None:
+    """Refuses a request for too many answers, before any prompt of it is encoded."""
+    num_answers = num_prompts * num_choices
+    if not 1 <= num_answers <= most:
+        message = f"the request asks for {num_answers:,} answers; expected 1 to {most:,} (server.max_waiting)"
+        raise ApiError(400, message, param="prompt")
+
+
+def check_num_characters(texts: Sequence[str], served: "ServedModel") -> None:
+    """Refuses texts that the context cannot hold however well they compress, before time is spent on encoding them."""
+    num_characters = sum(map(len, texts))
+    if num_characters > served.max_characters:
+        message = f"the prompt has {num_characters:,} characters, more than the model's context of {served.context:,} "
+        raise ApiError(400, message + f"tokens can hold (at most {served.max_characters:,}); shorten it")
+
+
+def check_max_tokens(max_tokens: int | None, *, most: int) -> None:
+    if max_tokens and max_tokens > most:
+        message = f"max_tokens is {max_tokens:,}; expected at most {most:,} (server.max_tokens)"
+        raise ApiError(400, message, param="max_tokens")
+
 
 class BodyLimit:
-    """Reads each body before the app does, and answers 413 where it is too large, whatever its headers say."""
+    """Reads each body before the app does, and answers 413 if it is too large, whatever its headers say."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes
@@ -32,18 +66,3 @@ class BodyLimit:
             return read.pop() if read else await receive()
 
         return await self.app(scope, replay, send)
-
-
-class ApiKey:
-    """Lets only bearers of the key at /v1; compared in constant time, so that its length of agreement does not leak."""
-
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self.app, self.expected = app, f"Bearer {key}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1"):
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self.expected):
-                error = ApiError(401, "wrong or no API key; send Authorization: Bearer KEY", code="invalid_api_key")
-                return await error_response(error)(scope, receive, send)
-        return await self.app(scope, receive, send)

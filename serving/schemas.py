@@ -5,13 +5,36 @@ A field of OpenAI's that this server cannot honour is accepted only at the value
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-MAX_CHOICES = 16
-MAX_TOP_LOGPROBS = 20
+from serving.limits import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS
 
 TokenId = Annotated[int, Field(ge=0, le=65_535)]
 Unused = Literal[0] | None
+# A list stops at its first fault: a report on each of a hundred thousand takes seconds.
+FAIL_FAST = Field(fail_fast=True)
+
+
+def _kind(value: object) -> str:
+    """Which of a field's types a value is meant to be, so that only this one is tried and complains."""
+    if not isinstance(value, list):
+        return "text"
+    first = value[0] if value else ""
+    return "ids of several" if isinstance(first, list) else "texts" if isinstance(first, str) else "ids"
+
+
+Stop = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
+Stops = Annotated[
+    Annotated[Stop, Tag("text")] | Annotated[list[Stop], Field(max_length=MAX_STOPS), FAIL_FAST, Tag("texts")],
+    Discriminator(lambda value: "texts" if isinstance(value, list) else "text"),
+]
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], FAIL_FAST, Tag("texts")]
+    | Annotated[list[TokenId], FAIL_FAST, Tag("ids")]
+    | Annotated[list[Annotated[list[TokenId], FAIL_FAST]], FAIL_FAST, Tag("ids of several")],
+    Discriminator(_kind),
+]
 
 
 class StreamOptions(BaseModel):
@@ -35,7 +58,7 @@ class SamplingRequest(BaseModel):
     )
     repetition_penalty: float | None = Field(None, gt=0, le=100, description="1: none (an extension)")
     n: int = Field(1, ge=1, le=MAX_CHOICES, description="answers to each prompt")
-    stop: str | list[str] | None = Field(None, description="at most four texts that end the answer; not part of it")
+    stop: Stops | None = Field(None, description="at most four texts that end the answer; not part of it")
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
     stream: bool = Field(False, description="server-sent events, one for each piece of text")
     stream_options: StreamOptions | None = None
@@ -56,9 +79,7 @@ class SamplingRequest(BaseModel):
 
 
 class CompletionRequest(SamplingRequest):
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(
-        description="a text, several, or the token ids of one or several"
-    )
+    prompt: Prompt = Field(description="a text, several, or the token ids of one or several")
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="alternatives to list at each token")
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
@@ -88,7 +109,7 @@ class ResponseFormat(BaseModel):
 
 
 class ChatCompletionRequest(SamplingRequest):
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    messages: Annotated[list[ChatMessage], FAIL_FAST] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000, description="OpenAI's newer name of max_tokens")
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)

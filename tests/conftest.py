@@ -1,6 +1,7 @@
 """What several test files share: where the real records lie, a folder to train in."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,31 @@ def project(tmp_path) -> Path:
     write_tokens(tmp_path / "data")
     write_config(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server with the default limits, shared by a file's tests."""
+    from tests.running_server import RunningServer
+    from utils.config_sections import ServerConfig
+
+    running = RunningServer(ServerConfig())
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def make_server():
+    """Starts servers with other limits, or with an `api_key`."""
+    from tests.running_server import RunningServer
+    from utils.config_sections import ServerConfig
+
+    servers = []
+
+    def make(*, api_key: str | None = None, **options):
+        servers.append(RunningServer(replace(ServerConfig(), **options), api_key=api_key))
+        return servers[-1]
+
+    yield make
+    for running in servers:
+        running.close()

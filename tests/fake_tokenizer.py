@@ -14,6 +14,9 @@ class ByteTokenizer:
     def encode_batch(self, texts):
         return [np.array(self.encode(text), dtype=np.uint16) for text in texts]
 
+    def encode_batch_reference(self, texts):
+        return [self.encode(text) for text in texts]
+
     def decode(self, ids):
         return bytes(each - 3 for each in ids if each > 2).decode("utf-8", errors="replace").removeprefix(" ")
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.test_server import RunningServer, make_server, server  # noqa: F401  (fixtures)
+from tests.running_server import RunningServer
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def written(page, pane: int) -> str:
     return page.locator(".pane").nth(pane).locator(".said").last.inner_text()
 
 
-def test_a_chat_by_keyboard_keeps_its_history(page, server: RunningServer):  # noqa: F811
+def test_a_chat_by_keyboard_keeps_its_history(page, server: RunningServer):
     page.goto(server.url)
     page.wait_for_selector(".pane")
     page.keyboard.type("Hello <b>you</b>")
@@ -52,7 +52,7 @@ def test_a_chat_by_keyboard_keeps_its_history(page, server: RunningServer):  # n
     assert roles == ["user", "assistant", "user"]
 
 
-def test_two_checkpoints_side_by_side_continue_one_text(page, server: RunningServer):  # noqa: F811
+def test_two_checkpoints_side_by_side_continue_one_text(page, server: RunningServer):
     page.goto(server.url)
     page.wait_for_selector(".pane")
     page.select_option("#model-0", "base")
@@ -67,7 +67,7 @@ def test_two_checkpoints_side_by_side_continue_one_text(page, server: RunningSer
     assert texts[0] != texts[1]
 
 
-def test_a_tuned_and_a_base_model_take_one_question_each_in_its_own_form(page, server: RunningServer):  # noqa: F811
+def test_a_tuned_and_a_base_model_take_one_question_each_in_its_own_form(page, server: RunningServer):
     page.goto(server.url)
     page.wait_for_selector(".pane")
     page.select_option("#model-1", "base")
@@ -78,7 +78,7 @@ def test_a_tuned_and_a_base_model_take_one_question_each_in_its_own_form(page, s
     assert written(page, 0)
 
 
-def test_an_error_is_shown_in_words(page, server: RunningServer):  # noqa: F811
+def test_an_error_is_shown_in_words(page, server: RunningServer):
     page.goto(server.url)
     page.wait_for_selector(".pane")
     page.fill("#prompt", "x" * 2000)

@@ -1,86 +1,19 @@
 """The server over real sockets, asked by the client that people use (openai's) and by plain HTTP."""
 
 import json
-import socket
 import threading
-from dataclasses import replace
 
 import httpx
 import openai
 import pytest
 import torch
-import uvicorn
 
-from model import create_model
-from serving.api import create_app
-from serving.engine import Engine, ServedModel
-from tests.fake_tokenizer import ByteTokenizer
+from serving.engine import ServedModel
+from tests.running_server import TOKENIZER
 from utils.chat import encode_prompt
-from utils.config_sections import GenerationConfig, ModelConfig, ServerConfig
+from utils.config_sections import GenerationConfig
 from utils.generation import stream_text
 from utils.generation_settings import GenerationSettings
-
-SHAPE = ModelConfig(
-    vocab_size=259, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-    intermediate_size=64, max_position_embeddings=256,
-)  # fmt: skip
-TOKENIZER = ByteTokenizer()
-
-
-def small_model(seed: int, *, never_ends: bool = True):
-    torch.manual_seed(seed)
-    model = create_model(SHAPE)
-    with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(4)
-        if never_ends:  # an EOS row of zeros is never the likeliest
-            model.model.embed_tokens.weight[2] = 0
-    return model.eval()
-
-
-class RunningServer:
-    """The app under uvicorn in a thread, on a port of its own."""
-
-    def __init__(self, server: ServerConfig, *, api_key: str | None = None) -> None:
-        self.models = {"base": small_model(1), "chatty": small_model(2)}
-        served = [
-            ServedModel(name, model, TOKENIZER, is_chat=name == "chatty", max_rows=server.max_batch)
-            for name, model in self.models.items()
-        ]
-        self.engine = Engine(served, max_waiting=server.max_waiting, timeout=server.request_timeout)
-        app = create_app(self.engine, GenerationConfig(), server, api_key=api_key)
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._uvicorn = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-        self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [listener]})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._uvicorn.should_exit = True
-        self._thread.join()
-
-    def client(self, api_key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def server():
-    running = RunningServer(ServerConfig())
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def make_server():
-    servers = []
-
-    def make(**options):
-        key = options.pop("api_key", None)
-        servers.append(RunningServer(replace(ServerConfig(), **options), api_key=key))
-        return servers[-1]
-
-    yield make
-    for each in servers:
-        each.close()
 
 
 def settings(**options) -> GenerationSettings:
@@ -243,16 +176,6 @@ def test_the_body_has_a_limit(make_server):
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
 
-def test_without_the_key_nothing_is_answered_under_v1(make_server):
-    locked = make_server(api_key="sésame")
-    assert httpx.get(f"{locked.url}/v1/models").status_code == 401
-    wrong = {"Authorization": "Bearer sesame"}
-    assert httpx.get(f"{locked.url}/v1/models", headers=wrong).status_code == 401
-    right = {"Authorization": "Bearer sésame".encode()}
-    assert httpx.get(f"{locked.url}/v1/models", headers=right).status_code == 200
-    assert httpx.get(f"{locked.url}/health").status_code == 200
-
-
 class Held:
     """A model that makes a step for each permit, and none without."""
 
@@ -309,7 +232,7 @@ def test_an_answer_that_takes_too_long_is_a_504(make_server):
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
 
 
-def test_a_failing_model_is_a_500_and_the_next_request_is_answered(make_server, capfd):
+def test_a_failing_model_is_a_500_and_the_next_request_is_answered(make_server, caplog):
     shaky = make_server()
 
     def fail():
@@ -319,7 +242,7 @@ def test_a_failing_model_is_a_500_and_the_next_request_is_answered(make_server, 
     ask = {"model": "base", "prompt": "x", "max_tokens": 2}
     answer = httpx.post(f"{shaky.url}/v1/completions", json=ask)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_error")
-    assert "out of luck" in capfd.readouterr().err
+    assert "out of luck" in caplog.text
     assert httpx.post(f"{shaky.url}/v1/completions", json=ask).status_code == 200
 
 

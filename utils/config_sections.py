@@ -353,6 +353,18 @@ class ServerConfig:
     max_tokens: int = option(1024, "new tokens that a request may ask for", minimum=1)
     max_body_bytes: int = option(1_000_000, "size of a request's body at most", minimum=1)
     request_timeout: float = option(120.0, "seconds that an answer may take, waiting included", above=0.0)
+    max_connections: int = option(
+        512, "open connections; beyond it, the one goes that has kept the server waiting longest", minimum=1
+    )
+    header_timeout: float = option(10.0, "seconds that a client may take to send a request's headers", above=0.0)
+    body_timeout: float = option(
+        30.0, "seconds that a client may take to send a request's body, or to take in what was answered", above=0.0
+    )
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        "names that requests may be sent to, besides localhost, addresses, `host` and, unless it is a loopback "
+        'address, the name of this machine; `"*"`: any',
+    )
 
 
 @dataclass(frozen=True)
