@@ -184,8 +184,15 @@ class _Rejecter:
             raise PipelineError(f"{self.first}; fix it, or run without --strict")
         if self._file is None:
             self._file = self._files.enter_context(whole_file(self._path))
-        line = {"file": name, "line": record.number, "reason": reason, "text": record.excerpt}
+        line = {"file": name, "line": record.number, "reason": reason, "text": record.excerpt or _beginning(record)}
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+
+def _beginning(record: Record) -> str:
+    try:
+        return json.dumps(record.value, ensure_ascii=False, default=str)[:200]
+    except RecursionError:  # nested too deeply to be written, too
+        return ""
 
 
 def clean_all(cleaning: CleaningRun, config: CleaningConfig, *, strict: bool) -> None:
@@ -230,7 +237,10 @@ class _Work:
         try:
             with shared(self.options["directory"]):
                 return clean_file(self.job, report=report, **self.options)
-        except OSError as error:  # a full disk names no file
+        except OSError as error:
+            if error.filename:
+                raise
+            # A full disk names no file.
             raise PipelineError(f"{self.job.name} cannot be written: {error.strerror or error}") from error
 
 

@@ -72,6 +72,8 @@ def _tree(server: Server, name: str, revision: str, pattern: str) -> Iterator[di
     page: str | None = f"/api/datasets/{name}/tree/{revision}/{quote(folder)}?recursive=true"
     while page:
         entries, page = server.json(page)
+        if not isinstance(entries, list):
+            raise PipelineError(f"{server.endpoint} answered no list of files for {name}; is HF_ENDPOINT right?")
         yield from entries
 
 

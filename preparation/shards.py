@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from utils.errors import PipelineError
-from utils.raw_files import RawFile, format_of
-from utils.text import LINE_BREAK, PARAGRAPH_BREAK
+from utils.raw_files import BOM, RawFile, format_of
+from utils.text import LINE_BREAK, PARAGRAPH_BREAK, printable_name
 
 SHARD_BYTES = 32 << 20
 BATCH_CHARACTERS = 8 << 20  # text in memory at once; ids, hashes and strings of it take about ten times as much
@@ -88,7 +88,7 @@ class LineShard:
 
     @property
     def source(self) -> str:
-        return self.path.name
+        return printable_name(self.path.name)
 
     @property
     def size(self) -> int:
@@ -130,7 +130,7 @@ class JsonLineShard(LineShard):
 
         for line in islice(self.lines(), start, stop):
             try:
-                fields = orjson.loads(line)
+                fields = orjson.loads(line.removeprefix(BOM))
             except orjson.JSONDecodeError:
                 fields = None
             yield _row(fields, self.reject, len(line))
@@ -147,7 +147,7 @@ class CompressedShard:
 
     @property
     def source(self) -> str:
-        return self.path.name
+        return printable_name(self.path.name)
 
     def rows(self, start: int, stop: int | None) -> Iterator[Row]:
         position = 0
@@ -252,6 +252,7 @@ def _parquet_shards(path: Path, reject: Rejection) -> list[ParquetShard]:
     for group in range(metadata.num_row_groups):
         size += _compressed_size(metadata.row_group(group))
         if size >= SHARD_BYTES // 2 or group == metadata.num_row_groups - 1:
-            shards.append(ParquetShard(path.name, size, modified, partial(path.open, "rb"), reject, first, group + 1))
+            open_file, rows = partial(path.open, "rb"), (first, group + 1)
+            shards.append(ParquetShard(printable_name(path.name), size, modified, open_file, reject, *rows))
             first, size = group + 1, 0
     return shards

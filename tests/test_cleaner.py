@@ -162,6 +162,7 @@ def test_malformed_lines_are_written_down_and_strict_stops(clean, tmp_path):
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects" / "raw.jsonl").open()]
     assert [reject["line"] for reject in rejects] == [2, 4, 5]
     assert all(reject["file"].endswith("raw.jsonl") and reject["reason"] for reject in rejects)
+    assert [reject["text"] for reject in rejects] == records[1:2] + [json.dumps(record) for record in records[3:]]
     with pytest.raises(PipelineError, match=r"raw\.jsonl, record 2: not JSON"):
         clean([*records, good], "--strict")
     assert not list((tmp_path / "out").glob("cleaned_*.tmp"))

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import socket
 import threading
@@ -265,11 +266,21 @@ def test_malformed_lines_are_counted(config, tmp_path):
     good = [json.dumps({"text": f"The quick brown fox jumps over the lazy dog {n} times " * 9}) for n in range(40)]
     lines = [*good[:20], '{"text": "cut', "[1]", '{"text": null}', '{"no text": 1}', '{"text": ""}', *good[20:]]
     (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "a.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "source" / "a.jsonl").write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
     assert _run(config, "--source", str(tmp_path / "source"), "--workers", "1") == 0
     metadata = TokenDataset.open(config.parent / "full").metadata
     assert metadata["rejected"] == {"malformed": 4, "empty": 1}
     assert metadata["totals"]["documents"] == 40
+
+
+def test_a_file_name_that_is_not_utf8_is_read_too(config, tmp_path):
+    (tmp_path / "source").mkdir()
+    text = "The quick brown fox jumps over the lazy dog. " * 9
+    path = tmp_path / "source" / os.fsdecode(b"caf\xe9.jsonl")
+    path.write_text(json.dumps({"text": text}) + "\n")
+    assert _run(config, "--source", str(path.parent), "--workers", "1") == 0
+    [made_of] = TokenDataset.open(config.parent / "full").metadata["inputs"]
+    assert made_of["name"] == "caf%E9.jsonl"
 
 
 def test_shards_can_be_entered_at_every_row(hub, tmp_path):

@@ -24,7 +24,7 @@ COMPRESSIONS = (".gz", ".bz2", ".zst")
 # The longest articles are a few MB; parsed and cleaned, a line takes up to sixteen times its size in memory.
 MAX_LINE_BYTES = 24 << 20
 TEXT_PIECE_BYTES = 1 << 20
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _ROWS_AT_ONCE = 64
 _BUFFER_BYTES = 1 << 20
 
@@ -150,7 +150,7 @@ class RawFile:
             rest = line
             while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
                 rest = stream.readline(MAX_LINE_BYTES + 1)
-            yield number, line.removeprefix(_BOM) if number == 1 else line
+            yield number, line.removeprefix(BOM) if number == 1 else line
 
     def _json_lines(self, start: int) -> Iterator[Record]:
         import orjson
@@ -218,7 +218,7 @@ class RawFile:
 
     def _byte_pieces(self) -> Iterator[bytes]:
         stream = self._open_stream()
-        piece = stream.readline(8 * TEXT_PIECE_BYTES).removeprefix(_BOM)
+        piece = stream.readline(8 * TEXT_PIECE_BYTES).removeprefix(BOM)
         parts, size = [], 0
         while piece:
             parts.append(piece)
