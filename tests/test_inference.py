@@ -204,7 +204,12 @@ def test_files_that_are_no_checkpoints_are_one_line(infer, home, tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     torch.save({"model": _Code(str(tmp_path / "owned"))}, tmp_path / "code.pt")
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
-    messages = {"cut": "it was cut off", "text": "is not a PyTorch", "code": "could run code", "other": "no checkpoint"}
+    messages = {
+        "cut": "it was cut off",
+        "text": "is not a PyTorch",
+        "code": "could run code",
+        "other": "--import-checkpoint",
+    }
     for name, message in messages.items():
         code, _, err = infer("--checkpoint", str(tmp_path / f"{name}.pt"), "--prompt", "x")
         assert code == 1
