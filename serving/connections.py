@@ -8,6 +8,7 @@ new requests instead of making room for them: a client that opens sockets and se
 
 import asyncio
 import json
+import socket
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 HEAD_BYTES = 16_384  # a request's line and headers, at most twice this
-BACKLOG = 256  # connections that wait to be accepted; so many are accepted before the first is looked at
-FILES_IN_RESERVE = BACKLOG + 64  # besides connections: those just accepted, the libraries' files
+BACKLOG = 2048  # connections that wait to be accepted; a client whose connection finds no place tries again after 1 s
+ACCEPTED_AT_ONCE = 128  # before the first of them is looked at
+FILES_IN_RESERVE = ACCEPTED_AT_ONCE + 64  # besides connections: those just accepted, the libraries' files
 
 
 class Wait(Enum):
@@ -161,6 +163,15 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
 
+class _Server(uvicorn.Server):
+    """Lets more connections wait than it accepts at once; asyncio has one number for both."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        for listener in sockets or []:
+            listener.listen(BACKLOG)
+
+
 def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
     """The HTTP server for `app`; running answers have `request_timeout` to end when it is stopped."""
     options = uvicorn.Config(
@@ -171,10 +182,10 @@ def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
         log_config=None,
         log_level="warning",
         access_log=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=max(1, int(server.request_timeout)),
     )
-    return uvicorn.Server(options)
+    return _Server(options)
 
 
 def reserve_files(max_connections: int) -> None:
