@@ -18,7 +18,7 @@ from preparation.options import add_preparation_options, load_evaluation, prepar
 from preparation.report import summary
 from preparation.shards import line_shards
 from tokenizer import load_tokenizer
-from utils.cleaned_files import cleaned_files
+from utils.cleaned_files import check_cleaned_text, cleaned_files, first_files
 from utils.cli import load_config_from, run, stage_parser
 from utils.config_sections import Config
 from utils.text import from_line
@@ -71,6 +71,7 @@ def preparation(config: Config, *, test: bool, restart: bool = False) -> "Prepar
         limit=dataset.test_documents if test else None,
         evaluation=evaluation,
         restart=restart,
+        check_input=partial(check_cleaned_text, first_files(files, dataset.test_documents if test else None)),
     )
 
 

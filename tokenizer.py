@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.checksums import SUMS_NAME, check_sums, write_sums
+from utils.cleaned_files import check_cleaned_text
 from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError
 from utils.files import refuse_overwriting, whole_file, write_text
@@ -134,7 +136,9 @@ class WikipediaTokenizer:
         """Write `tokenizer.json`, as Hugging Face's programs read it too, by default into `directory`."""
         path = Path(directory or self.directory) / "tokenizer.json"
         _refuse_other_file(path)
+        (path.parent / SUMS_NAME).unlink(missing_ok=True)
         write_text(path, self.vocabulary.to_json(added_tokens=True))
+        write_sums(path.parent, [path.name])
         return path
 
     @cached_property
@@ -168,6 +172,7 @@ def fetch(name: str, directory: Path) -> None:
                 with whole_file(directory / file) as target:
                     target.write(content)
                 _check_fetched(directory / file)
+                write_sums(directory, [file])
                 return
     except HubError as error:
         reason = error
@@ -258,6 +263,7 @@ def _train(args: argparse.Namespace) -> WikipediaTokenizer:
     output = Path(args.output) / "tokenizer.json"
     _refuse_other_file(output)
     refuse_overwriting(map(Path, args.train), [output])
+    check_cleaned_text([Path(path) for path in args.train])
     started = time.perf_counter()
     tokenizer = WikipediaTokenizer.train(args.train, args.vocab_size, args.output)
     path = tokenizer.save()
@@ -290,6 +296,7 @@ def _read_vocabulary(directory: Path) -> Vocabulary:
         raise PipelineError(f"{directory} is a file; wanted: the folder that holds it, {directory.parent}")
     if path is None:
         raise PipelineError(f"{directory} holds no tokenizer; {_ways_on(directory)}")
+    check_sums(directory, remedy="fetch or train it again")
     if path.suffix == ".model":
         from utils.sentencepiece_convert import read_sentencepiece
 

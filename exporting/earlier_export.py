@@ -6,6 +6,7 @@ replace_folder(folder, by=temporary)
 
 from pathlib import Path
 
+from utils.checksums import SUMS_NAME
 from utils.errors import PipelineError
 
 WEIGHTS_NAME = "model.safetensors"
@@ -17,6 +18,7 @@ EXPORTED_NAMES = (
     "tokenizer_config.json",
     "chat_template.jinja",
     "README.md",
+    SUMS_NAME,
 )
 WEIGHTS_METADATA = {"format": "pt", "written_by": "export.py"}  # transformers asks for the first
 _GGUF_MAGIC = b"GGUF"

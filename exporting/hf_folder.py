@@ -11,6 +11,7 @@ from exporting.earlier_export import WEIGHTS_METADATA, WEIGHTS_NAME
 from exporting.hf_config import generation_config, hf_config, refuse_what_has_no_equal
 from exporting.model_card import model_card
 from utils.chat import chat_template
+from utils.checksums import write_sums
 from utils.config import config_from_dict
 from utils.files import write_json, write_text
 from utils.hf_names import to_hf_names
@@ -46,6 +47,8 @@ def write_hf_folder(
     _write_weights(directory / WEIGHTS_NAME, loaded, dtype)
     _write_tokenizer(directory, loaded)
     write_text(directory / "README.md", model_card(loaded, name=name or directory.name, dtype=type_name, scores=scores))
+    # Not over the model card, which people complete by hand.
+    write_sums(directory, sorted(path.name for path in directory.iterdir() if path.name != "README.md"))
 
 
 def _write_weights(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> None:

@@ -8,22 +8,32 @@ kill at any moment costs one batch and nothing else.
 
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from utils.checksums import sealed, unsealed
+from utils.errors import PipelineError
 from utils.files import write_json
 
 # tokens counts <s> and </s>; hash is the 128-bit hash of the normalised text in two halves.
+_REMEDY = "begin again with --restart"
+_READ_BYTES = 4 << 20
+
 INDEX_DTYPE = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("characters", "<u4"), ("hash", "<u8", (2,))])
 
 
 @dataclass(frozen=True)
 class PartState:
-    """How far a part got. `rows` counts documents read, also the rejected ones; `size` the input bytes they took."""
+    """How far a part got. `rows` counts documents read, also the rejected ones; `size` the input bytes they took.
+
+    The checksums are CRC-32 over the part's files, up to the length that the state gives them.
+    """
 
     rows: int = 0
     size: int = 0
@@ -31,6 +41,9 @@ class PartState:
     tokens: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     removed_bytes: int = 0
+    tokens_crc: int = 0
+    index_crc: int = 0
+    removed_crc: int = 0
     done: bool = False
 
 
@@ -85,6 +98,9 @@ class Part:
                 documents=self.state.documents + len(index),
                 tokens=self.state.tokens + int(index["tokens"].sum()),
                 removed_bytes=self.state.removed_bytes + len(listed),
+                tokens_crc=_crc(streams, self.state.tokens_crc),
+                index_crc=_crc([index], self.state.index_crc),
+                removed_crc=zlib.crc32(listed, self.state.removed_crc),
                 rejected=dict(sorted((Counter(self.state.rejected) + Counter(rejected)).items())),
             )
         )
@@ -93,6 +109,27 @@ class Part:
         """Say that the shard is read to its end."""
         self._write_state(replace(self.state, done=True))
 
+    def verify(self) -> None:
+        """Compare the part's files with the checksums of its state; tokens that were removed already are not missed.
+
+        Raises:
+            PipelineError: a file is missing, too short, or holds something else than was written.
+        """
+        state = self.state
+        files = [
+            (self._index_path, state.documents * INDEX_DTYPE.itemsize, state.index_crc),
+            (self._removed_path, state.removed_bytes, state.removed_crc),
+        ]
+        if self._tokens_path.exists():
+            files.append((self._tokens_path, state.tokens * 2, state.tokens_crc))
+        for path, length, expected in files:
+            found = _crc_of(path, length)
+            if found != expected:
+                raise PipelineError(
+                    f"{path} is damaged: the checksum of its first {length:,} bytes is {found:08x}, expected "
+                    f"{expected:08x}; {_REMEDY}"
+                )
+
     def remove_tokens(self) -> None:
         """Give the stream's space back once it stands in finished files."""
         self._tokens_path.unlink(missing_ok=True)
@@ -100,11 +137,45 @@ class Part:
     def _read_state(self) -> PartState:
         if not self._state_path.exists():
             return PartState()
-        return PartState(**json.loads(self._state_path.read_text(encoding="utf-8")))
+        return PartState(**read_sealed(self._state_path))
 
     def _write_state(self, state: PartState) -> None:
-        write_json(self._state_path, asdict(state))
+        write_json(self._state_path, sealed(asdict(state)))
         self.state = state
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A sealed JSON file of an unfinished dataset.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PipelineError(f"{path} is damaged: {error}; {_REMEDY}") from None
+    if not isinstance(content, dict):
+        raise PipelineError(f"{path} is damaged: it holds {type(content).__name__}, expected an object; {_REMEDY}")
+    return unsealed(content, origin=path, remedy=_REMEDY)
+
+
+def _crc(arrays: Sequence[np.ndarray], crc: int) -> int:
+    """The CRC-32 of bytes whose CRC is `crc` with `arrays` after them."""
+    for array in arrays:
+        crc = zlib.crc32(memoryview(array).cast("B"), crc)
+    return crc
+
+
+def _crc_of(path: Path, length: int) -> int:
+    """The CRC-32 of a file's first `length` bytes, or of all if it is shorter."""
+    crc = 0
+    if not length:
+        return crc
+    with path.open("rb") as stream:
+        while block := stream.read(min(_READ_BYTES, length)):
+            crc = zlib.crc32(block, crc)
+            length -= len(block)
+    return crc
 
 
 def _extend(path: Path, length: int, arrays: Sequence[np.ndarray | bytes]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from preparation.dedup import keep_masks
 from preparation.disk import check_free_disk, disk_errors, expected_size
-from preparation.parts import Part, PartState
+from preparation.parts import Part, PartState, read_sealed
 from preparation.progress import ProgressLine
 from preparation.remote_file import ServerError
 from preparation.shards import Shard
@@ -36,6 +36,7 @@ from preparation.worker import (
     share_tokenizer,
 )
 from preparation.writer import FinishedPart, Tokenizer, metadata_of, write_files
+from utils.checksums import sealed
 from utils.config_sections import DatasetConfig
 from utils.errors import PipelineError
 from utils.files import remove_stale_temporaries, whole_file, write_json
@@ -52,7 +53,9 @@ LOCK_SECONDS = 10.0  # a killed run's workers are gone long before
 
 @dataclass(frozen=True)
 class Preparation:
-    """One dataset to make. `recipe` holds every setting that decides its bytes, under the names that people set."""
+    """One dataset to make. `recipe` holds every setting that decides its bytes, under the names that people set;
+    `check_input` raises PipelineError if the input is damaged.
+    """
 
     directory: Path
     shards: Sequence[Shard]
@@ -65,6 +68,7 @@ class Preparation:
     evaluation: "EvaluationIndex | None" = None
     prefetch: bool = False
     restart: bool = False
+    check_input: Callable[[], None] = lambda: None
 
     @property
     def work_dir(self) -> Path:
@@ -101,6 +105,7 @@ def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
             print(f"{job.directory.name} is complete already and made of the same input; --restart makes it anew")
         else:
             _begin(job, identity)
+            job.check_input()
             check_free_disk(job.directory, expected_size(job, tokenizer))
             _run_shards(job, tokenizer)
             finished = _put_together(job, tokenizer)
@@ -189,9 +194,9 @@ def _begin(job: Preparation, identity: Mapping[str, Any]) -> None:
     path = job.work_dir / "identity.json"
     now = {**identity, "modified": {each.source: each.modified for each in job.shards}}
     if path.exists():
-        _refuse_differences(json.loads(path.read_text(encoding="utf-8")), now, f"{job.directory} was begun")
+        _refuse_differences(read_sealed(path), now, f"{job.directory} was begun")
     else:
-        write_json(path, now)
+        write_json(path, sealed(now))
 
 
 def _refuse_differences(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
@@ -269,6 +274,8 @@ def _run_in_processes(
 
 def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
     parts = [Part(job.work_dir, part_name(number)) for number in range(len(job.shards))]
+    for part in parts:
+        part.verify()
     keep = kept_documents(parts) if job.dataset.deduplicate else [np.ones(p.state.documents, dtype=bool) for p in parts]
     finished = [
         FinishedPart(part, shard.source, mask) for part, shard, mask in zip(parts, job.shards, keep, strict=True)

@@ -6,7 +6,6 @@ the files depend on nothing but the documents: not on workers, batches or interr
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from preparation.parts import Part
+from preparation.parts import Part, read_sealed
+from utils.checksums import sealed
 from utils.errors import PipelineError
 from utils.files import whole_file, write_json
 from utils.token_store import FORMAT_VERSION, MAX_VOCAB_SIZE, num_windows, token_file_name
@@ -117,7 +117,7 @@ def write_files(
     def write(index: int) -> dict[str, Any]:
         record = records / f"file_{index}.json"
         if record.exists():
-            return json.loads(record.read_text(encoding="utf-8"))
+            return read_sealed(record)
         start, end = bounds[index]
         inside = [place for place in range(len(parts)) if offsets[place] < end and offsets[place + 1] > start]
         pieces = (_pieces(parts[place], start - offsets[place], end - offsets[place]) for place in inside)
@@ -131,7 +131,7 @@ def write_files(
             "windows": num_windows(end - start, window, stride),
             "sha256": sha256,
         }
-        write_json(record, entry)
+        write_json(record, sealed(entry))
         return entry
 
     entries = []

@@ -196,6 +196,7 @@ def test_a_folder_that_is_not_ours_is_refused_by_name(exported, tmp_path, capsys
     folder.mkdir()
     for path in exported["llama"][0].iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "SHA256SUMS").unlink()
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))
     code = exit_code_of(lambda: export.main(["--import-hf", str(folder), "--output", str(tmp_path / "out")]))

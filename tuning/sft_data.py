@@ -18,6 +18,7 @@ import numpy as np
 
 from tuning.conversations import Example, Preparation
 from utils.chat import TEMPLATE_NAME, render_text
+from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
 from utils.files import whole_file, write_json
 from utils.quickstart_hint import or_quickstart
@@ -55,6 +56,12 @@ class SftDataset:
             if array.shape != shape:
                 raise PipelineError(
                     f"{directory / name} has shape {array.shape}; {METADATA_NAME} says {shape}; {_REMEDY}"
+                )
+            found, expected = sha256_of(directory / name), metadata["files"][name]
+            if found != expected:
+                raise PipelineError(
+                    f"{directory / name} is damaged: its sha256 is {found[:16]}, {METADATA_NAME} says "
+                    f"{expected[:16]}; {_REMEDY}"
                 )
         return cls(directory, metadata, *arrays)
 
@@ -105,7 +112,7 @@ def write_sft_dataset(
         "left_out": dict(sorted(preparation.refused.items())),
         "files": {name: file_sha256(directory / name) for name in (EXAMPLES_NAME, MASKS_NAME)},
     }
-    write_json(directory / METADATA_NAME, metadata)
+    write_json(directory / METADATA_NAME, sealed(metadata))
     return metadata
 
 
@@ -123,8 +130,11 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
             f"{directory} holds no prepared conversations ({METADATA_NAME} is missing); {_REMEDY}"
             f"{or_quickstart(directory)}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PipelineError(f"{path} cannot be read: {error}; {_REMEDY}") from None
+    if not isinstance(metadata, dict):
+        raise PipelineError(f"{path} holds {type(metadata).__name__}, expected an object; {_REMEDY}")
+    metadata = unsealed(metadata, origin=path, remedy=_REMEDY)
     found = metadata.get("format_version"), metadata.get("template")
     if found != (FORMAT_VERSION, TEMPLATE_NAME):
         wanted = (FORMAT_VERSION, TEMPLATE_NAME)

@@ -7,15 +7,20 @@ believes that the folder is complete.
 import hashlib
 import json
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
 from utils.files import write_json
 from utils.quickstart_hint import or_quickstart
 
 REPORT_NAME = "cleaning_report.json"
 REPORT_VERSION = 2
+_REMEDY = "delete it and run: python3 cleaner.py"
 _FILE_NAME = re.compile(r"cleaned_[^/]*\.txt")
 _FACTS = {"input": str, "policy": str, "limit": int | None, "bytes": int, "sha256": str, "modified": int}
 
@@ -42,6 +47,38 @@ def cleaned_files(directory: Path, *, test: bool = False) -> list[Path]:
         found = f"{partial} is from a test run, the first {report['files'][partial]['limit']:,} articles only"
         raise PipelineError(f"{directory}: {found}; run: python3 cleaner.py (or prepare with --test)")
     return [directory / name for name in sorted(report["files"])]
+
+
+def first_files(paths: Sequence[Path], articles: int | None) -> Sequence[Path]:
+    """Those of `paths` that hold the first so many articles, as the report counts them; None: all."""
+    if articles is None:
+        return paths
+    counts = [_reported(path).get("articles", 0) for path in paths]
+    return [path for path, before in zip(paths, accumulate(counts, initial=0), strict=False) if before < articles]
+
+
+def check_cleaned_text(paths: Sequence[Path]) -> None:
+    """Read cleaned files and compare them with their report; those that people made themselves have none.
+
+    Raises:
+        PipelineError: a file no longer holds what the cleaner wrote.
+    """
+    expected = {path: _reported(path).get("sha256") for path in paths}
+    with ThreadPoolExecutor() as threads:
+        found = threads.map(lambda path: sha256_of(path) if expected[path] else None, paths)
+        for path, sha256 in zip(paths, found, strict=True):
+            if sha256 != expected[path]:
+                raise PipelineError(
+                    f"{path} is damaged, or was edited: its sha256 is {sha256[:16]}, {REPORT_NAME} says "
+                    f"{expected[path][:16]}; delete it and run: python3 cleaner.py (or delete {REPORT_NAME} to use it "
+                    "as it is)"
+                )
+
+
+def _reported(path: Path) -> dict[str, Any]:
+    """What the report says about a cleaned file; nothing about one that people made themselves."""
+    report = read_report(path.parent)
+    return report["files"].get(path.name, {}) if report else {}
 
 
 def _check_complete(directory: Path, report: dict[str, Any]) -> None:
@@ -86,11 +123,12 @@ def read_report(directory: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise PipelineError(f"{path} is not JSON: {error}; delete it and run: python3 cleaner.py") from None
+        raise PipelineError(f"{path} is not JSON: {error}; {_REMEDY}") from None
     if not isinstance(report, dict) or report.get("version") != REPORT_VERSION:
-        raise PipelineError(f"{path} is of another version; delete it and run: python3 cleaner.py")
+        raise PipelineError(f"{path} is of another version; {_REMEDY}")
+    report = unsealed(report, origin=path, remedy=_REMEDY)
     if not _is_well_formed(report):
-        raise PipelineError(f"{path} is damaged; delete it and run: python3 cleaner.py")
+        raise PipelineError(f"{path} is damaged; {_REMEDY}")
     return report
 
 
@@ -108,4 +146,4 @@ def _is_well_formed(report: dict[str, Any]) -> bool:
 
 
 def write_report(directory: Path, report: dict[str, Any]) -> None:
-    write_json(directory / REPORT_NAME, {"version": REPORT_VERSION, **report})
+    write_json(directory / REPORT_NAME, sealed({"version": REPORT_VERSION, **report}))

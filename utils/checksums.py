@@ -1,0 +1,79 @@
+"""Checksums by which a flipped bit is noticed before it is used.
+
+write_json(path, sealed(content))           # the content and, as its last key, its checksum
+content = unsealed(read, origin=path)       # PipelineError if the content is no longer what was sealed
+write_sums(folder, ["tokenizer.json"])      # folder/SHA256SUMS, which `sha256sum -c` reads too
+check_sums(folder)
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.errors import PipelineError
+from utils.files import write_text
+
+SUMS_NAME = "SHA256SUMS"
+_KEY = "checksum"
+_READ_BYTES = 4 << 20
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with the checksum of everything in it."""
+    return {**content, _KEY: _checksum(content)}
+
+
+def unsealed(content: Mapping[str, Any], *, origin: Path, remedy: str) -> dict[str, Any]:
+    """`content` without its checksum; content that was never sealed is returned as it is.
+
+    Raises:
+        PipelineError: the checksum is not the content's.
+    """
+    rest = {key: value for key, value in content.items() if key != _KEY}
+    if _KEY in content and content[_KEY] != _checksum(rest):
+        raise PipelineError(
+            f"{origin} is damaged, or was edited: its {_KEY} is {content[_KEY]}, expected {_checksum(rest)}; {remedy}, "
+            f"or delete the line with the {_KEY} if you edited it"
+        )
+    return rest
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """The same for equal content, however its JSON is indented or ordered."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def write_sums(directory: Path, names: Sequence[str]) -> None:
+    """Write SHA256SUMS over the files `names` of `directory`."""
+    write_text(directory / SUMS_NAME, "".join(f"{sha256_of(directory / name)}  {name}\n" for name in names))
+
+
+def check_sums(directory: Path, *, remedy: str) -> None:
+    """Compare the files that SHA256SUMS of `directory` names with it; without one there is nothing to compare.
+
+    Raises:
+        PipelineError: a file is missing or has another checksum.
+    """
+    path = directory / SUMS_NAME
+    if not path.is_file():
+        return
+    for line in path.read_bytes().decode("utf-8", errors="replace").splitlines():
+        expected, _, name = line.partition("  ")
+        file = directory / Path(name).name
+        found = sha256_of(file) if file.is_file() else "missing"
+        if found != expected:
+            raise PipelineError(
+                f"{file} is damaged, or was changed: its sha256 is {found[:16]}, {path.name} says {expected[:16]}; "
+                f"{remedy}, or delete {path} if you changed it"
+            )
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
