@@ -1,0 +1,76 @@
+"""Runs one stage in a process forked from this one, so that nothing is imported twice."""
+
+import json
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.layer import KILLED, Fault, FaultLayer
+from utils.cli import exit_code_of
+
+_TIMEOUT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a stage ended. `trace` names its file operations (empty if a fault ended it)."""
+
+    code: int
+    errors: str
+    fired: bool
+    trace: list[str]
+
+    @property
+    def killed(self) -> bool:
+        return self.code == KILLED
+
+    @property
+    def refusal(self) -> str:
+        """The one line in which the stage refused or failed; empty if that is not how it ended."""
+        lines = [line for line in self.errors.splitlines() if line.startswith("error: ")]
+        is_clean = "this is a bug" not in self.errors and "Traceback" not in self.errors
+        return lines[0] if self.code == 1 and len(lines) == 1 and is_clean else ""
+
+
+def run_forked(stage: Callable[[], int], root: Path, scratch: Path, fault: Fault | None = None) -> Finished:
+    """Run `stage` over the folder `root` with `fault`; `scratch` is a folder for this run alone."""
+    scratch.mkdir(parents=True)
+    process = os.fork()
+    if process == 0:
+        _run(stage, root, scratch, fault)
+    _, status = os.waitpid(process, 0)
+    trace = scratch / "trace.json"
+    return Finished(
+        os.waitstatus_to_exitcode(status),
+        (scratch / "stderr").read_text(encoding="utf-8", errors="replace"),
+        (scratch / "fired").exists(),
+        json.loads(trace.read_text()) if trace.exists() else [],
+    )
+
+
+def _run(stage: Callable[[], int], root: Path, scratch: Path, fault: Fault | None) -> None:
+    code = 1
+    try:
+        signal.alarm(_TIMEOUT_SECONDS)  # a stage that hangs ends as killed by a signal
+        os.chdir(root)
+        random.seed(0)  # a checkpoint holds its state, and a fork draws another
+        for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
+            stream.flush()
+            target = os.open(scratch / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+            os.dup2(target, stream.fileno())
+        layer = FaultLayer(root, scratch, fault)
+        layer.install()
+        code = exit_code_of(stage)
+        layer.end()
+        (scratch / "trace.json").write_text(json.dumps(layer.trace))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,132 @@
+"""One world, every stage run once undisturbed in it, and then again and again with a fault each."""
+
+import shutil
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from tests.faults.flips import FLIPS, Flip, flip_bit
+from tests.faults.forked import Finished, run_forked
+from tests.faults.layer import KILL, KINDS, POWER_CUTS, Fault
+from tests.faults.stages import STAGES, Digest, Stage
+from tests.faults.world import make_world
+
+IDENTICAL, REFUSED, WRONG = "identical", "refused", "wrong"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault of `kind` in `stage`, and what came of it. `place` is the operation, or the file with the flipped bit."""
+
+    stage: str
+    kind: str
+    place: str
+    outcome: str
+    detail: str = ""
+
+
+class Lab:
+    """Stages in `base`/world, which always begins as the stages before have left it.
+
+    Paths are part of a checkpoint, so every run of a stage happens in the same folder.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.root, self.before, self.scratch = base / "world", base / "before", base / "scratch"
+        self.numbers = count()
+        self.traces: dict[str, list[str]] = {}
+        self.expected: dict[str, Digest] = {}
+        make_world(self.root)
+        for stage in STAGES:
+            shutil.copytree(self.root, self.before / stage.name)
+            done = self.run(stage)
+            if done.code != 0:
+                raise RuntimeError(f"undisturbed {stage.name} ended with {done.code}: {done.errors[-2000:]}")
+            self.traces[stage.name], self.expected[stage.name] = done.trace, stage.digest(self.root)
+        shutil.copytree(self.root, self.before / "everything")
+
+    def reset(self, state: str) -> None:
+        """Put the world into the state before a stage, or after all of them."""
+        shutil.rmtree(self.root)
+        shutil.copytree(self.before / state, self.root)
+
+    def run(self, stage: Stage, fault: Fault | None = None) -> Finished:
+        scratch = self.scratch / str(next(self.numbers))
+        done = run_forked(lambda: stage.main(self.root), self.root, scratch, fault)
+        shutil.rmtree(scratch)
+        return done
+
+    # ---- faults
+
+    def faults(self, stage: Stage) -> list[Fault]:
+        """Every kind of fault at every operation that it can happen to."""
+        trace = self.traces[stage.name]
+        faults = [Fault(kind, at) for at in range(len(trace)) for kind in KINDS]
+        faults = [fault for fault in faults if fault.fits(trace[fault.at].split(" ")[0])]
+        return faults + [Fault(kind, len(trace)) for kind in POWER_CUTS]
+
+    def try_fault(self, stage: Stage, fault: Fault) -> Case:
+        """Run `stage` with `fault`, then once more without, and judge what that left."""
+        trace = self.traces[stage.name]
+        place = trace[fault.at] if fault.at < len(trace) else "the end"
+        self.reset(stage.name)
+        first = self.run(stage, fault)
+        problem = self._problem_of_first(stage, first)
+        if problem:
+            return Case(stage.name, fault.kind, place, WRONG, problem)
+        return Case(stage.name, fault.kind, place, *self._judge(stage, self.run(stage)))
+
+    def _problem_of_first(self, stage: Stage, first: Finished) -> str:
+        if not first.fired:
+            return "the operation did not come again"
+        if first.killed or first.refusal:
+            return ""
+        if first.code != 0:
+            return f"the disturbed run ended with {first.code}: {first.errors[-500:]}"
+        changed = self._changed(stage, leftovers=False)  # those may wait for the next run
+        return f"the disturbed run says it is done, but {changed}" if changed else ""
+
+    def _judge(self, stage: Stage, done: Finished, ignored: tuple[str, ...] = ()) -> tuple[str, str]:
+        if done.refusal:
+            return REFUSED, done.refusal
+        if done.code != 0:
+            return WRONG, f"ended with {done.code}: {done.errors[-500:]}"
+        changed = self._changed(stage, ignored)
+        return (WRONG, changed) if changed else (IDENTICAL, "")
+
+    def _changed(self, stage: Stage, ignored: tuple[str, ...] = (), *, leftovers: bool = True) -> str:
+        """How the outputs differ from those of the undisturbed run; without `leftovers` it may have more files."""
+        expected, found = self.expected[stage.name], stage.digest(self.root)
+        names = sorted(expected.keys() | found.keys())
+        differing = [name for name in names if expected.get(name) != found.get(name) and name not in ignored]
+        missing = [name for name in differing if name not in found]
+        extra = [name for name in differing if name not in expected]
+        differing = [name for name in differing if name not in extra or leftovers]
+        extra = extra if leftovers else []
+        parts = {"missing": missing, "left over": extra, "differing": set(differing) - {*missing, *extra}}
+        return "; ".join(f"{what}: {', '.join(sorted(which))}" for what, which in parts.items() if which)
+
+    # ---- flipped bits
+
+    def interrupt(self, flip: Flip) -> None:
+        """Put the world into the state in which the flip happens: before a stage, or in the middle of it."""
+        self.reset(flip.stage)
+        if flip.interrupted_at is None:
+            return
+        trace = self.traces[flip.stage]
+        at = max(number for number, line in enumerate(trace) if flip.interrupted_at in line)
+        self.run(self.stage(flip.stage), Fault(KILL, at))
+
+    def try_flip(self, flip: Flip, seed: int) -> Case:
+        """Flip one bit of one file, drawn by `seed`, and run the stage that reads it."""
+        self.interrupt(flip)
+        place = flip_bit(self.root, flip, seed)
+        outcome = self._judge(self.stage(flip.stage), self.run(self.stage(flip.stage)), flip.ignored)
+        return Case(flip.stage, flip.kind, place, *outcome)
+
+    @staticmethod
+    def stage(name: str) -> Stage:
+        return next(stage for stage in STAGES if stage.name == name)
+
+
+__all__ = ["FLIPS", "IDENTICAL", "REFUSED", "WRONG", "Case", "Lab"]
