@@ -19,6 +19,7 @@ from exporting.foreign_file import ForeignFile, read_config_file, read_foreign_f
 from exporting.foreign_names import Mapped, halve_rows, map_names, split_fused
 from exporting.foreign_sample import sample_losses
 from model import create_model
+from utils.checkpoint_tokenizer import describe_tokenizer
 from utils.config import config_from_dict
 from utils.config_sections import Config, ModelConfig
 from utils.errors import PipelineError
@@ -76,7 +77,7 @@ def import_foreign(
         "imported_from": path.name,
     }
     content |= {"step": file.step} if file.step is not None else {}
-    content |= {"tokenizer": _description(tokenizer)} if tokenizer else {}
+    content |= {"tokenizer": describe_tokenizer(tokenizer)} if tokenizer else {}
     report = [*_report(file, mapped, found), *_rotation_report(mapped, config.model, tokenizer, pairs=pairs)]
     named = f"{tokenizer.name} in {tokenizer.directory}" if tokenizer else "not recorded; --tokenizer DIR records it"
     return Imported(content, (*report, f"  tokenizer: {named}"))
@@ -126,10 +127,6 @@ def _check_weights(
             )
         if not state[name].isfinite().all():
             raise PipelineError(f"{origin}: {name} holds NaN or infinity; expected numbers, so the file is damaged")
-
-
-def _description(tokenizer: "WikipediaTokenizer") -> dict[str, Any]:
-    return {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
 
 
 def _report(file: ForeignFile, mapped: Mapped, found: ForeignConfig) -> Iterable[str]:
