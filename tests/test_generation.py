@@ -333,5 +333,27 @@ def test_settings_come_from_the_config_and_flags_win():
 
 
 def test_unknown_options_of_generate_are_named(model):
-    with pytest.raises(PipelineError, match=r"top_q.*wanted: max_length"):
+    with pytest.raises(PipelineError, match=r"no option 'top_q'; did you mean 'top_p'\?; expected some of: max_length"):
         model.generate(torch.tensor([1]), top_q=3)
+    with pytest.raises(PipelineError, match=r"no option 'max_new_tokens'; did you mean 'max_length'\?") as error:
+        model.generate(torch.tensor([1]), max_new_tokens=3)
+    assert "Settings" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": "5"}, "max_length is '5'; expected an integer"),
+        ({"temperature": None}, "temperature is None; expected a number"),
+        ({"top_k": True}, "top_k is True; expected an integer"),
+        ({"stop": "\n"}, "stop is '.n'; expected several strings"),
+    ],
+)
+def test_options_of_a_wrong_type_are_named(model, options, message):
+    with pytest.raises(PipelineError, match=message):
+        model.generate(torch.tensor([1]), **options)
+
+
+def test_a_prompt_of_text_is_refused(model):
+    with pytest.raises(PipelineError, match="expected token ids"):
+        model.generate("Once upon a time")

@@ -123,4 +123,4 @@ def test_impossible_settings_are_refused_by_name(options):
         GenerationSettings(**options)
     name = next(iter(options)).replace("stop", "a stop string")
     assert str(error.value).startswith(name)
-    assert "wanted" in str(error.value)
+    assert "expected" in str(error.value)

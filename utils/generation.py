@@ -7,16 +7,25 @@
 All of them run the one loop, `utils.batch_generation`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from utils.batch_generation import BatchGenerator, Decoder, TokenEvent
-from utils.errors import PipelineError
+from utils.errors import PipelineError, did_you_mean
 from utils.generation_settings import GenerationSettings, check_text
 from utils.text_stream import DecodingTokenizer
+
+# What other libraries call the options of `generate`.
+_ELSEWHERE = {
+    "max_new_tokens": "max_length",
+    "max_tokens": "max_length",
+    "do_sample": "temperature",
+    "stop_strings": "stop",
+    "eos_token_id": "ignore_eos",
+}
 
 __all__ = ["GenerationSettings", "generate", "generate_batch", "stream_events", "stream_text", "stream_tokens"]
 
@@ -113,12 +122,10 @@ def generate(
         attention_mask: (B, T), 0 where a row is padded, on either side; padding stays in the result but is not read.
         options: fields of `GenerationSettings`; `max_length` counts new tokens. Nothing is added to the prompt.
     """
-    try:
-        settings = GenerationSettings(**options)
-    except TypeError as error:
-        raise PipelineError(
-            f"generate: {error}; wanted: {', '.join(GenerationSettings.__dataclass_fields__)}"
-        ) from None
+    _refuse_unknown(options)
+    settings = GenerationSettings(**options)
+    if isinstance(prompt_ids, str):
+        raise PipelineError("generate: the prompt is text; expected token ids: tokenizer.encode(text, add_bos=True)")
     prompt = torch.as_tensor(prompt_ids)
     rows = prompt if prompt.dim() == 2 else prompt[None]  # (B, T)
     mask = torch.ones_like(rows) if attention_mask is None else attention_mask.to(rows.device)
@@ -128,3 +135,12 @@ def generate(
     filled = [tokens + [model.eos_id] * (longest - len(tokens)) for tokens in new]  # only EOS ends a row early
     result = torch.cat([rows, torch.tensor(filled, dtype=rows.dtype, device=rows.device)], dim=1)
     return result if prompt.dim() == 2 else result[0]
+
+
+def _refuse_unknown(options: Mapping[str, object]) -> None:
+    """Raise PipelineError for an option that `generate` does not have; names the one that is probably meant."""
+    known = list(GenerationSettings.__dataclass_fields__)
+    for name in options:
+        if name not in known:
+            hint = f"; did you mean {_ELSEWHERE[name]!r}?" if name in _ELSEWHERE else did_you_mean(name, known)
+            raise PipelineError(f"generate has no option {name!r}{hint}; expected some of: {', '.join(known)}")

@@ -4,7 +4,7 @@ settings = GenerationSettings.from_config(config.generation, temperature=0, seed
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -39,19 +39,20 @@ class GenerationSettings:
         return cls(**values | {name: value for name, value in changes.items() if value is not None})
 
     def __post_init__(self) -> None:
-        _check("max_length", self.max_length, self.max_length >= 1, "an integer, at least 1", integer=True)
-        _check("temperature", self.temperature, self.temperature >= 0, "a number, at least 0")
-        _check("top_k", self.top_k, self.top_k >= 0, "an integer, at least 0 (0: all tokens)", integer=True)
-        _check("top_p", self.top_p, 0 < self.top_p <= 1, "a number above 0, at most 1 (1: all tokens)")
-        _check("min_p", self.min_p, 0 <= self.min_p < 1, "a number from 0 to below 1 (0: all tokens)")
-        penalty = self.repetition_penalty
-        _check("repetition_penalty", penalty, penalty > 0, "a number above 0 (1: none)")
+        _check("max_length", self.max_length, lambda x: x >= 1, "an integer, at least 1", integer=True)
+        _check("temperature", self.temperature, lambda x: x >= 0, "a number, at least 0")
+        _check("top_k", self.top_k, lambda x: x >= 0, "an integer, at least 0 (0: all tokens)", integer=True)
+        _check("top_p", self.top_p, lambda x: 0 < x <= 1, "a number above 0, at most 1 (1: all tokens)")
+        _check("min_p", self.min_p, lambda x: 0 <= x < 1, "a number from 0 to below 1 (0: all tokens)")
+        _check("repetition_penalty", self.repetition_penalty, lambda x: x > 0, "a number above 0 (1: none)")
         if self.seed is not None:
-            _check("seed", self.seed, 0 <= self.seed < 2**63, "an integer from 0 to 2**63 - 1", integer=True)
+            _check("seed", self.seed, lambda x: 0 <= x < 2**63, "an integer from 0 to 2**63 - 1", integer=True)
         if self.on_overflow not in ("slide", "refuse"):
-            raise PipelineError(f"on_overflow is {self.on_overflow!r}; wanted: slide or refuse")
+            raise PipelineError(f"on_overflow is {self.on_overflow!r}; expected slide or refuse")
+        if isinstance(self.stop, str):
+            raise PipelineError(f"stop is {self.stop!r}; expected several strings: ({self.stop!r},)")
         if "" in self.stop:
-            raise PipelineError("a stop string is empty; wanted: at least one character")
+            raise PipelineError("a stop string is empty; expected at least one character")
 
     @property
     def is_greedy(self) -> bool:
@@ -59,17 +60,17 @@ class GenerationSettings:
         return self.temperature < 1e-5
 
 
-def _check(name: str, value: float, is_right: bool, wanted: str, *, integer: bool = False) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_right or (integer and not whole) or not math.isfinite(value):
-        raise PipelineError(f"{name} is {value}; wanted: {wanted}")
+def _check(name: str, value: object, fits: Callable[[float], bool], expected: str, *, integer: bool = False) -> None:
+    is_number = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not fits(value):
+        raise PipelineError(f"{name} is {value!r}; expected {expected}")
 
 
 def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, context: int, vocab_size: int) -> None:
     """Refuses what the model cannot continue: nothing, ids it does not know, more than its context holds."""
     length = len(prompt_ids)
     if not length:
-        raise PipelineError("the prompt is empty; wanted: at least one token")
+        raise PipelineError("the prompt is empty; expected at least one token")
     low, high = min(prompt_ids), max(prompt_ids)
     if low < 0 or high >= vocab_size:
         unknown = low if low < 0 else high
@@ -93,6 +94,6 @@ def check_text(prompt: str) -> str:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
         raise PipelineError(
-            f"the prompt is not valid UTF-8 at character {error.start + 1}; wanted: UTF-8 text"
+            f"the prompt is not valid UTF-8 at character {error.start + 1}; expected UTF-8 text"
         ) from None
     return prompt
