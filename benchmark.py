@@ -5,7 +5,7 @@
     python3 benchmark.py --over-training latest --quick                    # every checkpoint of a run, as curves
     python3 benchmark.py --checkpoint latest --offline-samples             # no data needed; not comparable
 
-Writes benchmark_<timestamp>.json, .txt, .png and .html. docs/benchmarks.md says what is scored and how.
+Writes benchmark_<timestamp>.json, .txt, .png and .html to paths.benchmark_dir. docs/benchmarks.md says what is scored.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from evaluation.items import PRESETS, SETS, load_sets
 from evaluation.report import format_benchmark_results
 from utils.cli import EXIT_OK, load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError, did_you_mean
-from utils.files import write_json, write_text
+from utils.terminal import visible
 
 if TYPE_CHECKING:
     from evaluation.items import BenchmarkSet
+    from evaluation.report_files import ReportFiles
     from loading import LoadedModel
     from utils.config_sections import Config
 
@@ -33,13 +34,13 @@ RULES = "Scored as lm-evaluation-harness 0.4.13 does with add_bos_token=True."
 
 
 class ModelBenchmark:
-    """Scores models on the same items.
+    """Scores models on the same items and writes the results to ``paths.benchmark_dir``.
 
     results = ModelBenchmark().run_full_benchmark({"a": (model, tokenizer), "b": (model2, tokenizer2)})
     print(format_benchmark_results(results))
 
     Args:
-        config: None: config.json; its benchmark.data_dir is where the sets lie, null fetches them.
+        config: None: config.json; its benchmark.data_dir is where the sets are, null fetches them.
         preset: ``quick``, ``standard``, ``comprehensive`` or ``full``.
         tasks: some of ``wikitext``, ``lambada``, ``hellaswag``, ``completion``.
     """
@@ -60,55 +61,85 @@ class ModelBenchmark:
             raise PipelineError(
                 f"preset {preset!r} is unknown{did_you_mean(preset, PRESETS)}; one of {', '.join(PRESETS)}"
             )
+        if "completion" in tasks:
+            import rouge_score  # noqa: F401, a missing package is reported before anything is scored
+            import sacrebleu  # noqa: F401
         self.preset, self.tasks, self.offline_samples = preset, tuple(tasks), offline_samples
+        self.directory = config.paths.benchmark_dir
         names = [name for name in SETS if name in tasks or (name == "wikitext" and "completion" in tasks)]
         loaded = load_sets(names, data_dir=config.benchmark.data_dir, preset=preset, offline_samples=offline_samples)
-        self.sets: dict[str, BenchmarkSet] = {each.name: each for each in loaded}
+        self.sets: dict[str, BenchmarkSet] = {data.name: data for data in loaded}
 
     def run_full_benchmark(
-        self, models: Mapping[str, tuple[Any, Any]], *, contents: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        models: Mapping[str, tuple[Any, Any]],
+        *,
+        contents: Mapping[str, Mapping[str, Any]] | None = None,
+        files: "ReportFiles | None" = None,
+        over_training: bool = False,
     ) -> dict[str, Any]:
-        """The results of every model as plain values.
+        """The results of every model as plain values, which are also written to files.
 
         Args:
             models: {name: (model, tokenizer)}.
             contents: their checkpoints' contents without tensors, which say what they were trained on.
+            files: where the reports go; None: new files in ``paths.benchmark_dir``.
+            over_training: the models are checkpoints of one run; the chart shows curves.
 
         Raises:
-            PipelineError: a model and its tokenizer do not fit.
+            PipelineError: no model, or a model and a tokenizer that do not fit.
         """
-        from evaluation.contamination import contamination
-        from evaluation.results import FORMAT_VERSION, comparisons, figure_values, ranking
-        from evaluation.speed import measure_speed, write_sample
+        from evaluation.report_files import ReportFiles
 
         if not models:
-            raise PipelineError("no model to benchmark; wanted: {name: (model, tokenizer)}")
-        scored, described = {}, {}
+            raise PipelineError("no model to benchmark; expected {name: (model, tokenizer)}")
         for name, (model, tokenizer) in models.items():
             _check_fit(name, model, tokenizer)
-            scored[name] = self._score(name, model, tokenizer)
-            content = (contents or {}).get(name, {})
-            described[name] = {
-                "figures": {
-                    task: {key: figure_values(each) for key, each in result.figures.items()}
-                    for task, result in scored[name].items()
-                },
-                "items": {task: result.items for task, result in scored[name].items()},
-                "contamination": {each.name: contamination(content, each) for each in self.sets.values()},
-                "step": content.get("step"),
-                "speed": measure_speed(model, tokenizer),
-                "sample": write_sample(model, tokenizer),
-            }
+        files, contents = files or ReportFiles(self.directory), contents or {}
+        scored = {name: self._score(name, *pair) for name, pair in models.items()}
+        results = self._results(scored, contents, device=str(next(iter(models.values()))[0].device))
+        files.save(results)
+        for name, pair in models.items():
+            self._add_facts(name, *pair, contents.get(name, {}), results["models"][name])
+        files.save(results)
+        files.add_pictures(results, over_training=over_training)
+        return results
+
+    def _results(
+        self, scored: Mapping[str, Any], contents: Mapping[str, Mapping[str, Any]], *, device: str
+    ) -> dict[str, Any]:
+        """The scores; what `_add_facts` finds out is left open."""
+        from evaluation.contamination import NOT_CHECKED
+        from evaluation.results import FORMAT_VERSION, comparisons, model_result, ranking
+
         compared = comparisons(scored)
+        open_facts = {"contamination": dict.fromkeys(self.sets, NOT_CHECKED), "speed": None, "sample": None}
         return {
             "format_version": FORMAT_VERSION,
             "created": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "settings": {"preset": self.preset, "device": str(model.device), "rules": RULES},
+            "settings": {"preset": self.preset, "device": device, "rules": RULES},
             "sets": self._descriptions(next(iter(scored.values()))),
-            "models": described,
+            "models": {
+                name: {**model_result(tasks), "step": contents.get(name, {}).get("step"), **open_facts}
+                for name, tasks in scored.items()
+            },
             "comparisons": compared,
             "ranking": ranking(compared),
         }
+
+    def _add_facts(self, name: str, model: Any, tokenizer: Any, content: Mapping[str, Any], result: dict) -> None:
+        """Whatever can be found out about a model besides its scores; a part that fails stays open."""
+        from evaluation.contamination import contamination
+        from evaluation.report_files import attempt
+        from evaluation.speed import measure_speed, write_sample
+
+        parts = {
+            "contamination": lambda: {data.name: contamination(content, data) for data in self.sets.values()},
+            "speed": lambda: measure_speed(model, tokenizer),
+            "sample": lambda: write_sample(model, tokenizer),
+        }
+        for part, work in parts.items():
+            result[part] = attempt(f"{name}: {part}", work) or result[part]
 
     def _score(self, name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
         from evaluation.completion import MAX_PASSAGES, passages_of, score_completion
@@ -117,7 +148,7 @@ class ModelBenchmark:
 
         scorer, results = Scorer(model), {}
         for task in self.tasks:
-            print(f"{name}: {task}", file=sys.stderr, flush=True)
+            print(visible(f"{name}: {task}"), file=sys.stderr, flush=True)
             if task in SCORED:
                 results[task] = SCORED[task](scorer, tokenizer, self.sets[task])
                 continue
@@ -125,7 +156,8 @@ class ModelBenchmark:
             if passages:
                 results[task] = score_completion(model, tokenizer, passages)
             else:
-                print(f"{name}: {task} is left out: no WikiText paragraph is long enough", file=sys.stderr)
+                left_out = f"{name}: {task} is left out: no WikiText paragraph is long enough"
+                print(visible(left_out), file=sys.stderr)
         return results
 
     def _descriptions(self, scored: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,19 +171,6 @@ class ModelBenchmark:
             mark = described["wikitext"]["mark"] or "our own passages, not comparable"
             described["completion"] = {**described["wikitext"], **passages, "mark": mark}
         return {task: described[task] for task in scored}
-
-
-def write_reports(results: Mapping[str, Any], directory: Path, chart: Any) -> Path:
-    """The four files; the path of the text one."""
-    from evaluation.page import benchmark_page
-    from utils.plots import save_figure
-
-    stem = directory / f"benchmark_{time.strftime('%Y_%m_%d_%H_%M_%S')}"
-    write_json(stem.with_suffix(".json"), results)
-    write_text(stem.with_suffix(".txt"), format_benchmark_results(results))
-    save_figure(stem.with_suffix(".png"), chart)
-    write_text(stem.with_suffix(".html"), benchmark_page(results, chart))
-    return stem.with_suffix(".txt")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -185,23 +204,23 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    from evaluation.report_files import ReportFiles
+
     args = parse_args(argv)
     config = load_config_from(args, benchmark__data_dir=args.data_dir, paths__tokenizer_dir=args.tokenizer)
     # The sets first: what is missing there is said before a model is loaded.
     benchmark = ModelBenchmark(config, preset=args.preset, tasks=args.tasks, offline_samples=args.offline_samples)
     models = _load_models(args, config)
     print(f"device: {models[0].model.device}", file=sys.stderr)
+    files = ReportFiles(config.paths.benchmark_dir)
     results = benchmark.run_full_benchmark(
-        {each.name: (each.model, each.tokenizer) for each in models},
-        contents={each.name: each.content for each in models},
+        {loaded.name: (loaded.model, loaded.tokenizer) for loaded in models},
+        contents={loaded.name: loaded.content for loaded in models},
+        files=files,
+        over_training=bool(args.over_training),
     )
-    from evaluation.pictures import comparison_chart, training_chart
-
-    steps = {each.name: each.content["step"] for each in models} if args.over_training else None
-    chart = training_chart(results, steps) if steps else comparison_chart(results)
-    path = write_reports(results, config.paths.benchmark_dir, chart)
     print(format_benchmark_results(results, colour=True))
-    print(f"written: {path}, and .json, .png, .html beside it")
+    print(f"written: {', '.join(map(str, files.written))}")
     return EXIT_OK
 
 
@@ -212,13 +231,18 @@ def _load_models(args: argparse.Namespace, config: "Config") -> "list[LoadedMode
     if not args.over_training:
         return load_all(args.checkpoint or ["latest"], config, device=args.device)
     folder = find_checkpoint(args.over_training, config.paths.checkpoint_dir).parent
-    steps = sorted(folder.glob("checkpoint_step_*.pt"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
-    paths = [*steps, *folder.glob("checkpoint_latest.pt")]
+    kept = [*folder.glob("checkpoint_step_*.pt"), *folder.glob("checkpoint_epoch_*.pt")]
+    paths = [*sorted(kept, key=_number), *folder.glob("checkpoint_latest.pt")]
     models = load_all([f"{path.stem.removeprefix('checkpoint_')}={path}" for path in paths], config, device=args.device)
-    by_step = {each.content["step"]: each for each in models}  # latest is often the newest step's twin
+    by_step = {loaded.content["step"]: loaded for loaded in models}  # latest is often the newest step's twin
     if len(by_step) < 2:
-        raise UsageError(f"{folder} has {len(by_step)} checkpoint(s); a curve over training wants at least two")
+        raise UsageError(f"{folder} has {len(by_step)} checkpoint(s); a curve over training needs at least two")
     return list(by_step.values())
+
+
+def _number(path: Path) -> int:
+    """checkpoint_step_120.pt → 120."""
+    return int(path.stem.rsplit("_", 1)[1])
 
 
 def _check_fit(name: str, model: Any, tokenizer: Any) -> None:

@@ -196,13 +196,13 @@ def _rows_from_files(name: str, folder: Path) -> tuple[Any, dict[str, str], str]
 
 def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")  # read_text would turn a carriage return into the end of a line
     except UnicodeDecodeError as error:
         raise PipelineError(
-            f"{path} is not UTF-8 at byte {error.start:,}; wanted: the raw split as published"
+            f"{path} is not UTF-8 at byte {error.start:,}; expected the raw split as published"
         ) from None
     if not text.strip():
-        raise PipelineError(f"{path} is empty; wanted: the raw split as published")
+        raise PipelineError(f"{path} is empty; expected the raw split as published")
     return text
 
 
@@ -222,20 +222,20 @@ def _read_jsonl(path: Path, problem_of: Any) -> list[dict[str, Any]]:
 def _lambada_problem(row: dict[str, Any]) -> str:
     text = row.get("text")
     if not isinstance(text, str):
-        return f"text is {text!r}; wanted: a passage"
+        return f"text is {text!r}; expected a passage"
     return "" if len(text.split()) > 1 and " " in text.strip() else f"text {text!r} has no last word to guess"
 
 
 def _hellaswag_problem(row: dict[str, Any]) -> str:
     for key in ("activity_label", "ctx_a", "ctx_b"):
         if not isinstance(row.get(key), str):
-            return f"{key} is {row.get(key)!r}; wanted: text"
+            return f"{key} is {row.get(key)!r}; expected text"
     endings = row.get("endings")
     if not (isinstance(endings, list) and len(endings) > 1 and all(isinstance(each, str) and each for each in endings)):
-        return f"endings is {endings!r}; wanted: two or more texts"
+        return f"endings is {endings!r}; expected two or more texts"
     label = str(row.get("label"))
     if not (label.isdecimal() and int(label) < len(endings)):
-        return f"label is {row.get('label')!r}; wanted: the number of the right ending, from 0"
+        return f"label is {row.get('label')!r}; expected the number of the right ending, from 0"
     return ""
 
 

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from evaluation.report import LABELS, TITLES, figure_text
+from evaluation.report import LABELS, TITLES, figure_text, speed_cells
 from utils.plots import png_bytes
-from utils.terminal import format_bytes
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c1e21 }
@@ -22,14 +21,13 @@ img { max-width: 100% } blockquote { margin: .5rem 0; padding-left: 1rem; border
 
 
 def benchmark_page(results: Mapping[str, Any], chart: Any) -> str:
-    """The results as HTML, with the picture inside."""
-    picture = base64.b64encode(png_bytes(chart)).decode()
+    """The results as HTML, with the picture inside if there is one."""
     models = results["models"]
     parts = [
         f"<h1>Benchmark: {escape(', '.join(models))}</h1>",
         f"<p class=quiet>{escape(results['created'])} · {escape(results['settings']['preset'])} · "
         f"{escape(results['settings']['device'])} · {escape(results['settings']['rules'])}</p>",
-        f'<img alt="Figures of the models side by side" src="data:image/png;base64,{picture}">',
+        _picture(chart),
         *(_task_part(results, task) for task in results["sets"]),
         _ranking_part(results),
         "<h2>Contamination</h2>",
@@ -41,6 +39,13 @@ def benchmark_page(results: Mapping[str, Any], chart: Any) -> str:
     ]
     head = f"<meta charset=utf-8><title>Benchmark</title><style>{_STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def _picture(chart: Any) -> str:
+    if chart is None:
+        return ""
+    encoded = base64.b64encode(png_bytes(chart)).decode()
+    return f'<img alt="Figures of the models side by side" src="data:image/png;base64,{encoded}">'
 
 
 def _task_part(results: Mapping[str, Any], task: str) -> str:
@@ -64,7 +69,8 @@ def _ranking_part(results: Mapping[str, Any]) -> str:
     if not results["ranking"]:
         return ""
     items = "".join(
-        f"<li>{escape(each['model'])}, mean rank {each['mean_rank']:.2f}</li>" for each in results["ranking"]
+        f"<li value={ranked['place']}>{escape(ranked['model'])}, mean rank {ranked['mean_rank']:.2f}</li>"
+        for ranked in results["ranking"]
     )
     best = "<p class=quiet>A figure is highlighted where it is better than every other model's with p &lt; 0.05.</p>"
     return f"<h2>Ranking over all figures</h2><ol>{items}</ol>{best}"
@@ -78,18 +84,14 @@ def _contamination(name: str, model: Mapping[str, Any]) -> str:
 def _speed_part(models: Mapping[str, Any]) -> str:
     header = ("model", "parameters", "memory of weights", "reads tokens/s", "writes tokens/s")
     rows = ["<tr>" + "".join(f"<th>{each}</th>" for each in header) + "</tr>"]
-    for name, each in models.items():
-        speed = each["speed"]
-        speeds = (speed["reading_tokens_per_second"], speed["writing_tokens_per_second"])
-        cells = (
-            f"{speed['parameters']:,}",
-            format_bytes(speed["weight_bytes"]),
-            *(f"{value:,.0f}" for value in speeds),
-        )
-        rows.append(f"<tr><td>{escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    for name, model in models.items():
+        cells = "".join(f"<td>{cell}</td>" for cell in speed_cells(model["speed"]))
+        rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
     return f"<table>{''.join(rows)}</table>"
 
 
 def _sample(name: str, model: Mapping[str, Any]) -> str:
     sample = model["sample"]
+    if sample is None:
+        return ""
     return f"<p>{escape(name)}</p><blockquote><b>{escape(sample['prompt'])}</b>{escape(sample['text'])}</blockquote>"

@@ -30,8 +30,9 @@ def comparison_chart(results: Mapping[str, Any]) -> Any:
     return figure
 
 
-def training_chart(results: Mapping[str, Any], steps: Mapping[str, int]) -> Any:
+def training_chart(results: Mapping[str, Any]) -> Any:
     """Curves over the steps of the checkpoints that `results` are of."""
+    steps = {model: result["step"] for model, result in results["models"].items()}
     panels = [each for each in PANELS if each[0] in results["sets"]]
     figure, grid = _grid("", len(panels))
     names = sorted(results["models"], key=lambda model: steps[model])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from utils.terminal import format_bytes, format_count, format_table, styled
+from utils.terminal import format_bytes, format_count, format_table, styled, visible
 
 TITLES = {
     "wikitext": "WikiText-103",
@@ -35,14 +35,13 @@ LABELS = {
 def format_benchmark_results(results: Mapping[str, Any], *, colour: bool = False) -> str:
     """The whole report as text; the best figure is marked ``*`` only where the difference is more than noise."""
     models = results["models"]
-    lines = [f"{results['settings']['preset']} benchmark of {', '.join(models)}", ""]
+    lines = [f"{results['settings']['preset']} benchmark of {visible(', '.join(models))}", ""]
     for task, data in results["sets"].items():
         lines += [_task_heading(task, data), _task_table(results, task, colour), *_notes(results, task), ""]
     lines += ["Contamination", *_contamination_lines(models), ""]
     if results["ranking"]:
         lines += ["Ranking (mean rank over all figures)", *_ranking_lines(results["ranking"]), ""]
-    lines += ["Speed", _speed_table(models), "", "Samples"]
-    lines += [f"  {name}: {each['sample']['prompt']}{each['sample']['text']}" for name, each in models.items()]
+    lines += ["Speed", _speed_table(models), "", "Samples", *_sample_lines(models)]
     lines += ["", f"* better than every other model, p < 0.05. {results['settings']['rules']}"]
     return "\n".join(lines) + "\n"
 
@@ -64,13 +63,13 @@ def _number(value: float) -> str:
 
 def _task_heading(task: str, data: Mapping[str, Any]) -> str:
     mark = f" [{data['mark']}]" if data["mark"] else ""
-    return f"{TITLES[task]}: {data['items']:,} items from {data['origin']}{mark}"
+    return f"{TITLES[task]}: {data['items']:,} items from {visible(data['origin'])}{mark}"
 
 
 def _task_table(results: Mapping[str, Any], task: str, colour: bool) -> str:
     models, mark = results["models"], results["sets"][task]["mark"]
     names = next(iter(models.values()))["figures"][task]
-    rows = [("figure", *models, *([""] if mark else []))]
+    rows = [("figure", *map(visible, models), *([""] if mark else []))]
     for name, figure in names.items():
         direction = "↑" if figure["higher_is_better"] else "↓"
         best = results["comparisons"].get(f"{task}.{name}", {}).get("best")
@@ -91,26 +90,34 @@ def _notes(results: Mapping[str, Any], task: str) -> list[str]:
 
 def _contamination_lines(models: Mapping[str, Any]) -> list[str]:
     return [
-        f"  {name}: " + "; ".join(f"{TITLES[task]} {state}" for task, state in each["contamination"].items())
-        for name, each in models.items()
+        f"  {visible(name)}: " + "; ".join(f"{TITLES[task]} {state}" for task, state in model["contamination"].items())
+        for name, model in models.items()
     ]
 
 
 def _ranking_lines(ranking: list[dict[str, Any]]) -> list[str]:
-    return [f"  {place}. {each['model']}  {each['mean_rank']:.2f}" for place, each in enumerate(ranking, start=1)]
+    return [f"  {ranked['place']}. {visible(ranked['model'])}  {ranked['mean_rank']:.2f}" for ranked in ranking]
+
+
+def _sample_lines(models: Mapping[str, Any]) -> list[str]:
+    """What each model wrote; a model without a sample is left out."""
+    samples = {name: model["sample"] for name, model in models.items() if model["sample"]}
+    return [visible(f"  {name}: {sample['prompt']}{sample['text']}") for name, sample in samples.items()]
 
 
 def _speed_table(models: Mapping[str, Any]) -> str:
     rows = [("model", "parameters", "weights", "reads tokens/s", "writes tokens/s")]
-    for name, each in models.items():
-        speed = each["speed"]
-        rows.append(
-            (
-                name,
-                format_count(speed["parameters"]),
-                format_bytes(speed["weight_bytes"]),
-                f"{speed['reading_tokens_per_second']:,.0f}",
-                f"{speed['writing_tokens_per_second']:,.0f}",
-            )
-        )
+    rows += [(visible(name), *speed_cells(model["speed"])) for name, model in models.items()]
     return format_table(rows, right=range(1, 5))
+
+
+def speed_cells(speed: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Parameters, memory, reading and writing; dashes if they were not measured."""
+    if speed is None:
+        return ("–",) * 4
+    return (
+        format_count(speed["parameters"]),
+        format_bytes(speed["weight_bytes"]),
+        f"{speed['reading_tokens_per_second']:,.0f}",
+        f"{speed['writing_tokens_per_second']:,.0f}",
+    )

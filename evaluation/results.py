@@ -33,6 +33,17 @@ def figure_values(figure: Any) -> dict[str, Any]:
     }
 
 
+def model_result(tasks: Mapping[str, TaskResult]) -> dict[str, Any]:
+    """One model's figures and items by task."""
+    return {
+        "figures": {
+            task: {name: figure_values(figure) for name, figure in result.figures.items()}
+            for task, result in tasks.items()
+        },
+        "items": {task: result.items for task, result in tasks.items()},
+    }
+
+
 def comparisons(results: Mapping[str, Mapping[str, TaskResult]]) -> dict[str, dict[str, Any]]:
     """{``task.figure``: who is best, with the p-value of every pair} of two models or more."""
     if len(results) < 2:
@@ -46,5 +57,7 @@ def comparisons(results: Mapping[str, Mapping[str, TaskResult]]) -> dict[str, di
 
 
 def ranking(compared: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    ranked = {name: each for name, each in compared.items() if name.split(".")[1] not in UNRANKED}
-    return [{"model": model, "mean_rank": rank} for model, rank in rank_models(ranked)]
+    """The best model first; models with the same mean rank have the same place."""
+    ranked = rank_models({name: found for name, found in compared.items() if name.split(".")[1] not in UNRANKED})
+    ranks = [rank for _, rank in ranked]
+    return [{"place": 1 + ranks.index(rank), "model": model, "mean_rank": rank} for model, rank in ranked]

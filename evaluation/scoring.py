@@ -1,7 +1,7 @@
 """The log-probabilities that a model gives to continuations, in batches, the same as one by one.
 
 scores = Scorer(model).score(requests)
-scores[0].total, scores[0].is_greedy
+scores[0].total, scores[0].greedy_chance
 """
 
 from collections import defaultdict
@@ -29,18 +29,25 @@ _SHARED_CONTEXT = 8  # shorter contexts are not worth a pass of their own
 
 @dataclass(frozen=True)
 class Score:
-    """Of each scored token: `logprobs` float32, and `ranks`, how many tokens were likelier, MAX_RANK for more."""
+    """Of each scored token: `logprobs` float32; `ranks`, how many tokens were likelier, MAX_RANK for more; `tied`, how
+    many were as likely, the token itself included, exact below MAX_RANK."""
 
     logprobs: np.ndarray
     ranks: np.ndarray
+    tied: np.ndarray
 
     @property
     def total(self) -> float:
         return float(self.logprobs.sum(dtype=np.float64))
 
     @property
-    def is_greedy(self) -> bool:
-        return bool((self.ranks == 0).all())
+    def greedy_chance(self) -> float:
+        """How likely greedy decoding writes these tokens if it picks at random among equals: without ties 1 or 0."""
+        return float(self.top_chance(1).prod())
+
+    def top_chance(self, k: int) -> np.ndarray:
+        """For each token the chance to be among the `k` likeliest: below 1 only if it ties for the last places."""
+        return np.clip((k - self.ranks) / self.tied, 0.0, 1.0)
 
 
 class Scorer:
@@ -156,16 +163,26 @@ class Scorer:
     def _score_hidden(self, hidden: Tensor, continuations: Sequence[Ids]) -> list[Score]:
         """`hidden` (N, C) are the positions that predict the tokens of `continuations`, one after another."""
         targets = torch.tensor([each for ids in continuations for each in ids], device=hidden.device)
-        logprobs, ranks = [], []
+        logprobs, ranks, tied = [], [], []
         for start in range(0, len(targets), self.head_rows):
             target = targets[start : start + self.head_rows]
             logits = self.model.project(hidden[start : start + self.head_rows]).float()  # (n, V)
             logprobs.append(-F.cross_entropy(logits, target, reduction="none"))
-            places = logits.topk(MAX_RANK, dim=1).indices == target[:, None]  # (n, 10), the likeliest first
-            ranks.append(torch.where(places.any(dim=1), places.int().argmax(dim=1), MAX_RANK))
+            likelier, equal = _ranks(logits, target)
+            ranks.append(likelier)
+            tied.append(equal)
+        found = [torch.cat(values).cpu().numpy() for values in (logprobs, ranks, tied)]
         ends = list(accumulate(len(ids) for ids in continuations))
-        all_logprobs, all_ranks = torch.cat(logprobs).cpu().numpy(), torch.cat(ranks).cpu().numpy()
-        return [
-            Score(all_logprobs[end - len(ids) : end], all_ranks[end - len(ids) : end])
-            for end, ids in zip(ends, continuations, strict=True)
-        ]
+        spans = [slice(end - len(ids), end) for end, ids in zip(ends, continuations, strict=True)]
+        return [Score(*(values[span] for values in found)) for span in spans]
+
+
+def _ranks(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of `logits` (N, V) are above each target's, MAX_RANK for more, and how many equal it; (N,) each."""
+    chosen = logits.gather(1, targets[:, None])
+    best = logits.topk(min(MAX_RANK + 1, logits.shape[1]), dim=1).values  # a tie of the tenth shows in the eleventh
+    likelier, tied = (best > chosen).sum(1).clamp(max=MAX_RANK), (best == chosen).sum(1).clamp(min=1)
+    unsure = torch.nonzero(tied > 1).squeeze(1)  # more may follow below the eleven
+    if len(unsure):
+        tied[unsure] = (logits[unsure] == chosen[unsure]).sum(1)
+    return likelier, tied

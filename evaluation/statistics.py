@@ -153,9 +153,9 @@ def mcnemar(mine: Sequence[float], others: Sequence[float]) -> float:
 
 
 def compare(figures: dict[str, Any]) -> dict[str, Any]:
-    """Which of several models' figures is best, and against which others that is more than noise.
+    """The ranks of several models' figures, which is best, and against which others that is more than noise.
 
-    `best` is None where even the runner-up is within noise.
+    Equal figures share the mean of their ranks. `best` is None if even the runner-up is within noise.
     """
     ordered = sorted(
         figures, key=lambda name: figures[name].value, reverse=next(iter(figures.values())).higher_is_better
@@ -167,13 +167,24 @@ def compare(figures: dict[str, Any]) -> dict[str, Any]:
     ]
     against_first = [pair["p"] for pair in pairs if pair["better"] == ordered[0]]
     clear = bool(against_first) and all(p is not None and p < SIGNIFICANT for p in against_first)
-    return {"order": ordered, "pairs": pairs, "best": ordered[0] if clear else None}
+    ranks = mean_ranks([figures[name].value for name in ordered])
+    return {
+        "order": ordered,
+        "ranks": dict(zip(ordered, ranks, strict=True)),
+        "pairs": pairs,
+        "best": ordered[0] if clear else None,
+    }
+
+
+def mean_ranks(ordered: Sequence[float]) -> list[float]:
+    """The rank of each of `ordered` values, the best first; equal ones share the mean of their places."""
+    return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in ordered]
 
 
 def rank_models(comparisons: dict[str, dict[str, Any]]) -> list[tuple[str, float]]:
     """(model, mean rank over all figures), the best first."""
-    ranks: dict[str, list[int]] = {}
+    ranks: dict[str, list[float]] = {}
     for comparison in comparisons.values():
-        for rank, name in enumerate(comparison["order"], start=1):
+        for name, rank in comparison["ranks"].items():
             ranks.setdefault(name, []).append(rank)
-    return sorted(((name, sum(each) / len(each)) for name, each in ranks.items()), key=lambda pair: pair[1])
+    return sorted(((name, sum(found) / len(found)) for name, found in ranks.items()), key=lambda pair: pair[1])

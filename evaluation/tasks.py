@@ -1,6 +1,6 @@
 """Each task: the requests it makes of a model, and the figures that follow from the scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,10 @@ def score_wikitext(scorer: Scorer, tokenizer: "WikipediaTokenizer", data: Benchm
     flat = scorer.score([request for page in requests for request in page], label="WikiText")
     scores = _regroup(flat, [len(page) for page in requests])
     logprobs = [np.concatenate([score.logprobs for score in page]).astype(np.float64) for page in scores]
-    ranks = [np.concatenate([score.ranks for score in page])[1:] for page in scores]  # [1:]: without BOS
-    losses = [-float(each.sum()) for each in logprobs]
-    text_losses = [-float(each[1:].sum()) for each in logprobs]
+    losses = [-float(page.sum()) for page in logprobs]
+    text_losses = [-float(page[1:].sum()) for page in logprobs]  # [1:]: without BOS
     words, num_bytes = [page.num_words for page in pages], [page.num_bytes for page in pages]
-    tokens = [len(each) for each in ranks]
+    tokens = [len(page) - 1 for page in logprobs]
     beside = "without the <s> that the harness scores as text"
     figures = {
         "word_perplexity": Figure(losses, words, "exp", higher_is_better=False),
@@ -48,7 +47,7 @@ def score_wikitext(scorer: Scorer, tokenizer: "WikipediaTokenizer", data: Benchm
         ),
     }
     for k in TOP_K:
-        hits = [float((each < k).sum()) for each in ranks]
+        hits = [float(np.concatenate([score.top_chance(k) for score in page])[1:].sum()) for page in scores]
         figures[f"next_token_top{k}"] = Figure(hits, tokens, unit="share")
     items = [
         {"loglikelihood": -loss, "words": w, "bytes": b, "tokens": t}
@@ -70,14 +69,14 @@ def score_lambada(scorer: Scorer, tokenizer: "WikipediaTokenizer", data: Benchma
         corrected[index] = score
     note = f"{len(differing)} of {len(passages)} passages split where the last word begins"
     figures = {
-        "acc": _accuracy(score.is_greedy for score in followed),
+        "acc": _accuracy(score.greedy_chance for score in followed),
         "perplexity": Figure([-score.total for score in followed], scale="exp", higher_is_better=False),
-        "acc_corrected": _accuracy((score.is_greedy for score in corrected), note=note),
+        "acc_corrected": _accuracy((score.greedy_chance for score in corrected), note=note),
         "perplexity_corrected": Figure(
             [-score.total for score in corrected], scale="exp", higher_is_better=False, note=note
         ),
     }
-    return TaskResult(figures, [{"acc": score.is_greedy, "loglikelihood": score.total} for score in followed])
+    return TaskResult(figures, [{"acc": score.greedy_chance, "loglikelihood": score.total} for score in followed])
 
 
 def score_hellaswag(scorer: Scorer, tokenizer: "WikipediaTokenizer", data: BenchmarkSet) -> TaskResult:
@@ -91,13 +90,19 @@ def score_hellaswag(scorer: Scorer, tokenizer: "WikipediaTokenizer", data: Bench
         characters = np.array([float(len(ending)) for ending in choice.endings])
         items.append(
             {
-                "acc": bool(totals.argmax() == choice.label),
-                "acc_norm": bool((totals / characters).argmax() == choice.label),
+                "acc": chance_of_best(totals, choice.label),
+                "acc_norm": chance_of_best(totals / characters, choice.label),
                 "loglikelihoods": totals.tolist(),
             }
         )
     figures = {name: _accuracy(item[name] for item in items) for name in ("acc", "acc_norm")}
     return TaskResult(figures, items)
+
+
+def chance_of_best(scores: np.ndarray, label: int) -> float:
+    """How likely `label` is chosen as the best of `scores` if equal ones are chosen among at random."""
+    best = scores == scores.max()
+    return float(best[label]) / int(best.sum())
 
 
 TASKS: dict[str, Callable[[Scorer, "WikipediaTokenizer", BenchmarkSet], TaskResult]] = {
@@ -107,8 +112,9 @@ TASKS: dict[str, Callable[[Scorer, "WikipediaTokenizer", BenchmarkSet], TaskResu
 }
 
 
-def _accuracy(right, *, note: str = "") -> Figure:
-    return Figure([float(each) for each in right], is_yes_no=True, unit="share", note=note)
+def _accuracy(chances: Iterable[float], *, note: str = "") -> Figure:
+    """Of items that are right or wrong, but for a fraction where the model cannot tell between answers."""
+    return Figure(list(chances), is_yes_no=True, unit="share", note=note)
 
 
 def _regroup(flat: Sequence[Score], sizes: Sequence[int]) -> list[list[Score]]:

@@ -9,13 +9,18 @@ import pytest
 import torch
 
 import benchmark
+import lima_tokenizer
+import post_training
 from benchmark import ModelBenchmark, format_benchmark_results
 from evaluation.contamination import contamination
-from evaluation.items import LastWord, Page, evenly_spaced, load_sets, wikitext_pages
+from evaluation.items import BenchmarkSet, Choice, LastWord, Page, evenly_spaced, load_sets, wikitext_pages
+from evaluation.report_files import ReportFiles
 from evaluation.requests import Request, encode_pairs, rolling_requests
 from evaluation.results import NOT_COMPARABLE
-from evaluation.scoring import Scorer
-from evaluation.statistics import BleuFigure, Figure, compare, mcnemar
+from evaluation.scoring import Score, Scorer
+from evaluation.statistics import BleuFigure, Figure, compare, mcnemar, mean_ranks
+from evaluation.tasks import TASKS as SCORED
+from evaluation.tasks import chance_of_best
 from loading import load_for_inference
 from tests.small_models import small_checkpoint, trained_tokenizer
 from utils.config import load_config
@@ -67,7 +72,7 @@ def test_batches_and_shared_contexts_score_as_one_by_one(model, batch_tokens):
         ids = torch.tensor([[*request.context, *request.continuation]])
         with torch.no_grad():
             likeliest = model(ids)["logits"][0].argmax(-1)[len(request.context) - 1 : -1]
-        assert score.is_greedy == (likeliest.tolist() == list(request.continuation))
+        assert score.greedy_chance == (likeliest.tolist() == list(request.continuation))
 
 
 def test_a_context_too_long_loses_its_beginning(model):
@@ -243,9 +248,20 @@ def test_contamination_is_clean_only_with_the_stamp_of_this_very_file(real_data)
     assert contamination(trained_on_wikipedia, wikitext).startswith("contaminated")
 
 
+def test_contamination_names_training_that_was_not_checked():
+    (wikitext,) = load_sets(["wikitext"], data_dir=None, preset="full", offline_samples=True)
+    data = {"decontamination": {"sets": [{"name": "wikitext", "files": wikitext.files}]}}
+    tuned = {"chat_template": "user-assistant", "data": {"fingerprint": "f0"}, "base": {"data": data}}
+    assert contamination(tuned, wikitext) == "pretraining data clean, conversations not checked"
+    started = {"data": data, "init_from": "checkpoint_latest.pt"}
+    assert contamination(started, wikitext) == "pretraining data clean, training before --init-from not checked"
+    twice = {"chat_template": "user-assistant", "base": {"data": {"training_conversations": 9, "directory": "/"}}}
+    assert contamination(twice, wikitext) == "not checked"
+
+
 @pytest.fixture(scope="module")
-def results(checkpoints) -> dict:
-    config = load_config()
+def results(checkpoints, tmp_path_factory) -> dict:
+    config = load_config(settings=[f"paths.benchmark_dir={tmp_path_factory.mktemp('results')}"])
     models = {
         name: load_for_inference(str(checkpoints / f"checkpoint_{name}.pt"), config) for name in ("step_10", "latest")
     }
@@ -253,9 +269,10 @@ def results(checkpoints) -> dict:
     return chosen.run_full_benchmark({name: (each.model, each.tokenizer) for name, each in models.items()})
 
 
-def test_results_are_the_same_every_time_and_plain_values(results, checkpoints):
-    again = load_for_inference(str(checkpoints), load_config())
-    chosen = ModelBenchmark(load_config(), preset="quick", offline_samples=True)
+def test_results_are_the_same_every_time_and_plain_values(results, checkpoints, tmp_path):
+    config = load_config(settings=[f"paths.benchmark_dir={tmp_path}"])
+    again = load_for_inference(str(checkpoints), config)
+    chosen = ModelBenchmark(config, preset="quick", offline_samples=True)
     repeated = chosen.run_full_benchmark({"latest": (again.model, again.tokenizer)})
     assert repeated["models"]["latest"]["figures"] == results["models"]["latest"]["figures"]
     assert json.loads(json.dumps(results)) == results
@@ -286,6 +303,140 @@ def test_command_writes_four_reports(checkpoints, tmp_path, capsys):
     assert "Ranking" in capsys.readouterr().out
 
 
+QUICK = ["--offline-samples", "--quick", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def workshop(tokenizer, tmp_path_factory) -> tuple[Path, list[str]]:
+    """A folder with a base run and one fine-tuned from it, and the settings that name it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    small_checkpoint(folder / "checkpoints/run_2026_01_01_00_00/checkpoint_latest.pt", tokenizer, weight_scale=1.0)
+    lines = [json.dumps({"conversations": [f"the fox {number}?", "a lazy dog"]}) for number in range(12)]
+    (folder / "chats.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    places = {"checkpoint": "checkpoints", "log": "logs", "post_training": "data"}
+    values = [f"paths.{key}_dir={folder / name}" for key, name in places.items()]
+    values += [f"paths.tokenizer_dir={tokenizer.directory}", "sft.sample_prompts=[]"]
+    settings = [part for value in values for part in ("--set", value)]
+    assert lima_tokenizer.main(["--input", str(folder / "chats.jsonl"), "--max-length", "96", *settings]) == 0
+    options = ["--device", "cpu", "--epochs", "2", "--batch-size", "4"]
+    assert post_training.main(["--checkpoint", "latest", *options, *settings]) == 0
+    return folder, settings
+
+
+def test_a_fine_tuned_run_is_scored_beside_its_base(workshop, tmp_path, capsys):
+    _, settings = workshop
+    models = ["--checkpoint", "tuned=latest", "--checkpoint", "base=run_2026_01_01_00_00"]
+    place = ["--set", f"paths.benchmark_dir={tmp_path}"]
+    assert benchmark.main([*models, *QUICK, *settings, *place]) == 0
+    assert "warning" not in capsys.readouterr().err
+    report = json.loads(next(tmp_path.glob("*.json")).read_text())
+    tuned = report["models"]["tuned"]
+    assert tuned["contamination"]["lambada"] == "not checked"
+    assert tuned["contamination"]["wikitext"].startswith("contaminated: trained on Wikipedia")
+    assert tuned["speed"]
+
+
+def test_over_training_scores_the_epochs_of_a_fine_tuned_run(workshop, tmp_path):
+    _, settings = workshop
+    place = ["--set", f"paths.benchmark_dir={tmp_path}", "--tasks", "lambada"]
+    assert benchmark.main(["--over-training", "latest", *QUICK, *settings, *place]) == 0
+    assert len(json.loads(next(tmp_path.glob("*.json")).read_text())["models"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "what"),
+    [
+        ("contamination.contamination", "latest: contamination"),
+        ("speed.measure_speed", "latest: speed"),
+        ("speed.write_sample", "latest: sample"),
+        ("pictures.comparison_chart", "the chart"),
+        ("page.benchmark_page", "the page"),
+    ],
+)
+def test_an_optional_part_that_fails_leaves_the_results(checkpoints, tmp_path, capsys, monkeypatch, broken, what):
+    def fail(*arguments, **options):
+        raise ValueError("no\nluck")
+
+    monkeypatch.setattr(f"evaluation.{broken}", fail)
+    config = load_config(settings=[f"paths.benchmark_dir={tmp_path}"])
+    loaded = load_for_inference(str(checkpoints), config)
+    chosen = ModelBenchmark(config, preset="quick", tasks=["lambada"], offline_samples=True)
+    results = chosen.run_full_benchmark({"latest": (loaded.model, loaded.tokenizer)})
+    error = capsys.readouterr().err
+    assert f"warning: {what} failed: no luck; the scores are not affected\n" in error
+    assert json.loads(next(tmp_path.glob("*.json")).read_text()) == results
+    assert next(tmp_path.glob("*.txt")).read_text() == format_benchmark_results(results)
+
+
+def test_results_are_on_disk_before_anything_optional(checkpoints, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.contamination.contamination", interrupt)
+    config = load_config(settings=[f"paths.benchmark_dir={tmp_path}"])
+    loaded = load_for_inference(str(checkpoints), config)
+    chosen = ModelBenchmark(config, preset="quick", tasks=["lambada"], offline_samples=True)
+    with pytest.raises(KeyboardInterrupt):
+        chosen.run_full_benchmark({"latest": (loaded.model, loaded.tokenizer)})
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".txt"]
+
+
+def test_two_benchmarks_in_a_second_keep_both_reports(tmp_path, results):
+    for _ in range(2):
+        ReportFiles(tmp_path).save(results)
+    assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.txt"))) == 2
+
+
+def test_a_model_given_twice_shares_its_rank(checkpoints, tmp_path):
+    config = load_config(settings=[f"paths.benchmark_dir={tmp_path}"])
+    loaded = load_for_inference(str(checkpoints), config)
+    pair = (loaded.model, loaded.tokenizer)
+    results = ModelBenchmark(config, preset="quick", offline_samples=True).run_full_benchmark({"a": pair, "b": pair})
+    assert results["ranking"] == [{"place": 1, "model": name, "mean_rank": 1.5} for name in ("a", "b")]
+    assert "  1. a  1.50\n  1. b  1.50" in format_benchmark_results(results)
+
+
+def test_equal_figures_share_the_mean_of_their_ranks():
+    assert mean_ranks([9.0, 7.0, 7.0, 5.0]) == [1, 2.5, 2.5, 4]
+    assert mean_ranks([3.0, 3.0, 3.0]) == [2, 2, 2]
+
+
+def test_a_model_of_zeros_does_no_better_than_chance(checkpoints, tokenizer):
+    loaded = load_for_inference(str(checkpoints), load_config(), device="cpu")
+    for parameter in loaded.model.parameters():
+        torch.nn.init.zeros_(parameter)
+    endings = tuple(f"the {word}" for word in ("fox", "dog", "fox", "dog"))
+    choices = [Choice("a quick brown", endings, label) for label in range(4)]
+    words = [LastWord("the quick brown fox"), LastWord("over a lazy dog")]
+    pages = [Page("the quick brown fox jumps over the lazy dog . ")]
+    sets = {
+        name: BenchmarkSet(name, items, "test", {}, len(items), False)
+        for name, items in (("hellaswag", choices), ("lambada", words), ("wikitext", pages))
+    }
+    scored = {name: SCORED[name](Scorer(loaded.model), tokenizer, data).figures for name, data in sets.items()}
+    assert scored["hellaswag"]["acc"].x == scored["hellaswag"]["acc_norm"].x == [0.25] * 4
+    assert scored["lambada"]["acc"].value <= 1 / tokenizer.vocab_size
+    assert scored["wikitext"]["next_token_top10"].value == pytest.approx(10 / tokenizer.vocab_size)
+
+
+def test_ties_count_as_chance():
+    assert chance_of_best(np.array([-1.0, -2.0, -1.0]), 0) == 0.5
+    assert chance_of_best(np.array([-1.0, -2.0, -1.0]), 1) == 0
+    tied = Score(np.zeros(3), ranks=np.array([0, 4, 10]), tied=np.array([2, 3, 5]))
+    assert tied.top_chance(1).tolist() == [0.5, 0, 0]
+    assert tied.top_chance(5) == pytest.approx([1, 1 / 3, 0])
+
+
+def test_other_line_separators_end_no_line(tmp_path):
+    (tmp_path / "lambada").mkdir()
+    text = {"text": "one\u2028two\u0085three four"}
+    (tmp_path / "lambada" / "set.jsonl").write_text(json.dumps(text, ensure_ascii=False) + "\n", encoding="utf-8")
+    (tmp_path / "wikitext").mkdir()
+    (tmp_path / "wikitext" / "wiki.test.raw").write_bytes("one\rtwo\u2028three\n".encode())
+    sets = load_sets(["lambada", "wikitext"], data_dir=tmp_path, preset="quick", offline_samples=False)
+    assert [data.items for data in sets] == [[LastWord(text["text"])], [Page("one\rtwo\u2028three")]]
+
+
 def test_over_training_scores_every_checkpoint_of_a_run(checkpoints, tmp_path):
     options = ["--offline-samples", "--quick", "--tasks", "lambada", "--set", f"paths.benchmark_dir={tmp_path}"]
     assert benchmark.main(["--over-training", str(checkpoints), *options]) == 0
@@ -295,5 +446,6 @@ def test_over_training_scores_every_checkpoint_of_a_run(checkpoints, tmp_path):
 
 def test_a_tokenizer_that_does_not_fit_is_refused(model, tokenizer, tmp_path):
     other = trained_tokenizer(tmp_path / "other" / "tokenizer", vocab_size=320)
+    chosen = ModelBenchmark(load_config(), preset="quick", offline_samples=True)
     with pytest.raises(PipelineError, match="the tokenizer has 320 tokens, the model 340"):
-        ModelBenchmark(load_config(), preset="quick", offline_samples=True).run_full_benchmark({"m": (model, other)})
+        chosen.run_full_benchmark({"m": (model, other)})

@@ -144,7 +144,7 @@ def _description(
 
 def _origin(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Which checkpoint was tuned."""
-    facts = {key: content.get(key) for key in ("name", "step", "tokens_seen", "best", "data")}
+    facts = {key: content.get(key) for key in ("name", "step", "tokens_seen", "best", "data", "init_from")}
     return {"checkpoint": str(path.resolve()), **facts}
 
 

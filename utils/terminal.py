@@ -8,6 +8,8 @@ from typing import TextIO
 
 from utils.errors import UsageError
 
+# C0 and DEL, and C1, which some terminals obey too: U+009B begins an escape sequence as ESC [ does.
+_WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36}
 
 
@@ -23,6 +25,14 @@ def styled(text: str, *styles: str, stream: TextIO | None = None) -> str:
         return text
     codes = ";".join(str(_STYLES[style]) for style in styles)
     return f"\x1b[{codes}m{text}\x1b[0m"
+
+
+def visible(text: str) -> str:
+    """`text` with its control characters written out, ESC as ``\\x1b``; newlines and tabs stay.
+
+    For text of a model or a file that is printed for people: a terminal would obey the characters.
+    """
+    return text.translate(_WRITTEN_OUT)
 
 
 def terminal_width(default: int = 100) -> int:
