@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from utils.config import Config
     from utils.generation_settings import GenerationSettings
 
+# JSON may hold DEL and C1 as they are, but some terminals obey them; escaped they mean the same.
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}
 MODES = (
     "One model: a text, or a chat where it was fine-tuned",
     "Several models side by side",
@@ -86,7 +88,8 @@ def answer(args: argparse.Namespace, config: "Config", settings: "GenerationSett
     check_all(writers, prompt, settings)
     if args.json:
         results = [result.to_dict() for result in compare(writers, prompt, settings)]
-        print(json.dumps({"prompt": prompt, "settings": asdict(settings), "results": results}, ensure_ascii=False))
+        content = json.dumps({"prompt": prompt, "settings": asdict(settings), "results": results}, ensure_ascii=False)
+        print(content.translate(_ESCAPED))
     elif len(writers) == 1:
         _, statistics = writers[0].write(writers[0].prompt_ids(prompt), settings, output=sys.stdout)
         print(statistics.line(), file=sys.stderr)
@@ -137,6 +140,8 @@ def run_benchmark(args: argparse.Namespace) -> int:
     options = [f"--{list(presets)[size - 1]}", "--device", args.device, *(["--offline-samples"] if is_offline else [])]
     for path in args.checkpoint:
         options += ["--checkpoint", path]
+    if args.tokenizer:
+        options += ["--tokenizer", args.tokenizer]
     for setting in args.settings:
         options += ["--set", setting]
     return benchmark.main(options + (["--config", args.config] if args.config else []))

@@ -30,7 +30,7 @@ from utils.errors import PipelineError
 from utils.files import whole_file
 from utils.jobs import Report, run_jobs
 from utils.raw_files import RawFile, Record
-from utils.terminal import format_bytes, format_seconds, format_table
+from utils.terminal import format_bytes, format_seconds, format_table, visible
 from utils.text import printable_name, to_line
 
 COLUMNS = tuple({*structured_contents.COLUMNS, *plain_text.COLUMNS})
@@ -318,11 +318,11 @@ def show(jobs: list[Job], config: CleaningConfig, number: int) -> None:
         try:
             article = clean_article(_value(record), policy, counts)
         except _MALFORMED as error:
-            print(f"record {record.number} is malformed: {error}")
+            print(visible(f"record {record.number} is malformed: {error}"))
             continue
         if not article:
             title = record.value.get("title") or record.value.get("name")
-            print(f"left out, {next(iter(counts.removals.articles))}: {title}")
+            print(visible(f"left out, {next(iter(counts.removals.articles))}: {title}"))
             continue
         print(side_by_side(record.value, article), end="\n\n")
         number -= 1

@@ -19,7 +19,7 @@ from utils.config_sections import Config
 from utils.devices import choose_dtype, resolve_device
 from utils.errors import UsageError
 from utils.quantization import quantize_int8
-from utils.terminal import format_count
+from utils.terminal import format_count, visible
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class LoadedModel:
         # Counted over the state: int8 weights are no parameters, and each has a scale for a row beside it.
         state = self.model.state_dict()
         count = sum(tensor.numel() for name, tensor in state.items() if not name.endswith(".scale"))
-        return f"{self.name}: {format_count(count)} parameters{step}, context {self.model.config.context_length:,}"
+        context = self.model.config.context_length
+        return f"{visible(self.name)}: {format_count(count)} parameters{step}, context {context:,}"
 
 
 def load_all(

@@ -11,6 +11,7 @@ Ids are SentencePiece's own on every text, and ``decode(encode(text)) == text`` 
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -23,7 +24,7 @@ from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError
 from utils.files import refuse_overwriting, whole_file, write_text
 from utils.quickstart_hint import or_quickstart
-from utils.terminal import format_seconds
+from utils.terminal import format_seconds, visible
 from utils.text import from_line
 from utils.vocabulary import Vocabulary
 
@@ -226,7 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.encode is not None:
         print(",".join(map(str, tokenizer.encode(args.encode))))
     if args.decode is not None:
-        print(tokenizer.decode(_parse_ids(args.decode)))
+        text = tokenizer.decode(_parse_ids(args.decode))
+        print(visible(text) if sys.stdout.isatty() else text)  # a file or a pipe gets exactly the text
     return 0
 
 

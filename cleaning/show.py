@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cleaning.structured_contents import SECTION_KEYS, is_structured, parts_of
-from utils.terminal import styled, terminal_width
+from utils.terminal import styled, terminal_width, visible
 from utils.text import with_plain_newlines
 
 _LONGEST_PARAGRAPH = 400
@@ -34,7 +34,7 @@ def _rows(before: str, after: str, width: int) -> Iterator[str]:
 def _wrapped(text: str, width: int) -> list[str]:
     if len(text) > _LONGEST_PARAGRAPH:
         text = f"{text[:_LONGEST_PARAGRAPH]} … ({len(text) - _LONGEST_PARAGRAPH:,} more)"
-    return [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+    return [part for line in visible(text).split("\n") for part in textwrap.wrap(line, width) or [""]]
 
 
 def _aligned(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:

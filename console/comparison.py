@@ -16,7 +16,7 @@ from utils.checkpoint import read_checkpoint
 from utils.devices import choose_dtype, free_memory, resolve_device
 from utils.errors import PipelineError
 from utils.generation_settings import GenerationSettings
-from utils.terminal import format_bytes, format_seconds, format_table, styled, terminal_width
+from utils.terminal import format_bytes, format_seconds, format_table, styled, terminal_width, visible
 
 _LEAST_WIDTH, _GAP = 30, " │ "  # narrower columns are stacked instead
 
@@ -77,7 +77,7 @@ def compare(writers: Sequence[Writer], prompt: str, settings: GenerationSettings
     can be compared."""
     results = []
     for number, writer in enumerate(writers, 1):
-        _progress(f"{number}/{len(writers)} {writer.loaded.name} …")
+        _progress(f"{number}/{len(writers)} {visible(writer.loaded.name)} …")
         statistics = Statistics()
         text = "".join(writer.stream(writer.prompt_ids(prompt), settings, statistics))
         results.append(Result(writer.loaded.name, writer.loaded.path, text, statistics))
@@ -107,9 +107,9 @@ def side_by_side(results: Sequence[Result], *, width: int) -> str:
 
 
 def _columns(results: Sequence[Result], width: int) -> str:
-    heads = [styled(_pad(_cut(result.name, width), width), "bold") for result in results]
+    heads = [styled(_pad(_cut(visible(result.name), width), width), "bold") for result in results]
     rules = ["─" * width for _ in results]
-    texts = [wrap(result.text.strip("\n"), width) for result in results]
+    texts = [wrap(visible(result.text.strip("\n")), width) for result in results]
     height = max(map(len, texts))
     lines = [[_pad(text[row] if row < len(text) else "", width) for text in texts] for row in range(height)]
     return "\n".join(_GAP.join(row).rstrip() for row in [heads, rules, *lines])
@@ -173,14 +173,14 @@ def summary(results: Sequence[Result]) -> str:
     for result in results:
         took = result.statistics
         speeds = [f"{took.tokens_per_second:.1f}", f"{took.first_token_seconds * 1000:.0f} ms"]
-        rows.append([result.name, str(took.new_tokens), format_seconds(took.seconds), *speeds])
+        rows.append([visible(result.name), str(took.new_tokens), format_seconds(took.seconds), *speeds])
     fastest = max(results, key=lambda result: result.statistics.tokens_per_second)
     longest = max(results, key=lambda result: result.statistics.new_tokens)
     total = sum(result.statistics.new_tokens for result in results)
     seconds = sum(result.statistics.seconds for result in results)
     verdict = [
-        f"fastest: {styled(fastest.name, 'green')} ({fastest.statistics.tokens_per_second:.1f} tokens/s)",
-        f"most tokens: {styled(longest.name, 'green')} ({longest.statistics.new_tokens})",
+        f"fastest: {styled(visible(fastest.name), 'green')} ({fastest.statistics.tokens_per_second:.1f} tokens/s)",
+        f"most tokens: {styled(visible(longest.name), 'green')} ({longest.statistics.new_tokens})",
         f"together: {total} tokens in {format_seconds(seconds)}",
     ]
     return "\n".join([format_table(rows, right=range(1, 5)), *verdict])

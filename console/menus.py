@@ -9,7 +9,7 @@ from utils.checkpoint import Run, list_runs, read_checkpoint
 from utils.errors import PipelineError
 from utils.generation_settings import GenerationSettings
 from utils.quickstart_hint import or_quickstart
-from utils.terminal import ask, format_bytes, styled
+from utils.terminal import ask, format_bytes, styled, visible
 
 
 class Quit(Exception):
@@ -60,14 +60,14 @@ def choose_run(checkpoint_dir: Path) -> Run:
 def _run_line(number: int, run: Run, checkpoint_dir: Path, *, is_newest: bool) -> str:
     folder = "(directly in the folder)" if run.directory == checkpoint_dir else run.directory.name
     count = len(run.checkpoints)
-    parts = [f"{number}. {folder}", f"{count} checkpoint{'s' if count > 1 else ''}", _moment(run.modified)]
+    parts = [f"{number}. {visible(folder)}", f"{count} checkpoint{'s' if count > 1 else ''}", _moment(run.modified)]
     line = "  ".join([*parts, _own_name(run.newest)]).rstrip()
     return styled(f"{line}  ← newest", "bold", "green") if is_newest else line
 
 
 def _own_name(path: Path) -> str:
     try:
-        return read_checkpoint(path).get("name") or ""
+        return visible(read_checkpoint(path).get("name") or "")
     except PipelineError:  # said in full when it is chosen
         return "(unreadable)"
 
@@ -101,12 +101,12 @@ def parse_numbers(answer: str, count: int) -> list[int]:
 
 
 def _print_checkpoints(run: Run) -> None:
-    print(styled(f"\nCheckpoints of {run.directory.name}", "bold"))
+    print(styled(f"\nCheckpoints of {visible(run.directory.name)}", "bold"))
     for number, path in enumerate(run.checkpoints, 1):
         colour = "green" if path.stem.endswith("_best") else "blue" if path.stem.endswith("_latest") else ""
         note = {"green": "  ← best validation loss", "blue": "  ← most recent"}.get(colour, "")
         size, moment = format_bytes(path.stat().st_size), _moment(path.stat().st_mtime)
-        print("  " + styled(f"{number}. {path.name}  {size}  {moment}{note}", *filter(None, [colour])))
+        print("  " + styled(f"{number}. {visible(path.name)}  {size}  {moment}{note}", *filter(None, [colour])))
 
 
 def _moment(timestamp: float) -> str:

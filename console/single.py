@@ -6,7 +6,7 @@ from console.menus import Quit, ask_or_quit, choose_settings
 from console.writing import Writer
 from utils.errors import PipelineError, UsageError
 from utils.generation_settings import GenerationSettings
-from utils.terminal import styled
+from utils.terminal import styled, visible
 
 
 def run_single(writer: Writer, default: GenerationSettings) -> None:
@@ -32,7 +32,7 @@ def say(error: PipelineError) -> None:
     """A mistake in a prompt; one in the command line is none that the next prompt could mend."""
     if isinstance(error, UsageError):
         raise error
-    print(styled(str(error), "red"))
+    print(styled(visible(str(error)), "red"))
 
 
 def _continue_texts(writer: Writer, default: GenerationSettings) -> None:
@@ -45,7 +45,7 @@ def _continue_texts(writer: Writer, default: GenerationSettings) -> None:
             ids = writer.prompt_ids(prompt)
             writer.check(ids, default)
             settings = choose_settings(default)
-            print(styled(prompt, "bold"), end="", flush=True)
+            print(styled(visible(prompt), "bold"), end="", flush=True)
             print(styled(writer.write(ids, settings, output=sys.stdout, may_stop=True)[1].line(), "dim"))
         except PipelineError as error:
             say(error)

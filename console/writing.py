@@ -13,7 +13,7 @@ from utils.compiled_decode import compiled_decoder
 from utils.errors import Terminated
 from utils.generation import encode_prompt, stream_events, stream_tokens
 from utils.generation_settings import GenerationSettings, check_prompt, check_text
-from utils.terminal import format_seconds
+from utils.terminal import format_seconds, visible
 
 _REASONS = {"stop": "the text came to its end", "length": "the maximum length", "interrupted": "Ctrl-C"}
 
@@ -94,7 +94,8 @@ class Writer:
     def write(
         self, prompt_ids: Sequence[int], settings: GenerationSettings, *, output: TextIO, may_stop: bool = False
     ) -> tuple[str, Statistics]:
-        """Writes the new text piece by piece and ends the line; gives it back whole.
+        """Writes the new text piece by piece, its control characters made visible, and ends the line; returns the text
+        unchanged.
 
         `may_stop`: Ctrl-C ends this text and not the program.
         """
@@ -102,7 +103,7 @@ class Writer:
         try:
             for piece in self.stream(prompt_ids, settings, statistics):
                 pieces.append(piece)
-                output.write(piece)
+                output.write(visible(piece))
                 output.flush()
         except KeyboardInterrupt as interrupt:
             if not may_stop or isinstance(interrupt, Terminated):

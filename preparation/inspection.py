@@ -10,7 +10,7 @@ import numpy as np
 from preparation.report import summary
 from utils.data_split import row_stride
 from utils.errors import PipelineError
-from utils.terminal import format_table, styled
+from utils.terminal import format_table, styled, visible
 from utils.token_store import TokenDataset, read_metadata
 
 HISTOGRAM_NAME = "document_lengths.png"
@@ -147,6 +147,6 @@ def write_histogram(path: Path, lengths: np.ndarray) -> Path:
 
 
 def _shown(title: str, ids: np.ndarray, tokenizer: Decoder) -> str:
-    text = tokenizer.decode(ids)
+    text = visible(tokenizer.decode(ids))
     cut = f" … ({len(text):,} characters)" if len(text) > _SHOWN_CHARACTERS else ""
     return styled(f"{title}, {len(ids):,} tokens", "bold") + f"\n{text[:_SHOWN_CHARACTERS]}{cut}"

@@ -15,9 +15,11 @@ from console.menus import parse_numbers
 from console.writing import Statistics
 from model import create_model
 from tokenizer import WikipediaTokenizer
+from utils.batch_generation import TokenEvent
 from utils.checkpoint import write_checkpoint
 from utils.cli import exit_code_of
 from utils.config import load_config
+from utils.terminal import visible
 
 MODEL = ["hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "num_key_value_heads=2"]
 TEXT = "the cat sat on the mat and the dog ran to the house with a ball of red wool\n"
@@ -250,9 +252,17 @@ def test_json_holds_texts_and_statistics(infer):
     content = json.loads(out)
     assert code == 0
     assert [result["name"] for result in content["results"]] == ["a", "b"]
-    assert content["results"][0]["text"] + "\n" == infer("--checkpoint", "latest", *options)[1]
+    assert visible(content["results"][0]["text"]) + "\n" == infer("--checkpoint", "latest", *options)[1]
     assert content["settings"]["seed"] == 2
     assert content["results"][0].keys() >= {"new_tokens", "tokens_per_second", "finish_reason", "checkpoint"}
+
+
+def test_json_holds_no_character_that_a_terminal_obeys(infer, monkeypatch):
+    events = [TokenEvent(1, 40, "a\x1b[2J\x9bb")]
+    monkeypatch.setattr("console.writing.stream_events", lambda *arguments, **options: iter(events))
+    _, out, _ = infer("--checkpoint", "latest", "--prompt", "the cat", "--json")
+    assert not {"\x1b", "\x9b"} & set(out)
+    assert json.loads(out)["results"][0]["text"] == events[0].text
 
 
 def test_the_comparison_by_menus(infer, type_answers):

@@ -5,6 +5,7 @@ from typing import Any
 
 from utils.chat import encode_prompt
 from utils.generation import GenerationSettings, generate_batch
+from utils.terminal import visible
 
 
 class SampleAnswers:
@@ -22,7 +23,7 @@ class SampleAnswers:
         shown = [f"  {question}\n    → {answer}" for question, answer in self.answers(trainer.model)]
         if shown:
             text = "\n".join(shown)
-            trainer.progress.say(text)
+            trainer.progress.say(visible(text))
             trainer.logger.event("samples", step=trainer.step, text=text)
 
     def answers(self, model: Any) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ import numpy as np
 from utils.chat import ConversationError, EncodedConversation, Turn, answered, assemble, read_turns, texts_of
 from utils.errors import PipelineError
 from utils.raw_files import RawFile, Record
-from utils.terminal import styled, use_colour
+from utils.terminal import styled, use_colour, visible
 from utils.text import printable_name
 
 NOTHING_TO_LEARN = "nothing to learn from"
@@ -114,7 +114,7 @@ def show_preview(example: Example, tokenizer: Any) -> str:
         if not runs or runs[-1][0] != supervised:
             runs.append((supervised, []))
         runs[-1][1].append(pieces[token])
-    texts = ((supervised, b"".join(run).decode("utf-8", errors="replace")) for supervised, run in runs)
+    texts = ((supervised, visible(b"".join(run).decode("utf-8", errors="replace"))) for supervised, run in runs)
     body = "".join(_highlighted(text) if supervised else text for supervised, text in texts)
     return styled(f"{example.where}: {len(example.ids)} tokens, {example.mask.sum()} learned", "bold") + "\n" + body
 

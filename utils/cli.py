@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from utils.errors import PipelineError, Terminated, UsageError
 from utils.packages import is_installed, missing_package_problem
+from utils.terminal import visible
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
@@ -97,7 +98,7 @@ def require_package(name: str) -> None:
 def _report(error: Exception, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    message = " ".join(str(error).split())
+    message = visible(" ".join(str(error).split()))  # it may quote what a file holds
     sys.stderr.write(f"error: {message}\n")  # in one piece: several processes may say it at once
     return code
 

@@ -7,6 +7,7 @@ import torch
 
 from utils.generation import stream_text
 from utils.generation_settings import GenerationSettings
+from utils.terminal import visible
 
 if TYPE_CHECKING:
     from utils.trainer import Trainer
@@ -24,7 +25,7 @@ class SampleWriter:
         with torch.random.fork_rng(devices=devices):
             texts = [self._continue(trainer.model, prompt) for prompt in self.prompts]
         for text in texts:
-            trainer.progress.say(f"  sample: {' '.join(text.split())}")
+            trainer.progress.say(f"  sample: {visible(' '.join(text.split()))}")
             trainer.logger.event("sample", step=trainer.step, text=text)
 
     def _continue(self, model: Any, prompt: str) -> str:
