@@ -12,17 +12,19 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from preparation.dedup import keep_masks
+from preparation.differences import refuse_differences, without_windows
 from preparation.disk import check_free_disk, disk_errors, expected_size
+from preparation.finished import finished_metadata
+from preparation.inputs import TIMES_NAME, InputFile, described, input_files, write_times
 from preparation.parts import Part, PartState, read_sealed
 from preparation.progress import ProgressLine
 from preparation.remote_file import ServerError
@@ -35,13 +37,13 @@ from preparation.worker import (
     prepare_shard,
     share_tokenizer,
 )
-from preparation.writer import FinishedPart, Tokenizer, metadata_of, write_files
+from preparation.writer import FinishedPart, Tokenizer, metadata_of, write_files, write_metadata
 from utils.checksums import sealed
 from utils.config_sections import DatasetConfig
 from utils.errors import PipelineError
 from utils.files import remove_stale_temporaries, whole_file, write_json
 from utils.jobs import ProcessLost, run_jobs
-from utils.token_store import METADATA_NAME
+from utils.token_store import METADATA_NAME, is_token_file
 
 if TYPE_CHECKING:
     from preparation.decontamination import EvaluationIndex
@@ -74,13 +76,9 @@ class Preparation:
     def work_dir(self) -> Path:
         return self.directory / WORK_DIR
 
-    @property
-    def inputs(self) -> list[dict[str, Any]]:
-        """The files that the shards are pieces of: name and bytes."""
-        sizes: Counter[str] = Counter()
-        for shard in self.shards:
-            sizes[shard.source] += shard.size
-        return [{"name": name, "bytes": size} for name, size in sizes.items()]
+    @cached_property
+    def inputs(self) -> list[InputFile]:
+        return input_files(self.shards)
 
 
 def available_cores() -> int:
@@ -89,7 +87,7 @@ def available_cores() -> int:
 
 
 def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Make the dataset, or go on with it; returns its metadata. A finished one is left as it is.
+    """Make the dataset, or continue with it; returns its metadata. Of a finished one only the windows are changed.
 
     Raises:
         PipelineError: the folder holds a dataset begun with other settings, input or tokenizer; another run writes to
@@ -100,10 +98,8 @@ def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
         if job.restart:
             _clear(job.directory)
         identity = _identity(job, tokenizer)
-        finished = _finished_metadata(job, identity)
-        if finished is not None:
-            print(f"{job.directory.name} is complete already and made of the same input; --restart makes it anew")
-        else:
+        finished = finished_metadata(job.directory, identity, job.inputs, job.dataset)
+        if finished is None:
             _begin(job, identity)
             job.check_input()
             check_free_disk(job.directory, expected_size(job, tokenizer))
@@ -157,64 +153,32 @@ def _clear(directory: Path) -> None:
     """Remove a dataset; metadata.json first, so that it is complete at no moment of it."""
     (directory / METADATA_NAME).unlink(missing_ok=True)
     shutil.rmtree(directory / WORK_DIR, ignore_errors=True)
-    for path in [*directory.glob("tokens_*.npy"), directory / REMOVED_NAME]:
+    tokens = [path for path in directory.glob("tokens_*.npy") if is_token_file(path)]
+    for path in [*tokens, directory / REMOVED_NAME, directory / TIMES_NAME]:
         path.unlink(missing_ok=True)
 
 
 def _identity(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
     """Everything that decides the bytes of the dataset, as JSON gives it back."""
     content = {
-        "config": dict(job.recipe),
+        "config": without_windows(job.recipe),
         "tokenizer": {"fingerprint": tokenizer.fingerprint},
-        "inputs": {each["name"]: each["bytes"] for each in job.inputs},
+        "inputs": {file.name: file.size for file in job.inputs},
     }
     return json.loads(json.dumps(content))
 
 
-def _finished_metadata(job: Preparation, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The metadata of a dataset that is finished already and is the one asked for."""
-    path = job.directory / METADATA_NAME
-    if not path.exists():
-        return None
-    metadata = json.loads(path.read_text(encoding="utf-8"))
-    made = {
-        "config": metadata.get("config", {}),
-        "tokenizer": {"fingerprint": metadata.get("tokenizer", {}).get("fingerprint")},
-        "inputs": {each["name"]: each["bytes"] for each in metadata.get("inputs", [])},
-    }
-    _refuse_differences(made, identity, f"{job.directory} was made")
-    return metadata
-
-
 def _begin(job: Preparation, identity: Mapping[str, Any]) -> None:
     """Write down what this run makes, or check that an interrupted one made the same."""
-    remove_stale_temporaries(job.directory, METADATA_NAME, "tokens_*.npy", REMOVED_NAME)
+    remove_stale_temporaries(job.directory, METADATA_NAME, "tokens_*.npy", REMOVED_NAME, TIMES_NAME)
     remove_stale_temporaries(job.work_dir, "identity.json", "shard_*.json", "file_*.json")
     job.work_dir.mkdir(exist_ok=True)
     path = job.work_dir / "identity.json"
-    now = {**identity, "modified": {each.source: each.modified for each in job.shards}}
+    now = {**identity, "modified": {file.name: file.modified for file in job.inputs}}
     if path.exists():
-        _refuse_differences(read_sealed(path), now, f"{job.directory} was begun")
+        refuse_differences(read_sealed(path), now, f"{job.directory} was begun")
     else:
         write_json(path, sealed(now))
-
-
-def _refuse_differences(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
-    differences = [
-        f"{section} {key} {_shown(old.get(section, {}).get(key))} (now {_shown(values.get(key))})"
-        for section, values in new.items()
-        for key in sorted(old.get(section, {}).keys() | values.keys())
-        if old.get(section, {}).get(key) != values.get(key)
-    ]
-    if differences:
-        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise PipelineError(
-            f"{what} with {', '.join(differences[:3])}{more}; run it as before, or begin anew with --restart"
-        )
-
-
-def _shown(value: Any) -> str:
-    return "absent" if value is None else json.dumps(value)[:60]
 
 
 def _run_shards(job: Preparation, tokenizer: Tokenizer) -> None:
@@ -276,6 +240,7 @@ def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
     parts = [Part(job.work_dir, part_name(number)) for number in range(len(job.shards))]
     for part in parts:
         part.verify()
+    inputs = _described_inputs(job, parts)
     keep = kept_documents(parts) if job.dataset.deduplicate else [np.ones(p.state.documents, dtype=bool) for p in parts]
     finished = [
         FinishedPart(part, shard.source, mask) for part, shard, mask in zip(parts, job.shards, keep, strict=True)
@@ -295,9 +260,24 @@ def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
         with whole_file(job.directory / REMOVED_NAME) as stream:
             for part in parts:
                 stream.write(part.removed())
-    metadata = metadata_of(finished, files, tokenizer, **windows, config=job.recipe, inputs=job.inputs)
-    write_json(job.directory / METADATA_NAME, metadata)
+    write_times(job.directory, job.inputs)
+    metadata = metadata_of(finished, files, tokenizer, **windows, config=job.recipe, inputs=inputs)
+    write_metadata(job.directory, metadata)
     return metadata
+
+
+def _described_inputs(job: Preparation, parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """What metadata.json says of the input; with a limit not all of it was read.
+
+    Raises:
+        PipelineError: a file has changed meanwhile.
+    """
+    read = [shard for shard, part in zip(job.shards, parts, strict=True) if part.state.rows]
+    inputs = described(job.inputs, read={shard.source for shard in read}, workers=job.workers)
+    for shard in read:  # after its content was hashed, so that the hash is of what was read
+        if shard.path and str(shard.path.stat().st_mtime_ns) != shard.modified:
+            raise PipelineError(f"{shard.path} has changed while it was read; start again with --restart")
+    return inputs
 
 
 def kept_documents(parts: Sequence[Part], *, at_once: int = 2_000_000) -> list[np.ndarray]:

@@ -44,12 +44,14 @@ class Batch:
 class Shard(Protocol):
     """Reads one piece of the input; pickled to the worker that reads it.
 
-    `source` names its file, `modified` tells one state of that file from another, `size` is in input bytes.
+    `source` names its file, `modified` tells one state of that file from another, `size` is in input bytes,
+    `path` is None for a file on the hub.
     """
 
     source: str
     size: int
     modified: str
+    path: Path | None
 
     def rows(self, start: int, stop: int | None) -> Iterator[Row]:
         """The rows [start, stop); `stop` None: to the shard's end."""
@@ -169,6 +171,7 @@ class ParquetShard:
     first: int = 0
     last: int | None = None
     columns: tuple[str, ...] = ("text", "language_score")
+    path: Path | None = None
 
     def rows(self, start: int, stop: int | None) -> Iterator[Row]:
         from pyarrow import ArrowInvalid, parquet
@@ -253,6 +256,6 @@ def _parquet_shards(path: Path, reject: Rejection) -> list[ParquetShard]:
         size += _compressed_size(metadata.row_group(group))
         if size >= SHARD_BYTES // 2 or group == metadata.num_row_groups - 1:
             open_file, rows = partial(path.open, "rb"), (first, group + 1)
-            shards.append(ParquetShard(printable_name(path.name), size, modified, open_file, reject, *rows))
+            shards.append(ParquetShard(printable_name(path.name), size, modified, open_file, reject, *rows, path=path))
             first, size = group + 1, 0
     return shards

@@ -20,7 +20,14 @@ from preparation.parts import Part, read_sealed
 from utils.checksums import sealed
 from utils.errors import PipelineError
 from utils.files import whole_file, write_json
-from utils.token_store import FORMAT_VERSION, MAX_VOCAB_SIZE, num_windows, token_file_name
+from utils.token_store import (
+    FORMAT_VERSION,
+    MAX_VOCAB_SIZE,
+    METADATA_NAME,
+    metadata_sha256,
+    num_windows,
+    token_file_name,
+)
 
 _COPY_TOKENS = 2 << 20
 
@@ -115,13 +122,18 @@ def write_files(
     bounds = file_bounds(offsets[-1], window=window, file_tokens=file_tokens, max_files=max_files)
 
     def write(index: int) -> dict[str, Any]:
-        record = records / f"file_{index}.json"
-        if record.exists():
-            return read_sealed(record)
+        record, path = records / f"file_{index}.json", directory / token_file_name(index)
         start, end = bounds[index]
+        if record.exists():
+            entry = read_sealed(record)
+            if entry["tokens"] != end - start:
+                raise PipelineError(
+                    f"{path} was written with another window, which cuts files elsewhere; finish with that window, "
+                    "then change it, or start again with --restart"
+                )
+            return entry
         inside = [place for place in range(len(parts)) if offsets[place] < end and offsets[place + 1] > start]
         pieces = (_pieces(parts[place], start - offsets[place], end - offsets[place]) for place in inside)
-        path = directory / token_file_name(index)
         documents, sha256 = _write_stream(path, chain.from_iterable(pieces), end - start, bos_id=bos_id)
         entry = {
             "name": path.name,
@@ -160,7 +172,7 @@ def metadata_of(
     """The content of metadata.json. No times, paths or durations: the same input gives the same bytes."""
     totals, rejected = _totals(parts)
     tokens = totals["tokens"]
-    return {
+    metadata = {
         "format_version": FORMAT_VERSION,
         "tokenizer": {
             "name": tokenizer.name,
@@ -183,6 +195,26 @@ def metadata_of(
         "files": list(files),
         "token_byte_lengths": tokenizer.token_byte_lengths().tolist(),
     }
+    # A file that an interrupted run wrote may have been counted in other windows.
+    return with_windows(metadata, window=window, stride=stride, overlap=config["overlap"])
+
+
+def with_windows(metadata: Mapping[str, Any], *, window: int, stride: int, overlap: float) -> dict[str, Any]:
+    """`metadata` of the same tokens seen in other windows."""
+    files = [{**entry, "windows": num_windows(entry["tokens"], window, stride)} for entry in metadata["files"]]
+    return {
+        **metadata,
+        "window": window,
+        "stride": stride,
+        "totals": {**metadata.get("totals", {}), "windows": sum(entry["windows"] for entry in files)},
+        "config": {**metadata.get("config", {}), "window": window, "overlap": overlap},
+        "files": files,
+    }
+
+
+def write_metadata(directory: Path, metadata: Mapping[str, Any]) -> None:
+    """Write metadata.json, sealed with the sha256 of its content."""
+    write_json(directory / METADATA_NAME, {**metadata, "sha256": metadata_sha256(metadata)})
 
 
 def _totals(parts: Sequence[FinishedPart]) -> tuple[dict[str, int], dict[str, int]]:

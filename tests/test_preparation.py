@@ -247,10 +247,88 @@ def test_a_finished_dataset_is_left_alone_and_another_is_refused(make, tokenizer
     before = {path: path.stat().st_mtime_ns for path in job.directory.iterdir()}
     prepare(job, tokenizer_class())
     assert before == {path: path.stat().st_mtime_ns for path in job.directory.iterdir()}
-    other = replace(job, recipe={"window": 16, "overlap": 0.25})
-    with pytest.raises(PipelineError, match=r"config overlap 0\.5 \(now 0\.25\).*--restart"):
+    other = replace(job, recipe={"window": 16, "overlap": 0.5, "max_files": 3})
+    with pytest.raises(PipelineError, match=r"config max_files absent \(now 3\).*--restart"):
         prepare(other, tokenizer_class())
     prepare(replace(other, restart=True), tokenizer_class())
+
+
+def _with_window(job: Preparation, window: int) -> Preparation:
+    recipe = {**job.recipe, "window": window, "overlap": 0.25}
+    return replace(job, dataset=_dataset(window=window, overlap=0.25), recipe=recipe)
+
+
+def test_another_window_rewrites_only_the_metadata(make, tokenizer_class, capsys):
+    job = make()
+    prepare(job, tokenizer_class())
+    before = {path: path.stat().st_mtime_ns for path in job.directory.glob("tokens_*.npy")}
+    prepare(_with_window(job, 32), tokenizer_class())
+    assert "windows of 32, one every 24 tokens, in place of 16 and 8" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in job.directory.glob("tokens_*.npy")}
+    prepare(_with_window(make("fresh"), 32), tokenizer_class())
+    assert _sums(job.directory) == _sums(make("fresh").directory)
+    assert TokenDataset.open(job.directory).window == 32
+    with pytest.raises(PipelineError, match=r"fewer than one window of 5000"):
+        prepare(_with_window(job, 5000), tokenizer_class())
+
+
+def test_an_unfinished_dataset_may_get_another_window(make, tokenizer_class, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "write_metadata", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(make(), tokenizer_class())
+    prepare(_with_window(make(), 32), tokenizer_class())
+    prepare(_with_window(make("fresh"), 32), tokenizer_class())
+    assert _sums(make().directory) == _sums(make("fresh").directory)
+
+
+def test_an_edited_input_is_noticed_though_its_size_is_the_same(make, tokenizer_class):
+    prepare(make(), tokenizer_class())
+    path = make().shards[-1].path
+    path.write_text(path.read_text(encoding="utf-8").replace("short", "SHORT"), encoding="utf-8", newline="\n")
+    with pytest.raises(PipelineError, match=r"cleaned_1\.txt has changed since .*dataset was made of it; .*--restart"):
+        prepare(make(), tokenizer_class())
+    prepare(make(restart=True), tokenizer_class())
+
+
+def test_copies_with_other_times_are_the_same_input(make, tokenizer_class, capsys, monkeypatch):
+    prepare(make(), tokenizer_class())
+    os.utime(make().shards[0].path, ns=(1, 1))
+    (make().directory / "input_times.json").write_text("{")
+    prepare(make(), tokenizer_class())
+    assert "complete already and made of the same input" in capsys.readouterr().out
+    monkeypatch.setattr("preparation.inputs.InputFile.content", lambda file: pytest.fail("read once more"))
+    prepare(make(), tokenizer_class())
+
+
+def test_an_input_that_changes_while_it_is_read_is_refused(make, tokenizer_class, monkeypatch):
+    job = make()
+    run_shards = preparation._run_shards
+
+    def edited(*arguments):
+        run_shards(*arguments)
+        os.utime(job.shards[0].path, ns=(1, 1))
+
+    monkeypatch.setattr(preparation, "_run_shards", edited)
+    with pytest.raises(PipelineError, match=r"cleaned_0\.txt has changed while it was read; .*--restart"):
+        prepare(job, tokenizer_class())
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: os.truncate(path, 200)], ids=["missing", "cut"])
+def test_a_finished_dataset_without_all_its_tokens_is_refused(make, tokenizer_class, harm):
+    prepare(make(), tokenizer_class())
+    harm(make().directory / "tokens_1.npy")
+    with pytest.raises(PipelineError, match=r"tokens_1\.npy is (missing|damaged or cut short).*--restart"):
+        prepare(make(), tokenizer_class())
+
+
+def test_another_tools_dataset_is_not_continued(make, tokenizer_class):
+    job = make()
+    job.directory.mkdir()
+    np.save(job.directory / "tokens_0.npy", np.zeros((4, 16), dtype=np.uint16))
+    (job.directory / "metadata.json").write_text("[]")
+    with pytest.raises(PipelineError, match=r"dataset holds a token dataset of another tool; .*--restart"):
+        prepare(job, tokenizer_class())
 
 
 def test_resuming_with_another_tokenizer_or_input_is_refused_by_name(make, tokenizer_class, monkeypatch):

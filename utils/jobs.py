@@ -20,6 +20,8 @@ from utils.packages import missing_package_problem
 
 Report = Callable[[Any], None]
 Work = Callable[[Report], Any]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_WAKE_SECONDS = 0.5
 
 
 class ProcessLost(PipelineError):
@@ -49,9 +51,10 @@ def run_jobs(
         while waiting or running:
             while waiting and len(running) < workers:
                 name, work = waiting.pop()
-                with _signals_blocked():  # until the process is one of those that are killed in the end
+                with _signals_held():  # until the process is one of those that are killed in the end
                     running |= _start(context, name, work)
-            for connection in wait(list(running)):
+            # A signal that another thread took does not wake this one, and its handler runs here: hence the timeout.
+            for connection in wait(list(running), timeout=_WAKE_SECONDS):
                 name, process = running[connection]
                 kind, content = _receive(connection, process)
                 if kind == "progress":
@@ -69,18 +72,25 @@ def run_jobs(
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group; the blocked signal is inherited, so only the parent answers it.
+def _signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the end of the block.
 
-    SIGTERM waits until the process has been told its job; it unblocks SIGTERM itself.
+    Ctrl-C reaches the whole process group; the blocked signal is inherited, so only the parent answers it. SIGTERM
+    waits until the process has been told its job; it unblocks SIGTERM itself.
     """
     resource_tracker.ensure_running()  # started by the first process otherwise, which would unblock both signals
-    signals = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    received: list[int] = []
+    # Another thread of this process may take a signal that this one blocks; Python's handler runs here all the same.
+    handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in _SIGNALS}
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in received:
+            signal.raise_signal(number)
 
 
 def _start(context: Any, name: str, work: Work) -> dict[Connection, tuple[str, Any]]:

@@ -52,6 +52,11 @@ def token_file_name(index: int) -> str:
     return f"tokens_{index}.npy"
 
 
+def is_token_file(path: Path) -> bool:
+    """True for the names that `token_file_name` makes."""
+    return _TOKEN_FILE.fullmatch(path.name) is not None
+
+
 def num_windows(num_tokens: int, window: int, stride: int) -> int:
     """Windows over a stream: one every `stride` tokens, and a last one that ends at the stream's end."""
     return 0 if num_tokens < window else -(-(num_tokens - window) // stride) + 1
@@ -349,7 +354,7 @@ def _open_found_files(directory: Path) -> dict[str, np.ndarray]:
 
 
 def _found_paths(directory: Path) -> list[Path]:
-    paths = [path for path in directory.glob("tokens_*.npy") if _TOKEN_FILE.fullmatch(path.name)]
+    paths = [path for path in directory.glob("tokens_*.npy") if is_token_file(path)]
     return sorted(paths, key=lambda path: int(path.stem.removeprefix("tokens_")))
 
 
