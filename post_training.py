@@ -9,10 +9,12 @@ The conversations come from `lima_tokenizer.py`, the loop is `utils.trainer`'s.
 
 import argparse
 import sys
+from contextlib import ExitStack
 
 from utils.cli import run, stage_parser
 from utils.config import load_config
 from utils.errors import UsageError
+from utils.run_names import check_run_name
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,14 +23,18 @@ def main(argv: list[str] | None = None) -> int:
     paths = load_config(args.config, settings=args.settings, flags=flags).paths  # wrong values end here, before torch
 
     from tuning.finetuning import build_trainer, chosen_checkpoint, print_outcome, run_config, write_record
+    from utils.checkpoint import only_training_run
     from utils.devices import resolve_device
 
-    path, content = chosen_checkpoint(args, paths.checkpoint_dir)
-    config = run_config(args, flags, path, content)
-    device = resolve_device(config.training.device)
-    trainer = build_trainer(config, path, content, device=device, resume=bool(args.resume), name=args.name)
-    write_record(trainer, sys.argv[1:] if argv is None else argv)
-    print_outcome(trainer, trainer.fit(validate_first=True))
+    with ExitStack() as held:
+        path, content = chosen_checkpoint(args, paths.checkpoint_dir, held)
+        config = run_config(args, flags, path, content)
+        device = resolve_device(config.training.device)
+        trainer = build_trainer(config, path, content, device=device, resume=bool(args.resume), name=args.name)
+        if not args.resume:
+            held.enter_context(only_training_run(trainer.run.folder))
+        write_record(trainer, sys.argv[1:] if argv is None else argv)
+        print_outcome(trainer, trainer.fit(validate_first=True))
     return 0
 
 
@@ -46,6 +52,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if bool(args.checkpoint) == bool(args.resume):
         raise UsageError("wanted: --checkpoint PATH to tune it, or --resume RUN to go on, one of the two")
+    if args.resume and args.name:
+        raise UsageError("--name: a resumed run keeps its name; leave it out")
+    check_run_name(args.name, origin="--name")
     return args
 
 

@@ -9,10 +9,12 @@ torchrun --standalone --nproc_per_node 8 train.py     # the same as: main.py tra
 """
 
 import argparse
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from utils.cli import EXIT_OK, load_config_from, run, stage_parser
 from utils.errors import UsageError
+from utils.run_names import check_run_name
 from utils.terminal import format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -30,15 +32,20 @@ def main(argv: list[str] | None = None) -> int:
 
     from pretraining.build import build_trainer
     from pretraining.starting_point import StartingPoint
-    from utils.devices import resolve_device
+    from utils.checkpoint import only_training_run
+    from utils.devices import current_world, resolve_device
     from utils.distributed import process_group
     from utils.dry_run import dry_run
 
-    start = StartingPoint(args)
-    config = start.config()
-    device = resolve_device(config.training.device)
-    with process_group(device) as world:
+    with ExitStack() as held:
+        holds = current_world().is_main and not args.dry_run
+        start = StartingPoint(args, held if holds else None)
+        config = start.config()
+        device = resolve_device(config.training.device)
+        world = held.enter_context(process_group(device))
         trainer = build_trainer(config, device, start, writes=not args.dry_run)
+        if holds and not start.resumes:
+            held.enter_context(only_training_run(trainer.run.folder))
         report = dry_run(trainer) if args.dry_run else train(trainer, args)
     if world.is_main:
         print(report)
@@ -47,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--test", action="store_true", help="one epoch over the test dataset")
+    parser.add_argument("--test", action="store_true", help="one epoch over the test dataset (or training.max_steps)")
     parser.add_argument("--name", help="a name for the run, shown in lists and in the logs")
     parser.add_argument("--device", choices=("cuda", "cpu", "mps"), help="overrides training.device")
     begin = parser.add_mutually_exclusive_group()
@@ -59,6 +66,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.resume and args.name:
         raise UsageError("--name: a resumed run keeps its name; leave it out")
+    check_run_name(args.name, origin="--name")
     if args.dry_run and args.profile:
         raise UsageError("--profile: a dry run writes nothing; leave one of the two out")
     return args
@@ -82,14 +90,18 @@ def expected_time(trainer: "Trainer") -> str:
     seconds = seconds_per_step(trainer) * trainer.total_steps
     tokens = trainer.total_steps * trainer.tokens_per_step
     work = f"{trainer.total_steps} steps, {format_count(tokens)} tokens"
-    return f"one epoch: {work}, about {format_seconds(seconds)} on {describe_device(trainer.device)}"
+    extent = "one epoch"
+    if trainer.config.max_steps:
+        extent = f"training.max_steps, {trainer.total_steps / trainer.steps_per_epoch:.3g} epochs"
+    return f"{extent}: {work}, about {format_seconds(seconds)} on {describe_device(trainer.device)}"
 
 
 def summary(trainer: "Trainer") -> str:
     best = trainer.metrics.best
     scored = f"; best validation loss {best['loss']:.4f} at step {trainer.metrics.best_step}" if best else ""
+    early = f"{trainer.stopped_early}\n" if trainer.stopped_early else ""
     return (
-        f"done: {trainer.step} steps, {format_count(trainer.tokens_seen)} tokens{scored}\n"
+        f"{early}done: {trainer.step} steps, {format_count(trainer.tokens_seen)} tokens{scored}\n"
         f"checkpoints: {trainer.run.folder}\nmetrics: {trainer.logger.path}\n"
         f"next: python3 main.py inference --checkpoint {trainer.run.folder}"
     )

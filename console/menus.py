@@ -67,7 +67,7 @@ def _run_line(number: int, run: Run, checkpoint_dir: Path, *, is_newest: bool) -
 
 def _own_name(path: Path) -> str:
     try:
-        return visible(read_checkpoint(path).get("name") or "")
+        return visible(read_checkpoint(path, verify=False).get("name") or "")
     except PipelineError:  # said in full when it is chosen
         return "(unreadable)"
 

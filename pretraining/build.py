@@ -9,7 +9,7 @@ import torch
 from dataloader import FourthLoader, ValidationLoader, create_simple_train_val_dataloaders
 from model import create_model
 from pretraining.starting_point import StartingPoint
-from utils.checkpoint import new_run_folder
+from utils.checkpoint import new_run_folder, run_folder_of
 from utils.compile import prepare_for_training
 from utils.config_sections import Config
 from utils.devices import current_world, describe_device, peak_flops
@@ -104,7 +104,7 @@ def describe_run(config: Config, dataset: TokenDataset, device: torch.device, st
 def run_folder(config: Config, start: StartingPoint, *, writes: bool) -> Path:
     """The resumed run's folder, or a new one; the processes agree on it."""
     if start.resumes:
-        return start.path.parent
+        return run_folder_of(start.path)
     if not writes:
         return config.paths.checkpoint_dir / "dry_run"  # is never made
     return from_main(new_run_folder(config.paths.checkpoint_dir) if current_world().is_main else None)
@@ -115,7 +115,7 @@ def run_logger(config: Config, folder: Path, start: StartingPoint, *, enabled: b
         config.paths.log_dir,
         f"{folder.name}_{start.name}" if start.name else folder.name,
         hyperparameters=config.to_dict(),
-        resume_step=start.step,
+        resume=start.log_place,
         enabled=enabled,
     )
 

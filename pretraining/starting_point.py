@@ -2,26 +2,39 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dataloader import FourthLoader
 from model import TransformerLM, load_weights
-from utils.checkpoint import find_checkpoint, read_checkpoint
+from utils.checkpoint import find_checkpoint, only_training_run, read_checkpoint, run_folder_of
 from utils.cli import load_config_from
 from utils.config import load_config
 from utils.config_sections import Config
 from utils.errors import PipelineError
+from utils.logging_utils import LogPlace
 from utils.prepared_window import with_prepared_window
+from utils.run_names import check_run_name
 from utils.trainer import Trainer
-from utils.training_state import refuse_other_run, refuse_other_tokenizer, setting_changes
+from utils.training_state import (
+    log_place,
+    refuse_other_run,
+    refuse_other_tokenizer,
+    setting_changes,
+    settings_to_resume,
+)
 
 
 class StartingPoint:
-    """`path` and `content` are those of the checkpoint; without one None and an empty dict."""
+    """`path` and `content` are those of the checkpoint; without one None and an empty dict.
 
-    def __init__(self, args: Namespace) -> None:
+    Args:
+        held: takes the hold on a resumed run's folder, before the checkpoint is read; None where nothing is written.
+    """
+
+    def __init__(self, args: Namespace, held: ExitStack | None = None) -> None:
         self.args = args
         self.path: Path | None = None
         self.content: dict[str, Any] = {}
@@ -29,6 +42,8 @@ class StartingPoint:
         if argument:
             directory = load_config_from(args).paths.checkpoint_dir
             self.path = find_checkpoint(argument, directory, prefix="run_" if args.resume else "")
+            if args.resume and held is not None:
+                held.enter_context(only_training_run(run_folder_of(self.path)))
             self.content = read_checkpoint(self.path)
         if self.resumes and "loader" not in self.content:
             raise PipelineError(f"{self.path} holds no training state; take its weights: --init-from {argument}")
@@ -39,6 +54,8 @@ class StartingPoint:
             )
         if self.resumes and args.test and not self.content["data"]["test"]:
             raise PipelineError(f"--test: {self.path} is no test run, and a resumed run keeps its data; leave it out")
+        if self.resumes:
+            check_run_name(self.content["name"], origin=f"{self.path} names its run")
         self.notes: list[str] = []
 
     @property
@@ -59,9 +76,9 @@ class StartingPoint:
         return self.content["loader"]["num_parts"] if self.resumes else None
 
     @property
-    def step(self) -> int | None:
-        """The step that a resumed run stood at."""
-        return self.content["step"] if self.resumes else None
+    def log_place(self) -> LogPlace | None:
+        """Where a resumed run's log continues."""
+        return log_place(self.content) if self.resumes else None
 
     def config(self) -> Config:
         """A resumed run's own configuration, or the present one with the weights' model; over either are laid
@@ -69,9 +86,15 @@ class StartingPoint:
         flags = {"training.device": self.args.device} if self.args.device else {}
         flags |= {"training.num_epochs": 1} if self.args.test else {}
         stored = self.content.get("config", {})
-        base = stored if self.resumes or not stored else {**load_config().explicit_values(), "model": stored["model"]}
-        config = load_config(self.args.config, settings=self.args.settings, flags=flags, base=base or None)
-        if not self.resumes:
+        base: dict[str, dict[str, Any]] | None = None
+        if self.resumes:
+            base = settings_to_resume(self.content)
+        elif stored:
+            base = {**load_config().explicit_values(), "model": stored["model"]}
+        config = load_config(self.args.config, settings=self.args.settings, flags=flags, base=base)
+        if self.resumes:
+            self._refuse_missing_data(config)
+        else:
             config = with_prepared_window(config, test=self.test)
         return self._within_trained_context(config)
 
@@ -99,6 +122,19 @@ class StartingPoint:
         )
         return replace(config, model=model)
 
+    def _refuse_missing_data(self, config: Config) -> None:
+        directory = config.dataset.directory(test=self.test)
+        if not directory.exists():
+            key = (
+                "custom_dir"
+                if config.dataset.source == "custom"
+                else f"{config.dataset.source}_{'test' if self.test else 'full'}_dir"
+            )
+            raise PipelineError(
+                f"token dataset {directory} does not exist, and {self.path} was trained with "
+                f"{self.content['data'].get('directory')}; name it: --set dataset.{key}=DIR"
+            )
+
     def refuse_misfit(self, description: Mapping[str, Any]) -> None:
         """Raises PipelineError where the checkpoint does not belong to the run that `description` describes."""
         if self.resumes:
@@ -125,4 +161,4 @@ class StartingPoint:
         """Puts a resumed run's whole state into the trainer, and forgets the checkpoint."""
         if self.resumes:
             trainer.resume(self.content)
-        self.content = {key: self.content[key] for key in ("data", "name", "step") if key in self.content}
+        self.content = {key: self.content[key] for key in ("data", "name") if key in self.content}

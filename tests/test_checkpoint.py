@@ -105,6 +105,26 @@ def test_a_file_cut_short_is_named(tmp_path, keep):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
+def test_a_flipped_bit_is_noticed(tmp_path, place):
+    path = tmp_path / "checkpoint_latest.pt"
+    write_checkpoint(path, {"model": {"weight": torch.rand(100, 100)}})
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(
+        PipelineError, match=r"checkpoint_latest.pt is damaged: .* does not match its checksum; restore"
+    ):
+        read_checkpoint(path)
+
+
+def test_step_checkpoints_past_a_resumed_step_stay(tmp_path):
+    for number in (5, 10, 70):
+        write_checkpoint(tmp_path / f"checkpoint_step_{number}.pt", content())
+    prune_step_checkpoints(tmp_path, keep_last=1, step=10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_step_10.pt", "checkpoint_step_70.pt"]
+
+
 def test_a_file_without_a_model_is_named_with_what_it_holds(tmp_path):
     torch.save({"weights": torch.ones(1)}, tmp_path / "other.pt")
     with pytest.raises(PipelineError, match=r"expected 'model' .*; found: weights.*export --import-checkpoint"):
@@ -159,6 +179,6 @@ def test_run_folders_of_one_minute_are_numbered(tmp_path):
 def test_only_the_newest_step_checkpoints_are_kept(tmp_path):
     for name in ("latest", "best", "step_5", "step_10", "step_100", "step_20"):
         write_checkpoint(tmp_path / f"checkpoint_{name}.pt", content())
-    prune_step_checkpoints(tmp_path, keep_last=2)
+    prune_step_checkpoints(tmp_path, keep_last=2, step=100)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["checkpoint_best.pt", "checkpoint_latest.pt", "checkpoint_step_100.pt", "checkpoint_step_20.pt"]

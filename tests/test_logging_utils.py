@@ -1,11 +1,13 @@
 """DualLogger: both places have every number; a continued log has each step once."""
 
+import errno
 import json
 
 import pytest
 
+from utils import logging_utils
 from utils.errors import PipelineError
-from utils.logging_utils import DualLogger, read_log
+from utils.logging_utils import DualLogger, LogPlace, read_log
 
 
 def scalars(folder, name="train/loss"):
@@ -48,7 +50,7 @@ def test_a_continued_log_drops_what_lies_past_the_checkpoint(tmp_path):
     first.close()
     with first.path.open("a") as file:
         file.write('{"step": 6, "train_lo')  # the machine went down in the middle of a line
-    second = DualLogger(tmp_path, "run_a", resume_step=3)
+    second = DualLogger(tmp_path, "run_a", resume=LogPlace(3))
     for step in range(4, 6):
         second.log(step=step, train_loss=step * 10.0)
     second.close()
@@ -62,7 +64,7 @@ def test_what_happened_stays_when_numbers_are_dropped(tmp_path):
     logger.log(step=1, train_loss=1.0)
     logger.log(step=2, train_loss=1.0)
     logger.event("skipped_step", step=2, reason="nan")
-    logger.drop_after(1, keep_events=True)
+    logger.drop_after(1)
     assert [line["step"] for line in read_log(logger.path)] == [1, 2]
     assert read_log(logger.path)[1]["event"] == "skipped_step"
 
@@ -86,3 +88,54 @@ def test_a_process_that_does_not_log_leaves_nothing(tmp_path):
 def test_a_log_that_is_not_there_is_named(tmp_path):
     with pytest.raises(PipelineError, match=r"run_b.jsonl does not exist"):
         read_log(tmp_path / "run_b.jsonl")
+
+
+def test_lines_that_are_no_log_lines_are_left_out(tmp_path):
+    path = tmp_path / "run_a.jsonl"
+    whole = ['{"event": "sample", "step": 1, "text": "a\u2028b"}', '{"step": 2, "text": "\\ud800"}']
+    odd = ["123", "[1]", '{"loss": 2}', '{"step": "x"}', ""]
+    path.write_bytes("\n".join([*odd, *whole, ""]).encode() + '{"step": 3, "text": "ü'.encode()[:-1])
+    lines = read_log(path)
+    assert [line["step"] for line in lines] == [1, 2]
+    assert lines[0]["text"] == "a\u2028b"
+
+
+def test_a_resumed_log_keeps_line_separators_and_odd_characters(tmp_path):
+    first = DualLogger(tmp_path, "run_a")
+    first.event("sample", step=1, text="a\u2028b \ud800")
+    first.close()
+    before = first.path.read_bytes()
+    DualLogger(tmp_path, "run_a", resume=LogPlace(1)).close()
+    assert first.path.read_bytes() == before
+
+
+def test_a_validation_to_be_repeated_leaves_the_log(tmp_path):
+    first = DualLogger(tmp_path, "run_a")
+    first.log(step=1, train_loss=1.0)
+    first.log(step=1, val_loss=1.0)
+    first.event("sample", step=1, text="a")
+    first.close()
+    second = DualLogger(tmp_path, "run_a", resume=LogPlace(1, validated=False))
+    second.close()
+    assert [line.get("train_loss") for line in read_log(first.path)] == [1.0]
+
+
+def test_a_full_disk_under_the_log_loses_no_line(tmp_path, monkeypatch, capsys):
+    logger = DualLogger(tmp_path, "run_a", buffer_lines=1)
+    logger.log(step=1, train_loss=1.0)
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logging_utils.os, "fsync", full)
+        logger.log(step=2, train_loss=1.0)
+        logger.log(step=3, train_loss=1.0)
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1
+    assert f"log {logger.path} cannot be written: No space left on device; training continues" in warnings[0]
+    assert [line["step"] for line in read_log(logger.path)] == [1]
+    resumed = DualLogger(tmp_path, "run_a", resume=LogPlace(3, unwritten=logger.unwritten))
+    assert [line["step"] for line in read_log(resumed.path)] == [1, 2, 3]
+    logger.close()
+    resumed.close()

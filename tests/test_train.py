@@ -24,7 +24,7 @@ from tests.training_runs import (
     run_train,
     write_tokens,
 )
-from utils.checkpoint import write_checkpoint
+from utils.checkpoint import only_training_run, write_checkpoint
 from utils.errors import PipelineError, Terminated, UsageError
 from utils.logging_utils import read_log
 from utils.trainer import Trainer
@@ -410,3 +410,80 @@ def test_damaged_tokens_are_never_scored(project):
     with pytest.raises(PipelineError, match=r"tokens_0\.npy is damaged: its sha256"):
         run_train(project)
     assert not (newest_run(project) / "checkpoint_best.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "a\x1b[2J", "x" * 101])
+def test_a_name_is_one_part_of_a_path(project, name):
+    with pytest.raises(PipelineError, match=r"--name .*expected one part of a path"):
+        run_train(project, "--name", name)
+
+
+def test_a_checkpoint_does_not_say_where_to_write(project, tmp_path_factory):
+    run, elsewhere = run_train(project), tmp_path_factory.mktemp("elsewhere")
+    content = content_of(run)
+    content["config"]["paths"]["log_dir"] = str(elsewhere / "logs")
+    content["config"]["training"]["max_steps"] = 22
+    write_checkpoint(run / "checkpoint_latest.pt", content)
+    run_train(project, "--resume", str(run), "--set", "training.max_steps=22")
+    assert not list(elsewhere.iterdir())
+    assert max(losses_of(project, run)) == 22
+    write_checkpoint(run / "checkpoint_latest.pt", content | {"name": "x/../../../notes"})
+    with pytest.raises(PipelineError, match=r"names its run 'x/\.\./\.\./\.\./notes': expected one part of a path"):
+        run_train(project, "--resume", str(run))
+
+
+def test_a_run_in_use_is_not_resumed(project, monkeypatch):
+    run = run_train(project)
+    monkeypatch.setattr("utils.checkpoint.LOCK_SECONDS", 0.0)
+    with only_training_run(run), pytest.raises(PipelineError, match=f"{run.name} is in use by another training run"):
+        run_train(project, "--resume", str(run))
+
+
+def test_half_written_files_of_a_killed_run_go(project):
+    run = run_train(project)
+    for name in (".checkpoint_latest.pt.4194305.tmp", ".mine.tmp"):
+        (run / name).write_bytes(b"half")
+    run_train(project, "--resume", str(run))
+    assert [path.name for path in run.glob(".*")] == [".mine.tmp"]
+
+
+def test_a_best_of_a_dropped_future_is_replaced(project, capsys):
+    run = run_train(project)
+    first = content_of(run, "step_7") | {"best": {"loss": 9.0}}
+    first["metrics"] |= {"best": {"loss": 0.001}, "best_step": 5}
+    write_checkpoint(run / "checkpoint_step_7.pt", first)
+    run_train(project, "--resume", str(run / "checkpoint_step_7.pt"))
+    assert "checkpoint_best.pt is not that of step 5; the next validation replaces it" in capsys.readouterr().out
+    assert content_of(run, "best")["step"] == content_of(run)["metrics"]["best_step"] > 7
+
+
+def test_stopping_early_is_said_with_its_reason(project, capsys):
+    run_train(
+        project,
+        "--set",
+        "training.early_stopping_patience=1",
+        "--set",
+        "training.validations_per_epoch=40",
+        "--set",
+        "training.learning_rate=0.5",
+    )
+    assert re.search(
+        r"stopped early: 1 validations? in a row without a new best .*best was at step \d+", capsys.readouterr().out
+    )
+
+
+def test_a_test_run_of_some_steps_is_not_called_an_epoch(project, capsys):
+    run_train(project, "--test", "--set", "training.max_steps=2")
+    printed = capsys.readouterr().out
+    assert "training.max_steps, 0.0" in printed
+    assert "one epoch" not in printed
+
+
+def test_odd_lines_and_older_logs_are_compared(project, capsys):
+    folder = project / "logs" / "raw_metrics"
+    folder.mkdir(parents=True)
+    (folder / "old.jsonl").write_text(
+        '123\n{"step": 3, "val_loss": 2.5}\n{"step": 4, "train_tokens": "many", "val_loss": null}\n'
+    )
+    assert train.main(["--config", str(project / "config.json"), "--compare", "old"]) == 0
+    assert "2.5000" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tuning.batches import ConversationLoader, split_examples
 from tuning.run import FirstValidation, check_data, refuse_other_data, tuning_config
 from tuning.sft_data import SftDataset
 from utils.chat import TEMPLATE_NAME
-from utils.checkpoint import find_checkpoint, new_run_folder, read_checkpoint
+from utils.checkpoint import find_checkpoint, new_run_folder, only_training_run, read_checkpoint, run_folder_of
 from utils.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
 from utils.compile import prepare_for_training
 from utils.config import load_config
@@ -24,10 +25,11 @@ from utils.config_sections import Config
 from utils.devices import current_world, peak_flops
 from utils.errors import PipelineError, UsageError
 from utils.files import write_json
-from utils.logging_utils import DualLogger
+from utils.logging_utils import DualLogger, LogPlace
 from utils.run_curves import LossCurve
+from utils.run_names import check_run_name
 from utils.trainer import RunInfo, Trainer
-from utils.training_state import versions
+from utils.training_state import log_place, settings_to_resume, versions
 
 RUN_PREFIX = "sft_lima"
 CONFIG_NAME = "sft_config.json"
@@ -55,16 +57,17 @@ def build_trainer(
     if resume:
         refuse_other_data(content, description, origin=path)
         description |= {key: content.get(key) for key in ("base", "name", "before")}
+        check_run_name(description["name"], origin=f"{path} names its run")
     else:
         description |= {"base": _origin(path, content), "name": name}
-    folder = path.parent if resume else new_run_folder(config.paths.checkpoint_dir, prefix=RUN_PREFIX)
+    folder = run_folder_of(path) if resume else new_run_folder(config.paths.checkpoint_dir, prefix=RUN_PREFIX)
     trainer = Trainer(
         _model(config, content, device, origin=path),
         *loaders,
         config=config.training,
         device=device,
         run=RunInfo(folder, description, epoch_checkpoints=True, peak_flops=peak_flops(device)),
-        logger=_logger(config, folder, description, resume_step=content["step"] if resume else None),
+        logger=_logger(config, folder, description, resume=log_place(content) if resume else None),
         callbacks=[
             FirstValidation(),
             LossCurve(),
@@ -77,12 +80,14 @@ def build_trainer(
     return trainer
 
 
-def chosen_checkpoint(args: argparse.Namespace, checkpoint_dir: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint to tune, or the one to resume from, and its content."""
+def chosen_checkpoint(args: argparse.Namespace, checkpoint_dir: Path, held: ExitStack) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint to tune, or the one to resume from (its run is then `held`), and its content."""
     if current_world().size > 1:
         raise UsageError("fine-tuning takes one process: start it without torchrun and without --nproc")
     prefix = f"{RUN_PREFIX}_" if args.resume else "run_"
     path = find_checkpoint(args.resume or args.checkpoint, checkpoint_dir, prefix=prefix)
+    if args.resume:
+        held.enter_context(only_training_run(run_folder_of(path)))
     content = read_checkpoint(path)
     if args.resume and not (content.get("chat_template") and "loader" in content):
         raise PipelineError(f"{path} was not saved by a fine-tuning run; tune it with: --checkpoint {path}")
@@ -91,7 +96,7 @@ def chosen_checkpoint(args: argparse.Namespace, checkpoint_dir: Path) -> tuple[P
 
 def run_config(args: argparse.Namespace, flags: Mapping[str, object], path: Path, content: Mapping[str, Any]) -> Config:
     """A resumed run keeps its own configuration; a file, ``--set`` and `flags` are laid over it."""
-    base = content["config"] if args.resume else None
+    base = settings_to_resume(content) if args.resume else None
     config = load_config(args.config, settings=args.settings, flags=flags, base=base)
     return tuning_config(config, content, origin=path)
 
@@ -148,22 +153,33 @@ def _origin(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     return {"checkpoint": str(path.resolve()), **facts}
 
 
-def _logger(config: Config, folder: Path, description: Mapping[str, Any], *, resume_step: int | None) -> DualLogger:
+def _logger(config: Config, folder: Path, description: Mapping[str, Any], *, resume: LogPlace | None) -> DualLogger:
     name = f"{folder.name}_{description['name']}" if description["name"] else folder.name
-    return DualLogger(config.paths.log_dir, name, hyperparameters=description["config"], resume_step=resume_step)
+    return DualLogger(config.paths.log_dir, name, hyperparameters=description["config"], resume=resume)
 
 
 def write_record(trainer: Trainer, arguments: list[str]) -> None:
     """sft_config.json: the command, and all that it takes to run it again; a resumed run keeps the first command."""
     path = trainer.run.folder / CONFIG_NAME
-    commands = json.loads(path.read_text(encoding="utf-8"))["commands"] if path.is_file() else []
+    commands = _recorded_commands(path)
     commands.append(shlex.join(["python3", "post_training.py", *arguments]))
     write_json(path, {"commands": commands, **trainer.run.description})
+
+
+def _recorded_commands(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["commands"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise PipelineError(f"{path} is damaged: expected JSON with 'commands'; remove it to continue") from None
 
 
 def print_outcome(trainer: Trainer, best: Mapping[str, float]) -> None:
     before = trainer.run.description.get("before")
     change = f"{before['loss']:.4f} before tuning, " if before else ""
+    if trainer.stopped_early:
+        print(trainer.stopped_early)
     best_loss = f"{best['loss']:.4f} at its best (step {trainer.metrics.best_step})"
     print(f"done: {trainer.step} steps; validation loss {change}{best_loss}")
     if before and trainer.metrics.best_step == 0:

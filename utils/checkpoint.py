@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,10 +21,13 @@ from typing import Any
 import torch
 
 from utils.errors import PipelineError
-from utils.files import whole_file
+from utils.files import remove_stale_temporaries, temporary_path
+from utils.locks import only_run
 from utils.quickstart_hint import or_quickstart
 from utils.terminal import format_bytes
+from utils.zip_checksums import zip_damage
 
+LOCK_SECONDS = 5.0  # the processes of a killed run may outlive it by a moment
 _PATTERN = "checkpoint_*.pt"
 _COMPILED_PREFIX = "_orig_mod."  # torch.compile puts it before every name of the module it wraps
 
@@ -96,14 +99,19 @@ def _newest_in(directory: Path) -> Path:
     raise PipelineError(f"{directory} holds no {_PATTERN}; name a checkpoint, a run's folder, or: latest")
 
 
-def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+def read_checkpoint(
+    path: str | Path, map_location: str | torch.device = "cpu", *, verify: bool = True
+) -> dict[str, Any]:
     """A checkpoint's content; the model's names without what torch.compile puts before them.
 
     Read with ``weights_only=True``, so that a file from elsewhere cannot run code, and mapped into memory, so that
     what nobody touches (the optimizer's state, for inference) costs nothing.
 
+    Args:
+        verify: compare the whole file with its checksums, which reads it; False for lists that show a name.
+
     Raises:
-        PipelineError: no such file, no checkpoint, or one that was cut off.
+        PipelineError: no such file, not a checkpoint, or one that is damaged or was cut off.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,6 +121,8 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
             f"{path} is not a PyTorch checkpoint, or it was cut off; give another one, or: latest; if another program "
             f"wrote it, {import_command(path)}"
         )
+    if verify:
+        _refuse_damaged(path)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for one and the same trouble
@@ -129,6 +139,24 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         )
     content["model"] = strip_compiled_prefix(content["model"])
     return content
+
+
+_sound_files: set[tuple[str, int, int, int]] = set()  # those that this process has verified already
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Raises PipelineError if a bit of the file is not as it was written."""
+    status = path.stat()
+    identity = (str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity in _sound_files:
+        return
+    damage = zip_damage(path)
+    if damage:
+        raise PipelineError(
+            f"checkpoint {path} is damaged: {damage}; restore it from a copy, or use another checkpoint of "
+            f"{path.parent}"
+        )
+    _sound_files.add(identity)
 
 
 def _is_ours(content: object) -> bool:
@@ -156,8 +184,11 @@ def strip_compiled_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace(_COMPILED_PREFIX, ""): value for name, value in state.items()}
 
 
-def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Sequence[str] = ()) -> None:
     """`content` under a temporary name, forced to disk, then renamed: a reader sees the old file or the new one.
+
+    The file gets its `other_names` (in the same folder) first and `path` last. A process killed in between leaves a
+    `path` that knows nothing of them, so a run resumed from it writes them again.
 
     Raises:
         PipelineError: the disk has no room for it; an earlier checkpoint of that name is left as it is.
@@ -165,9 +196,15 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A file is a little larger than its tensors, and tells the size of the next one of its name.
     check_free_disk(path.parent, max(tensor_bytes(content), path.stat().st_size if path.exists() else 0))
+    temporary = temporary_path(path)
     try:
-        with whole_file(path) as file:
+        with temporary.open("wb") as file:
             torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        for name in other_names:
+            link_checkpoint(temporary, path.with_name(name))
+        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch's writer reports a full disk as a RuntimeError that speaks of positions in the file
         full = "the disk took only a part of it, so it may be full"
@@ -177,19 +214,27 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             f"checkpoint {path} cannot be written: {reason} ({free} free); the earlier one is whole; make room, or "
             "--set paths.checkpoint_dir=DIR"
         ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
 
 
 def link_checkpoint(source: Path, target: Path) -> None:
     """`target` becomes the same file as `source`: another name, no second copy on disk where links are possible."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(target)
     temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-    except OSError:  # no hard links on this file system (exFAT, some network drives)
-        check_free_disk(target.parent, source.stat().st_size)
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+        try:
+            os.link(source, temporary)
+        except OSError:  # no hard links on this file system (exFAT, some network drives)
+            check_free_disk(target.parent, source.stat().st_size)
+            with source.open("rb") as original, temporary.open("wb") as copy:
+                shutil.copyfileobj(original, copy, 1 << 20)
+                copy.flush()
+                os.fsync(copy.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # renaming one name of a file to another name of it leaves both
     _sync_directory(target.parent)
 
 
@@ -243,12 +288,32 @@ def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime |
     raise PipelineError(f"{checkpoint_dir} holds 9,999 runs of one minute; move some of them away")
 
 
-def prune_step_checkpoints(directory: Path, *, keep_last: int) -> None:
-    """Deletes all but the `keep_last` checkpoint_step_N.pt with the highest N."""
-    numbered = sorted(
-        (step_of(path), path) for path in directory.glob("checkpoint_step_*.pt") if step_of(path) is not None
-    )
-    for _, path in numbered[:-keep_last]:
+def run_folder_of(path: Path) -> Path:
+    """The folder of the run that a checkpoint file belongs to: the one it is in, wherever that is."""
+    return path.absolute().parent.resolve()
+
+
+@contextlib.contextmanager
+def only_training_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder against other runs, and clear away what a killed one left half written.
+
+    Raises:
+        PipelineError: another run writes to it.
+    """
+    refusal = f"{folder} is in use by another training run; wait for it, or stop it"
+    with only_run(folder, refusal, patience=LOCK_SECONDS):
+        remove_stale_temporaries(folder, _PATTERN, "*.png", "*.json")
+        yield
+
+
+def prune_step_checkpoints(directory: Path, *, keep_last: int, step: int) -> None:
+    """Deletes all but the `keep_last` newest checkpoint_step_N.pt of a run that is at `step`.
+
+    Later ones are left alone: the run was resumed from before them and replaces them when it gets there.
+    """
+    numbered = [(step_of(path), path) for path in directory.glob("checkpoint_step_*.pt")]
+    reached = sorted((number, path) for number, path in numbered if number is not None and number <= step)
+    for _, path in reached[:-keep_last]:
         path.unlink()
 
 

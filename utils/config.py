@@ -73,6 +73,12 @@ def config_from_dict(content: Mapping[str, Any], *, origin: str) -> Config:
     return _checked(values, origin=origin, explicit=frozenset(_chosen(content, values)))
 
 
+def folder_keys(section: str) -> set[str]:
+    """The keys of a section that name files and folders."""
+    hints = typing.get_type_hints(SECTIONS[section]) if section in SECTIONS else {}
+    return {key for key, hint in hints.items() if hint in (Path, Path | None)}
+
+
 def config_values(content: Mapping[str, Any], *, origin: str, base: Path) -> dict[str, dict[str, Any]]:
     """Every key's value: the defaults, their paths in the checkout, with `content` laid over them."""
     values = {name: {each.name: each.default for each in fields(section)} for name, section in SECTIONS.items()}

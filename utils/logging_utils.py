@@ -3,27 +3,69 @@
 logger = DualLogger(config.paths.log_dir, "run_2026_01_31_12_00", hyperparameters=config.to_dict())
 logger.log(step=10, train_loss=3.2)         # {"step": 10, "time": …, "train_loss": 3.2}
 logger.event("samples", step=10, text="…")  # {"event": "samples", "step": 10, …}
+
+A log that cannot be written never stops a run: its lines wait here, and in the run's checkpoints, for the next flush.
 """
 
 import contextlib
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import PipelineError
-from utils.files import write_text
+from utils.files import remove_stale_temporaries, write_text
+from utils.tensorboard_log import TensorBoardLog
+
+LogLine = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LogPlace:
+    """Where in its log a resumed run continues.
+
+    `validated`: the step's validation is part of the checkpoint; otherwise it is repeated, so its lines are dropped.
+    `unwritten`: the lines that the log's disk had not taken when the checkpoint was saved.
+    `rollbacks`: how often the run had gone back by then; what happened before the last of them stays in the log.
+    """
+
+    step: int
+    validated: bool = True
+    unwritten: tuple[str, ...] = ()
+    rollbacks: int = 0
+
+    def kept(self, lines: Sequence[LogLine]) -> list[LogLine]:
+        """Those of `lines` that belong to the checkpoint."""
+        places = [index for index, line in enumerate(lines) if line.get("event") == "rollback"][: self.rollbacks]
+        settled, later = lines[: places[-1] + 1 if places else 0], lines[places[-1] + 1 if places else 0 :]
+        before = [line for line in settled if line["step"] <= self.step or "event" in line]
+        return before + [line for line in later if self._covers(line) and line.get("event") != "rollback"]
+
+    def _covers(self, line: LogLine) -> bool:
+        if line["step"] == self.step:
+            return self.validated or not _is_from_validation(line)
+        return line["step"] < self.step
+
+
+def _is_from_validation(line: LogLine) -> bool:
+    """Whether a validation wrote it: its numbers, or what the model then continued or answered."""
+    return line.get("event") in ("sample", "samples") or any(name.startswith("val_") for name in line)
 
 
 class DualLogger:
     """Buffered; `flush` at checkpoints and before the process ends.
 
     Args:
-        resume_step: continue a log; lines and TensorBoard events past this step are dropped first.
+        resume: continue a log; lines and TensorBoard events past this place are dropped first.
         enabled: False for processes that do not log: every call is then silent.
+
+    Raises:
+        PipelineError: the log that is to be continued cannot be rewritten.
     """
 
     def __init__(
@@ -32,7 +74,7 @@ class DualLogger:
         run_name: str,
         *,
         hyperparameters: Mapping[str, Any] | None = None,
-        resume_step: int | None = None,
+        resume: LogPlace | None = None,
         buffer_lines: int = 100,
         enabled: bool = True,
     ) -> None:
@@ -40,96 +82,158 @@ class DualLogger:
         self.path = raw_metrics_path(log_dir, run_name)
         self.tensorboard_dir = log_dir / "tensorboard" / run_name
         self._lines: list[str] = []
-        self._writer = None
+        self._failed = False
+        self._tensorboard: TensorBoardLog | None = None
         if not enabled:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if resume_step is None:
-            self.path.unlink(missing_ok=True)
-        else:
-            self.drop_after(resume_step)
-        self._open_tensorboard(resume_step)
+        try:
+            kept = self._begin(resume)
+        except OSError as error:
+            raise PipelineError(
+                f"log {self.path} cannot be written: {error.strerror or error}; make room, or --set paths.log_dir=DIR"
+            ) from None
+        self._open_tensorboard(None if resume is None else resume.step, kept)
         if hyperparameters is not None:
-            self.event("start" if resume_step is None else "resume", step=resume_step or 0, config=hyperparameters)
-            self._writer.add_text("config", f"```json\n{json.dumps(hyperparameters, indent=2)}\n```", resume_step or 0)
+            step = 0 if resume is None else resume.step
+            self.event("start" if resume is None else "resume", step=step, config=hyperparameters)
+            self._tensorboard.add_text(step, "config", f"```json\n{json.dumps(hyperparameters, indent=2)}\n```")
+
+    def _begin(self, resume: LogPlace | None) -> list[LogLine]:
+        """The folder and the log as they are to be continued; returns the log's lines."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_temporaries(self.path.parent, self.path.name)
+        if resume is None:
+            self.path.unlink(missing_ok=True)
+            return []
+        written = read_log(self.path) if self.path.exists() else []
+        known = {_line(line) for line in written}
+        lost = [line for line in _log_lines(resume.unwritten) if _line(line) not in known]
+        kept = resume.kept([*written, *lost])
+        write_text(self.path, "".join(map(_line, kept)))
+        return kept
 
     def log(self, *, step: int, **values: float) -> None:
         if not self.enabled:
             return
         self._append({"step": step, "time": round(time.time(), 3), **values})
-        for name, value in values.items():
-            self._writer.add_scalar(name.replace("_", "/", 1), value, step)
+        self._tensorboard.add(step, values)
 
     def event(self, name: str, *, step: int, **details: Any) -> None:
         """Something that happened: a start, a sample, a skipped step."""
         if not self.enabled:
             return
         self._append({"event": name, "step": step, "time": round(time.time(), 3), **details})
-        if isinstance(details.get("text"), str) and self._writer is not None:
-            self._writer.add_text(name, details["text"], step)
+        if isinstance(details.get("text"), str):
+            self._tensorboard.add_text(step, name, details["text"])
 
     def flush(self) -> None:
+        """Writes what is buffered. What the disk does not take stays buffered, with one warning that names the file."""
         if not self.enabled:
             return
         if self._lines:
+            self._write_lines()
+        self._tensorboard.flush()
+
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        """The lines that are not in the file yet."""
+        return tuple(self._lines)
+
+    def lines(self) -> list[LogLine]:
+        """The whole log, what is buffered included."""
+        written = read_log(self.path) if self.path.exists() else []
+        return [*written, *_log_lines(self._lines)]
+
+    def drop_after(self, step: int) -> None:
+        """Removes the numbers past `step`; events, the record of what happened, stay."""
+        if not self.enabled:
+            return
+        kept = [line for line in self.lines() if line["step"] <= step or "event" in line]
+        try:
+            write_text(self.path, "".join(map(_line, kept)))
+            self._lines.clear()
+        except OSError as error:  # the numbers that were written already stay
+            self._lines = [_line(line) for line in _log_lines(self._lines) if line in kept]
+            self._warn(error)
+        self._tensorboard.close()
+        self._open_tensorboard(step, kept)
+
+    def close(self) -> None:
+        if not self.enabled:
+            return
+        self.flush()
+        self._tensorboard.close()
+
+    def _append(self, content: LogLine) -> None:
+        self._lines.append(_line(content))
+        if len(self._lines) % self.buffer_lines == 0:
+            self.flush()
+
+    def _write_lines(self) -> None:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(self._lines)
                 file.flush()
                 os.fsync(file.fileno())
-            self._lines.clear()
-        if self._writer is not None:
-            self._writer.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # so that no line is there in part, and later a second time
+                os.truncate(self.path, size)
+            return self._warn(error)
+        self._lines.clear()
+        self._failed = False
 
-    def drop_after(self, step: int, *, keep_events: bool = False) -> None:
-        """Removes lines past `step`, a line cut short too; with `keep_events` only numbers go, what happened stays."""
-        if not self.enabled:
-            return
-        self.flush()
-        if self.path.exists():
-            lines = read_log(self.path)
-            kept = [each for each in lines if each["step"] <= step or (keep_events and "event" in each)]
-            write_text(self.path, "".join(_line(each) for each in kept))
-        if self._writer is not None:
-            self._writer.close()
-            self._open_tensorboard(step)
+    def _warn(self, error: OSError) -> None:
+        if not self._failed:
+            reason = f"{error.strerror or error}; training continues, the checkpoints keep its lines"
+            print(f"warning: log {self.path} cannot be written: {reason}", file=sys.stderr, flush=True)
+        self._failed = True
 
-    def close(self) -> None:
-        self.flush()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def _append(self, content: dict[str, Any]) -> None:
-        self._lines.append(_line(content))
-        if len(self._lines) >= self.buffer_lines:
-            self.flush()
-
-    def _open_tensorboard(self, resume_step: int | None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # a second of import that only a training run pays
-
-        # TensorBoard itself drops the events of earlier files from `purge_step` on.
-        purge = None if resume_step is None else resume_step + 1
-        self._writer = SummaryWriter(str(self.tensorboard_dir), purge_step=purge, max_queue=1000, flush_secs=120)
+    def _open_tensorboard(self, resume_step: int | None, lines: Iterable[LogLine]) -> None:
+        """From `resume_step` on TensorBoard drops what it has, so the step's own numbers are given to it again."""
+        self._tensorboard = TensorBoardLog(self.tensorboard_dir, first_step=resume_step)
+        for line in lines:
+            if line["step"] != resume_step:
+                continue
+            if "event" not in line:
+                self._tensorboard.add(resume_step, _numbers(line))
+            elif isinstance(line.get("text"), str):
+                self._tensorboard.add_text(resume_step, line["event"], line["text"])
 
 
 def raw_metrics_path(log_dir: Path, run_name: str) -> Path:
     return log_dir / "raw_metrics" / f"{run_name}.jsonl"
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a raw_metrics file; a last line that was cut short is left out."""
+def read_log(path: Path) -> list[LogLine]:
+    """The lines of a raw_metrics file; what is not an object with a step, such as a line cut short, is left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise PipelineError(f"log {path} does not exist; name a run of paths.log_dir/raw_metrics") from None
+    return _log_lines(content.split(b"\n"))  # not splitlines, which also splits at characters inside a line
+
+
+def _log_lines(texts: Iterable[str | bytes]) -> list[LogLine]:
     result = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            result.append(json.loads(line))
+    for text in texts:
+        with contextlib.suppress(ValueError, RecursionError):
+            line = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+            if isinstance(line, dict) and type(line.get("step")) is int:
+                result.append(line)
     return result
+
+
+def _numbers(line: LogLine) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name not in ("step", "time") and is_number(value)}
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _line(content: Mapping[str, Any]) -> str:
     # NaN and infinity are no JSON: a diverged value is written as null.
     plain = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in content.items()}
-    return json.dumps(plain, ensure_ascii=False) + "\n"
+    text = json.dumps(plain, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # half of a character becomes \udXXX, which is JSON

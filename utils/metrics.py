@@ -34,6 +34,7 @@ class MetricsTracker:
         self.best: dict[str, float] = {}
         self.best_step: int | None = None
         self.validations_without_best = 0
+        self.best_is_lost = False
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -62,9 +63,14 @@ class MetricsTracker:
         return peak_memory(self.device)
 
     def record_validation(self, step: int, **values: float) -> bool:
-        """Keeps the values if their ``loss`` is the lowest so far, and says whether it is."""
-        if values["loss"] < self.best.get("loss", math.inf):
+        """Keeps the values if their ``loss`` is the lowest so far, and says whether it is.
+
+        With `best_is_lost` the model of the best so far is gone, so this one takes its place.
+        """
+        lowest = math.inf if self.best_is_lost else self.best.get("loss", math.inf)
+        if values["loss"] < lowest:
             self.best, self.best_step, self.validations_without_best = dict(values), step, 0
+            self.best_is_lost = False
             return True
         self.validations_without_best += 1
         return False

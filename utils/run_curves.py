@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import PipelineError
-from utils.logging_utils import read_log
+from utils.logging_utils import is_number, read_log
 from utils.plots import new_figure, save_figure
 from utils.terminal import format_count, format_table
 
@@ -21,8 +21,11 @@ class LossCurve:
     """Draws loss_curve.png in the run's folder after each validation."""
 
     def on_validation(self, trainer: "Trainer", metrics: Mapping[str, float]) -> None:
-        trainer.logger.flush()
-        draw_runs(trainer.run.folder / CURVE_NAME, {trainer.run.folder.name: read_log(trainer.logger.path)})
+        path = trainer.run.folder / CURVE_NAME
+        try:
+            draw_runs(path, {trainer.run.folder.name: trainer.logger.lines()})
+        except OSError as error:
+            trainer.progress.say(f"warning: {path} cannot be written: {error.strerror or error}")
 
 
 def draw_runs(path: Path, runs: Mapping[str, Lines]) -> None:
@@ -42,7 +45,8 @@ def draw_runs(path: Path, runs: Mapping[str, Lines]) -> None:
 
 def curve(lines: Lines, key: str) -> list[tuple[float, float]]:
     """(tokens seen, value) wherever `key` was logged."""
-    return [(line["train_tokens"], line[key]) for line in lines if line.get(key) is not None]
+    points = [(line.get("train_tokens"), line.get(key)) for line in lines]
+    return [(tokens, value) for tokens, value in points if is_number(tokens) and is_number(value)]
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -65,8 +69,8 @@ def compare_runs(names: Sequence[str], log_dir: Path) -> str:
 def _row(run: tuple[str, Lines]) -> list[str]:
     name, lines = run
     steps = max((line["step"] for line in lines), default=0)
-    tokens = max((line.get("train_tokens", 0) for line in lines), default=0)
-    scored = [(line["val_loss"], line["step"]) for line in lines if line.get("val_loss") is not None]
+    tokens = max((line["train_tokens"] for line in lines if is_number(line.get("train_tokens"))), default=0)
+    scored = [(line["val_loss"], line["step"]) for line in lines if is_number(line.get("val_loss"))]
     best, at = min(scored, default=(None, None))
     return [
         name,

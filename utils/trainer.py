@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from utils.batches import Batch, as_batch, num_supervised
-from utils.checkpoint import link_checkpoint, prune_step_checkpoints, read_checkpoint, write_checkpoint
+from utils.checkpoint import prune_step_checkpoints, read_checkpoint, write_checkpoint
 from utils.config_sections import TrainingConfig
 from utils.devices import current_world
-from utils.distributed import all_max, all_sum, barrier, data_parallel, gather
+from utils.distributed import all_max, all_sum, barrier, data_parallel, from_main, gather
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger
 from utils.loss_guard import LossGuard
@@ -120,6 +120,16 @@ class Trainer:
         return self.config.batch_size, self.train_loader.sequence_length
 
     @property
+    def stopped_early(self) -> str:
+        """Why training ended before its last step; an empty string if it did not."""
+        if self.step >= self.total_steps or not self.metrics.should_stop:
+            return ""
+        return (
+            f"stopped early: {self.metrics.validations_without_best} validations in a row without a new best "
+            f"(early_stopping_patience); the best was at step {self.metrics.best_step}"
+        )
+
+    @property
     def finished(self) -> bool:
         return self.step >= self.total_steps or self.metrics.should_stop
 
@@ -134,6 +144,7 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
         self.progress = TrainingProgress(self.total_steps, first_step=self.step, enabled=self.world.is_main)
+        self._match_best()
         try:
             with self.stop, step_profile(trace, self.progress.say) as on_step:
                 self._run(validate_first=validate_first, on_step=on_step)
@@ -145,7 +156,7 @@ class Trainer:
     def _run(self, *, validate_first: bool, on_step: Callable[[], None]) -> None:
         if self.step == 0:
             self.save("latest")  # shows before hours of work that the disk takes it, and is what a fault goes back to
-            if validate_first:
+            if validate_first and not self.last_validation:
                 self.validate()
         self.metrics.start_clock()
         while True:
@@ -156,6 +167,8 @@ class Trainer:
                 self.progress.say(f"saved step {self.step}; go on with: --resume {self.run.folder}")
                 raise_for(signal_number)
             if self.finished:
+                if self.stopped_early:
+                    self.progress.say(f"step {self.step}: {self.stopped_early}")
                 break
             self._step_or_explain()
             on_step()
@@ -267,7 +280,7 @@ class Trainer:
         self.resume(read_checkpoint(self.run.folder / "checkpoint_latest.pt"))
         self.train_loader.load_state_dict(place)
         self.guard.rollbacks, self.guard.skipped_in_a_row = rollbacks, 0
-        self.logger.drop_after(self.step, keep_events=True)
+        self.logger.drop_after(self.step)
         self.logger.event("rollback", step=self.step, from_step=failed_step, reason=problem)
         self.progress.say(f"back from step {failed_step} to step {self.step}; the data between is left out")
         self.save("latest")
@@ -289,13 +302,23 @@ class Trainer:
         is_best = self.metrics.record_validation(self.step, **metrics)
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
         self.progress.say(f"step {self.step}: validation {shown}{' (best)' if is_best else ''}")
+        failure = self._call_back(metrics)
         if is_best:
             self.save("best")
-        if self.world.is_main:
-            for callback in self.callbacks:
-                callback.on_validation(self, metrics)
+        if failure is not None:
+            raise failure
         self.metrics.start_clock()
         return metrics
+
+    def _call_back(self, metrics: Mapping[str, float]) -> Exception | None:
+        """What is shown of a validation, before it is saved, so that a saved validation was shown; an error waits."""
+        if self.world.is_main:
+            try:
+                for callback in self.callbacks:
+                    callback.on_validation(self, metrics)
+            except Exception as error:
+                return error
+        return None
 
     def score_validation(self, num_batches: int | None = None) -> dict[str, float] | None:
         """The metrics of all or the first so many validation batches; changes nothing."""
@@ -318,21 +341,51 @@ class Trainer:
         due = self.step % self.config.checkpoint_every_steps == 0 and not self.guard.skipped_in_a_row
         if due and not self.finished:
             self.save(f"step_{self.step}")
-            if self.world.is_main:
-                prune_step_checkpoints(self.run.folder, keep_last=self.config.keep_last)
 
     def save(self, kind: str) -> None:
-        """Writes checkpoint_latest.pt; another `kind` is a second name of the same file."""
+        """Writes checkpoint_latest.pt; another `kind` is a second name of the same file.
+
+        The log is written first: what it then holds past the checkpoint is dropped on resume, and what its disk does
+        not take goes into the checkpoint.
+        """
         generators = gather(rng_state(self.device))
         loaders = gather(self.train_loader.state_dict())
         if not self.world.is_main:
             return
         self.logger.flush()
-        latest = self.run.folder / "checkpoint_latest.pt"
-        write_checkpoint(latest, {**self.state_dict(), "rng": generators, "loader": loaders[0]})
-        if kind != "latest":
-            link_checkpoint(latest, self.run.folder / f"checkpoint_{kind}.pt")
+        write_checkpoint(
+            self.run.folder / "checkpoint_latest.pt",
+            {
+                **self.state_dict(),
+                "rng": generators,
+                "loader": loaders[0],
+                "unwritten_log": list(self.logger.unwritten),
+            },
+            other_names=() if kind == "latest" else (f"checkpoint_{kind}.pt",),
+        )
+        prune_step_checkpoints(self.run.folder, keep_last=self.config.keep_last, step=self.step)
         self.metrics.start_clock()
+
+    def _match_best(self) -> None:
+        """checkpoint_best.pt and what a resumed run takes for its best become one again.
+
+        They differ if the run goes on from before its newest best (an earlier checkpoint, a process killed while it
+        saved), or if the file was removed or damaged.
+        """
+        recorded = self.metrics.best_step
+        if recorded is None or recorded == from_main(self._step_of_best_file() if self.world.is_main else None):
+            return
+        if recorded == self.step == self.validated_step:
+            self.save("best")
+            return
+        self.metrics.best_is_lost = True
+        self.progress.say(f"checkpoint_best.pt is not that of step {recorded}; the next validation replaces it")
+
+    def _step_of_best_file(self) -> int | None:
+        try:
+            return read_checkpoint(self.run.folder / "checkpoint_best.pt").get("step")
+        except PipelineError:
+            return None
 
     def state_dict(self) -> dict[str, Any]:
         return {

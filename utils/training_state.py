@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from utils.config import folder_keys, load_config
 from utils.devices import describe_device
 from utils.errors import PipelineError
+from utils.logging_utils import LogPlace
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
@@ -63,13 +65,36 @@ def _git_commit() -> str:
         return "unknown"  # a copy without git
 
 
+def log_place(content: Mapping[str, Any]) -> LogPlace:
+    """Where the log of a run continues that is resumed from the checkpoint with this `content`."""
+    step = content["step"]
+    return LogPlace(
+        step,
+        validated=content["validated_step"] == step and bool(content["last_validation"]),
+        unwritten=tuple(content.get("unwritten_log", ())),
+        rollbacks=content["guard"]["rollbacks"],
+    )
+
+
+def settings_to_resume(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A checkpoint's configuration with the local folders: a file from elsewhere must not say where to write."""
+    local = load_config().explicit_values()
+    result = {}
+    for section, values in content["config"].items():
+        folders = folder_keys(section)
+        stored = {key: value for key, value in values.items() if key not in folders}
+        result[section] = stored | {key: value for key, value in local.get(section, {}).items() if key in folders}
+    return result
+
+
 def refuse_other_run(content: Mapping[str, Any], description: Mapping[str, Any], *, origin: str) -> None:
     """Raises PipelineError where dataset, tokenizer or model shape are not the checkpoint's; names what differs."""
     old, new = content.get("config", {}), description["config"]
     refuse_other_tokenizer(content, description, origin=origin)
     was, now = content["data"].get("fingerprint"), description["data"].get("fingerprint")
     if was != now:
-        raise PipelineError(f"{origin} was trained with another dataset: {_pair(was, now)}; {_WAY_ON}")
+        place = f"its own was in {content['data'].get('directory')}"
+        raise PipelineError(f"{origin} was trained with another dataset: {_pair(was, now)}; {place}; {_WAY_ON}")
     differing = [
         f"{section}.{key} {_pair(was, now)}"
         for section, key, was, now in setting_changes(old, new)

@@ -1,0 +1,121 @@
+"""A run killed at any file operation and resumed ends as if nothing had happened."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.test_trainer import CPU, Bigram, Loader, random_ids
+from utils import checkpoint, logging_utils
+from utils.checkpoint import read_checkpoint
+from utils.config_sections import TrainingConfig
+from utils.logging_utils import DualLogger, read_log
+from utils.trainer import RunInfo, Trainer
+from utils.training_state import log_place
+
+STATE = ("step", "best", "metrics", "validated_step", "last_validation", "loader", "epoch", "guard")
+
+
+class Killed(BaseException):
+    """The process is gone: from here on no operation succeeds."""
+
+
+class Operations:
+    """Counts the calls that change files; from the one numbered `last` on, each fails as in a dead process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.last = 0, 1 << 30
+        for name in ("replace", "link", "unlink"):
+            monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
+
+    def _counted(self, original: Callable) -> Callable:
+        def operation(*arguments, **options):
+            self.count += 1
+            if self.count >= self.last:
+                raise Killed
+            return original(*arguments, **options)
+
+        return operation
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    quiet = SimpleNamespace(add=lambda *_: None, add_text=lambda *_: None, flush=lambda: None, close=lambda: None)
+    monkeypatch.setattr(logging_utils, "TensorBoardLog", lambda *_, **__: quiet)
+    monkeypatch.setattr(checkpoint, "_sync_directory", lambda directory: None)  # changes no name
+
+
+def trainer_in(folder: Path, content: dict | None = None, **settings) -> Trainer:
+    config = TrainingConfig(
+        batch_size=4,
+        gradient_accumulation_steps=1,
+        learning_rate=0.8,
+        min_learning_rate=0.8,
+        warmup_steps=0,
+        max_steps=4,
+        checkpoint_every_steps=1,
+        keep_last=1,
+        validations_per_epoch=2,
+        log_every_steps=1,
+    )
+    sampler = SimpleNamespace(on_validation=lambda run, metrics: run.logger.event("sample", step=run.step, text="a"))
+    torch.manual_seed(0)
+    trainer = Trainer(
+        Bigram(),
+        Loader(random_ids, length=4),
+        [random_ids(999)],
+        config=replace(config, **settings),
+        device=CPU,
+        run=RunInfo(folder / "run_a", epoch_checkpoints=True),
+        logger=DualLogger(folder / "logs", "run_a", resume=log_place(content) if content else None, buffer_lines=5),
+        callbacks=[sampler],
+    )
+    if content:
+        trainer.resume(content)
+    return trainer
+
+
+def left_by(folder: Path) -> tuple[dict, list]:
+    """What each checkpoint holds, and the log without what no two runs share."""
+    files = {path.name: read_checkpoint(path) for path in sorted((folder / "run_a").iterdir())}
+    states = {name: {key: content[key] for key in STATE} for name, content in files.items()}
+    for name, content in files.items():
+        states[name]["model"] = {key: value.tolist() for key, value in content["model"].items()}
+    lines = read_log(folder / "logs" / "raw_metrics" / "run_a.jsonl")
+    return states, [{key: line[key] for key in line if key != "time" and "speed" not in key} for line in lines]
+
+
+def finish(folder: Path) -> None:
+    """Resumes the run in `folder`, or starts it again if it was killed before its first checkpoint."""
+    latest = folder / "run_a" / "checkpoint_latest.pt"
+    latest.parent.mkdir(parents=True, exist_ok=True)
+    with checkpoint.only_training_run(folder / "run_a"):
+        trainer_in(folder, read_checkpoint(latest) if latest.exists() else None).fit(validate_first=True)
+
+
+def assert_best_is_the_recorded_one(folder: Path) -> None:
+    latest, best = (folder / "run_a" / f"checkpoint_{name}.pt" for name in ("latest", "best"))
+    recorded = read_checkpoint(latest)["metrics"]["best_step"] if latest.exists() else None
+    if recorded is not None:
+        assert read_checkpoint(best)["best"]["loss"] <= read_checkpoint(latest)["best"]["loss"]
+
+
+def test_a_run_killed_anywhere_ends_as_if_undisturbed(tmp_path, monkeypatch, silent):
+    trainer_in(tmp_path / "first").fit(validate_first=True)  # torch writes files of its own once
+    operations = Operations(monkeypatch)
+    trainer_in(tmp_path / "whole").fit(validate_first=True)
+    total, whole = operations.count, left_by(tmp_path / "whole")
+    assert 0 < whole[0]["checkpoint_best.pt"]["step"] < 4, "a best that is not the last"
+    for number in range(1, total + 1):
+        folder = tmp_path / str(number)
+        operations.count, operations.last = 0, number
+        with pytest.raises(Killed):
+            trainer_in(folder).fit(validate_first=True)
+        operations.last = 1 << 30
+        assert_best_is_the_recorded_one(folder)
+        finish(folder)
+        assert left_by(folder) == whole, f"killed at operation {number} of {total}"

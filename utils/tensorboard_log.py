@@ -1,0 +1,64 @@
+"""TensorBoard's events of a run, which never stop it: a folder that cannot be written to is a warning.
+
+events = TensorBoardLog(log_dir / "tensorboard" / run, first_step=1201)   # drops earlier events from there on
+events.add(1201, {"train_loss": 3.2})                                       # shown as train/loss
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoardLog:
+    """Numbers and texts of a run, until the first error of the file system.
+
+    Args:
+        first_step: TensorBoard drops events of earlier files at this step and after it; None for a new run.
+    """
+
+    def __init__(self, directory: Path, *, first_step: int | None) -> None:
+        self.directory = directory
+        self._writer: SummaryWriter | None = None
+        self._guarded(lambda: self._open(first_step))
+
+    def _open(self, first_step: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # a second of import that only a training run pays
+
+        self._writer = SummaryWriter(str(self.directory), purge_step=first_step, max_queue=1000, flush_secs=120)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._with_writer(partial(_add_scalar, tag=name.replace("_", "/", 1), value=value, step=step))
+
+    def add_text(self, step: int, name: str, text: str) -> None:
+        encodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+        self._with_writer(lambda writer: writer.add_text(name, encodable, step))
+
+    def flush(self) -> None:
+        self._with_writer(lambda writer: writer.flush())
+
+    def close(self) -> None:
+        self._with_writer(lambda writer: writer.close())
+        self._writer = None
+
+    def _with_writer(self, action: "Callable[[SummaryWriter], None]") -> None:
+        writer = self._writer
+        if writer is not None:
+            self._guarded(lambda: action(writer))
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self._writer = None
+            reason = error.strerror or error
+            print(f"warning: {self.directory} cannot be written: {reason}; training continues without", file=sys.stderr)
+
+
+def _add_scalar(writer: "SummaryWriter", tag: str, value: float, step: int) -> None:
+    writer.add_scalar(tag, value, step)
