@@ -15,9 +15,9 @@ from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError
 
 if TYPE_CHECKING:
-    from console.writing import Writer
-    from utils.config import Config
-    from utils.generation_settings import GenerationSettings
+    from pipeline.configuration import Config
+    from pipeline.console.streaming_output import Writer
+    from pipeline.generation.settings import GenerationSettings
 
 # JSON may hold DEL and C1 as they are, but some terminals obey them; escaped they mean the same.
 _ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         generation__quantize=args.quantize,
         paths__tokenizer_dir=args.tokenizer,
     )
-    from utils.generation_settings import GenerationSettings
+    from pipeline.generation.settings import GenerationSettings
 
     settings = GenerationSettings.from_config(config.generation, stop=tuple(args.stop) or None)
     return converse(args, config, settings) if args.prompt is None else answer(args, config, settings)
@@ -80,8 +80,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def answer(args: argparse.Namespace, config: "Config", settings: "GenerationSettings") -> int:
     """The plain form: one prompt, what the models make of it on standard output, what it took on standard error."""
-    from console.comparison import check_all, compare, show
-    from utils.generation_settings import check_text
+    from pipeline.console.comparison import check_all, compare, show
+    from pipeline.generation.settings import check_text
 
     prompt = check_text(_standard_input() if args.prompt == "-" else args.prompt)
     writers = _load(args, config)
@@ -100,9 +100,9 @@ def answer(args: argparse.Namespace, config: "Config", settings: "GenerationSett
 
 def converse(args: argparse.Namespace, config: "Config", settings: "GenerationSettings") -> int:
     """The menus, as far as flags have not answered them, then prompt after prompt."""
-    from console.comparison import run_comparison
-    from console.menus import Quit, choose_checkpoint, choose_checkpoints, choose_of, choose_run
-    from console.single import run_single
+    from pipeline.console.comparison import run_comparison
+    from pipeline.console.menus import Quit, choose_checkpoint, choose_checkpoints, choose_of, choose_run
+    from pipeline.console.single_model import run_single
 
     try:
         if not args.checkpoint:
@@ -125,7 +125,7 @@ def converse(args: argparse.Namespace, config: "Config", settings: "GenerationSe
 def run_benchmark(args: argparse.Namespace) -> int:
     """benchmark.py on the chosen checkpoints, with the size and the data that the user chooses."""
     import benchmark
-    from console.menus import choose_of
+    from pipeline.console.menus import choose_of
 
     presets = {
         name: ", ".join(f"{count} {task}" for task, count in counts.items()) or "everything"
@@ -149,16 +149,16 @@ def run_benchmark(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace, config: "Config") -> "list[Writer]":
     """The checkpoints in memory. Several: what they need is compared with what there is first."""
-    from console.menus import confirm
-    from console.writing import Writer
-    from loading import find_named_checkpoint, load_all
+    from pipeline.console.menus import confirm
+    from pipeline.console.streaming_output import Writer
+    from pipeline.generation.loading import find_named_checkpoint, load_all
     from utils.devices import describe_device, resolve_device
     from utils.terminal import styled
 
     chosen = config.generation
     print(f"device: {describe_device(resolve_device(args.device))}", file=sys.stderr)
     if len(args.checkpoint) > 1:
-        from console.comparison import memory_report
+        from pipeline.console.comparison import memory_report
 
         paths = [find_named_checkpoint(each, config.paths.checkpoint_dir)[1] for each in args.checkpoint]
         line, fits = memory_report(paths, device=args.device, dtype=chosen.dtype, quantize=chosen.quantize)

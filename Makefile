@@ -33,7 +33,7 @@ lint: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 config: $(INSTALLED)
-	@$(BIN)/python -m utils.config_docs
+	@$(BIN)/python -m pipeline.configuration_docs
 
 install: $(INSTALLED)
 

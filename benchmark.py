@@ -15,17 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.items import PRESETS, SETS, load_sets
-from evaluation.report import format_benchmark_results
+from pipeline.evaluation.items import PRESETS, SETS, load_sets
+from pipeline.evaluation.text_report import format_benchmark_results
 from utils.cli import EXIT_OK, load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError, did_you_mean
 from utils.terminal import visible
 
 if TYPE_CHECKING:
-    from evaluation.items import BenchmarkSet
-    from evaluation.report_files import ReportFiles
-    from loading import LoadedModel
-    from utils.config_sections import Config
+    from pipeline.config_sections_tmp import Config
+    from pipeline.evaluation.items import BenchmarkSet
+    from pipeline.evaluation.report_files import ReportFiles
+    from pipeline.generation.loading import LoadedModel
 
 __all__ = ["ModelBenchmark", "format_benchmark_results"]
 
@@ -54,7 +54,7 @@ class ModelBenchmark:
         offline_samples: bool = False,
     ) -> None:
         if config is None:
-            from utils.config import load_config
+            from pipeline.configuration import load_config
 
             config = load_config()
         if preset not in PRESETS:
@@ -89,7 +89,7 @@ class ModelBenchmark:
         Raises:
             PipelineError: no model, or a model and a tokenizer that do not fit.
         """
-        from evaluation.report_files import ReportFiles
+        from pipeline.evaluation.report_files import ReportFiles
 
         if not models:
             raise PipelineError("no model to benchmark; expected {name: (model, tokenizer)}")
@@ -109,8 +109,8 @@ class ModelBenchmark:
         self, scored: Mapping[str, Any], contents: Mapping[str, Mapping[str, Any]], *, device: str
     ) -> dict[str, Any]:
         """The scores; what `_add_facts` finds out is left open."""
-        from evaluation.contamination import NOT_CHECKED
-        from evaluation.results import FORMAT_VERSION, comparisons, model_result, ranking
+        from pipeline.evaluation.contamination import NOT_CHECKED
+        from pipeline.evaluation.results import FORMAT_VERSION, comparisons, model_result, ranking
 
         compared = comparisons(scored)
         open_facts = {"contamination": dict.fromkeys(self.sets, NOT_CHECKED), "speed": None, "sample": None}
@@ -129,9 +129,9 @@ class ModelBenchmark:
 
     def _add_facts(self, name: str, model: Any, tokenizer: Any, content: Mapping[str, Any], result: dict) -> None:
         """Whatever can be found out about a model besides its scores; a part that fails stays open."""
-        from evaluation.contamination import contamination
-        from evaluation.report_files import attempt
-        from evaluation.speed import measure_speed, write_sample
+        from pipeline.evaluation.contamination import contamination
+        from pipeline.evaluation.report_files import attempt
+        from pipeline.evaluation.speed import measure_speed, write_sample
 
         parts = {
             "contamination": lambda: {data.name: contamination(content, data) for data in self.sets.values()},
@@ -142,9 +142,9 @@ class ModelBenchmark:
             result[part] = attempt(f"{name}: {part}", work) or result[part]
 
     def _score(self, name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
-        from evaluation.completion import MAX_PASSAGES, passages_of, score_completion
-        from evaluation.scoring import Scorer
-        from evaluation.tasks import TASKS as SCORED
+        from pipeline.evaluation.completion import MAX_PASSAGES, passages_of, score_completion
+        from pipeline.evaluation.scoring import Scorer
+        from pipeline.evaluation.tasks import TASKS as SCORED
 
         scorer, results = Scorer(model), {}
         for task in self.tasks:
@@ -161,7 +161,7 @@ class ModelBenchmark:
         return results
 
     def _descriptions(self, scored: Mapping[str, Any]) -> dict[str, Any]:
-        from evaluation.results import set_description
+        from pipeline.evaluation.results import set_description
 
         described = {
             name: set_description(each, offline_samples=self.offline_samples) for name, each in self.sets.items()
@@ -204,7 +204,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from evaluation.report_files import ReportFiles
+    from pipeline.evaluation.report_files import ReportFiles
 
     args = parse_args(argv)
     config = load_config_from(args, benchmark__data_dir=args.data_dir, paths__tokenizer_dir=args.tokenizer)
@@ -225,8 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _load_models(args: argparse.Namespace, config: "Config") -> "list[LoadedModel]":
-    from loading import load_all
-    from utils.checkpoint import find_checkpoint
+    from pipeline.formats.checkpoint import find_checkpoint
+    from pipeline.generation.loading import load_all
 
     if not args.over_training:
         return load_all(args.checkpoint or ["latest"], config, device=args.device)

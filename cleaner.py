@@ -21,17 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cleaning import plain_text, structured_contents, wikitext
-from cleaning.policy import Page, Policy, Removals
-from cleaning.run import REJECTS_NAME, CleaningRun, Job, claimed, plan_jobs, refuse_own_output, shared
+from pipeline.cleaning import plain_text, structured_contents, wiki_markup
+from pipeline.cleaning.policy import Page, Policy, Removals
+from pipeline.cleaning.run import REJECTS_NAME, CleaningRun, Job, claimed, plan_jobs, refuse_own_output, shared
+from pipeline.config_sections_tmp import CleaningConfig
+from pipeline.formats.cleaned_text import printable_name, to_line
+from pipeline.formats.raw_files import RawFile, Record
+from pipeline.jobs.local_processes import Report, run_jobs
 from utils.cli import load_config_from, run, stage_parser
-from utils.config_sections import CleaningConfig
 from utils.errors import PipelineError
 from utils.files import whole_file
-from utils.jobs import Report, run_jobs
-from utils.raw_files import RawFile, Record
 from utils.terminal import format_bytes, format_seconds, format_table, visible
-from utils.text import printable_name, to_line
 
 COLUMNS = tuple({*structured_contents.COLUMNS, *plain_text.COLUMNS})
 _REPORT_SECONDS = 0.2
@@ -78,7 +78,7 @@ def clean_article(record: dict[str, Any], policy: Policy, counts: Counts) -> str
 
 def _page(record: dict[str, Any], policy: Policy, counts: Counts) -> Page:
     if "wikitext" in record:
-        return wikitext.read_page(record, policy, counts.removals.parts)
+        return wiki_markup.read_page(record, policy, counts.removals.parts)
     if structured_contents.is_structured(record):
         return structured_contents.read_page(record, counts.unknown_types)
     return plain_text.read_page(record, policy)
@@ -309,7 +309,7 @@ def print_summary(cleaning: CleaningRun, seconds: float) -> None:
 
 def show(jobs: list[Job], config: CleaningConfig, number: int) -> None:
     """Print the first `number` articles that stay, before and after, and say which others were left out and why."""
-    from cleaning.show import side_by_side
+    from pipeline.cleaning.preview import side_by_side
 
     policy = Policy(config)
     records = (record for job in jobs for path in job.files for record in iter_raw_articles(path))

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.config import load_config
-from utils.config_sections import DatasetConfig, TrainingConfig
-from utils.data_split import Split, read_run, read_windows, split_windows, window_positions
-from utils.dataset_check import BackgroundCheck
+from pipeline.config_sections_tmp import DatasetConfig, TrainingConfig
+from pipeline.configuration import load_config
+from pipeline.dataloading.dataset_check import BackgroundCheck
+from pipeline.dataloading.prepared_window import with_prepared_window
+from pipeline.dataloading.split import Split, read_run, read_windows, split_windows, window_positions
+from pipeline.formats.token_dataset import TokenDataset
 from utils.devices import World, current_world, free_memory, resolve_device
 from utils.errors import PipelineError
 from utils.options import read_section
-from utils.prepared_window import with_prepared_window
 from utils.terminal import format_bytes
-from utils.token_store import TokenDataset
 
 _MEMORY_SHARE = 0.4  # of the device's free memory, for the part in use and the next one; the rest is the model's
 _LOCKED_VALUES = 1 << 24  # copied to the GPU at once

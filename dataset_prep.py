@@ -14,17 +14,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preparation.options import add_preparation_options, load_evaluation, preparation_settings, recipe
-from preparation.report import summary
-from preparation.shards import line_shards
+from pipeline.config_sections_tmp import Config
+from pipeline.formats.cleaned_files_tmp import check_cleaned_text, cleaned_files, first_files
+from pipeline.formats.cleaned_text import from_line
+from pipeline.preparation.command_line import add_preparation_options, load_evaluation, preparation_settings, recipe
+from pipeline.preparation.input_shards import line_shards
+from pipeline.preparation.report import summary
 from tokenizer import load_tokenizer
-from utils.cleaned_files import check_cleaned_text, cleaned_files, first_files
 from utils.cli import load_config_from, run, stage_parser
-from utils.config_sections import Config
-from utils.text import from_line
 
 if TYPE_CHECKING:
-    from preparation.run import Preparation
+    from pipeline.preparation.run import Preparation
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -38,14 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config_from(args, dataset__workers=args.workers, **preparation_settings(args))
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     if args.inspect:
-        from preparation.inspection import inspect_dataset
+        from pipeline.preparation.inspection import inspect_dataset
 
         windows = {"window": config.dataset.window, "stride": config.dataset.stride}
         print(inspect_dataset(args.inspect, tokenizer, **windows))
         return 0
 
-    from preparation.run import prepare
-    from preparation.writer import check_tokenizer
+    from pipeline.preparation.dataset_writer import check_tokenizer
+    from pipeline.preparation.run import prepare
 
     check_tokenizer(tokenizer, config.model.vocab_size)
     job = preparation(config, test=args.test, restart=args.restart)
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def preparation(config: Config, *, test: bool, restart: bool = False) -> "Preparation":
     """The dataset to make, as the configuration says."""
-    from preparation.run import Preparation, available_cores
+    from pipeline.preparation.run import Preparation, available_cores
 
     evaluation = load_evaluation(config.dataset.decontaminate)
     files = [path for path in cleaned_files(config.paths.cleaned_dir, test=test) if path.stat().st_size]

@@ -22,8 +22,8 @@ from utils.files import remove_stale_temporaries, temporary_path
 if TYPE_CHECKING:
     import torch
 
-    from loading import LoadedModel
-    from utils.config import Config
+    from pipeline.configuration import Config
+    from pipeline.generation.loading import LoadedModel
 
 CHECKPOINT_NAME = "checkpoint_latest.pt"
 ROTATIONS = ("auto", "halves", "pairs")
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         path = import_checkpoint(args, config)
         print(f"wrote {path}; try it: python3 main.py inference --checkpoint {path.parent}")
         return 0
-    from loading import load_for_inference
+    from pipeline.generation.loading import load_for_inference
 
     loaded = load_for_inference(args.checkpoint, config, device="cpu", dtype="float32")
     if args.output:
@@ -98,9 +98,9 @@ def export_to_hf(
     Raises:
         PipelineError: something has no equal there, the folder is taken, or what was written differs.
     """
-    from exporting.earlier_export import refuse_to_replace, replace_folder
-    from exporting.hf_check import check_hf_folder
-    from exporting.hf_folder import write_hf_folder
+    from pipeline.exporting.earlier_export import refuse_to_replace, replace_folder
+    from pipeline.exporting.hf_check import check_hf_folder
+    from pipeline.exporting.hf_folder import write_hf_folder
 
     weights_dtype = _torch_dtype(dtype)
     refuse_to_replace(directory, overwrite=overwrite)
@@ -126,9 +126,9 @@ def export_to_gguf(
     Raises:
         PipelineError: something has no equal there, the file is there already, or what was written differs.
     """
-    from exporting.earlier_export import refuse_to_replace_file
-    from exporting.gguf_check import check_gguf_file
-    from exporting.gguf_file import write_gguf_file
+    from pipeline.exporting.earlier_export import refuse_to_replace_file
+    from pipeline.exporting.gguf_check import check_gguf_file
+    from pipeline.exporting.gguf_file import write_gguf_file
 
     weights_dtype = _torch_dtype(dtype)
     refuse_to_replace_file(path, overwrite=overwrite)
@@ -164,12 +164,12 @@ def import_from_hf(directory: Path, output: Path, config: "Config") -> Path:
     Raises:
         PipelineError: an architecture that is not ours, a tokenizer of another kind, logits that differ.
     """
-    from exporting.hf_check import compare_logits, load_hf_model
-    from exporting.hf_import import read_hf_folder
     from model import create_model, load_weights
+    from pipeline.configuration import config_from_dict
+    from pipeline.exporting.hf_check import compare_logits, load_hf_model
+    from pipeline.exporting.hf_import import read_hf_folder
+    from pipeline.formats.checkpoint import write_checkpoint
     from tokenizer import load_tokenizer
-    from utils.checkpoint import write_checkpoint
-    from utils.config import config_from_dict
 
     path = output / CHECKPOINT_NAME
     if path.exists():
@@ -189,9 +189,9 @@ def import_checkpoint(args: argparse.Namespace, config: "Config") -> Path:
     Raises:
         PipelineError: the file is not a whole model of our architecture, or the tokenizer is another one.
     """
-    from exporting.foreign_import import import_foreign
+    from pipeline.exporting.foreign_import import import_foreign
+    from pipeline.formats.checkpoint import new_run_folder, write_checkpoint
     from tokenizer import load_tokenizer
-    from utils.checkpoint import new_run_folder, write_checkpoint
 
     if args.output and (args.output / CHECKPOINT_NAME).exists():
         raise PipelineError(f"{args.output / CHECKPOINT_NAME} exists; name another folder with --output")

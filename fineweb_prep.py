@@ -17,21 +17,21 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preparation.hub_dataset import hub_server, hub_shards
-from preparation.options import add_preparation_options, load_evaluation, preparation_settings, recipe
-from preparation.quality import check_rule_names, rejection
-from preparation.remote_file import Retries
-from preparation.report import summary
-from preparation.shards import Shard, record_shards
+from pipeline.config_sections_tmp import Config, FineWebConfig
+from pipeline.formats.raw_files import find_raw_files
+from pipeline.preparation.command_line import add_preparation_options, load_evaluation, preparation_settings, recipe
+from pipeline.preparation.hub_files import hub_server, hub_shards
+from pipeline.preparation.input_shards import Shard, record_shards
+from pipeline.preparation.quality_rules import check_rule_names, rejection
+from pipeline.preparation.remote_file import Retries
+from pipeline.preparation.report import summary
 from tokenizer import load_tokenizer
 from utils.cli import load_config_from, run, stage_parser
-from utils.config_sections import Config, FineWebConfig
 from utils.errors import PipelineError
 from utils.files import is_within
-from utils.raw_files import find_raw_files
 
 if TYPE_CHECKING:
-    from preparation.run import Preparation
+    from pipeline.preparation.run import Preparation
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -46,14 +46,14 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config_from(args, fineweb__workers=args.workers, **preparation_settings(args))
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     if args.inspect:
-        from preparation.inspection import inspect_dataset
+        from pipeline.preparation.inspection import inspect_dataset
 
         windows = {"window": config.dataset.window, "stride": config.dataset.stride}
         print(inspect_dataset(args.inspect, tokenizer, **windows))
         return 0
 
-    from preparation.run import prepare
-    from preparation.writer import check_tokenizer
+    from pipeline.preparation.dataset_writer import check_tokenizer
+    from pipeline.preparation.run import prepare
 
     check_tokenizer(tokenizer, config.model.vocab_size)
     job = preparation(config, test=args.test, source=args.source, restart=args.restart)
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def preparation(config: Config, *, test: bool, source: Path | None = None, restart: bool = False) -> "Preparation":
     """The dataset to make, as the configuration says, from the hub or from the files in `source`."""
-    from preparation.run import Preparation, available_cores
+    from pipeline.preparation.run import Preparation, available_cores
 
     fineweb = config.fineweb
     check_rule_names(fineweb.quality_rules)

@@ -9,12 +9,12 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
+from pipeline.configuration import Config
 from tokenizer import load_tokenizer
 from utils.cli import load_config_from, run, stage_parser
-from utils.config import Config
 from utils.errors import PipelineError, UsageError
 from utils.files import refuse_overwriting, whole_file
-from utils.hub import HubError, download
+from utils.hub_connection import HubError, download
 
 LIMA = "GAIR/lima"
 RAW_NAME = "lima_train.jsonl"
@@ -59,8 +59,8 @@ def prepare_lima(
     Raises:
         PipelineError: no tokenizer, no access to LIMA, nothing left to learn from; with `strict` anything malformed.
     """
-    from tuning.conversations import Preparation, iter_conversations, prepare_examples, show_preview
-    from tuning.sft_data import WRITTEN_NAMES, write_sft_dataset
+    from pipeline.tuning.conversations import Preparation, iter_conversations, prepare_examples, show_preview
+    from pipeline.tuning.dataset import WRITTEN_NAMES, write_sft_dataset
 
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     directory = config.paths.post_training_dir

@@ -23,7 +23,7 @@ from utils.terminal import ask, styled
 
 CHECKOUT = Path(__file__).resolve().parent
 LAUNCHED_STAGE = "train"  # the stage that takes --nproc
-LAUNCHER = str(CHECKOUT / "utils" / "launch.py")
+LAUNCHER = str(CHECKOUT / "pipeline" / "training" / "launch.py")
 # torch.distributed.run kills its workers so long after a signal; a large checkpoint on a slow disk takes minutes.
 SAVING_GRACE_SECONDS = 900
 

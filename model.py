@@ -22,19 +22,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.config_sections_tmp import ModelConfig
+from pipeline.configuration import Config, config_from_dict, load_config
+from pipeline.modeling.attention_kernels import FastMultiHeadAttention, segment_mask
+from pipeline.modeling.flash_attention import flash_kernels_only, same_kernels_again
+from pipeline.modeling.head_loss import IGNORED, cross_entropy_sum, head_loss_sum, next_token_labels
+from pipeline.modeling.norms import make_norm
 from utils.activations import FEED_FORWARDS
-from utils.attention import FastMultiHeadAttention, segment_mask
-from utils.config import Config, config_from_dict, load_config
-from utils.config_sections import ModelConfig
+from utils.cast_linear import Linear
 from utils.errors import PipelineError
-from utils.flash import flash_kernels_only, same_kernels_again
-from utils.linear import Linear
-from utils.losses import IGNORED, cross_entropy_sum, head_loss_sum, next_token_labels
-from utils.norms import make_norm
 from utils.rope import RotaryEmbedding
 
 if TYPE_CHECKING:
-    from utils.kv_cache import KVCache
+    from pipeline.modeling.kv_cache import KVCache
 
 __all__ = ["FastMultiHeadAttention", "TransformerLM", "create_model", "load_model"]
 
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
 
 
 class TransformerLM(nn.Module):
-    """The language model. Weights have Hugging Face's names, but for the fused products (`utils/hf_names.py`)."""
+    """The language model. Weights have Hugging Face's names, but for the fused products (`pipeline/exporting/hf_names.py`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class TransformerLM(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.eos_id: int | None = None  # what ends a text; a checkpoint records it
-        self.flash_only = False  # in training no kernel but a flash one; `utils.compile` sets it
+        self.flash_only = False  # in training no kernel but a flash one; `pipeline.training.prepare_model` sets it
         self._compiled_decoder: Callable[..., Tensor] | None = None
         self.reset_parameters()
 
@@ -208,8 +208,8 @@ class TransformerLM(nn.Module):
         return {"loss": total / count, "logits": None}
 
     def generate(self, prompt_ids: Tensor | Sequence[int], **options: Any) -> Tensor:
-        """The prompt with its continuation; `max_length` counts new tokens. Options: `utils.generation.generate`."""
-        from utils.generation import generate
+        """The prompt with its continuation; `max_length` counts new tokens. Options: `pipeline.generation.generate.generate`."""
+        from pipeline.generation.generate import generate
 
         return generate(self, prompt_ids, **options)
 
@@ -246,7 +246,7 @@ def load_model(
         dtype: the type that the weights are converted to; None keeps theirs.
         rope_scaling: a scaling other than ``none`` stretches the context in place of the checkpoint's own.
     """
-    from utils.checkpoint import read_checkpoint, refuse_without_config
+    from pipeline.formats.checkpoint import read_checkpoint, refuse_without_config
 
     content, origin = read_checkpoint(Path(path)), f"checkpoint {path}"
     refuse_without_config(content, Path(path))
@@ -276,7 +276,7 @@ def load_weights(model: TransformerLM, state: dict[str, Tensor], *, origin: str,
 
 
 def main(argv: list[str] | None = None) -> int:
-    from utils.model_summary import summary
+    from pipeline.modeling.summary import summary
 
     parser = stage_parser("Describes a model before it is trained.")
     parser.add_argument(

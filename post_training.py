@@ -4,17 +4,17 @@
     python3 post_training.py --checkpoint checkpoints/run_2026_01_31_12_00 --epochs 2 --lr 3e-5 --batch-size 4
     python3 post_training.py --resume checkpoints/sft_lima_2026_02_01_09_30     # goes on exactly where it stood
 
-The conversations come from `lima_tokenizer.py`, the loop is `utils.trainer`'s.
+The conversations come from `lima_tokenizer.py`, the loop is `pipeline.training.trainer`'s.
 """
 
 import argparse
 import sys
 from contextlib import ExitStack
 
+from pipeline.configuration import load_config
+from pipeline.formats.run_names import check_run_name
 from utils.cli import run, stage_parser
-from utils.config import load_config
 from utils.errors import UsageError
-from utils.run_names import check_run_name
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,8 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     flags = chosen_settings(args)
     paths = load_config(args.config, settings=args.settings, flags=flags).paths  # wrong values end here, before torch
 
-    from tuning.finetuning import build_trainer, chosen_checkpoint, print_outcome, run_config, write_record
-    from utils.checkpoint import only_training_run
+    from pipeline.formats.checkpoint import only_training_run
+    from pipeline.tuning.finetuning import build_trainer, chosen_checkpoint, print_outcome, run_config, write_record
     from utils.devices import resolve_device
 
     with ExitStack() as held:

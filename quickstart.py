@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from preparation.docstring_conversations import write_conversations
-from preparation.docstring_corpus import write_corpus
+from pipeline.config_sections_tmp import Config
+from pipeline.configuration import CHECKOUT
+from pipeline.demo.docstring_corpus import write_corpus
+from pipeline.demo.docstring_questions import write_conversations
 from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, load_config_from, run, stage_parser
-from utils.config import CHECKOUT
-from utils.config_sections import Config
 from utils.errors import PipelineError
 from utils.files import write_text
 from utils.logging_utils import read_log

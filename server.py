@@ -16,8 +16,8 @@ from utils.errors import PipelineError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from serving.engine import ServedModel
-    from utils.config_sections import Config, ServerConfig
+    from pipeline.config_sections_tmp import Config, ServerConfig
+    from pipeline.serving.engine import ServedModel
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -48,11 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         paths__tokenizer_dir=args.tokenizer,
     )
     listener = listen(config.server)
-    from serving.access import read_api_key
-    from serving.api import create_app
-    from serving.connections import reserve_files
-    from serving.engine import Engine
-    from serving.log import configure_log
+    from pipeline.serving.access import read_api_key
+    from pipeline.serving.api import create_app
+    from pipeline.serving.connections import reserve_files
+    from pipeline.serving.engine import Engine
+    from pipeline.serving.log import configure_log
 
     configure_log()
     reserve_files(config.server.max_connections)
@@ -82,9 +82,9 @@ def listen(server: "ServerConfig") -> socket.socket:
 
 def load_models(arguments: list[str], config: "Config", *, device: str) -> list["ServedModel"]:
     """Each ``[NAME=]PATH`` loaded under its name."""
-    from loading import load_all
-    from serving.engine import ServedModel
-    from utils.compiled_decode import compiled_decoder
+    from pipeline.generation.compiled_decode import compiled_decoder
+    from pipeline.generation.loading import load_all
+    from pipeline.serving.engine import ServedModel
 
     chosen = config.generation
     served = []
@@ -106,7 +106,7 @@ def load_models(arguments: list[str], config: "Config", *, device: str) -> list[
 
 def serve(app: "FastAPI", listener: socket.socket, server: "ServerConfig") -> None:
     """Runs until Ctrl-C or SIGTERM; uvicorn then lets running answers end and raises the signal again."""
-    from serving.connections import BACKLOG, make_uvicorn
+    from pipeline.serving.connections import BACKLOG, make_uvicorn
 
     listener.listen(BACKLOG)
     host, port = listener.getsockname()[:2]

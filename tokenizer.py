@@ -18,20 +18,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.formats.cleaned_files_tmp import check_cleaned_text
+from pipeline.formats.cleaned_text import from_line
+from pipeline.tokenization.vocabulary import Vocabulary
 from utils.checksums import SUMS_NAME, check_sums, write_sums
-from utils.cleaned_files import check_cleaned_text
 from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError
 from utils.files import refuse_overwriting, whole_file, write_text
 from utils.quickstart_hint import or_quickstart
 from utils.terminal import format_seconds, visible
-from utils.text import from_line
-from utils.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from utils.bulk_encoding import BulkEncoder
+    from pipeline.tokenization.bulk_encoding import BulkEncoder
 
 DEFAULT_DIRECTORY = Path(__file__).resolve().parent / "tokenizers" / "codellama_tokenizer"
 FILE_NAMES = ("tokenizer.model", "tokenizer.json")  # where both are there, SentencePiece's own file counts
@@ -60,7 +60,7 @@ class WikipediaTokenizer:
     @classmethod
     def train(cls, files: Iterable[str | Path], vocab_size: int, directory: str | Path) -> "WikipediaTokenizer":
         """A new tokenizer learned from `files`, one article a line as `cleaner.py` writes them; not saved yet."""
-        from utils.tokenizer_training import train_vocabulary
+        from pipeline.tokenization.bpe_training import train_vocabulary
 
         return cls.from_vocabulary(train_vocabulary(read_articles(files), vocab_size), directory)
 
@@ -144,7 +144,7 @@ class WikipediaTokenizer:
 
     @cached_property
     def _bulk(self) -> "BulkEncoder":
-        from utils.bulk_encoding import BulkEncoder
+        from pipeline.tokenization.bulk_encoding import BulkEncoder
 
         return BulkEncoder(self.vocabulary, reference=self.encode_batch_reference)
 
@@ -163,7 +163,7 @@ def fetch(name: str, directory: Path) -> None:
     Raises:
         PipelineError: the hub can't be reached, or has no such tokenizer; names the three ways on.
     """
-    from utils.hub import HubError, download
+    from utils.hub_connection import HubError, download
 
     reason: object = "it has neither a tokenizer.json nor a tokenizer.model"
     try:
@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     print(describe(tokenizer))
     if args.report:
-        from utils.tokenizer_report import measure
+        from pipeline.tokenization.report import measure
 
         print(measure(read_articles([args.report]), tokenizer.vocabulary, tokenizer.encode_batch).table())
     if args.encode is not None:
@@ -300,10 +300,10 @@ def _read_vocabulary(directory: Path) -> Vocabulary:
         raise PipelineError(f"{directory} holds no tokenizer; {_ways_on(directory)}")
     check_sums(directory, remedy="fetch or train it again")
     if path.suffix == ".model":
-        from utils.sentencepiece_convert import read_sentencepiece
+        from pipeline.tokenization.sentencepiece_file import read_sentencepiece
 
         return read_sentencepiece(path)
-    from utils.tokenizer_json import read_tokenizer_json
+    from pipeline.tokenization.tokenizer_json import read_tokenizer_json
 
     return read_tokenizer_json(path)
 

@@ -12,30 +12,30 @@ import argparse
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from pipeline.formats.run_names import check_run_name
 from utils.cli import EXIT_OK, load_config_from, run, stage_parser
 from utils.errors import UsageError
-from utils.run_names import check_run_name
 from utils.terminal import format_count, format_seconds
 
 if TYPE_CHECKING:
-    from utils.trainer import Trainer
+    from pipeline.training.trainer import Trainer
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     paths = load_config_from(args, training__device=args.device).paths  # wrong values end here, before torch loads
     if args.compare:
-        from utils.run_curves import compare_runs
+        from pipeline.training.curves import compare_runs
 
         print(compare_runs(args.compare, paths.log_dir))
         return EXIT_OK
 
-    from pretraining.build import build_trainer
-    from pretraining.starting_point import StartingPoint
-    from utils.checkpoint import only_training_run
+    from pipeline.formats.checkpoint import only_training_run
+    from pipeline.training.distributed import process_group
+    from pipeline.training.dry_run import dry_run
+    from pipeline.training.pretraining import build_trainer
+    from pipeline.training.starting_point import StartingPoint
     from utils.devices import current_world, resolve_device
-    from utils.distributed import process_group
-    from utils.dry_run import dry_run
 
     with ExitStack() as held:
         holds = current_world().is_main and not args.dry_run
@@ -73,7 +73,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def train(trainer: "Trainer", args: argparse.Namespace) -> str:
-    from utils.step_profile import TRACE_NAME
+    from pipeline.training.profiler import TRACE_NAME
 
     if args.test and not args.resume:
         told = expected_time(trainer)  # every process measures: they wait for one another
@@ -84,8 +84,8 @@ def train(trainer: "Trainer", args: argparse.Namespace) -> str:
 
 
 def expected_time(trainer: "Trainer") -> str:
+    from pipeline.training.step_timing import seconds_per_step
     from utils.devices import describe_device
-    from utils.step_timing import seconds_per_step
 
     seconds = seconds_per_step(trainer) * trainer.total_steps
     tokens = trainer.total_steps * trainer.tokens_per_step

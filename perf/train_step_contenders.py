@@ -17,7 +17,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.config_sections import ModelConfig, TrainingConfig  # noqa: E402
+from pipeline.config_sections_tmp import ModelConfig, TrainingConfig  # noqa: E402
 from utils.devices import peak_memory, resolve_device  # noqa: E402
 
 Step = Callable[[], torch.Tensor]
@@ -26,8 +26,8 @@ Step = Callable[[], torch.Tensor]
 def ours(shape: ModelConfig, ids: torch.Tensor, dtype: str, compiled: bool) -> Step:
     """What train.py runs: `prepare_for_training` and the optimizer that the configuration names."""
     from model import TransformerLM
-    from utils.compile import prepare_for_training
-    from utils.optimizers import make_optimizers
+    from pipeline.training.optimizers import make_optimizers
+    from pipeline.training.prepare_model import prepare_for_training
 
     attention = "flash" if dtype == "bfloat16" else "any"  # there are no flash kernels for float32
     kind = "on" if compiled else "off"

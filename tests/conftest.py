@@ -30,8 +30,8 @@ def project(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def server():
     """A server with the default limits, shared by a file's tests."""
+    from pipeline.config_sections_tmp import ServerConfig
     from tests.running_server import RunningServer
-    from utils.config_sections import ServerConfig
 
     running = RunningServer(ServerConfig())
     yield running
@@ -41,8 +41,8 @@ def server():
 @pytest.fixture
 def make_server():
     """Starts servers with other limits, or with an `api_key`."""
+    from pipeline.config_sections_tmp import ServerConfig
     from tests.running_server import RunningServer
-    from utils.config_sections import ServerConfig
 
     servers = []
 

@@ -7,11 +7,11 @@ import openai
 import torch
 
 from model import create_model
-from serving.api import create_app
-from serving.connections import make_uvicorn
-from serving.engine import Engine, ServedModel
+from pipeline.config_sections_tmp import GenerationConfig, ModelConfig, ServerConfig
+from pipeline.serving.api import create_app
+from pipeline.serving.connections import make_uvicorn
+from pipeline.serving.engine import Engine, ServedModel
 from tests.fake_tokenizer import ByteTokenizer
-from utils.config_sections import GenerationConfig, ModelConfig, ServerConfig
 
 SHAPE = ModelConfig(
     vocab_size=259, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from model import create_model
+from pipeline.configuration import config_from_dict
+from pipeline.formats.chat_template import TEMPLATE_NAME
+from pipeline.formats.checkpoint import write_checkpoint
+from pipeline.formats.checkpoint_tokenizer import describe_tokenizer
 from tokenizer import WikipediaTokenizer
-from utils.chat import TEMPLATE_NAME
-from utils.checkpoint import write_checkpoint
-from utils.checkpoint_tokenizer import describe_tokenizer
-from utils.config import config_from_dict
 
 SHAPE = {
     "hidden_size": 48,

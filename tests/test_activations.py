@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from model import create_model
+from pipeline.config_sections_tmp import ModelConfig
 from utils.activations import GeGLU, ReGLU, SwiGLU
-from utils.config_sections import ModelConfig
 
 GATES = {SwiGLU: F.silu, GeGLU: F.gelu, ReGLU: F.relu}
 NAMES = {"swiglu": SwiGLU, "geglu": GeGLU, "reglu": ReGLU}

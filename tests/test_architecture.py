@@ -106,7 +106,7 @@ def test_data_stages_never_reach_torch(name):
 
 @pytest.mark.parametrize("name", READERS)
 def test_inference_server_and_export_never_reach_the_trainer_or_the_loader(name):
-    assert not reachable(TOP_LEVEL[name]) & {"utils.trainer", "dataloader", "train"}
+    assert not reachable(TOP_LEVEL[name]) & {"pipeline.training.trainer", "dataloader", "train"}
 
 
 @pytest.mark.parametrize("name", sorted({"train", "model", "dataloader"} & TOP_LEVEL.keys()))

@@ -12,18 +12,18 @@ import benchmark
 import lima_tokenizer
 import post_training
 from benchmark import ModelBenchmark, format_benchmark_results
-from evaluation.contamination import contamination
-from evaluation.items import BenchmarkSet, Choice, LastWord, Page, evenly_spaced, load_sets, wikitext_pages
-from evaluation.report_files import ReportFiles
-from evaluation.requests import Request, encode_pairs, rolling_requests
-from evaluation.results import NOT_COMPARABLE
-from evaluation.scoring import Score, Scorer
-from evaluation.statistics import BleuFigure, Figure, compare, mcnemar, mean_ranks
-from evaluation.tasks import TASKS as SCORED
-from evaluation.tasks import chance_of_best
-from loading import load_for_inference
+from pipeline.configuration import load_config
+from pipeline.evaluation.contamination import contamination
+from pipeline.evaluation.items import BenchmarkSet, Choice, LastWord, Page, evenly_spaced, load_sets, wikitext_pages
+from pipeline.evaluation.report_files import ReportFiles
+from pipeline.evaluation.requests import Request, encode_pairs, rolling_requests
+from pipeline.evaluation.results import NOT_COMPARABLE
+from pipeline.evaluation.scoring import Score, Scorer
+from pipeline.evaluation.statistics import BleuFigure, Figure, compare, mcnemar, mean_ranks
+from pipeline.evaluation.tasks import TASKS as SCORED
+from pipeline.evaluation.tasks import chance_of_best
+from pipeline.generation.loading import load_for_inference
 from tests.small_models import small_checkpoint, trained_tokenizer
-from utils.config import load_config
 from utils.errors import PipelineError
 
 
@@ -152,7 +152,7 @@ def test_standard_errors_are_those_of_resampling():
 def test_bleu_is_sacrebleu_s_corpus_score():
     from sacrebleu.metrics import BLEU
 
-    from evaluation.completion import _bleu_figure
+    from pipeline.evaluation.completion import _bleu_figure
 
     written = ["the cat sat on the mat today", "a dog ran over the road", "nothing alike here at all"]
     references = ["the cat sat on a mat today", "the dog ran over the street", "quite something else was meant"]
@@ -372,7 +372,7 @@ def test_results_are_on_disk_before_anything_optional(checkpoints, tmp_path, mon
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evaluation.contamination.contamination", interrupt)
+    monkeypatch.setattr("pipeline.evaluation.contamination.contamination", interrupt)
     config = load_config(settings=[f"paths.benchmark_dir={tmp_path}"])
     loaded = load_for_inference(str(checkpoints), config)
     chosen = ModelBenchmark(config, preset="quick", tasks=["lambada"], offline_samples=True)

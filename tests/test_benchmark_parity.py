@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.items import load_sets, wikitext_pages
-from evaluation.scoring import Scorer
-from evaluation.tasks import TASKS
 from export import export_to_hf
-from loading import LoadedModel
 from model import create_model
+from pipeline.config_sections_tmp import ModelConfig
+from pipeline.evaluation.items import load_sets, wikitext_pages
+from pipeline.evaluation.scoring import Scorer
+from pipeline.evaluation.tasks import TASKS
+from pipeline.generation.loading import LoadedModel
 from tokenizer import WikipediaTokenizer
-from utils.config_sections import ModelConfig
 
 pytestmark = pytest.mark.slow
 

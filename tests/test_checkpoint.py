@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 import torch
 
-from utils import checkpoint as store
-from utils.checkpoint import (
+from pipeline.formats import checkpoint as store
+from pipeline.formats.checkpoint import (
     find_checkpoint,
     list_runs,
     new_run_folder,

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import export
-from exporting.gguf_file import pair_rows
 from model import create_model, load_model
+from pipeline.config_sections_tmp import ModelConfig
+from pipeline.exporting.gguf_file import pair_rows
+from pipeline.exporting.hf_names import from_hf_names
+from pipeline.formats.checkpoint import read_checkpoint
 from tests.small_models import trained_tokenizer
-from utils.checkpoint import read_checkpoint
 from utils.cli import exit_code_of
-from utils.config_sections import ModelConfig
 from utils.errors import PipelineError
-from utils.hf_names import from_hf_names
 
 HEADS, GROUPS, LAYERS = 4, 2, 2
 SHAPE = {
@@ -218,8 +218,8 @@ def test_rope_of_pairs_can_be_said(tmp_path):
 
 
 def test_a_sample_text_tells_which_way_rope_rotates(tmp_path, capsys, monkeypatch):
-    from exporting import foreign_import
-    from exporting.foreign_sample import TEXT
+    from pipeline.exporting import foreign_import
+    from pipeline.exporting.foreign_sample import TEXT
 
     tokenizer = trained_tokenizer(tmp_path / "tokenizer")
     arguments = ["--import-checkpoint", str(save(tmp_path / "a.pt")), "--tokenizer", str(tokenizer.directory)]

@@ -11,10 +11,10 @@ import pytest
 import cleaner
 import dataset_prep
 import lima_tokenizer
-from preparation.parts import INDEX_DTYPE, Part
+from pipeline.preparation.shard_output import INDEX_DTYPE, Part
+from pipeline.tuning.dataset import SftDataset
 from tests.small_models import trained_tokenizer
 from tokenizer import load_tokenizer
-from tuning.sft_data import SftDataset
 from utils.checksums import check_sums, sealed, unsealed, write_sums
 from utils.errors import PipelineError
 

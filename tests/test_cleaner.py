@@ -13,11 +13,11 @@ import pytest
 from pyarrow import parquet
 
 import cleaner
-from cleaning.run import claimed
-from utils.cleaned_files import cleaned_files
-from utils.config import CHECKOUT
+from pipeline.cleaning.run import claimed
+from pipeline.configuration import CHECKOUT
+from pipeline.formats.cleaned_files_tmp import cleaned_files
+from pipeline.formats.cleaned_text import from_line
 from utils.errors import PipelineError
-from utils.text import from_line
 
 LONG = "A sentence that is long enough to be more than a stub, with Unicode: Montréal, 東京, naïve — and so on. "
 
@@ -403,7 +403,7 @@ def test_workers_neither_see_ctrl_c_nor_outlive_their_parent(tmp_path):
     work = tmp_path / "work.py"
     work.write_text(
         "import os, signal, sys\n"
-        "from utils.jobs import run_jobs\n"
+        "from pipeline.jobs.local_processes import run_jobs\n"
         "def work(report):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.kill(os.getppid(), signal.SIGKILL) if sys.argv[1:] else None\n"

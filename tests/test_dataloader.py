@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dataloader import FourthLoader, ValidationLoader, _copied, create_simple_train_val_dataloaders
-from utils.config_sections import DatasetConfig
-from utils.data_split import split_windows, window_positions
+from pipeline.config_sections_tmp import DatasetConfig
+from pipeline.dataloading.split import split_windows, window_positions
+from pipeline.formats.token_dataset import TokenDataset, file_sha256
 from utils.devices import World
 from utils.errors import PipelineError
-from utils.token_store import TokenDataset, file_sha256
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import dataset_prep
+from pipeline.formats.cleaned_text import to_line
+from pipeline.formats.token_dataset import TokenDataset
 from tokenizer import WikipediaTokenizer
 from utils.cli import exit_code_of
-from utils.text import to_line
-from utils.token_store import TokenDataset
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -153,7 +153,7 @@ def test_inspect_reports_and_finds_damage(config, articles, capsys):
 
 
 def test_inspect_gives_every_document_whole(config, articles):
-    from preparation.inspection import document, document_starts
+    from pipeline.preparation.inspection import document, document_starts
 
     dataset_prep.main(["--config", str(config), "--workers", "1"])
     dataset = TokenDataset.open(config.parent / "full")

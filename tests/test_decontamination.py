@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preparation.decontamination import EvaluationIndex, Match, words_of
+from pipeline.preparation.decontamination import EvaluationIndex, Match, words_of
 from utils.errors import PipelineError
 
 ALPHABET = [chr(97 + i) for i in range(26)]

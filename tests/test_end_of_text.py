@@ -7,19 +7,19 @@ import torch
 
 import export
 import lima_tokenizer
-from console.writing import Statistics, Writer
-from loading import load_for_inference
 from model import load_model
-from preparation.shards import Batch
-from preparation.worker import WorkerJob, encode
-from serving.engine import ServedModel
+from pipeline.configuration import load_config
+from pipeline.console.streaming_output import Statistics, Writer
+from pipeline.generation.generate import GenerationSettings, stream_text
+from pipeline.generation.loading import load_for_inference
+from pipeline.preparation.input_shards import Batch
+from pipeline.preparation.worker import WorkerJob, encode
+from pipeline.serving.engine import ServedModel
+from pipeline.training.samples import SampleWriter
+from pipeline.tuning.dataset import SftDataset
+from pipeline.tuning.sample_answers import SampleAnswers
 from tests.small_models import small_checkpoint, trained_tokenizer
 from tokenizer import WikipediaTokenizer
-from tuning.answers import SampleAnswers
-from tuning.sft_data import SftDataset
-from utils.config import load_config
-from utils.generation import GenerationSettings, stream_text
-from utils.training_samples import SampleWriter
 
 END = 7
 GREEDY = GenerationSettings(temperature=0, max_length=4)

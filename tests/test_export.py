@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import export
+from pipeline.formats.chat_template import encode_conversation, encode_prompt
 from tests.small_models import small_checkpoint, trained_tokenizer
-from utils.chat import encode_conversation, encode_prompt
 from utils.cli import exit_code_of
 from utils.errors import PipelineError
 
@@ -105,10 +105,10 @@ def test_what_has_no_equal_is_refused_by_name_and_nothing_is_left(tokenizer, tmp
 
 
 def test_a_difference_is_an_error_and_nothing_is_left(tokenizer, tmp_path, monkeypatch):
-    from exporting import hf_folder
+    from pipeline.exporting import hf_folder
 
     def shuffled(state, config):
-        from utils.hf_names import to_hf_names
+        from pipeline.exporting.hf_names import to_hf_names
 
         names = to_hf_names(state, config)
         q = "model.layers.0.self_attn.q_proj.weight"
@@ -168,7 +168,7 @@ def test_exported_files_have_the_mode_of_the_umask(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"ntk"}))  # which comes back as what it is: a larger base
 def test_an_imported_folder_is_the_checkpoint_again(exported, tmp_path, name):
-    from utils.checkpoint import read_checkpoint
+    from pipeline.formats.checkpoint import read_checkpoint
 
     folder, checkpoint = exported[name]
     assert export.main(["--import-hf", str(folder), "--output", str(tmp_path / "imported")]) == 0

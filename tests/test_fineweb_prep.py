@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 
 import fineweb_prep
-from preparation import remote_file
-from preparation.prefetch import prefetched
-from preparation.remote_file import RemoteFile, Retries, Server, Span
-from preparation.shards import record_shards
+from pipeline.config_sections_tmp import FineWebConfig
+from pipeline.formats.cleaned_text import to_line
+from pipeline.formats.token_dataset import TokenDataset
+from pipeline.preparation import remote_file
+from pipeline.preparation.input_shards import record_shards
+from pipeline.preparation.read_ahead import prefetched
+from pipeline.preparation.remote_file import RemoteFile, Retries, Server, Span
 from tokenizer import WikipediaTokenizer
 from utils.cli import exit_code_of
-from utils.config_sections import FineWebConfig
 from utils.errors import PipelineError
-from utils.text import to_line
-from utils.token_store import TokenDataset
 
 NAME = "someone/web-sample"
 

@@ -6,8 +6,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import create_model
-from utils.config_sections import ModelConfig
-from utils.flops import matrix_parameters, training_flops_per_token
+from pipeline.config_sections_tmp import ModelConfig
+from pipeline.modeling.flops import matrix_parameters, training_flops_per_token
 
 
 @pytest.mark.parametrize("tied", [True, False])

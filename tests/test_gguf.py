@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import export
-from exporting.gguf_check import check_gguf_file
-from exporting.gguf_file import gguf_name, gguf_tensors, pair_rows, piece_scores
-from loading import load_for_inference
 from model import load_model
+from pipeline.configuration import load_config
+from pipeline.exporting.gguf_check import check_gguf_file
+from pipeline.exporting.gguf_file import gguf_name, gguf_tensors, pair_rows, piece_scores
+from pipeline.generation.loading import load_for_inference
 from tests.small_models import small_checkpoint, trained_tokenizer
-from utils.config import load_config
 from utils.errors import PipelineError
 
 SHAPES = {
@@ -138,7 +138,7 @@ def test_llama_cpp_gives_the_same_tokens_logits_and_greedy_text(tokenizer, tmp_p
 @pytest.mark.slow
 def test_llama_cpp_finds_rows_that_are_not_paired(tokenizer, tmp_path, monkeypatch):
     pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python")
-    monkeypatch.setattr("exporting.gguf_file.pair_rows", lambda weight, heads: weight)
+    monkeypatch.setattr("pipeline.exporting.gguf_file.pair_rows", lambda weight, heads: weight)
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer)
     with pytest.raises(PipelineError, match=r"llama\.cpp's logits differ"):
         export.main(["--checkpoint", str(checkpoint), "--gguf", str(tmp_path / "a.gguf")])

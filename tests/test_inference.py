@@ -9,16 +9,16 @@ import pytest
 import torch
 
 import Inference
-from console import comparison
-from console.comparison import Result, side_by_side, summary, wrap
-from console.menus import parse_numbers
-from console.writing import Statistics
 from model import create_model
+from pipeline.configuration import load_config
+from pipeline.console import comparison
+from pipeline.console.comparison import Result, side_by_side, summary, wrap
+from pipeline.console.menus import parse_numbers
+from pipeline.console.streaming_output import Statistics
+from pipeline.formats.checkpoint import write_checkpoint
+from pipeline.generation.batch import TokenEvent
 from tokenizer import WikipediaTokenizer
-from utils.batch_generation import TokenEvent
-from utils.checkpoint import write_checkpoint
 from utils.cli import exit_code_of
-from utils.config import load_config
 from utils.terminal import visible
 
 MODEL = ["hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "num_key_value_heads=2"]
@@ -259,7 +259,7 @@ def test_json_holds_texts_and_statistics(infer):
 
 def test_json_holds_no_character_that_a_terminal_obeys(infer, monkeypatch):
     events = [TokenEvent(1, 40, "a\x1b[2J\x9bb")]
-    monkeypatch.setattr("console.writing.stream_events", lambda *arguments, **options: iter(events))
+    monkeypatch.setattr("pipeline.console.streaming_output.stream_events", lambda *arguments, **options: iter(events))
     _, out, _ = infer("--checkpoint", "latest", "--prompt", "the cat", "--json")
     assert not {"\x1b", "\x9b"} & set(out)
     assert json.loads(out)["results"][0]["text"] == events[0].text
@@ -298,11 +298,12 @@ def test_the_benchmark_is_started_with_what_was_chosen(infer, type_answers, monk
 
 
 def test_a_fine_tuned_run_is_asked_in_its_template(infer, home, monkeypatch):
-    from utils.generation import stream_events as original
+    from pipeline.generation.generate import stream_events as original
 
     seen = []
     monkeypatch.setattr(
-        "console.writing.stream_events", lambda m, ids, *a, **k: seen.append(ids) or original(m, ids, *a, **k)
+        "pipeline.console.streaming_output.stream_events",
+        lambda m, ids, *a, **k: seen.append(ids) or original(m, ids, *a, **k),
     )
     code, _, _ = infer("--checkpoint", str(home / "tuned"), "--prompt", "the cat?", "--max-length", "4")
     tokenizer = WikipediaTokenizer(home / "tok")
@@ -311,11 +312,12 @@ def test_a_fine_tuned_run_is_asked_in_its_template(infer, home, monkeypatch):
 
 
 def test_a_chat_keeps_its_history_until_new(infer, home, type_answers, monkeypatch):
-    from utils.chat import encode_prompt as original
+    from pipeline.formats.chat_template import encode_prompt as original
 
     asked = []
     monkeypatch.setattr(
-        "utils.chat.encode_prompt", lambda t, messages: asked.append(list(messages)) or original(t, messages)
+        "pipeline.formats.chat_template.encode_prompt",
+        lambda t, messages: asked.append(list(messages)) or original(t, messages),
     )
     type_answers("the cat", "", "the dog", "/new", "the house", "q")
     code, out, _ = infer("--checkpoint", str(home / "tuned"), "--max-length", "3")
@@ -330,7 +332,7 @@ def test_a_chat_keeps_its_history_until_new(infer, home, type_answers, monkeypat
 
 
 def test_ctrl_c_ends_the_text_in_the_menus_and_the_program_in_the_plain_form(infer, type_answers, monkeypatch):
-    from utils.generation import stream_events as original
+    from pipeline.generation.generate import stream_events as original
 
     def interrupted(*arguments, **options):
         for number, event in enumerate(original(*arguments, **options)):
@@ -338,7 +340,7 @@ def test_ctrl_c_ends_the_text_in_the_menus_and_the_program_in_the_plain_form(inf
                 raise KeyboardInterrupt
             yield event
 
-    monkeypatch.setattr("console.writing.stream_events", interrupted)
+    monkeypatch.setattr("pipeline.console.streaming_output.stream_events", interrupted)
     type_answers("1", "1", "1", "the cat", "1", "the dog", "1", "q")
     code, out, _ = infer()
     assert code == 0

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipeline.config_sections_tmp import TrainingConfig
+from pipeline.formats import checkpoint
+from pipeline.formats.checkpoint import read_checkpoint
+from pipeline.formats.training_state_tmp import log_place
+from pipeline.training.trainer import RunInfo, Trainer
 from tests.test_trainer import CPU, Bigram, Loader, random_ids
-from utils import checkpoint, logging_utils
-from utils.checkpoint import read_checkpoint
-from utils.config_sections import TrainingConfig
+from utils import logging_utils
 from utils.logging_utils import DualLogger, read_log
-from utils.trainer import RunInfo, Trainer
-from utils.training_state import log_place
 
 STATE = ("step", "best", "metrics", "validated_step", "last_validation", "loader", "epoch", "guard")
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import lima_tokenizer
+from pipeline.configuration import CHECKOUT, load_config
+from pipeline.formats.chat_template import encode_conversation
+from pipeline.tuning.dataset import SftDataset
 from tests.fake_tokenizer import ByteTokenizer
-from tuning.sft_data import SftDataset
-from utils.chat import encode_conversation
 from utils.cli import exit_code_of
-from utils.config import CHECKOUT, load_config
 from utils.errors import PipelineError
-from utils.hub import HubError
+from utils.hub_connection import HubError
 
 GOOD = {"conversations": ["Hi", "Hello.", "Why?", "Because."]}
 LINES = [

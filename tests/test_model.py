@@ -10,11 +10,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import flex_attention
 
 from model import TransformerLM, create_model, load_model, load_weights
-from utils.attention import _compiled_flex_attention, attend, segment_block_mask, segment_mask
-from utils.config_sections import ModelConfig, section_to_dict
-from utils.cpu_attention import blocked_causal_attention
+from pipeline.config_sections_tmp import ModelConfig, section_to_dict
+from pipeline.exporting.hf_names import from_hf_names, to_hf_names
+from pipeline.modeling.attention_kernels import _compiled_flex_attention, attend, segment_block_mask, segment_mask
+from pipeline.modeling.cpu_attention import blocked_causal_attention
 from utils.errors import PipelineError
-from utils.hf_names import from_hf_names, to_hf_names
 
 SMALL = ModelConfig(
     vocab_size=97,
@@ -130,7 +130,7 @@ def test_a_stretched_context_is_one_setting_and_takes_the_same_weights(scaling):
 
 
 def test_a_checkpoint_loads_equal_and_its_context_can_be_stretched(tmp_path):
-    from utils.checkpoint import write_checkpoint
+    from pipeline.formats.checkpoint import write_checkpoint
 
     model, ids = small_model(), token_ids(1, 32)
     config = {"model": section_to_dict(model.config), "dataset": {"window": 32}}
@@ -246,7 +246,9 @@ def reference_attention(q, k, v, segments):
 def test_segments_attend_as_the_formula_says(groups, kind, monkeypatch):
     torch.manual_seed(0)
     if kind == "blocks":
-        monkeypatch.setattr("utils.attention._compiled_flex_attention", lambda device: flex_attention)
+        monkeypatch.setattr(
+            "pipeline.modeling.attention_kernels._compiled_flex_attention", lambda device: flex_attention
+        )
     length = 32 if kind == "tensor" else 256
     q, k, v = (torch.randn(2, heads, length, 16) for heads in (6, groups, groups))
     segments = documents(torch.zeros(2, length, dtype=torch.long))
@@ -256,7 +258,9 @@ def test_segments_attend_as_the_formula_says(groups, kind, monkeypatch):
 
 
 def test_blocks_without_a_compiler_are_refused_with_the_way_round(monkeypatch):
-    monkeypatch.setattr("utils.attention.compiler_problem", lambda device: "the package triton is not installed")
+    monkeypatch.setattr(
+        "pipeline.modeling.attention_kernels.compiler_problem", lambda device: "the package triton is not installed"
+    )
     q = torch.zeros(1, 2, 128, 16)
     mask = segment_block_mask(torch.zeros(1, 128, dtype=torch.long))
     _compiled_flex_attention.cache_clear()
@@ -266,7 +270,7 @@ def test_blocks_without_a_compiler_are_refused_with_the_way_round(monkeypatch):
 
 def test_blocks_of_any_length_run_in_one_compiled_version(monkeypatch):
     counter = CompileCounterWithBackend("eager")
-    monkeypatch.setattr("utils.attention.torch.compile", partial(torch.compile, backend=counter))
+    monkeypatch.setattr("pipeline.modeling.attention_kernels.torch.compile", partial(torch.compile, backend=counter))
     _compiled_flex_attention.cache_clear()
     for length in (400, 300, 200, 500):
         q = torch.randn(2, 2, length, 16)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from utils.config_sections import TrainingConfig
-from utils.linear import FusedLinear
-from utils.optimizers import Muon, hidden_matrices, make_optimizers, orthogonalise
+from pipeline.config_sections_tmp import TrainingConfig
+from pipeline.training.optimizers import Muon, hidden_matrices, make_optimizers, orthogonalise
+from utils.cast_linear import FusedLinear
 
 CPU = torch.device("cpu")
 

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 import lima_tokenizer
 import post_training
 from model import load_model
+from pipeline.configuration import load_config
+from pipeline.formats.chat_template import TEMPLATE_NAME, encode_conversation
+from pipeline.formats.checkpoint import read_checkpoint, write_checkpoint
+from pipeline.tuning.dataset import SftDataset
+from pipeline.tuning.loader import ConversationLoader, pack, split_examples
+from pipeline.tuning.run_config import tuning_config
 from tests.small_models import small_checkpoint, trained_tokenizer
-from tuning.batches import ConversationLoader, pack, split_examples
-from tuning.run import tuning_config
-from tuning.sft_data import SftDataset
-from utils.chat import TEMPLATE_NAME, encode_conversation
-from utils.checkpoint import read_checkpoint, write_checkpoint
 from utils.cli import exit_code_of
-from utils.config import load_config
 
 CPU = torch.device("cpu")
 CONVERSATIONS = [
@@ -203,12 +203,12 @@ def test_training_is_configured_as_fine_tuning_says(workshop):
     ("ids", "shown"), [([], "(it ends at once)"), ([13] * 3, "(3 tokens of white space)"), ([13, 75, 108], "Hi")]
 )
 def test_a_sample_answer_is_shown_in_one_line(monkeypatch, ids, shown):
+    from pipeline.tuning import sample_answers
     from tests.fake_tokenizer import ByteTokenizer
-    from tuning import answers
 
-    monkeypatch.setattr(answers, "generate_batch", lambda *args, **options: [ids])
+    monkeypatch.setattr(sample_answers, "generate_batch", lambda *args, **options: [ids])
     model = torch.nn.Linear(1, 1)
-    assert answers.SampleAnswers(ByteTokenizer(), ["Why?"], max_length=5).answers(model) == [("Why?", shown)]
+    assert sample_answers.SampleAnswers(ByteTokenizer(), ["Why?"], max_length=5).answers(model) == [("Why?", shown)]
 
 
 def error_of(arguments, capsys):

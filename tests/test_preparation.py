@@ -15,18 +15,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from preparation import run as preparation
-from preparation.disk import expected_size
-from preparation.parts import Part, PartState
-from preparation.progress import ProgressLine
-from preparation.run import Preparation, prepare
-from preparation.shards import LineShard, line_shards
-from preparation.worker import part_name, prepare_shard
-from preparation.writer import check_tokenizer, file_bounds
-from utils.config_sections import DatasetConfig
+from pipeline.config_sections_tmp import DatasetConfig
+from pipeline.formats.cleaned_text import to_line
+from pipeline.formats.token_dataset import TokenDataset
+from pipeline.preparation import run as preparation
+from pipeline.preparation.dataset_writer import check_tokenizer, file_bounds
+from pipeline.preparation.free_disk import expected_size
+from pipeline.preparation.input_shards import LineShard, line_shards
+from pipeline.preparation.progress import ProgressLine
+from pipeline.preparation.run import Preparation, prepare
+from pipeline.preparation.shard_output import Part, PartState
+from pipeline.preparation.worker import part_name, prepare_shard
 from utils.errors import PipelineError, Terminated
-from utils.text import to_line
-from utils.token_store import TokenDataset
 
 FAKE = '''
 import hashlib
@@ -74,7 +74,7 @@ def articles():
 @pytest.fixture
 def make(tmp_path, tokenizer_class, articles, monkeypatch):
     """Makes a job over two cleaned files, in shards of 2,000 bytes so that there are several."""
-    monkeypatch.setattr("preparation.shards.SHARD_BYTES", 2000)
+    monkeypatch.setattr("pipeline.preparation.input_shards.SHARD_BYTES", 2000)
     cleaned = tmp_path / "cleaned"
     cleaned.mkdir()
     paths = [cleaned / "cleaned_0.txt", cleaned / "cleaned_1.txt"]
@@ -144,7 +144,7 @@ def test_shards_hold_every_line_once(tmp_path):
 def test_workers_batches_and_shards_change_nothing(make, tokenizer_class, monkeypatch):
     prepare(make("one"), tokenizer_class())
     prepare(make("two", workers=2, dataset=_dataset(batch_size=50)), tokenizer_class())
-    monkeypatch.setattr("preparation.shards.SHARD_BYTES", 100_000)
+    monkeypatch.setattr("pipeline.preparation.input_shards.SHARD_BYTES", 100_000)
     one, two, three = make("one"), make("two"), make("three")
     prepare(three, tokenizer_class())
     assert _sums(one.directory) == _sums(two.directory) == _sums(three.directory)
@@ -297,7 +297,7 @@ def test_copies_with_other_times_are_the_same_input(make, tokenizer_class, capsy
     (make().directory / "input_times.json").write_text("{")
     prepare(make(), tokenizer_class())
     assert "complete already and made of the same input" in capsys.readouterr().out
-    monkeypatch.setattr("preparation.inputs.InputFile.content", lambda file: pytest.fail("read once more"))
+    monkeypatch.setattr("pipeline.preparation.inputs.InputFile.content", lambda file: pytest.fail("read once more"))
     prepare(make(), tokenizer_class())
 
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.configuration import load_config
+from pipeline.dataloading.prepared_window import with_prepared_window
 from tests.training_runs import WINDOW, content_of, run_train, write_config, write_tokens
-from utils.config import load_config
 from utils.errors import PipelineError
-from utils.prepared_window import with_prepared_window
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from model import TransformerLM
-from utils.config_sections import ModelConfig
+from pipeline.config_sections_tmp import ModelConfig
+from pipeline.generation.generate import GenerationSettings, stream_tokens
+from pipeline.modeling.quantization import Int8Linear, quantize_int8, quantize_rows
 from utils.errors import PipelineError
-from utils.generation import GenerationSettings, stream_tokens
-from utils.quantization import Int8Linear, quantize_int8, quantize_rows
 
 
 def new_model(**options):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cleaning.run import plan_jobs
-from console.menus import choose_run
 from dataloader import open_dataset
+from pipeline.cleaning.run import plan_jobs
+from pipeline.configuration import Config, load_config
+from pipeline.console.menus import choose_run
+from pipeline.formats.checkpoint import find_checkpoint
+from pipeline.formats.cleaned_files_tmp import cleaned_files
+from pipeline.tuning.dataset import SftDataset
 from tokenizer import load_tokenizer
-from tuning.sft_data import SftDataset
-from utils.checkpoint import find_checkpoint
-from utils.cleaned_files import cleaned_files
-from utils.config import Config, load_config
 from utils.errors import PipelineError
 from utils.quickstart_hint import or_quickstart
 
@@ -37,7 +37,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     """A folder with both configurations, where nothing has been made yet."""
     write_config(tmp_path / "config.json", tmp_path / "mine", "wikipedia_test_dir")
     write_config(tmp_path / "configs" / "quickstart.json", tmp_path / "quickstart", "custom_dir", source="custom")
-    monkeypatch.setattr("utils.config.DEFAULT_CONFIG", tmp_path / "config.json")
+    monkeypatch.setattr("pipeline.configuration.DEFAULT_CONFIG", tmp_path / "config.json")
     monkeypatch.setattr("utils.quickstart_hint.QUICKSTART_CONFIG", tmp_path / "configs" / "quickstart.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path

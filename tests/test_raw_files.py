@@ -1,4 +1,4 @@
-"""utils/raw_files.py: every format and compression gives the same records; damage is named."""
+"""pipeline/formats/raw_files.py: every format and compression gives the same records; damage is named."""
 
 import bz2
 import gzip
@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from preparation.shards import record_shards
-from utils import raw_files
+from pipeline.formats import raw_files
+from pipeline.formats.raw_files import RawFile, find_raw_files
+from pipeline.preparation.input_shards import record_shards
 from utils.errors import PipelineError
-from utils.raw_files import RawFile, find_raw_files
 
 ARTICLES = [{"title": f"Article {i}", "text": f"Montréal ☃ {i}\n\nsecond\u2028line"} for i in range(200)]
 JSON_LINES = "".join(json.dumps(each, ensure_ascii=i % 2 == 0) + "\n" for i, each in enumerate(ARTICLES)).encode()

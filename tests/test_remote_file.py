@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from preparation import remote_file
-from preparation.remote_file import RemoteFile, Retries, Server, ServerError, Span
+from pipeline.preparation import remote_file
+from pipeline.preparation.remote_file import RemoteFile, Retries, Server, ServerError, Span
 from utils.errors import PipelineError
-from utils.hub import HubError, download
+from utils.hub_connection import HubError, download
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

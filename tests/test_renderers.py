@@ -11,20 +11,20 @@ from fastapi.testclient import TestClient
 
 import Inference
 import lima_tokenizer
-from console.single import run_single
-from console.writing import Writer
-from exporting.hf_folder import write_hf_folder
-from loading import load_for_inference
-from serving.api import create_app
-from serving.engine import Engine, ServedModel
+from pipeline.config_sections_tmp import GenerationConfig, ServerConfig
+from pipeline.configuration import load_config
+from pipeline.console.single_model import run_single
+from pipeline.console.streaming_output import Writer
+from pipeline.exporting.hf_folder import write_hf_folder
+from pipeline.formats.chat_template import encode_conversation, encode_prompt
+from pipeline.generation.batch import BatchGenerator
+from pipeline.generation.loading import load_for_inference
+from pipeline.generation.settings import GenerationSettings
+from pipeline.serving.api import create_app
+from pipeline.serving.engine import Engine, ServedModel
+from pipeline.tuning.dataset import SftDataset
+from pipeline.tuning.loader import ConversationLoader
 from tests.small_models import small_checkpoint, trained_tokenizer
-from tuning.batches import ConversationLoader
-from tuning.sft_data import SftDataset
-from utils.batch_generation import BatchGenerator
-from utils.chat import encode_conversation, encode_prompt
-from utils.config import load_config
-from utils.config_sections import GenerationConfig, ServerConfig
-from utils.generation_settings import GenerationSettings
 
 QUESTIONS = ["the quick fox?", "Zürich 東京, </s and\n\ntwo lines "]
 ANSWER = "jumps over 🙂"

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from pipeline.generation.sampling import sample_next_token
+from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
-from utils.generation_settings import GenerationSettings
-from utils.sampling import sample_next_token
 
 PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
+from pipeline.tokenization.bpe_training import train_vocabulary
+from pipeline.tokenization.bulk_encoding import PROBES, BulkEncoder
+from pipeline.tokenization.vocabulary import BYTE_PIECES, SPECIAL_PIECES, Vocabulary
 from tokenizer import WikipediaTokenizer, load_tokenizer
-from utils.bulk_encoding import PROBES, BulkEncoder
 from utils.errors import PipelineError
-from utils.tokenizer_training import train_vocabulary
-from utils.vocabulary import BYTE_PIECES, SPECIAL_PIECES, Vocabulary
 
 REAL = os.environ.get("LLM_REAL_DATA")
 needs_real_data = pytest.mark.skipif(not REAL, reason="LLM_REAL_DATA is not set")

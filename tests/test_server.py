@@ -8,12 +8,12 @@ import openai
 import pytest
 import torch
 
-from serving.engine import ServedModel
+from pipeline.config_sections_tmp import GenerationConfig
+from pipeline.formats.chat_template import encode_prompt
+from pipeline.generation.generate import stream_text
+from pipeline.generation.settings import GenerationSettings
+from pipeline.serving.engine import ServedModel
 from tests.running_server import TOKENIZER
-from utils.chat import encode_prompt
-from utils.config_sections import GenerationConfig
-from utils.generation import stream_text
-from utils.generation_settings import GenerationSettings
 
 
 def settings(**options) -> GenerationSettings:

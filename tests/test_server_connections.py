@@ -7,9 +7,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from serving.connections import FILES_IN_RESERVE, HEAD_BYTES, GuardedProtocol, reserve_files
-from serving.log import RECORDS, SECONDS, RepeatLimit
-from utils.config_sections import ServerConfig
+from pipeline.config_sections_tmp import ServerConfig
+from pipeline.serving.connections import FILES_IN_RESERVE, HEAD_BYTES, GuardedProtocol, reserve_files
+from pipeline.serving.log import RECORDS, SECONDS, RepeatLimit
 from utils.errors import PipelineError
 
 LIMITS = ServerConfig(header_timeout=10, body_timeout=30, max_connections=3)

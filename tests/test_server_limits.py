@@ -6,11 +6,11 @@ import threading
 import httpx
 import pytest
 
-from serving.access import host_names, is_allowed_host, read_api_key
-from serving.json_body import parse_json
-from serving.limits import MAX_JSON_CONTAINERS, MAX_JSON_FIELDS, MAX_STOP_CHARACTERS
+from pipeline.config_sections_tmp import ServerConfig
+from pipeline.serving.access import host_names, is_allowed_host, read_api_key
+from pipeline.serving.json_body import parse_json
+from pipeline.serving.request_limits import MAX_JSON_CONTAINERS, MAX_JSON_FIELDS, MAX_STOP_CHARACTERS
 from tests.running_server import TOKENIZER
-from utils.config_sections import ServerConfig
 from utils.errors import PipelineError
 
 CLIENT = httpx.Client(verify=False)  # without TLS, whose certificates take longer to load than a test
@@ -117,7 +117,7 @@ def test_hostile_json_is_refused_in_one_line(server, body, said):
 def test_only_the_first_fault_of_a_list_is_reported(server):
     from pydantic import ValidationError
 
-    from serving.schemas import ChatCompletionRequest, CompletionRequest
+    from pipeline.serving.request_schemas import ChatCompletionRequest, CompletionRequest
 
     wrong = [1.5] * 1000
     for kind, fields in (

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 import tokenizer as tokenizer_stage
-from cleaning.show import side_by_side as articles_side_by_side
-from console.comparison import Result, side_by_side, summary
-from console.writing import Statistics, Writer
-from evaluation.report import format_benchmark_results
-from loading import load_for_inference
-from preparation.inspection import _shown
+from pipeline.cleaning.preview import side_by_side as articles_side_by_side
+from pipeline.configuration import load_config
+from pipeline.console.comparison import Result, side_by_side, summary
+from pipeline.console.streaming_output import Statistics, Writer
+from pipeline.evaluation.text_report import format_benchmark_results
+from pipeline.generation.batch import TokenEvent
+from pipeline.generation.generate import GenerationSettings
+from pipeline.generation.loading import load_for_inference
+from pipeline.preparation.inspection import _shown
+from pipeline.training.samples import SampleWriter
+from pipeline.tuning.conversations import Example, show_preview
 from tests.fake_tokenizer import ByteTokenizer
 from tests.small_models import small_checkpoint, trained_tokenizer
-from tuning.conversations import Example, show_preview
-from utils.batch_generation import TokenEvent
 from utils.cli import exit_code_of
-from utils.config import load_config
 from utils.errors import PipelineError
-from utils.generation import GenerationSettings
 from utils.terminal import visible
-from utils.training_samples import SampleWriter
 
 EVIL = "\x1b]0;owned\x07\x9b2J\r\x7fé\n\tend"
 SHOWN = "\\x1b]0;owned\\x07\\x9b2J\\r\\x7fé\n\tend"
@@ -44,7 +44,7 @@ def loaded(tmp_path, monkeypatch):
     tokenizer = trained_tokenizer(tmp_path / "tokenizer")
     path = small_checkpoint(tmp_path / "checkpoint_latest.pt", tokenizer)
     events = [TokenEvent(1, 40, character) for character in EVIL]
-    monkeypatch.setattr("console.writing.stream_events", lambda *arguments, **options: iter(events))
+    monkeypatch.setattr("pipeline.console.streaming_output.stream_events", lambda *arguments, **options: iter(events))
     return load_for_inference(f"a\x1b[1m={path}", load_config(), device="cpu")
 
 
@@ -60,7 +60,7 @@ def test_comparisons_and_names_are_shown_safely(loaded):
 
 
 def test_samples_during_training_are_shown_safely(monkeypatch):
-    monkeypatch.setattr("utils.training_samples.stream_text", lambda *arguments: iter([EVIL]))
+    monkeypatch.setattr("pipeline.training.samples.stream_text", lambda *arguments: iter([EVIL]))
     said, logged = [], []
 
     class Trainer:

@@ -12,11 +12,11 @@ import pytest
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 import tokenizer as tokenizer_stage
+from pipeline.formats.cleaned_text import to_line
+from pipeline.tokenization.bulk_encoding import PROBES
+from pipeline.tokenization.vocabulary import BYTE_PIECES, SPECIAL_PIECES, Vocabulary
 from tokenizer import WikipediaTokenizer, load_tokenizer, main
-from utils.bulk_encoding import PROBES
 from utils.errors import PipelineError, UsageError
-from utils.text import to_line
-from utils.vocabulary import BYTE_PIECES, SPECIAL_PIECES, Vocabulary
 
 CHECKOUT = Path(tokenizer_stage.__file__).parent
 TEXT = "The quick brown fox jumps over the lazy dog. def main(argv):\n    return 0  # naïve café\n"

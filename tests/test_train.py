@@ -14,6 +14,8 @@ import torch
 import train
 from dataloader import ValidationLoader
 from model import TransformerLM
+from pipeline.formats.checkpoint import only_training_run, write_checkpoint
+from pipeline.training.trainer import Trainer
 from tests.small_models import trained_tokenizer
 from tests.training_runs import (
     WINDOW,
@@ -24,10 +26,8 @@ from tests.training_runs import (
     run_train,
     write_tokens,
 )
-from utils.checkpoint import only_training_run, write_checkpoint
 from utils.errors import PipelineError, Terminated, UsageError
 from utils.logging_utils import read_log
-from utils.trainer import Trainer
 
 
 def stop_at(step: int, number: int):
@@ -434,7 +434,7 @@ def test_a_checkpoint_does_not_say_where_to_write(project, tmp_path_factory):
 
 def test_a_run_in_use_is_not_resumed(project, monkeypatch):
     run = run_train(project)
-    monkeypatch.setattr("utils.checkpoint.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.formats.checkpoint.LOCK_SECONDS", 0.0)
     with only_training_run(run), pytest.raises(PipelineError, match=f"{run.name} is in use by another training run"):
         run_train(project, "--resume", str(run))
 

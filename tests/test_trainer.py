@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from utils.batches import as_batch
-from utils.checkpoint import read_checkpoint
-from utils.config_sections import TrainingConfig
+from pipeline.config_sections_tmp import TrainingConfig
+from pipeline.dataloading.batch import as_batch
+from pipeline.formats.checkpoint import read_checkpoint
+from pipeline.modeling.head_loss import IGNORED, cross_entropy_sum, next_token_labels
+from pipeline.training.out_of_memory import _moments_to_come
+from pipeline.training.step_timing import synthetic_batch
+from pipeline.training.trainer import RunInfo, Trainer
+from pipeline.training.validation import score
 from utils.devices import World
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger, read_log
-from utils.losses import IGNORED, cross_entropy_sum, next_token_labels
-from utils.memory_limits import _moments_to_come
-from utils.step_timing import synthetic_batch
-from utils.trainer import RunInfo, Trainer
-from utils.validation import score
 
 CPU = torch.device("cpu")
 VOCAB, LENGTH = 11, 8

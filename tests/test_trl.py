@@ -9,14 +9,14 @@ import torch
 
 import lima_tokenizer
 import post_training
-from exporting.hf_folder import write_hf_folder
-from loading import load_for_inference
+from pipeline.configuration import load_config
+from pipeline.exporting.hf_folder import write_hf_folder
+from pipeline.generation.loading import load_for_inference
+from pipeline.tuning.dataset import SftDataset
+from pipeline.tuning.finetuning import build_trainer, chosen_checkpoint, run_config
+from pipeline.tuning.loader import ConversationLoader
 from tests.small_models import small_checkpoint
 from tokenizer import load_tokenizer
-from tuning.batches import ConversationLoader
-from tuning.finetuning import build_trainer, chosen_checkpoint, run_config
-from tuning.sft_data import SftDataset
-from utils.config import load_config
 
 pytestmark = pytest.mark.slow
 BATCH = 8

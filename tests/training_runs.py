@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 import train
-from utils.checkpoint import read_checkpoint
+from pipeline.formats.checkpoint import read_checkpoint
+from pipeline.formats.token_dataset import file_sha256
 from utils.logging_utils import read_log
-from utils.token_store import file_sha256
 
 VOCAB_SIZE, WINDOW = 48, 16
 

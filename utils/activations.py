@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.config_sections import automatic_ffn_size
-from utils.linear import FusedLinear, Linear
+from pipeline.config_sections_tmp import automatic_ffn_size
+from utils.cast_linear import FusedLinear, Linear
 
 # GeGLU takes the exact GELU: under torch.compile the tanh approximation is no faster.
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": F.gelu, "reglu": torch.relu}

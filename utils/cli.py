@@ -45,7 +45,7 @@ def load_config_from(args: argparse.Namespace, **flags: object):
     `flags` are keys that a stage's own options set, written ``section__key=value``; a None is an option not given.
     Flags win over ``--set``, ``--set`` over ``--config``, ``--config`` over the defaults.
     """
-    from utils.config import load_config
+    from pipeline.configuration import load_config
 
     settings = {name.replace("__", ".", 1): value for name, value in flags.items() if value is not None}
     return load_config(args.config, settings=args.settings, flags=settings)

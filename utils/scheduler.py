@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from utils.config_sections import TrainingConfig
+from pipeline.config_sections_tmp import TrainingConfig
 
 
 @dataclass(frozen=True)

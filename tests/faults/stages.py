@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.formats.checkpoint import list_runs, read_checkpoint
+from pipeline.formats.cleaned_files_tmp import REPORT_NAME
 from tests.faults.world import PIECES
-from utils.checkpoint import list_runs, read_checkpoint
-from utils.cleaned_files import REPORT_NAME
 from utils.cli import exit_code_of
 from utils.errors import PipelineError
 
@@ -40,7 +40,12 @@ class Stage:
 
 def import_stages() -> None:
     """Import now what the stages import while they run, so that forked processes need not."""
-    for name in (*{stage.module for stage in STAGES}, "gguf", "safetensors.torch", "utils.bulk_encoding"):
+    for name in (
+        *{stage.module for stage in STAGES},
+        "gguf",
+        "safetensors.torch",
+        "pipeline.tokenization.bulk_encoding",
+    ):
         importlib.import_module(name)
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
     from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
@@ -52,17 +57,16 @@ def import_stages() -> None:
 def _replace_what_takes_long() -> None:
     """Pictures become the text of their points, the commit a word, the cleaner's processes calls."""
     import cleaner
-    from utils import run_curves, training_state
+    from pipeline.formats import training_state_tmp
+    from pipeline.training import curves
     from utils.files import write_text
 
-    def draw_runs(path: Path, runs: Mapping[str, run_curves.Lines]) -> None:
-        points = [
-            [run_curves.curve(lines, key) for key in ("train_loss_smoothed", "val_loss")] for lines in runs.values()
-        ]
+    def draw_runs(path: Path, runs: Mapping[str, curves.Lines]) -> None:
+        points = [[curves.curve(lines, key) for key in ("train_loss_smoothed", "val_loss")] for lines in runs.values()]
         write_text(path, json.dumps(points))
 
-    run_curves.draw_runs = draw_runs
-    training_state._git_commit = lambda: "none"
+    curves.draw_runs = draw_runs
+    training_state_tmp._git_commit = lambda: "none"
     cleaner.run_jobs = _run_jobs_here
 
 

@@ -1,1 +1,0 @@
-"""The modules of `Inference.py`: menus, one model, several side by side."""

@@ -1,1 +1,0 @@
-"""What benchmark.py measures with: items, scores, statistics, reports."""

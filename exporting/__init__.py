@@ -1,1 +1,0 @@
-"""Ways out to other programs, and back: Hugging Face folders and GGUF files."""

@@ -1,0 +1,1 @@
+"""Everything behind the stage scripts, a folder per room."""

@@ -1,0 +1,1 @@
+"""Raw records become clean articles."""

@@ -1,0 +1,53 @@
+"""Articles that are already plain text as blocks: `{title|name, text}` records and people's own files."""
+
+import re
+
+from pipeline.cleaning.policy import Block, Page, Policy
+from pipeline.formats.cleaned_text import with_plain_newlines
+
+TEXT_KEYS = ("text", "content")
+COLUMNS = ("title", "name", *TEXT_KEYS)
+
+_WIKI_HEADING = re.compile(r"^(={2,6}) *([^=\n].*?) *\1$")
+_CATEGORIES = re.compile(r"^(?:Category|Kategorie|Catégorie):\S.*\n?", re.MULTILINE)
+_LONGEST_HEADING = 80
+
+
+def read_page(record: dict, policy: Policy) -> Page:
+    """The page of a record whose text is plain.
+
+    Plain text has no levels. A paragraph that is exactly the name of a section to drop therefore begins what goes, and
+    the end of the article ends it, unless headings are marked (`== Legacy ==`).
+
+    Raises:
+        ValueError: there is no text, or it is no text.
+    """
+    text = next((record[key] for key in TEXT_KEYS if record.get(key) is not None), None)
+    if not isinstance(text, str):
+        found = f"a {type(text).__name__}" if text is not None else "missing"
+        raise ValueError(f"its text is {found}; wanted: text, or sections (keys found: {', '.join(list(record)[:8])})")
+    title = record.get("title") or record.get("name")
+    if not title:
+        return _own_text(text)
+    blocks = [_block(paragraph, policy) for paragraph in paragraphs_of(_CATEGORIES.sub("", text))]
+    is_redirect = text.lstrip()[:9].upper() == "#REDIRECT"
+    return Page(str(title), blocks, is_redirect, is_disambiguation=str(title).endswith("(disambiguation)"))
+
+
+def _own_text(text: str) -> Page:
+    """Text without a title (a `.txt` file, a web page) is no encyclopedia's: its paragraphs stay as they are."""
+    return Page("", [Block("preformatted", paragraph) for paragraph in paragraphs_of(text)])
+
+
+def paragraphs_of(text: str) -> list[str]:
+    plain = with_plain_newlines(text)
+    return [paragraph.strip("\n") for paragraph in re.split(r"\n(?:[ \t]*\n)+", plain) if paragraph.strip()]
+
+
+def _block(paragraph: str, policy: Policy) -> Block:
+    line = paragraph.strip()
+    if line.startswith("==") and line.endswith("==") and (match := _WIKI_HEADING.match(line)):
+        return Block("heading", match[2], len(match[1]) - 1)
+    if len(line) <= _LONGEST_HEADING and "\n" not in line and policy.drops_section(line):
+        return Block("heading", line, 1)
+    return Block("paragraph", paragraph)

@@ -1,0 +1,86 @@
+"""`cleaner.py --show N`: articles before and after, side by side, so that people judge the policy by looking."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.cleaning.structured_contents import SECTION_KEYS, is_structured, parts_of
+from pipeline.formats.cleaned_text import with_plain_newlines
+from utils.terminal import styled, terminal_width, visible
+
+_LONGEST_PARAGRAPH = 400
+_LOOK_AHEAD = 12
+_WORDS = 12
+_MARKUP = re.compile(r"<ref[^<>]*/>|<ref.*?</ref>|<[^<>]*>|\[\[[^\]|]*\||^\[[a-z_]+\] ", re.DOTALL | re.MULTILINE)
+
+
+def side_by_side(record: dict[str, Any], article: str) -> str:
+    """One article: the raw paragraphs on the left, what became of each on the right."""
+    width = max(24, (terminal_width(120) - 3) // 2)
+    rows = [row for pair in _aligned(_raw_paragraphs(record), article.split("\n\n")) for row in _rows(*pair, width)]
+    header = f"{styled('before'.ljust(width), 'bold')} │ {styled('after', 'bold')}"
+    return "\n".join([header, f"{'─' * width}─┼─{'─' * width}", *rows])
+
+
+def _rows(before: str, after: str, width: int) -> Iterator[str]:
+    left, right = _wrapped(before, width), _wrapped(after, width)
+    for number in range(max(len(left), len(right)) + 1):  # and an empty row
+        cells = [column[number] if number < len(column) else "" for column in (left, right)]
+        # A paragraph that has gone is dim, so that what was lost can be seen at a glance.
+        yield f"{styled(cells[0].ljust(width), *([] if after else ['dim']))} │ {cells[1]}".rstrip()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    if len(text) > _LONGEST_PARAGRAPH:
+        text = f"{text[:_LONGEST_PARAGRAPH]} … ({len(text) - _LONGEST_PARAGRAPH:,} more)"
+    return [part for line in visible(text).split("\n") for part in textwrap.wrap(line, width) or [""]]
+
+
+def _aligned(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of paragraphs that say the same; one that has no partner is paired with an empty text."""
+    position = 0
+    for paragraph in before:
+        ahead = after[position : position + _LOOK_AHEAD]
+        match = next((index for index, other in enumerate(ahead) if _is_same(paragraph, other)), None)
+        if match is None:
+            yield paragraph, ""
+            continue
+        for other in ahead[:match]:
+            yield "", other
+        yield paragraph, ahead[match]
+        position += match + 1
+    for other in after[position:]:
+        yield "", other
+
+
+def _is_same(before: str, after: str) -> bool:
+    """Whether the beginning of `after` stands in `before`, whose markup is in between."""
+    first, second = (re.findall(r"\w+", _MARKUP.sub("", text[:20_000]).lower()) for text in (before, after))
+    beginning = second[:_WORDS]
+    if len(beginning) < 4:
+        return first == second
+    return sum(word in first[: 4 * _WORDS] for word in beginning) > 0.8 * len(beginning)
+
+
+def _raw_paragraphs(record: dict[str, Any]) -> list[str]:
+    if is_structured(record):
+        lines = [str(record.get("name") or record.get("title") or "")]
+        for key in ("infoboxes", *SECTION_KEYS, "tables"):
+            for part in parts_of(record, key):
+                lines += _outline(part, "table" if key == "tables" else "")
+        return lines
+    text = record.get("wikitext") or record.get("text") or record.get("content") or ""
+    title = record.get("title") or record.get("name") or ""
+    return [title, *(part for part in re.split(r"\n\s*\n|\n(?==)|(?<==)\n", with_plain_newlines(text)) if part.strip())]
+
+
+def _outline(part: dict[str, Any], kind: str = "") -> Iterator[str]:
+    kind = kind or str(part.get("type"))
+    text = " ".join(str(part[key]) for key in ("name", "value", "caption") if part.get(key))
+    if kind == "list":
+        yield "\n".join(f"[{child.get('type')}] {child.get('value') or ''}" for child in part.get("has_parts") or ())
+        return
+    yield f"[{kind}] {text}"
+    for child in part.get("has_parts") or ():
+        yield from _outline(child)

@@ -1,0 +1,186 @@
+"""Several models on one prompt: will they fit, what each says, side by side, and which was fastest."""
+
+import sys
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.console.menus import choose_settings
+from pipeline.console.single_model import read_prompt, say
+from pipeline.console.streaming_output import Statistics, Writer
+from pipeline.formats.checkpoint import read_checkpoint
+from pipeline.generation.settings import GenerationSettings
+from utils.devices import choose_dtype, free_memory, resolve_device
+from utils.errors import PipelineError
+from utils.terminal import format_bytes, format_seconds, format_table, styled, terminal_width, visible
+
+_LEAST_WIDTH, _GAP = 30, " │ "  # narrower columns are stacked instead
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one model wrote."""
+
+    name: str
+    path: Path
+    text: str
+    statistics: Statistics
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "checkpoint": str(self.path), "text": self.text, **self.statistics.to_dict()}
+
+
+def memory_needed(paths: Sequence[Path], *, dtype: torch.dtype, quantize: str) -> int:
+    """Bytes that the weights of these checkpoints take when loaded."""
+    size = 1 if quantize == "int8" else dtype.itemsize
+    return sum(tensor.numel() * size for path in paths for tensor in read_checkpoint(path)["model"].values())
+
+
+def memory_report(
+    paths: Sequence[Path], *, device: str, dtype: str = "auto", quantize: str = "none"
+) -> tuple[str, bool]:
+    """Memory needed against memory there is, in words, and whether it fits with a fifth to spare."""
+    target = resolve_device(device)
+    needed = memory_needed(paths, dtype=choose_dtype(dtype, target), quantize=quantize)
+    free = free_memory(target)
+    line = f"{len(paths)} models need {format_bytes(needed)}; {format_bytes(free)} free on {target.type}"
+    return line, needed * 1.2 <= free
+
+
+def run_comparison(writers: Sequence[Writer], default: GenerationSettings) -> None:
+    """Prompt after prompt, one to all the models."""
+    for writer in writers:
+        print(writer.loaded.summary())
+    print("q or Ctrl-D at the prompt ends.")
+    while True:
+        try:
+            prompt = read_prompt("\nPrompt for all: ")
+            if prompt is None:
+                return
+            check_all(writers, prompt, default)
+            show(compare(writers, prompt, choose_settings(default)))
+        except PipelineError as error:
+            say(error)
+
+
+def check_all(writers: Sequence[Writer], prompt: str, settings: GenerationSettings) -> None:
+    for writer in writers:
+        writer.check(writer.prompt_ids(prompt), settings)
+
+
+def compare(writers: Sequence[Writer], prompt: str, settings: GenerationSettings) -> list[Result]:
+    """What each model makes of `prompt`, a fine-tuned one in its chat template; one after another, so that the speeds
+    can be compared."""
+    results = []
+    for number, writer in enumerate(writers, 1):
+        _progress(f"{number}/{len(writers)} {visible(writer.loaded.name)} …")
+        statistics = Statistics()
+        text = "".join(writer.stream(writer.prompt_ids(prompt), settings, statistics))
+        results.append(Result(writer.loaded.name, writer.loaded.path, text, statistics))
+    _progress("")
+    return results
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def show(results: Sequence[Result]) -> None:
+    print()
+    print(side_by_side(results, width=terminal_width()))
+    print(f"\n{summary(results)}")
+
+
+def side_by_side(results: Sequence[Result], *, width: int) -> str:
+    """The texts in columns that fit `width`; where they would be too narrow, in groups below one another."""
+    fitting = max(1, min(len(results), (width + len(_GAP)) // (_LEAST_WIDTH + len(_GAP))))
+    groups = -(-len(results) // fitting)
+    per_group = -(-len(results) // groups)
+    parts = [results[start : start + per_group] for start in range(0, len(results), per_group)]
+    column = (width - len(_GAP) * (per_group - 1)) // per_group
+    return "\n\n".join(_columns(part, column) for part in parts)
+
+
+def _columns(results: Sequence[Result], width: int) -> str:
+    heads = [styled(_pad(_cut(visible(result.name), width), width), "bold") for result in results]
+    rules = ["─" * width for _ in results]
+    texts = [wrap(visible(result.text.strip("\n")), width) for result in results]
+    height = max(map(len, texts))
+    lines = [[_pad(text[row] if row < len(text) else "", width) for text in texts] for row in range(height)]
+    return "\n".join(_GAP.join(row).rstrip() for row in [heads, rules, *lines])
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` columns, broken at spaces where there are any; CJK characters take two columns."""
+    lines = []
+    for paragraph in text.expandtabs(4).split("\n"):
+        line = ""
+        for word in _words(paragraph):
+            if line and _columns_of(line + word.rstrip()) > width:
+                lines.append(line.rstrip())
+                line, word = "", word.lstrip()
+            while _columns_of(word.rstrip()) > width:
+                head = _cut(word, width)
+                lines.append(head)
+                word = word[len(head) :]
+            line += word
+        lines.append(line.rstrip())
+    return lines
+
+
+def _words(paragraph: str) -> list[str]:
+    """Words, each with the spaces after it; spaces at the beginning are a word of their own."""
+    words, start = [], 0
+    for index in range(1, len(paragraph)):
+        if paragraph[index - 1] == " " and paragraph[index] != " ":
+            words.append(paragraph[start:index])
+            start = index
+    return [*words, paragraph[start:]]
+
+
+def _columns_of(text: str) -> int:
+    return sum(_character_columns(character) for character in text)
+
+
+def _character_columns(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Mn", "Me", "Cc"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _cut(text: str, width: int) -> str:
+    """The longest beginning of `text` that fits, at least one character."""
+    taken = 0
+    for index, character in enumerate(text):
+        taken += _character_columns(character)
+        if taken > width and index:
+            return text[:index]
+    return text
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * max(0, width - _columns_of(text))
+
+
+def summary(results: Sequence[Result]) -> str:
+    """A table of what each took, and who was fastest and wrote most."""
+    rows = [["model", "tokens", "time", "tokens/s", "first token"]]
+    for result in results:
+        took = result.statistics
+        speeds = [f"{took.tokens_per_second:.1f}", f"{took.first_token_seconds * 1000:.0f} ms"]
+        rows.append([visible(result.name), str(took.new_tokens), format_seconds(took.seconds), *speeds])
+    fastest = max(results, key=lambda result: result.statistics.tokens_per_second)
+    longest = max(results, key=lambda result: result.statistics.new_tokens)
+    total = sum(result.statistics.new_tokens for result in results)
+    seconds = sum(result.statistics.seconds for result in results)
+    verdict = [
+        f"fastest: {styled(visible(fastest.name), 'green')} ({fastest.statistics.tokens_per_second:.1f} tokens/s)",
+        f"most tokens: {styled(visible(longest.name), 'green')} ({longest.statistics.new_tokens})",
+        f"together: {total} tokens in {format_seconds(seconds)}",
+    ]
+    return "\n".join([format_table(rows, right=range(1, 5)), *verdict])

@@ -1,0 +1,64 @@
+"""Whether a model may have been trained on what it is benchmarked with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.items import BenchmarkSet
+
+CLEAN, NOT_CHECKED, CONTAMINATED = "clean", "not checked", "contaminated"
+
+
+def contamination(content: Mapping[str, Any], data: BenchmarkSet) -> str:
+    """`clean` if all the training data was decontaminated against exactly these files, else what is known.
+
+    WikiText's articles are Wikipedia's, so a model trained on Wikipedia is marked unless its data was decontaminated.
+
+    Args:
+        content: a checkpoint's, without its tensors; of an unknown model, an empty one.
+
+    Raises:
+        PipelineError: the pretraining data is still there but can no longer be read.
+    """
+    if data.files and _stamped_files(_metadata(_pretraining(content)), data.name) >= set(data.files.values()):
+        unchecked = _unchecked_training(content)
+        return f"pretraining data {CLEAN}, {unchecked} {NOT_CHECKED}" if unchecked else CLEAN
+    source = ((content.get("config") or {}).get("dataset") or {}).get("source")
+    if data.name == "wikitext" and source == "wikipedia":
+        return f"{CONTAMINATED}: trained on Wikipedia, which has WikiText's articles"
+    return NOT_CHECKED
+
+
+def _pretraining(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the checkpoint, or the one that it was fine-tuned from, says of its pretraining data."""
+    data = _pretrained(content).get("data") or {}
+    return {} if "training_conversations" in data else data  # fine-tuned twice: only the last base is recorded
+
+
+def _pretrained(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (content.get("base") or {}) if content.get("chat_template") else content
+
+
+def _unchecked_training(content: Mapping[str, Any]) -> str:
+    """What the model learned besides that data. Conversations carry no decontamination stamp."""
+    parts = ["conversations"] if content.get("chat_template") else []
+    parts += ["training before --init-from"] if _pretrained(content).get("init_from") else []
+    return " and ".join(parts)
+
+
+def _stamped_files(metadata: Mapping[str, Any], name: str) -> set[str]:
+    sets = (metadata.get("decontamination") or {}).get("sets", [])
+    return {sha256 for stamped in sets if stamped["name"] == name for sha256 in stamped["files"].values()}
+
+
+def _metadata(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The metadata of the training data, if that dataset is still here and still the same."""
+    if "decontamination" in data:
+        return data
+    directory = data.get("directory")
+    if not directory or not Path(directory, "metadata.json").exists():
+        return {}
+    from pipeline.formats.token_dataset import TokenDataset
+
+    dataset = TokenDataset.open(directory)
+    return dataset.metadata if dataset.fingerprint == data.get("fingerprint") else {}

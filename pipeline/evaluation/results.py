@@ -1,0 +1,63 @@
+"""The results of a benchmark as plain values: what the JSON report holds, and what the other reports are made of."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.evaluation.items import BenchmarkSet
+from pipeline.evaluation.statistics import compare, rank_models
+from pipeline.evaluation.tasks import TaskResult
+
+FORMAT_VERSION = 1
+NOT_COMPARABLE = "sample, not comparable"
+# What is left out of the ranking: a second view of a figure that is in it already.
+UNRANKED = {"byte_perplexity", "word_perplexity_corrected", "token_perplexity", "acc_corrected", "perplexity_corrected"}
+
+
+def set_description(data: BenchmarkSet, *, offline_samples: bool) -> dict[str, Any]:
+    """`mark` stands on every line of a figure that must not be held against published ones."""
+    counted = f"{len(data.items):,} of {data.total:,}"
+    mark = NOT_COMPARABLE if offline_samples else "" if data.comparable else f"{counted}, not comparable"
+    return {"origin": data.origin, "files": data.files, "items": len(data.items), "total": data.total, "mark": mark}
+
+
+def figure_values(figure: Any) -> dict[str, Any]:
+    value, error = figure.value, figure.stderr
+    return {
+        "value": value if math.isfinite(value) else None,
+        "stderr": error if error is not None and math.isfinite(error) else None,
+        "items": figure.count,
+        "higher_is_better": figure.higher_is_better,
+        "unit": figure.unit,
+        "note": figure.note,
+    }
+
+
+def model_result(tasks: Mapping[str, TaskResult]) -> dict[str, Any]:
+    """One model's figures and items by task."""
+    return {
+        "figures": {
+            task: {name: figure_values(figure) for name, figure in result.figures.items()}
+            for task, result in tasks.items()
+        },
+        "items": {task: result.items for task, result in tasks.items()},
+    }
+
+
+def comparisons(results: Mapping[str, Mapping[str, TaskResult]]) -> dict[str, dict[str, Any]]:
+    """{``task.figure``: who is best, with the p-value of every pair} of two models or more."""
+    if len(results) < 2:
+        return {}
+    first = next(iter(results.values()))
+    return {
+        f"{task}.{name}": compare({model: tasks[task].figures[name] for model, tasks in results.items()})
+        for task in first
+        for name in first[task].figures
+    }
+
+
+def ranking(compared: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The best model first; models with the same mean rank have the same place."""
+    ranked = rank_models({name: found for name, found in compared.items() if name.split(".")[1] not in UNRANKED})
+    ranks = [rank for _, rank in ranked]
+    return [{"place": 1 + ranks.index(rank), "model": model, "mean_rank": rank} for model, rank in ranked]

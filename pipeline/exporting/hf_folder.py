@@ -1,0 +1,99 @@
+"""A model as a Hugging Face folder: weights, configuration, tokenizer, model card."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.configuration import config_from_dict
+from pipeline.exporting.earlier_export import WEIGHTS_METADATA, WEIGHTS_NAME
+from pipeline.exporting.hf_config import generation_config, hf_config, refuse_what_has_no_equal
+from pipeline.exporting.hf_names import to_hf_names
+from pipeline.exporting.model_card import model_card
+from pipeline.formats.chat_template import chat_template
+from utils.checksums import write_sums
+from utils.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from pipeline.generation.loading import LoadedModel
+
+
+def write_hf_folder(
+    loaded: "LoadedModel",
+    directory: Path,
+    *,
+    dtype: torch.dtype,
+    name: str | None = None,
+    scores: dict[str, Any] | None = None,
+) -> None:
+    """Writes the folder; `pipeline.exporting.hf_check` is what says that it is right.
+
+    Args:
+        name: what the model card calls it; None: the directory's name.
+
+    Raises:
+        PipelineError: the model has something that Llama and Qwen3 do not have.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    refuse_what_has_no_equal(model.config)
+    # <unk> serves as padding: no text ever gives it. EOS would do too, but who trains on then masks every EOS with it.
+    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.unk_id}
+    type_name = str(dtype).removeprefix("torch.")
+    write_json(directory / "config.json", hf_config(model.config, **ids, dtype=type_name))
+    generation = config_from_dict(loaded.content["config"], origin=str(loaded.path)).generation
+    write_json(directory / "generation_config.json", generation_config(generation, **ids))
+    _write_weights(directory / WEIGHTS_NAME, loaded, dtype)
+    _write_tokenizer(directory, loaded)
+    write_text(directory / "README.md", model_card(loaded, name=name or directory.name, dtype=type_name, scores=scores))
+    # Not over the model card, which people complete by hand.
+    write_sums(directory, sorted(path.name for path in directory.iterdir() if path.name != "README.md"))
+
+
+def _write_weights(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> None:
+    from safetensors.torch import save_file
+
+    state = to_hf_names(loaded.model.state_dict(), loaded.model.config)
+    # The parts of a fused matrix are views of one storage, which safetensors refuses: each becomes its own.
+    state = {name: tensor.to(dtype).clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    save_file(state, path, metadata=WEIGHTS_METADATA)
+    shutil.copymode(path.parent / "config.json", path)  # safetensors lets nobody else read what it writes
+
+
+def _write_tokenizer(directory: Path, loaded: "LoadedModel") -> None:
+    """`PreTrainedTokenizerFast`, as transformers 5 would rebuild a LlamaTokenizer's tokenizer.json, wrongly."""
+    vocabulary = loaded.tokenizer.vocabulary
+    bos, eos, unk = (vocabulary.pieces[each] for each in (vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id))
+    content = json.loads(vocabulary.to_json(added_tokens=True))
+    content["post_processor"] = _bos_first(bos, vocabulary.bos_id)
+    write_text(directory / "tokenizer.json", json.dumps(content, ensure_ascii=False))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": bos,
+        "eos_token": eos,
+        "unk_token": unk,
+        "pad_token": unk,
+        "model_max_length": loaded.model.config.context_length,
+        "clean_up_tokenization_spaces": False,
+    }
+    write_json(directory / "tokenizer_config.json", settings)
+    if loaded.is_chat:
+        write_text(directory / "chat_template.jinja", chat_template())
+
+
+def _bos_first(bos: str, bos_id: int) -> dict[str, Any]:
+    """A post-processor that puts BOS before every text."""
+
+    def special() -> dict[str, Any]:
+        return {"SpecialToken": {"id": bos, "type_id": 0}}
+
+    def text(name: str, type_id: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": type_id}}
+
+    return {
+        "type": "TemplateProcessing",
+        "single": [special(), text("A", 0)],
+        "pair": [special(), text("A", 0), text("B", 1)],
+        "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
+    }

@@ -1,0 +1,76 @@
+"""A Hugging Face folder (Llama or Qwen3, as `pipeline.exporting.hf_folder` writes it) → the content of a checkpoint."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config_sections_tmp import Config
+from pipeline.configuration import config_from_dict
+from pipeline.exporting.hf_config import model_config
+from pipeline.exporting.hf_names import from_hf_names
+from pipeline.formats.chat_template import TEMPLATE_NAME, chat_template
+from pipeline.formats.checkpoint_tokenizer import describe_tokenizer
+from utils.errors import PipelineError
+
+
+def read_hf_folder(directory: Path, tokenizer: Any, base: Config) -> dict[str, Any]:
+    """What `pipeline.formats.checkpoint.write_checkpoint` writes: weights in float32, configuration, tokenizer.
+
+    Args:
+        base: the configuration whose other sections the checkpoint gets.
+
+    Raises:
+        PipelineError: no such folder, another architecture, or a tokenizer of another size than the model's.
+    """
+    values = base.to_dict()
+    values["model"] |= model_config(_read_config(directory), origin=str(directory / "config.json"))
+    context = values["model"]["max_position_embeddings"]
+    values["dataset"] |= {"window": min(values["dataset"]["window"], context)}  # a window must fit into the context
+    values["paths"] |= {"tokenizer_dir": str(directory.resolve())}
+    config = config_from_dict(values, origin=str(directory))
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise PipelineError(
+            f"{directory}: its tokenizer has {tokenizer.vocab_size} tokens; its model has {config.model.vocab_size}"
+        )
+    content = {
+        "model": from_hf_names(_read_weights(directory), config.model),
+        "config": config.to_dict(),
+        "tokenizer": describe_tokenizer(tokenizer),
+        "name": directory.resolve().name,
+    }
+    return content | ({"chat_template": TEMPLATE_NAME} if _is_ours(directory / "chat_template.jinja") else {})
+
+
+def _is_ours(template: Path) -> bool:
+    """Whether a folder's chat template is the one of `pipeline.formats.chat_template`; with another the model is taken for a base model."""
+    return template.is_file() and template.read_text(encoding="utf-8") == chat_template()
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{directory} has no config.json; wanted: a folder as transformers saves it") from None
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path} cannot be read: {error}") from None
+
+
+def _read_weights(directory: Path) -> Mapping[str, torch.Tensor]:
+    """All tensors of the folder's safetensors files, in float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    paths = sorted(directory.glob("*.safetensors"))
+    if not paths:
+        raise PipelineError(f"{directory} has no *.safetensors; wanted: weights in that form, which cannot carry code")
+    state: dict[str, torch.Tensor] = {}
+    for path in paths:
+        try:
+            state |= {name: tensor.float() for name, tensor in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise PipelineError(f"{path} cannot be read: {error}") from None
+    return state

@@ -1,0 +1,323 @@
+"""Checkpoints on disk: written whole or not at all, read without running code, found by a file, a folder or ``latest``.
+
+    path = find_checkpoint("latest", config.paths.checkpoint_dir)
+    content = read_checkpoint(path)                          # {"model": …, "config": …, "step": …, …}
+
+A run's folder is ``run_YYYY_MM_DD_HH_MM[_n]`` (``sft_lima_…`` for fine-tuned ones) and holds checkpoint_latest.pt,
+checkpoint_best.pt and checkpoint_step_N.pt. Files that older tools left flat in the checkpoint folder are found too.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.formats.zip_checksums import zip_damage
+from utils.errors import PipelineError
+from utils.files import remove_stale_temporaries, temporary_path
+from utils.locks import only_run
+from utils.quickstart_hint import or_quickstart
+from utils.terminal import format_bytes
+
+LOCK_SECONDS = 5.0  # the processes of a killed run may outlive it by a moment
+_PATTERN = "checkpoint_*.pt"
+_COMPILED_PREFIX = "_orig_mod."  # torch.compile puts it before every name of the module it wraps
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with checkpoints, the newest one first."""
+
+    directory: Path
+    checkpoints: tuple[Path, ...]
+
+    @property
+    def modified(self) -> float:
+        return self.checkpoints[0].stat().st_mtime
+
+    @property
+    def newest(self) -> Path:
+        """Where the run goes on: its latest checkpoint, or the newest file where there is none of that name."""
+        latest = self.directory / "checkpoint_latest.pt"
+        return latest if latest in self.checkpoints else self.checkpoints[0]
+
+
+def list_runs(checkpoint_dir: Path) -> list[Run]:
+    """Every folder that holds checkpoints, `checkpoint_dir` itself included; the one written last comes first."""
+    if not checkpoint_dir.is_dir():
+        return []
+    directories = [checkpoint_dir, *(each for each in checkpoint_dir.iterdir() if each.is_dir())]
+    found = [Run(directory, _checkpoints_in(directory)) for directory in directories]
+    return sorted((run for run in found if run.checkpoints), key=lambda run: run.modified, reverse=True)
+
+
+def _checkpoints_in(directory: Path) -> tuple[Path, ...]:
+    """Newest first; the name decides between files of one moment, so that the order is the same every time."""
+    return tuple(sorted(directory.glob("*.pt"), key=lambda path: (path.stat().st_mtime, path.name), reverse=True))
+
+
+def find_checkpoint(argument: str | Path, checkpoint_dir: Path, *, prefix: str = "") -> Path:
+    """The file that a checkpoint argument means: a file, a run's folder (its latest), or ``latest`` (the newest run's).
+
+    A name that is not found as a path is looked for in `checkpoint_dir`. `prefix` (``run_``) limits ``latest`` to runs
+    whose folder's name starts with it, and to flat checkpoints.
+
+    Raises:
+        PipelineError: there is none; names what there is.
+    """
+    runs = list_runs(checkpoint_dir)
+    if str(argument) == "latest":
+        fitting = [run for run in runs if run.directory == checkpoint_dir or run.directory.name.startswith(prefix)]
+        if not fitting:
+            remedy = f"train a model first: python3 main.py train{or_quickstart(checkpoint_dir)}"
+            raise PipelineError(f"no checkpoint in {checkpoint_dir}; {remedy}")
+        return fitting[0].newest
+    for path in (Path(argument).expanduser(), checkpoint_dir / argument):
+        if path.is_file():
+            return path
+        if path.is_dir():
+            return _newest_in(path)
+    names = ", ".join(run.directory.name for run in runs[:5]) or "none"
+    raise PipelineError(f"checkpoint {argument} does not exist; runs in {checkpoint_dir}: {names}; or say: latest")
+
+
+def _newest_in(directory: Path) -> Path:
+    checkpoints = _checkpoints_in(directory)
+    if checkpoints:
+        return Run(directory, checkpoints).newest
+    runs = list_runs(directory)
+    if runs:
+        return runs[0].newest
+    raise PipelineError(f"{directory} holds no {_PATTERN}; name a checkpoint, a run's folder, or: latest")
+
+
+def read_checkpoint(
+    path: str | Path, map_location: str | torch.device = "cpu", *, verify: bool = True
+) -> dict[str, Any]:
+    """A checkpoint's content; the model's names without what torch.compile puts before them.
+
+    Read with ``weights_only=True``, so that a file from elsewhere cannot run code, and mapped into memory, so that
+    what nobody touches (the optimizer's state, for inference) costs nothing.
+
+    Args:
+        verify: compare the whole file with its checksums, which reads it; False for lists that show a name.
+
+    Raises:
+        PipelineError: no such file, not a checkpoint, or one that is damaged or was cut off.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PipelineError(f"checkpoint {path} does not exist; give a file, a run's folder, or: latest")
+    if not zipfile.is_zipfile(path):
+        raise PipelineError(
+            f"{path} is not a PyTorch checkpoint, or it was cut off; give another one, or: latest; if another program "
+            f"wrote it, {import_command(path)}"
+        )
+    if verify:
+        _refuse_damaged(path)
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for one and the same trouble
+        reason = str(error).strip().partition("\n")[0]
+        if reason.startswith("Weights only load failed"):  # torch's own text tells how to let the code run
+            reason = "it holds more than tensors and plain values, which could run code; if it is another program's, "
+            reason += import_command(path)
+        raise PipelineError(f"checkpoint {path} cannot be read: {reason}; give another one, or: latest") from None
+    if not _is_ours(content):
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise PipelineError(
+            f"{path} is not a checkpoint of this pipeline (expected 'model' and its sections in 'config'; found: "
+            f"{found}); {import_command(path)}"
+        )
+    content["model"] = strip_compiled_prefix(content["model"])
+    return content
+
+
+_sound_files: set[tuple[str, int, int, int]] = set()  # those that this process has verified already
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Raises PipelineError if a bit of the file is not as it was written."""
+    status = path.stat()
+    identity = (str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity in _sound_files:
+        return
+    damage = zip_damage(path)
+    if damage:
+        raise PipelineError(
+            f"checkpoint {path} is damaged: {damage}; restore it from a copy, or use another checkpoint of "
+            f"{path.parent}"
+        )
+    _sound_files.add(identity)
+
+
+def _is_ours(content: object) -> bool:
+    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+        return False
+    config = content.get("config", {})
+    return isinstance(config, Mapping) and all(isinstance(section, Mapping) for section in config.values())
+
+
+def import_command(path: Path) -> str:
+    return f"import it: python3 main.py export --import-checkpoint {path}"
+
+
+def refuse_without_config(content: Mapping[str, Any], path: Path) -> None:
+    """Raises PipelineError for a checkpoint that does not say what its model looks like."""
+    if "config" not in content:
+        raise PipelineError(
+            f"checkpoint {path} holds no configuration, so its architecture is unknown; {import_command(path)} "
+            "--model-config JSON"
+        )
+
+
+def strip_compiled_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
+    """`state` without the ``_orig_mod.`` that a compiled module's names carry, wherever in the name it stands."""
+    return {name.replace(_COMPILED_PREFIX, ""): value for name, value in state.items()}
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Sequence[str] = ()) -> None:
+    """`content` under a temporary name, forced to disk, then renamed: a reader sees the old file or the new one.
+
+    The file gets its `other_names` (in the same folder) first and `path` last. A process killed in between leaves a
+    `path` that knows nothing of them, so a run resumed from it writes them again.
+
+    Raises:
+        PipelineError: the disk has no room for it; an earlier checkpoint of that name is left as it is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A file is a little larger than its tensors, and tells the size of the next one of its name.
+    check_free_disk(path.parent, max(tensor_bytes(content), path.stat().st_size if path.exists() else 0))
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        for name in other_names:
+            link_checkpoint(temporary, path.with_name(name))
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch's writer reports a full disk as a RuntimeError that speaks of positions in the file
+        full = "the disk took only a part of it, so it may be full"
+        reason = (error.strerror or error) if isinstance(error, OSError) else full
+        free = format_bytes(shutil.disk_usage(path.parent).free)
+        raise PipelineError(
+            f"checkpoint {path} cannot be written: {reason} ({free} free); the earlier one is whole; make room, or "
+            "--set paths.checkpoint_dir=DIR"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def link_checkpoint(source: Path, target: Path) -> None:
+    """`target` becomes the same file as `source`: another name, no second copy on disk where links are possible."""
+    temporary = temporary_path(target)
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # no hard links on this file system (exFAT, some network drives)
+            check_free_disk(target.parent, source.stat().st_size)
+            with source.open("rb") as original, temporary.open("wb") as copy:
+                shutil.copyfileobj(original, copy, 1 << 20)
+                copy.flush()
+                os.fsync(copy.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # renaming one name of a file to another name of it leaves both
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes a rename last through a power cut; a file system that cannot do it is none of our trouble."""
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def tensor_bytes(content: Any) -> int:
+    """Bytes of all tensors in nested dicts and lists, each storage once (tied weights are saved once)."""
+    storages: dict[int, int] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, Mapping):
+            visit_all(value.values())
+        elif isinstance(value, (list, tuple)):
+            visit_all(value)
+
+    def visit_all(values: Iterable[Any]) -> None:
+        for value in values:
+            visit(value)
+
+    visit(content)
+    return sum(storages.values())
+
+
+def check_free_disk(directory: Path, needed: int) -> None:
+    """Raises PipelineError where `directory`'s disk has less than `needed` bytes, and a twentieth more, free."""
+    free = shutil.disk_usage(directory).free
+    if free < needed * 1.05:
+        found = f"{format_bytes(free)} free, a checkpoint takes {format_bytes(needed)}"
+        raise PipelineError(f"the disk of {directory} is full: {found}; make room, or --set paths.checkpoint_dir=DIR")
+
+
+def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime | None = None) -> Path:
+    """Makes and returns ``<prefix>_YYYY_MM_DD_HH_MM``, with ``_2``, ``_3``, … where that minute has one already."""
+    stem = f"{prefix}_{now or datetime.now():%Y_%m_%d_%H_%M}"
+    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10_000):
+        folder = checkpoint_dir / (stem if number == 1 else f"{stem}_{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise PipelineError(f"{checkpoint_dir} holds 9,999 runs of one minute; move some of them away")
+
+
+def run_folder_of(path: Path) -> Path:
+    """The folder of the run that a checkpoint file belongs to: the one it is in, wherever that is."""
+    return path.absolute().parent.resolve()
+
+
+@contextlib.contextmanager
+def only_training_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder against other runs, and clear away what a killed one left half written.
+
+    Raises:
+        PipelineError: another run writes to it.
+    """
+    refusal = f"{folder} is in use by another training run; wait for it, or stop it"
+    with only_run(folder, refusal, patience=LOCK_SECONDS):
+        remove_stale_temporaries(folder, _PATTERN, "*.png", "*.json")
+        yield
+
+
+def prune_step_checkpoints(directory: Path, *, keep_last: int, step: int) -> None:
+    """Deletes all but the `keep_last` newest checkpoint_step_N.pt of a run that is at `step`.
+
+    Later ones are left alone: the run was resumed from before them and replaces them when it gets there.
+    """
+    numbered = [(step_of(path), path) for path in directory.glob("checkpoint_step_*.pt")]
+    reached = sorted((number, path) for number, path in numbered if number is not None and number <= step)
+    for _, path in reached[:-keep_last]:
+        path.unlink()
+
+
+def step_of(path: Path) -> int | None:
+    """N of checkpoint_step_N.pt, None for other names."""
+    match = re.fullmatch(r"checkpoint_step_(\d+)\.pt", path.name)
+    return int(match[1]) if match else None

@@ -1,0 +1,263 @@
+"""The generation loop: rows join, one step gives each its next token, rows leave when they are done.
+
+    batch = BatchGenerator(model, tokenizer, max_rows=16)
+    row = batch.join(prompt_ids, GenerationSettings(max_length=50, seed=1))
+    while batch.num_rows:
+        for event in batch.step():
+            print(event.row, event.text, event.finish_reason)
+
+A row's tokens depend on its prompt and its settings alone, to rounding, whoever shares the batch. One thread calls it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.generation.sampling import sample_next_token
+from pipeline.generation.settings import GenerationSettings, check_prompt
+from pipeline.generation.text_stream import DecodingTokenizer, TextStream
+from pipeline.modeling.kv_cache import KVCache
+
+PREFILL_TOKENS = 512  # read in one step at most, so that a long prompt does not hold up the rows that are writing
+
+Decoder = Callable[[Tensor, KVCache], Tensor]  # tokens (B,), their rows of the cache → logits (B, V)
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """What a step did for one row."""
+
+    row: int  # what `join` returned
+    token_id: int
+    text: str  # what became certain: whole characters, cut before a stop string; "" without a tokenizer
+    finish_reason: str | None = None  # "stop" (EOS or a stop string), "length", None: the row goes on
+    logprob: float | None = None  # of the model's own distribution, before temperature and filters
+    top_logprobs: tuple[tuple[int, float], ...] | None = None
+
+
+@dataclass(eq=False)
+class _Row:
+    number: int
+    ids: list[int]
+    settings: GenerationSettings
+    generator: torch.Generator
+    text: TextStream | None
+    seen: Tensor | None  # (V,), for the repetition penalty
+    num_new: int = 0
+    to_read: list[int] = field(default_factory=list)  # what prefill has to read: the prompt, or what a slide kept
+
+
+@dataclass(eq=False)
+class _Prefill:
+    """Rows whose prompts are being read, in a cache of their own, padded on the right to the longest."""
+
+    rows: list[_Row]
+    ids: Tensor  # (B, T)
+    cache: KVCache
+    last_hidden: Tensor  # (B, C), at each row's last token, filled as the reading passes it
+
+    @property
+    def is_done(self) -> bool:
+        return self.cache.lengths[0] == self.ids.shape[1]
+
+
+class BatchGenerator:
+    """Up to `max_rows` continuations at once over one model.
+
+    Args:
+        tokenizer: gives events their text, finds stop strings and names the end-of-text id; None: tokens only, and the
+            id is the model's own, if its checkpoint recorded one.
+        max_length: positions a row may take, prompt and new tokens; None: the model's context.
+        decoder: computes one step for the given rows; None: the model's own forward.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: DecodingTokenizer | None = None,
+        *,
+        max_rows: int = 1,
+        max_length: int | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.max_rows = model, tokenizer, max_rows
+        self.eos_id: int | None = tokenizer.eos_id if tokenizer else model.eos_id
+        self.context = model.config.context_length
+        self._decode = decoder or self._decode_plain
+        self._cache = self._new_cache(max_rows, min(max_length or self.context, self.context))
+        self._active: list[_Row] = []  # row i of the cache belongs to the i-th of these
+        self._waiting: list[_Row] = []
+        self._prefill: _Prefill | None = None
+        self._num_joined = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that have not finished: waiting, being read, or writing."""
+        return len(self._active) + len(self._waiting) + (len(self._prefill.rows) if self._prefill else 0)
+
+    def join(self, prompt_ids: Sequence[int], settings: GenerationSettings) -> int:
+        """Takes a prompt in; its first token comes with a later step. Returns the number that its events carry.
+
+        Raises:
+            PipelineError: an empty prompt, an unknown id, more tokens than the context holds.
+        """
+        assert self.num_rows < self.max_rows, f"all {self.max_rows} rows are taken"
+        ids = [int(token) for token in prompt_ids]
+        check_prompt(ids, settings, context=self.context, vocab_size=self.model.config.vocab_size)
+        needed = min(len(ids) + settings.max_length, self.context)
+        assert needed <= self._cache.max_length, f"{needed} positions wanted, {self._cache.max_length} made"
+        generator = torch.Generator()  # on the CPU, so that a seed gives the same numbers on every device
+        generator.manual_seed(settings.seed) if settings.seed is not None else generator.seed()
+        text = TextStream(self.tokenizer, ids, stop=settings.stop) if self.tokenizer else None
+        seen = None
+        if settings.repetition_penalty != 1:
+            seen = torch.zeros(self.model.config.vocab_size, dtype=torch.bool, device=self.model.device)
+            seen[ids] = True
+        self._num_joined += 1
+        self._waiting.append(_Row(self._num_joined, ids, settings, generator, text, seen, to_read=list(ids)))
+        return self._num_joined
+
+    def leave(self, number: int) -> None:
+        """Frees a row at once, wherever it stands; a number that has finished is no error."""
+        self._waiting = [row for row in self._waiting if row.number != number]
+        if self._prefill and number in [row.number for row in self._prefill.rows]:
+            others = [row for row in self._prefill.rows if row.number != number]
+            self._waiting, self._prefill = others + self._waiting, None
+        for index, row in enumerate(self._active):
+            if row.number == number:
+                self._free(index)
+                return
+
+    @torch.inference_mode()
+    def step(self) -> list[TokenEvent]:
+        """Reads up to `PREFILL_TOKENS` of new prompts and writes one token in every row that has been read.
+
+        The list is empty while nothing but a long prompt is being read.
+        """
+        with _evaluating(self.model):
+            self._slide_full_rows()
+            logits = []
+            if self._active:
+                tokens = torch.tensor([row.ids[-1] for row in self._active], device=self.model.device)
+                view = self._cache.rows(0, len(self._active))
+                logits.append(self._decode(tokens, view))
+                self._cache.lengths[: len(self._active)] = view.lengths
+            if self._waiting or self._prefill:
+                logits += self._read_prompts()
+        return self._sample(torch.cat(logits)) if self._active else []
+
+    def _decode_plain(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        hidden = self.model.hidden_states(tokens[:, None], cache=cache)  # (B, 1, C)
+        return self.model.project(hidden[:, -1])
+
+    def _new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        model = self.model
+        return KVCache(
+            model.config, batch_size=batch_size, max_length=max_length, device=model.device, dtype=model.dtype
+        )
+
+    def _slide_full_rows(self) -> None:
+        """Rows at the end of the context drop their oldest half; the rest is read again, from position 0."""
+        for index in range(len(self._active) - 1, -1, -1):
+            row = self._active[index]
+            if self._cache.lengths[index] >= self.context:
+                row.to_read = row.ids[-max(1, self.context // 2) :]
+                self._free(index)
+                self._waiting.insert(0, row)
+
+    def _read_prompts(self) -> list[Tensor]:
+        """One chunk of prefill; the logits of the rows that it completed, which are active from now on."""
+        prefill = self._prefill = self._prefill or self._start_prefill()
+        start = prefill.cache.lengths[0]
+        stop = min(start + max(1, PREFILL_TOKENS // len(prefill.rows)), prefill.ids.shape[1])
+        hidden = self.model.hidden_states(prefill.ids[:, start:stop], cache=prefill.cache)  # (B, T, C)
+        for index, row in enumerate(prefill.rows):
+            last = len(row.to_read) - 1
+            if start <= last < stop:
+                prefill.last_hidden[index] = hidden[index, last - start]
+        if not prefill.is_done:
+            return []
+        self._prefill = None
+        for index, row in enumerate(prefill.rows):
+            self._cache.copy_row(prefill.cache, index, len(self._active), length=len(row.to_read))
+            self._active.append(row)
+        return [self.model.project(prefill.last_hidden)]
+
+    def _start_prefill(self) -> _Prefill:
+        """The first waiting rows, as many as fit a step when padded, at least one."""
+        count, longest = 1, len(self._waiting[0].to_read)
+        for row in self._waiting[1:]:
+            longest = max(longest, len(row.to_read))
+            if longest * (count + 1) > PREFILL_TOKENS:
+                break
+            count += 1
+        rows, self._waiting = self._waiting[:count], self._waiting[count:]
+        longest = max(len(row.to_read) for row in rows)
+        ids = torch.tensor([row.to_read + [0] * (longest - len(row.to_read)) for row in rows], device=self.model.device)
+        last_hidden = torch.empty(
+            count, self.model.config.hidden_size, device=self.model.device, dtype=self.model.dtype
+        )
+        return _Prefill(rows, ids, self._new_cache(count, longest), last_hidden)
+
+    def _sample(self, logits: Tensor) -> list[TokenEvent]:
+        """One token for each active row from `logits` (B, V); finished rows are freed."""
+        rows = self._active
+        settings = [row.settings for row in rows]
+        uniform = torch.cat([torch.rand(1, generator=row.generator) for row in rows]).to(logits.device)
+        seen = None
+        if any(row.seen is not None for row in rows):
+            nothing = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            seen = torch.stack([nothing if row.seen is None else row.seen for row in rows])
+        tokens = sample_next_token(logits, settings, uniform=uniform, seen=seen).tolist()
+        events = [self._event(row, token, logits[i]) for i, (row, token) in enumerate(zip(rows, tokens, strict=True))]
+        for index in range(len(rows) - 1, -1, -1):
+            if events[index].finish_reason:
+                self._free(index)
+        return events
+
+    def _event(self, row: _Row, token: int, logits: Tensor) -> TokenEvent:
+        row.ids.append(token)
+        row.num_new += 1
+        if row.seen is not None:
+            row.seen[token] = True
+        is_end = token == self.eos_id and not row.settings.ignore_eos
+        text = row.text.push(token) if row.text and not is_end else ""
+        stopped = is_end or (row.text is not None and row.text.stopped)
+        reason = "stop" if stopped else "length" if row.num_new >= row.settings.max_length else None
+        if reason and row.text:
+            text += row.text.finish()
+        logprob, top = _logprobs(logits, token, row.settings.logprobs)
+        return TokenEvent(row.number, token, text, reason, logprob, top)
+
+    def _free(self, index: int) -> None:
+        """Takes a row out of the active ones; the last one moves into its place, so that they stay side by side."""
+        last = len(self._active) - 1
+        if index != last:
+            self._cache.copy_row(self._cache, last, index, length=self._cache.lengths[last])
+            self._active[index] = self._active[last]
+        self._active.pop()
+
+
+def _logprobs(logits: Tensor, token: int, count: int | None) -> tuple[float | None, tuple | None]:
+    if count is None:
+        return None, None
+    logprobs = logits.float().log_softmax(-1)  # (V,)
+    values, ids = logprobs.topk(min(count, logprobs.shape[-1]))
+    return logprobs[token].item(), tuple(zip(ids.tolist(), values.tolist(), strict=True))
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """No dropout meanwhile; a model in training goes on training afterwards."""
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()

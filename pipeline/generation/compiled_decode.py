@@ -1,0 +1,125 @@
+"""The compiled decode step: found in a cache on disk, or made, once for each shape of model.
+
+    decoder = compiled_decoder(model, "auto")           # None where it does not pay
+    stream_text(model, tokenizer, prompt, settings, decoder=decoder)
+
+Compiling takes most of a minute and a short answer would never earn it back; so `auto` takes what is there already, and
+`on` compiles where nothing is. The file holds code and no weights: every checkpoint of a shape shares it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.generation import decode_step
+from pipeline.generation.decode_step import DecodeStep
+from pipeline.modeling.kv_cache import KVCache
+from utils.errors import PipelineError
+
+
+def compiled_decoder(model: Any, mode: str) -> "CompiledDecoder | None":
+    """A decoder for `BatchGenerator`, or None where the model's own forward is to be used.
+
+    Args:
+        mode: ``off``; ``auto``: if it has been compiled before; ``on``: compile it now if need be.
+
+    Raises:
+        PipelineError: `on`, and it cannot be had on this device or without a compiler.
+    """
+    if mode == "off":
+        return None
+    problem = _problem(model)
+    path = cache_path(model)
+    if mode == "auto" and (problem or not path.exists()):
+        return None
+    if problem:
+        raise PipelineError(f"generation.compile is on, but {problem}; run it with --set generation.compile=auto")
+    if not path.exists():
+        _compile(model, path)
+    return CompiledDecoder(model, path)
+
+
+def cache_path(model: Any) -> Path:
+    """Where the compiled step of this model's shape lies; the name changes with everything that goes into it."""
+    config = model.config
+    options = [config.num_attention_heads, config.num_key_value_heads, config.activation, config.norm, config.norm_eps]
+    content = {
+        "options": options,
+        "weights": {name: [str(each.dtype), list(each.shape)] for name, each in model.state_dict().items()},
+        "torch": torch.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "source": Path(decode_step.__file__).read_text(encoding="utf-8"),
+    }
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "language-model-pipeline" / f"decode_{key}.pt2"
+
+
+def _problem(model: Any) -> str:
+    """Why there can be no compiled step here, or an empty string."""
+    if model.device.type != "cpu":
+        return f"it is made for the CPU, the model is on {model.device.type}"
+    if not (shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")):
+        return "no C++ compiler (g++) is installed"
+    return ""
+
+
+def _compile(model: Any, path: Path) -> None:
+    """Writes the compiled step to `path`, whole or not at all."""
+    print("compiling the decode step for this shape of model; once, it takes about a minute …", file=sys.stderr)
+    config = model.config
+    keys = torch.zeros(config.num_hidden_layers, config.num_key_value_heads, 64, config.head_dim, dtype=model.dtype)
+    angles = torch.ones(config.head_dim // 2)
+    example = (torch.zeros(1, dtype=torch.long), angles, angles.clone(), keys, keys.clone(), torch.zeros(40))
+    size, past = torch.export.Dim("size", min=8, max=2**20), torch.export.Dim("past", min=1, max=2**20 - 1)
+    shapes = (None, None, None, {2: size}, {2: size}, {0: past})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's own, about its own modules
+        program = torch.export.export(DecodeStep(model), example, dynamic_shapes=shapes)
+        options = {"aot_inductor.package_constants_in_so": False}
+        made = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(Path(folder) / "step.pt2"), inductor_configs=options
+        )
+        os.replace(made, path)
+
+
+class CompiledDecoder:
+    """Decodes a single row with the compiled step, and several at once with the model's own forward."""
+
+    def __init__(self, model: Any, path: Path) -> None:
+        self._model = model
+        # What torch._inductor.aoti_load_package wraps, in a thousandth of a second; importing torch._inductor alone
+        # takes longer than a short answer.
+        self._step = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        weights = DecodeStep(model).state_dict()
+        constants = {name: weights[name] for name in self._step.get_constant_fqns()}
+        # All of them at once, and the model's own memory, not a copy of it.
+        use_inactive, check_full_update, user_managed = False, True, True
+        self._step.load_constants(constants, use_inactive, check_full_update, user_managed)
+        self._constants = constants  # held here, since the step only borrows them
+        self._past = torch.zeros(model.config.context_length)
+
+    def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Logits (B, V) of `tokens` (B,), whose keys and values go into `cache`."""
+        if len(tokens) > 1:
+            return self._model.project(self._model.hidden_states(tokens[:, None], cache=cache)[:, -1])
+        length = cache.lengths[0]
+        rotary = self._model.model.rotary
+        past = self._past[:length]
+        logits, keys, values = self._step.boxed_run(
+            [tokens, rotary.cos[length], rotary.sin[length], cache.keys[0], cache.values[0], past]
+        )
+        cache.keys[0, :, :, length], cache.values[0, :, :, length] = keys, values
+        cache.advance(1)
+        return logits[None]

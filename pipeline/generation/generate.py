@@ -1,0 +1,146 @@
+"""Continuing one prompt or several: streams of events, tokens or text, and `generate` for whole tensors.
+
+    settings = GenerationSettings(max_length=100, seed=1)
+    for piece in stream_text(model, tokenizer, "Once upon a time", settings):
+        print(piece, end="", flush=True)
+
+All of them run the one loop, `pipeline.generation.batch`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.generation.batch import BatchGenerator, Decoder, TokenEvent
+from pipeline.generation.settings import GenerationSettings, check_text
+from pipeline.generation.text_stream import DecodingTokenizer
+from utils.errors import PipelineError, did_you_mean
+
+# What other libraries call the options of `generate`.
+_ELSEWHERE = {
+    "max_new_tokens": "max_length",
+    "max_tokens": "max_length",
+    "do_sample": "temperature",
+    "stop_strings": "stop",
+    "eos_token_id": "ignore_eos",
+}
+
+__all__ = ["GenerationSettings", "generate", "generate_batch", "stream_events", "stream_text", "stream_tokens"]
+
+
+def stream_events(
+    model: Any,
+    prompt_ids: Sequence[int],
+    settings: GenerationSettings,
+    *,
+    tokenizer: Any = None,
+    decoder: Decoder | None = None,
+) -> Iterator[TokenEvent]:
+    """One event a token: id, text, log-probabilities if asked for, and at the end the reason."""
+    length = len(prompt_ids) + settings.max_length
+    batch = BatchGenerator(model, tokenizer, max_length=length, decoder=decoder)
+    batch.join(prompt_ids, settings)
+    while batch.num_rows:
+        yield from batch.step()
+
+
+def stream_tokens(
+    model: Any, prompt_ids: Sequence[int], settings: GenerationSettings, *, decoder: Decoder | None = None
+) -> Iterator[int]:
+    """The new tokens, without the model's EOS that ends them."""
+    for event in stream_events(model, prompt_ids, settings, decoder=decoder):
+        if event.finish_reason != "stop":
+            yield event.token_id
+
+
+def stream_text(
+    model: Any,
+    tokenizer: Any,
+    prompt: str | Sequence[int],
+    settings: GenerationSettings,
+    *,
+    decoder: Decoder | None = None,
+) -> Iterator[str]:
+    """The continuation's text as it becomes certain. A text gets BOS before it, as documents have; ids stay as they
+    are."""
+    ids = encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
+    for event in stream_events(model, ids, settings, tokenizer=tokenizer, decoder=decoder):
+        if event.text:
+            yield event.text
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """A text's ids with BOS; an empty one, or one that is no UTF-8, is refused."""
+    return tokenizer.encode(check_text(prompt), add_bos=True)
+
+
+def generate_batch(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings,
+    *,
+    tokenizer: DecodingTokenizer | None = None,
+    max_rows: int = 32,
+    decoder: Decoder | None = None,
+) -> list[list[int]]:
+    """The new tokens of every prompt, an EOS included: the tokenizer's, or the model's own if there is no tokenizer.
+    Each row equals what its prompt gives alone, to rounding.
+
+    With a seed, prompt i draws from its own generator, seeded with ``seed + i``. `max_rows` are computed at once; when
+    one is done the next prompt takes its place.
+    """
+    from dataclasses import replace
+
+    if not prompts:
+        return []
+    longest = max(len(prompt) for prompt in prompts) + settings.max_length
+    rows = min(max_rows, len(prompts))
+    batch = BatchGenerator(model, tokenizer, max_rows=rows, max_length=longest, decoder=decoder)
+    places: dict[int, int] = {}
+    results: list[list[int]] = [[] for _ in prompts]
+    while len(places) < len(prompts) or batch.num_rows:
+        while len(places) < len(prompts) and batch.num_rows < batch.max_rows:
+            place = len(places)
+            seed = None if settings.seed is None else settings.seed + place
+            places[batch.join(prompts[place], replace(settings, seed=seed))] = place
+        for event in batch.step():
+            results[places[event.row]].append(event.token_id)
+    return results
+
+
+def generate(
+    model: Any, prompt_ids: Tensor | Sequence[int], *, attention_mask: Tensor | None = None, **options: Any
+) -> Tensor:
+    """The prompt with its continuation: (T,) → (T + N,), (B, T) → (B, T + N), shorter rows filled up with EOS.
+
+    A row ends at `model.eos_id`, which a loaded model has from its checkpoint; a new model has none, so every row gets
+    `max_length` tokens.
+
+    Args:
+        attention_mask: (B, T), 0 where a row is padded, on either side; padding stays in the result but is not read.
+        options: fields of `GenerationSettings`; `max_length` counts new tokens. Nothing is added to the prompt.
+    """
+    _refuse_unknown(options)
+    settings = GenerationSettings(**options)
+    if isinstance(prompt_ids, str):
+        raise PipelineError("generate: the prompt is text; expected token ids: tokenizer.encode(text, add_bos=True)")
+    prompt = torch.as_tensor(prompt_ids)
+    rows = prompt if prompt.dim() == 2 else prompt[None]  # (B, T)
+    mask = torch.ones_like(rows) if attention_mask is None else attention_mask.to(rows.device)
+    prompts = [row[kept.bool()].tolist() for row, kept in zip(rows, mask, strict=True)]
+    new = generate_batch(model, prompts, settings)
+    longest = max(len(tokens) for tokens in new)
+    filled = [tokens + [model.eos_id] * (longest - len(tokens)) for tokens in new]  # only EOS ends a row early
+    result = torch.cat([rows, torch.tensor(filled, dtype=rows.dtype, device=rows.device)], dim=1)
+    return result if prompt.dim() == 2 else result[0]
+
+
+def _refuse_unknown(options: Mapping[str, object]) -> None:
+    """Raise PipelineError for an option that `generate` does not have; names the one that is probably meant."""
+    known = list(GenerationSettings.__dataclass_fields__)
+    for name in options:
+        if name not in known:
+            hint = f"; did you mean {_ELSEWHERE[name]!r}?" if name in _ELSEWHERE else did_you_mean(name, known)
+            raise PipelineError(f"generate has no option {name!r}{hint}; expected some of: {', '.join(known)}")

@@ -1,0 +1,114 @@
+"""A checkpoint made ready to write: its model, and the tokenizer that it was trained with.
+
+loaded = load_for_inference("latest", config, device="auto")
+loaded = load_for_inference("tuned=checkpoints/sft_lima_2026_01_01_10_00", config)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model import TransformerLM, load_model
+from pipeline.config_sections_tmp import Config
+from pipeline.formats.checkpoint import find_checkpoint, read_checkpoint, refuse_without_config
+from pipeline.formats.checkpoint_tokenizer import tokenizer_of
+from pipeline.modeling.quantization import quantize_int8
+from tokenizer import WikipediaTokenizer, load_tokenizer
+from utils.devices import choose_dtype, resolve_device
+from utils.errors import UsageError
+from utils.terminal import format_count, visible
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what belongs to it. `content` is the checkpoint's, without its tensors."""
+
+    name: str
+    path: Path
+    model: TransformerLM
+    tokenizer: WikipediaTokenizer
+    content: dict[str, Any]
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it was fine-tuned on conversations."""
+        return bool(self.content.get("chat_template"))
+
+    def summary(self) -> str:
+        """``run_2026_01_01_10_00: 24.9M parameters, step 1,200, context 1,024``"""
+        step = f", step {self.content['step']:,}" if isinstance(self.content.get("step"), int) else ""
+        # Counted over the state: int8 weights are no parameters, and each has a scale for a row beside it.
+        state = self.model.state_dict()
+        count = sum(tensor.numel() for name, tensor in state.items() if not name.endswith(".scale"))
+        context = self.model.config.context_length
+        return f"{visible(self.name)}: {format_count(count)} parameters{step}, context {context:,}"
+
+
+def load_all(
+    arguments: Sequence[str], config: Config, *, device: str = "auto", dtype: str = "auto", quantize: str = "none"
+) -> list[LoadedModel]:
+    """Each of `arguments` loaded; no two under one name."""
+    loaded: dict[str, LoadedModel] = {}
+    for argument in arguments:
+        one = load_for_inference(argument, config, device=device, dtype=dtype, quantize=quantize)
+        if one.name in loaded:
+            raise UsageError(
+                f"two checkpoints have the name {one.name}; name them apart: --checkpoint a={loaded[one.name].path} "
+                f"--checkpoint b={one.path}"
+            )
+        loaded[one.name] = one
+    return list(loaded.values())
+
+
+def load_for_inference(
+    argument: str, config: Config, *, device: str = "auto", dtype: str = "auto", quantize: str = "none"
+) -> LoadedModel:
+    """The model of ``[NAME=]PATH``, where PATH is a file, a run's folder, or ``latest``.
+
+    Args:
+        dtype: ``auto``: bfloat16 on CUDA, float32 elsewhere.
+        quantize: ``int8`` or ``none``.
+
+    Raises:
+        PipelineError: no such checkpoint, not one of ours, or no tokenizer here that it was trained with.
+    """
+    name, path = find_named_checkpoint(argument, config.paths.checkpoint_dir)
+    content = read_checkpoint(path)
+    refuse_without_config(content, path)
+
+    def load(directory: Path) -> WikipediaTokenizer:
+        is_configured = directory == config.paths.tokenizer_dir
+        return load_tokenizer(directory, name=config.tokenizer.name if is_configured else None)
+
+    tokenizer = tokenizer_of(content, [config.paths.tokenizer_dir], load, origin=f"checkpoint {path}")
+    target = resolve_device(device)
+    model = load_model(
+        path,
+        device=target,
+        dtype=choose_dtype(dtype, target),
+        rope_scaling=config.model.rope_scaling,
+        rope_scaling_factor=config.model.rope_scaling_factor,
+    )
+    model.eos_id = tokenizer.eos_id
+    if quantize == "int8":
+        quantize_int8(model)
+    described = {key: value for key, value in content.items() if key not in ("model", "optimizer", "scheduler", "rng")}
+    return LoadedModel(name, path, model, tokenizer, described)
+
+
+def find_named_checkpoint(argument: str, checkpoint_dir: Path) -> tuple[str, Path]:
+    """``[NAME=]PATH`` → (name, file); the name is otherwise the run's, with the file's where that is not its latest."""
+    name, equals, place = argument.partition("=")
+    if not equals or Path(argument).exists():
+        name, place = "", argument
+    path = find_checkpoint(place, checkpoint_dir)
+    kind = path.stem.removeprefix("checkpoint_")
+    return name or (path.parent.name if kind == "latest" else f"{path.parent.name}/{kind}"), path
+
+
+def memory_of(model: torch.nn.Module) -> int:
+    """Bytes that the weights take."""
+    return sum(each.numel() * each.element_size() for each in model.state_dict().values())

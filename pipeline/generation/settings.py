@@ -1,0 +1,99 @@
+"""How a text is to be continued: one frozen value, checked when it is made.
+
+settings = GenerationSettings.from_config(config.generation, temperature=0, seed=7)
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pipeline.config_sections_tmp import GenerationConfig
+from utils.errors import PipelineError
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """What is drawn, and when to stop.
+
+    The order is: repetition penalty, temperature, top-k, top-p, min-p. 0 (or 1.0 for top-p and the penalty) disables.
+    """
+
+    max_length: int = 200  # new tokens at most
+    temperature: float = 0.8  # 0: always the likeliest token
+    top_k: int = 50
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()  # the text ends before the first of these
+    on_overflow: str = "slide"  # beyond the context: drop the oldest half, or refuse the request
+    ignore_eos: bool = False  # continue after the end of the text, up to max_length
+    logprobs: int | None = None  # report the token's log-probability and so many alternatives
+
+    @classmethod
+    def from_config(cls, config: GenerationConfig, **changes: Any) -> "GenerationSettings":
+        """The configured settings; a change that is None is not one."""
+        names = {each.name for each in fields(cls)} & {each.name for each in fields(config)}
+        values = {name: getattr(config, name) for name in names}
+        return cls(**values | {name: value for name, value in changes.items() if value is not None})
+
+    def __post_init__(self) -> None:
+        _check("max_length", self.max_length, lambda x: x >= 1, "an integer, at least 1", integer=True)
+        _check("temperature", self.temperature, lambda x: x >= 0, "a number, at least 0")
+        _check("top_k", self.top_k, lambda x: x >= 0, "an integer, at least 0 (0: all tokens)", integer=True)
+        _check("top_p", self.top_p, lambda x: 0 < x <= 1, "a number above 0, at most 1 (1: all tokens)")
+        _check("min_p", self.min_p, lambda x: 0 <= x < 1, "a number from 0 to below 1 (0: all tokens)")
+        _check("repetition_penalty", self.repetition_penalty, lambda x: x > 0, "a number above 0 (1: none)")
+        if self.seed is not None:
+            _check("seed", self.seed, lambda x: 0 <= x < 2**63, "an integer from 0 to 2**63 - 1", integer=True)
+        if self.on_overflow not in ("slide", "refuse"):
+            raise PipelineError(f"on_overflow is {self.on_overflow!r}; expected slide or refuse")
+        if isinstance(self.stop, str):
+            raise PipelineError(f"stop is {self.stop!r}; expected several strings: ({self.stop!r},)")
+        if "" in self.stop:
+            raise PipelineError("a stop string is empty; expected at least one character")
+
+    @property
+    def is_greedy(self) -> bool:
+        # Below 1e-5 the likeliest token has all the probability, and dividing by less overflows float32.
+        return self.temperature < 1e-5
+
+
+def _check(name: str, value: object, fits: Callable[[float], bool], expected: str, *, integer: bool = False) -> None:
+    is_number = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not fits(value):
+        raise PipelineError(f"{name} is {value!r}; expected {expected}")
+
+
+def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, context: int, vocab_size: int) -> None:
+    """Refuses what the model cannot continue: nothing, ids it does not know, more than its context holds."""
+    length = len(prompt_ids)
+    if not length:
+        raise PipelineError("the prompt is empty; expected at least one token")
+    low, high = min(prompt_ids), max(prompt_ids)
+    if low < 0 or high >= vocab_size:
+        unknown = low if low < 0 else high
+        raise PipelineError(
+            f"the prompt holds the id {unknown}; the model's vocabulary goes from 0 to {vocab_size - 1}"
+        )
+    if length > context:
+        raise PipelineError(f"the prompt has {length:,} tokens, the model's context holds {context:,}; shorten it")
+    if settings.on_overflow == "refuse" and length + settings.max_length > context:
+        raise PipelineError(
+            f"{length:,} tokens and {settings.max_length:,} new ones (max_length) do not fit the model's context of "
+            f"{context:,}; ask for fewer, or set generation.on_overflow=slide"
+        )
+
+
+def check_text(prompt: str) -> str:
+    """`prompt`, which must hold something and be text: bytes that are no UTF-8 arrive as lone surrogates."""
+    if not prompt.strip():
+        raise PipelineError("the prompt is empty; write something for the model to continue")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PipelineError(
+            f"the prompt is not valid UTF-8 at character {error.start + 1}; expected UTF-8 text"
+        ) from None
+    return prompt

@@ -1,0 +1,17 @@
+"""Floating-point operations of training, by the convention that published utilisation figures use."""
+
+from pipeline.config_sections_tmp import ModelConfig
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Weights that every token is multiplied with: all matrices and the head, not the embedding's look-up."""
+    width, key_value = config.hidden_size, config.num_key_value_heads * config.head_dim
+    attention = 2 * width * width + 2 * width * key_value
+    return config.num_hidden_layers * (attention + 3 * width * config.ffn_size) + config.vocab_size * width
+
+
+def training_flops_per_token(config: ModelConfig, length: int) -> float:
+    """Forward and backward for one token of a sequence of `length`: 6 N + 12 L C T (Chowdhery et al. 2022, PaLM,
+    appendix B), which counts attention as if it were not causal."""
+    attention = 12 * config.num_hidden_layers * config.hidden_size * length
+    return 6.0 * matrix_parameters(config) + attention

@@ -1,0 +1,70 @@
+"""The command line that both preparation stages share, and what of the configuration decides a dataset's bytes."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config_sections_tmp import DatasetConfig
+
+if TYPE_CHECKING:
+    from pipeline.preparation.decontamination import EvaluationIndex
+
+
+def add_preparation_options(parser: argparse.ArgumentParser, *, documents: str) -> None:
+    """`documents` is what the stage calls them in its help."""
+    parser.add_argument("--test", action="store_true", help=f"the first dataset.test_documents {documents}, one worker")
+    parser.add_argument("--window", type=int, metavar="N", help="tokens in a training window")
+    parser.add_argument("--overlap", type=float, metavar="SHARE", help="share of a window that the next one repeats")
+    parser.add_argument("--batch", "--batch-size", type=int, metavar="N", help=f"{documents} tokenized in one go")
+    parser.add_argument("--max-files", type=int, metavar="N", help="token files at most")
+    parser.add_argument("--workers", type=int, metavar="N", help="worker processes")
+    parser.add_argument(
+        "--decontaminate",
+        metavar="DIR",
+        help=f"leave out {documents} that share a 13-gram with the benchmark's files in DIR",
+    )
+    parser.add_argument("--restart", action="store_true", help="remove what is there of this dataset and begin anew")
+    parser.add_argument(
+        "--inspect",
+        type=Path,
+        metavar="DIR",
+        help="describe a finished dataset: totals, lengths, five documents, sha256",
+    )
+
+
+def preparation_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The configuration keys that the shared options set."""
+    return {
+        "dataset__window": args.window,
+        "dataset__overlap": args.overlap,
+        "dataset__batch_size": args.batch,
+        "dataset__max_files": args.max_files,
+        "dataset__decontaminate": args.decontaminate,
+    }
+
+
+def recipe(
+    dataset: DatasetConfig, *, source: str, test: bool, evaluation: "EvaluationIndex | None", **more: Any
+) -> dict[str, Any]:
+    """The settings that decide the dataset's bytes; a run that goes on must have the same, the metadata keeps them."""
+    return {
+        "source": source,
+        "test": test,
+        **({"test_documents": dataset.test_documents} if test else {}),
+        "window": dataset.window,
+        "overlap": dataset.overlap,
+        "max_files": dataset.max_files,
+        "file_tokens": dataset.file_tokens,
+        "deduplicate": dataset.deduplicate,
+        "decontamination": evaluation.stamp() if evaluation else None,
+        **more,
+    }
+
+
+def load_evaluation(directory: Path | None) -> "EvaluationIndex | None":
+    """The n-grams of the evaluation files in `directory`."""
+    if directory is None:
+        return None
+    from pipeline.preparation.decontamination import EvaluationIndex
+
+    return EvaluationIndex.load(directory)

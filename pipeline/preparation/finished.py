@@ -1,0 +1,62 @@
+"""A dataset that is finished already: whether it is the one asked for and still whole, and its windows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config_sections_tmp import DatasetConfig
+from pipeline.formats.token_dataset import METADATA_NAME, TokenDataset
+from pipeline.preparation.dataset_writer import with_windows, write_metadata
+from pipeline.preparation.differences import refuse_differences, without_windows
+from pipeline.preparation.inputs import InputFile, changed_files, write_times
+from utils.errors import PipelineError
+
+
+def finished_metadata(
+    directory: Path, identity: Mapping[str, Any], files: Sequence[InputFile], dataset: DatasetConfig
+) -> dict[str, Any] | None:
+    """The metadata of the finished dataset in `directory`, with the windows that `dataset` asks for; None without one.
+
+    Raises:
+        PipelineError: it was made of something else, its input has changed, or a token file is missing or cut short.
+    """
+    if not (directory / METADATA_NAME).exists():
+        return None
+    found = TokenDataset.open(directory, window=dataset.window, stride=dataset.stride)
+    if found.is_foreign:
+        raise PipelineError(
+            f"{directory} holds a token dataset of another tool; name another folder in the config, or replace it with "
+            "--restart"
+        )
+    metadata = found.metadata
+    inputs = metadata.get("inputs", [])
+    made = {
+        "config": without_windows(metadata.get("config", {})),
+        "tokenizer": {"fingerprint": metadata.get("tokenizer", {}).get("fingerprint")},
+        "inputs": {entry.get("name"): entry.get("bytes") for entry in inputs},
+    }
+    refuse_differences(made, identity, f"{directory} was made")
+    changed = changed_files(directory, files, inputs)
+    if changed:
+        more = f" and {len(changed) - 1} more" if changed[1:] else ""
+        raise PipelineError(
+            f"{changed[0]}{more} has changed since {directory} was made of it; make the dataset again with --restart"
+        )
+    write_times(directory, files)  # a copy is recognised by its content only once
+    return _with_asked_windows(directory, metadata, dataset)
+
+
+def _with_asked_windows(directory: Path, metadata: dict[str, Any], dataset: DatasetConfig) -> dict[str, Any]:
+    windows = {"window": dataset.window, "stride": dataset.stride}
+    if windows.items() <= metadata.items():
+        recorded = any("content" in entry for entry in metadata.get("inputs", []))
+        same = "the same input" if recorded else "input of the same names and sizes; its content was not recorded"
+        print(f"{directory.name} is complete already and made of {same}; --restart makes it again")
+        return metadata
+    changed = with_windows(metadata, **windows, overlap=dataset.overlap)
+    write_metadata(directory, changed)
+    print(
+        f"{directory.name}: windows of {dataset.window}, one every {dataset.stride} tokens, in place of "
+        f"{metadata['window']} and {metadata['stride']}; the tokens stay as they are"
+    )
+    return changed

@@ -1,0 +1,92 @@
+"""How big a dataset will be, whether the disk holds it, and what to do when it is full."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.preparation.shard_output import INDEX_DTYPE
+from utils.errors import PipelineError
+from utils.terminal import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from pipeline.preparation.dataset_writer import Tokenizer
+    from pipeline.preparation.run import Preparation
+
+_SAMPLE_ROWS = 200
+_SAMPLE_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class ExpectedSize:
+    """`at_most` is what the disk must hold while the dataset is made, `dataset` what stays; both in bytes."""
+
+    tokens: int
+    dataset: int
+    at_most: int
+
+
+def expected_size(job: "Preparation", tokenizer: "Tokenizer") -> ExpectedSize:
+    """Guessed from the first documents: tokens a byte of input, and bytes a document."""
+    sizes, texts = _sample(job)
+    total = sum(shard.size for shard in job.shards)
+    documents = total / max(np.mean(sizes or [1]), 1)
+    if job.limit is not None:
+        documents = min(documents, job.limit)
+        total = min(total, job.limit * np.mean(sizes or [1]))
+    tokens = sum(len(tokenizer.encode(text)) + 2 for text in texts) / max(sum(sizes), 1) * total
+    dataset = int(tokens * 2)
+    files = min(max(1, int(tokens) // job.dataset.file_tokens), job.dataset.max_files)
+    # Until they are removed, parts stand beside the files that are being written of them.
+    at_most = dataset + dataset * min(job.workers, files) // files + int(documents * INDEX_DTYPE.itemsize)
+    return ExpectedSize(int(tokens), dataset, at_most)
+
+
+def check_free_disk(directory: Path, expected: ExpectedSize) -> None:
+    """Say what is expected and what is free.
+
+    Raises:
+        PipelineError: it does not fit.
+    """
+    there = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    free = shutil.disk_usage(directory).free
+    needed = max(expected.at_most - there, 0)
+    about = f"about {format_count(expected.tokens)} tokens, {format_bytes(expected.dataset)}"
+    if needed > free:
+        raise PipelineError(
+            f"{directory} will hold {about}; making it needs {format_bytes(needed)} of disk and "
+            f"{format_bytes(free)} are free; make space, or name another folder in the config"
+        )
+    print(f"expected: {about} in {directory} ({format_bytes(free)} free)", flush=True)
+
+
+@contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """A full disk as a PipelineError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise PipelineError(
+            f"the disk of {directory} is full; what is done is kept: make space, then run the same command again"
+        ) from None
+
+
+def _sample(job: "Preparation") -> tuple[Sequence[int], Sequence[str]]:
+    """Input bytes and texts of the first documents."""
+    sizes, texts = [], []
+    rows = (row for shard in job.shards for row in shard.rows(0, _SAMPLE_ROWS))
+    for row in islice(rows, _SAMPLE_ROWS):
+        sizes.append(row.size)
+        if not row.reason:
+            texts.append(row.text)
+        if sum(sizes) > _SAMPLE_BYTES:
+            break
+    return sizes, texts

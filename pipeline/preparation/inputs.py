@@ -1,0 +1,97 @@
+"""The files that a dataset is made of: names, sizes, and whether they still hold what was read.
+
+metadata.json keeps a hash of each file's content; the side file `input_times.json` keeps its time of change, so that an
+unchanged input need not be read again. A copy has other times and is recognised by its content.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.preparation.input_shards import Shard
+from utils.files import write_json
+
+TIMES_NAME = "input_times.json"
+_READ_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """`modified` tells one state of the file from another; `paths` is empty for a file on the hub.
+
+    Files of the same name in several folders count as one, so there may be several paths.
+    """
+
+    name: str
+    size: int
+    modified: str
+    paths: Sequence[Path]
+
+    def content(self) -> str:
+        """A hash of what the file holds: the sha256 of its bytes, or what the hub says."""
+        if not self.paths:
+            return f"hub:{self.modified}"
+        digest = hashlib.sha256()
+        for path in self.paths:
+            with path.open("rb") as stream:
+                while block := stream.read(_READ_BYTES):
+                    digest.update(block)
+        return f"sha256:{digest.hexdigest()}"
+
+
+def input_files(shards: Iterable[Shard]) -> list[InputFile]:
+    """The files that `shards` are pieces of, in their order."""
+    pieces: dict[str, list[Shard]] = {}
+    for shard in shards:
+        pieces.setdefault(shard.source, []).append(shard)
+    return [
+        InputFile(
+            name,
+            size=sum(shard.size for shard in group),
+            modified=" ".join(dict.fromkeys(shard.modified for shard in group)),
+            paths=tuple(dict.fromkeys(shard.path for shard in group if shard.path)),
+        )
+        for name, group in pieces.items()
+    ]
+
+
+def described(files: Sequence[InputFile], *, read: set[str], workers: int) -> list[dict[str, Any]]:
+    """What metadata.json says about `files`: the content only of those in `read`, which decided the dataset."""
+    with ThreadPoolExecutor(workers) as threads:
+        contents = threads.map(lambda file: file.content() if file.name in read else None, files)
+        facts = [
+            {"name": file.name, "bytes": file.size, "content": content}
+            for file, content in zip(files, contents, strict=True)
+        ]
+    return [{key: value for key, value in entry.items() if value is not None} for entry in facts]
+
+
+def write_times(directory: Path, files: Sequence[InputFile]) -> None:
+    """Write the side file, unless it says the same already."""
+    times = {file.name: file.modified for file in files}
+    if times != _read_times(directory):
+        write_json(directory / TIMES_NAME, times)
+
+
+def changed_files(directory: Path, files: Sequence[InputFile], made_of: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of files that no longer hold what the metadata's `made_of` says; content is read only if times differ."""
+    times = _read_times(directory)
+    contents = {entry.get("name"): entry.get("content") for entry in made_of}
+    return [
+        file.name
+        for file in files
+        if contents.get(file.name) and times.get(file.name) != file.modified and file.content() != contents[file.name]
+    ]
+
+
+def _read_times(directory: Path) -> dict[str, Any]:
+    """Empty if there is no such file or it is damaged: then the content decides."""
+    try:
+        times = json.loads((directory / TIMES_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return times if isinstance(times, dict) else {}

@@ -1,0 +1,152 @@
+"""`--inspect DIR`: totals, how long documents are, five of them decoded, and whether every file is as written."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.dataloading.split import row_stride
+from pipeline.formats.token_dataset import TokenDataset, read_metadata
+from pipeline.preparation.report import summary
+from utils.errors import PipelineError
+from utils.terminal import format_table, styled, visible
+
+HISTOGRAM_NAME = "document_lengths.png"
+_SAMPLES = 5
+_SHOWN_CHARACTERS = 600
+_BLOCK_TOKENS = 1 << 24
+
+
+class Decoder(Protocol):
+    fingerprint: str
+    vocab_size: int
+    bos_id: int
+
+    def decode(self, ids: np.ndarray) -> str: ...
+
+
+def inspect_dataset(directory: Path, tokenizer: Decoder, *, window: int, stride: int) -> str:
+    """The report on a finished dataset, as text; writes the histogram of document lengths into its folder.
+
+    Args:
+        window, stride: for a stream of another tool whose metadata names none.
+
+    Raises:
+        PipelineError: it is not complete, was made with another tokenizer, or a file is damaged.
+    """
+    hints = read_metadata(directory)
+    windows = {"window": hints.get("window", window), "stride": hints.get("stride", stride)}
+    dataset = TokenDataset.open(directory, **windows, vocab_size=tokenizer.vocab_size)
+    check_made_with(dataset, tokenizer)
+    check_files(dataset)
+    dataset.check_ids()
+    starts = None if dataset.is_windowed else document_starts(dataset, tokenizer.bos_id)
+    parts = [overview(dataset)]
+    if starts is None or not len(starts):
+        numbers = sample_numbers(dataset.num_windows)
+        parts += [_shown(f"window {number:,}", dataset[number], tokenizer) for number in numbers]
+    else:
+        lengths = np.diff(starts, append=dataset.num_tokens)
+        histogram = write_histogram(directory / HISTOGRAM_NAME, lengths)
+        parts += [format_lengths(lengths), f"lengths drawn in {histogram}"]
+        numbers = sample_numbers(len(starts))
+        parts += [_shown(f"document {number:,}", document(dataset, starts, number), tokenizer) for number in numbers]
+    return "\n\n".join([*parts, _checked(dataset)])
+
+
+def check_made_with(dataset: TokenDataset, tokenizer: Decoder) -> None:
+    """Refuse a tokenizer that is not the one in the metadata."""
+    made_with = dataset.metadata.get("tokenizer", {})
+    found = made_with.get("fingerprint", tokenizer.fingerprint)
+    if found != tokenizer.fingerprint:
+        raise PipelineError(
+            f"{dataset.directory} was made with tokenizer {made_with.get('name')} ({found[:12]}), this one is "
+            f"{tokenizer.fingerprint[:12]}; name the right folder with --set paths.tokenizer_dir=DIR"
+        )
+
+
+def check_files(dataset: TokenDataset) -> None:
+    """Refuse files whose bytes are not those of the metadata."""
+    damaged = list(dataset.damaged_files())
+    if damaged:
+        raise PipelineError(
+            f"{dataset.directory}: {', '.join(damaged)} no longer has the sha256 of metadata.json; copy it again, or "
+            "make the dataset again with --restart"
+        )
+
+
+def overview(dataset: TokenDataset) -> str:
+    """Totals as the metadata says; of another tool's dataset what its arrays show."""
+    if "totals" in dataset.metadata:
+        return summary(dataset.metadata, dataset.directory)
+    stride = row_stride(dataset) if dataset.is_windowed else dataset.stride
+    made_by = "metadata.json is another tool's and is not used" if dataset.is_foreign else "metadata.json has no totals"
+    rows = [
+        ("dataset", str(dataset.directory)),
+        ("tokens", f"{dataset.num_tokens:,}"),
+        (f"windows of {dataset.window}, one every {stride}", f"{dataset.num_windows:,}"),
+        ("token files", f"{len(dataset.files):,}"),
+        ("note", made_by),
+    ]
+    return format_table(rows)
+
+
+def _checked(dataset: TokenDataset) -> str:
+    if dataset.is_foreign:
+        return "all ids are in the vocabulary; there is no sha256 to compare"
+    return f"sha256 holds for all {len(dataset.files)} files"
+
+
+def document_starts(dataset: TokenDataset, bos_id: int) -> np.ndarray:
+    """Where every document begins in the whole stream, int64 (documents,)."""
+    found, offset = [], 0
+    for tokens in dataset.files:
+        for start in range(0, len(tokens), _BLOCK_TOKENS):
+            found.append(np.flatnonzero(tokens[start : start + _BLOCK_TOKENS] == bos_id) + offset + start)
+        offset += len(tokens)
+    return np.concatenate(found)
+
+
+def document(dataset: TokenDataset, starts: np.ndarray, number: int) -> np.ndarray:
+    """The ids of a document, from the files that it is in, which may be more than one."""
+    end = starts[number + 1] if number + 1 < len(starts) else dataset.num_tokens
+    return np.concatenate(list(_span(dataset, int(starts[number]), int(end))))
+
+
+def _span(dataset: TokenDataset, start: int, end: int) -> Iterator[np.ndarray]:
+    offset = 0
+    for tokens in dataset.files:
+        yield tokens[max(start - offset, 0) : max(end - offset, 0)]
+        offset += len(tokens)
+
+
+def sample_numbers(count: int) -> list[int]:
+    return sorted(random.sample(range(count), min(_SAMPLES, count)))
+
+
+def format_lengths(lengths: np.ndarray) -> str:
+    shares = (0, 10, 25, 50, 75, 90, 99, 100)
+    names = ["shortest", *(f"{share}%" for share in shares[1:-1]), "longest"]
+    values = [f"{int(value):,}" for value in np.percentile(lengths, shares)]
+    return format_table([("tokens of a document", *names), ("", *values)], right=range(1, len(names) + 1))
+
+
+def write_histogram(path: Path, lengths: np.ndarray) -> Path:
+    """Draw how many documents have how many tokens; lengths by powers, as they spread over five of them."""
+    from utils.plots import new_figure, save_figure
+
+    figure, axes = new_figure(f"{len(lengths):,} documents, median {int(np.median(lengths)):,} tokens")
+    axes.hist(lengths, bins=np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 60))
+    axes.set_xscale("log")
+    axes.set_xlabel("tokens in a document")
+    axes.set_ylabel("documents")
+    save_figure(path, figure)
+    return path
+
+
+def _shown(title: str, ids: np.ndarray, tokenizer: Decoder) -> str:
+    text = visible(tokenizer.decode(ids))
+    cut = f" … ({len(text):,} characters)" if len(text) > _SHOWN_CHARACTERS else ""
+    return styled(f"{title}, {len(ids):,} tokens", "bold") + f"\n{text[:_SHOWN_CHARACTERS]}{cut}"

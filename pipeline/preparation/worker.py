@@ -1,0 +1,144 @@
+"""Process one shard of a preparation: read its batches, encode them, append them to the shard's part."""
+
+import fcntl
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.preparation.dataset_writer import Tokenizer
+from pipeline.preparation.exact_duplicates import hash_documents
+from pipeline.preparation.free_disk import disk_errors
+from pipeline.preparation.input_shards import Batch, Shard, batches
+from pipeline.preparation.read_ahead import prefetched
+from pipeline.preparation.shard_output import INDEX_DTYPE, Part, PartState
+
+if TYPE_CHECKING:
+    from pipeline.preparation.decontamination import EvaluationIndex
+
+# The beginnings of the first documents of every shard are encoded by the reference too.
+PROBE_DOCUMENTS, PROBE_CHARACTERS = 8, 8000
+_SHOWN_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What is done to every shard; pickled to the workers."""
+
+    work_dir: Path
+    load_tokenizer: Callable[[], Tokenizer]
+    batch_size: int
+    min_tokens: int = 0
+    deduplicate: bool = True
+    evaluation: "EvaluationIndex | None" = None
+    prefetch: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a batch added."""
+
+    rows: int
+    tokens: int
+    size: int
+
+
+def part_name(number: int) -> str:
+    return f"shard_{number:06d}"
+
+
+def prepare_shard(
+    job: WorkerJob,
+    tokenizer: Tokenizer,
+    number: int,
+    shard: Shard,
+    *,
+    stop: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> PartState:
+    """Bring the part of shard `number` to its end, or to row `stop`.
+
+    Continues where the part is, so it may be called again after any interruption.
+    """
+    part = Part(job.work_dir, part_name(number))
+    if part.state.done:
+        return part.state
+    found = batches(shard.rows(part.state.rows, stop), batch_size=job.batch_size)
+    for batch in prefetched(found) if job.prefetch else found:
+        if part.state.rows == 0:
+            tokenizer.verify_batch([text[:PROBE_CHARACTERS] for text in batch.texts[:PROBE_DOCUMENTS]])
+        streams, index, rejected, removed = encode(batch, tokenizer, job, source=shard.source)
+        part.append(streams, index, rows=batch.rows, size=batch.size, rejected=rejected, removed=removed)
+        report(Progress(batch.rows, int(index["tokens"].sum()), batch.size))
+    part.finish()
+    return part.state
+
+
+def encode(
+    batch: Batch, tokenizer: Tokenizer, job: WorkerJob, *, source: str
+) -> tuple[list[np.ndarray], np.ndarray, Counter[str], list[dict[str, str]]]:
+    """A batch's kept documents as ids with BOS and EOS, their records, how many went for which reason, and what of
+    them is to be listed."""
+    rejected = Counter(batch.rejected)
+    texts, removed = _without_contaminated(batch.texts, job.evaluation, source)
+    rejected.update(each["reason"] for each in removed)
+    encoded = tokenizer.encode_batch(texts)
+    kept = [place for place, ids in enumerate(encoded) if len(ids) >= job.min_tokens]
+    rejected["too_short"] += len(texts) - len(kept)
+    bos, eos = np.array([[tokenizer.bos_id], [tokenizer.eos_id]], dtype=np.uint16)
+    index = np.zeros(len(kept), dtype=INDEX_DTYPE)
+    index["tokens"] = [len(encoded[place]) + 2 for place in kept]
+    index["bytes"] = [len(texts[place].encode()) for place in kept]
+    index["characters"] = [len(texts[place]) for place in kept]
+    if job.deduplicate:
+        index["hash"] = hash_documents(texts[place] for place in kept)
+    streams = [piece for place in kept for piece in (bos, encoded[place], eos)]
+    return streams, index, rejected, removed
+
+
+def _without_contaminated(
+    texts: Sequence[str], evaluation: "EvaluationIndex | None", source: str
+) -> tuple[Sequence[str], list[dict[str, str]]]:
+    """The texts that share nothing with an evaluation set, and a record of each one that does."""
+    if evaluation is None:
+        return texts, []
+    kept, removed = [], []
+    for text in texts:
+        match = evaluation.find(text)
+        if match is None:
+            kept.append(text)
+        else:
+            beginning = text[:_SHOWN_CHARACTERS]
+            removed.append({"reason": match.reason, "source": source, "words": match.words, "document": beginning})
+    return kept, removed
+
+
+# Of a process that forks others: they use its tokenizer instead of loading it again.
+_shared: dict[str, Tokenizer] = {}
+
+
+def share_tokenizer(tokenizer: Tokenizer) -> None:
+    """Let processes that are forked from this one use `tokenizer`."""
+    _shared["tokenizer"] = tokenizer
+
+
+def prepare_in_process(job: WorkerJob, number: int, shard: Shard, report: Callable[[Progress], None]) -> PartState:
+    """`prepare_shard` in a process of its own, which does not outlive the main one."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process has one core; else the library warns of the fork
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    lock = os.open(job.work_dir, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # the next run waits until every process of this one is gone
+    tokenizer = _shared.get("tokenizer") or job.load_tokenizer()
+    with disk_errors(job.work_dir.parent):
+        return prepare_shard(job, tokenizer, number, shard, report=report)
+
+
+def _exit_with_parent() -> None:
+    connection.wait([parent_process().sentinel])
+    os._exit(1)

@@ -1,0 +1,103 @@
+"""Who may ask: requests that name this server as their host, and bearers of the API key."""
+
+import hmac
+import ipaddress
+import os
+import re
+import socket
+import sys
+from collections.abc import Collection
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipeline.config_sections_tmp import ServerConfig
+from pipeline.serving.errors import ApiError, error_response
+from utils.errors import PipelineError
+
+# Monitoring asks for the one, a browser that has no key yet for the other.
+OPEN_PATHS = ("/health", "/")
+_HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@,/\s]+))(:\d*)?")
+
+
+class AllowedHosts:
+    """Refuses requests that were sent to another name.
+
+    A web page can let its own name point to this machine (DNS rebinding) and read what the server answers, because for
+    the browser both are the same site. Its requests still carry that name in `Host`.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = dict(scope["headers"]).get(b"host")
+            # Only HTTP/1.0 may leave it out, and no browser does.
+            if host is not None and not is_allowed_host(host.decode("latin-1"), self.names):
+                message = f"this server does not answer for the host {host.decode('latin-1')!r}; add its name to "
+                error = ApiError(403, message + "server.allowed_hosts, or use localhost", code="host_not_allowed")
+                return await error_response(error)(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+
+def is_allowed_host(host: str, names: Collection[str]) -> bool:
+    """Whether a `Host` header names this server. An address always does: it cannot be made to point elsewhere."""
+    if "*" in names:
+        return True
+    found = _HOST.fullmatch(host.lower())
+    if not found:
+        return False
+    name = found["address"] or found["name"].removesuffix(".")
+    return name in names or name.endswith(".localhost") or _is_address(name)
+
+
+def host_names(server: ServerConfig) -> frozenset[str]:
+    """The names that this server answers for."""
+    names = {"localhost", server.host, *server.allowed_hosts}
+    if not is_loopback(server.host):
+        machine = socket.gethostname()
+        names |= {machine, f"{machine}.local"}
+    return frozenset(name.lower().removesuffix(".") for name in names)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    return ipaddress.ip_address(host).is_loopback if _is_address(host) else host.lower() == "localhost"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class ApiKey:
+    """Answers only to bearers of the key; compared in constant time, so that it cannot be found out piece by piece."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self.app, self.key = app, os.fsencode(key)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key):
+                error = ApiError(401, "wrong or no API key; send Authorization: Bearer KEY", code="invalid_api_key")
+                return await error_response(error)(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+
+def read_api_key(host: str) -> str | None:
+    """The key in the environment. Without one, a server that others can reach says so."""
+    key = os.environ.get("LLM_API_KEY")
+    if key is not None and (not key or key != key.strip()):
+        found = "empty" if not key.strip() else "surrounded by spaces or line ends"
+        raise PipelineError(f"LLM_API_KEY is {found}; expected a key, or unset it to serve without one")
+    if key is None and not is_loopback(host):
+        print(
+            f"warning: the server listens on {host} without an API key, so everyone on the network can use it; "
+            "set LLM_API_KEY, or listen on this machine alone with --host 127.0.0.1",
+            file=sys.stderr,
+        )
+    return key

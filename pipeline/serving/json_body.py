@@ -1,0 +1,99 @@
+"""Request bodies as JSON, strictly: what is ambiguous, endless or not text is refused in one line.
+
+app.router.route_class = JsonRoute
+"""
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from typing import NoReturn
+
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
+
+from pipeline.serving.request_limits import MAX_JSON_CONTAINERS, MAX_JSON_FIELDS
+
+# To its closing quote or to the end of the body, so that no place is looked at twice.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class JsonRoute(APIRoute):
+    """A route whose requests read their body with `parse_json`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[None, None, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(_JsonRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+class _JsonRequest(Request):
+    async def json(self) -> object:
+        return parse_json(await self.body())
+
+
+def parse_json(body: bytes) -> object:
+    """The value that `body` describes.
+
+    The standard library also takes NaN, UTF-16, keys given twice and halves of surrogate pairs. Lists, objects and
+    fields are counted because a megabyte of them takes seconds, and validation would report on each unknown field.
+
+    Raises:
+        HTTPException: 400, with what is wrong.
+    """
+    _check_num_containers(body)
+    try:
+        text = body.decode("utf-8")
+        parsed = json.loads(text, object_pairs_hook=_FieldCounter(), parse_constant=_refuse_constant)
+        if _ESCAPED_SURROGATE.search(text):
+            json.dumps(parsed, ensure_ascii=False).encode("utf-8")
+        return parsed
+    except UnicodeDecodeError as error:
+        _refuse(f"the body is not UTF-8 at byte {error.start + 1}")
+    except UnicodeEncodeError as error:
+        half = ord(error.object[error.start])
+        _refuse(f"the body holds U+{half:04X}, half of a surrogate pair, which is not text")
+    except RecursionError:
+        _refuse("the body is nested too deeply")
+    except json.JSONDecodeError as error:
+        _refuse(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
+    except ValueError:  # Python converts no number of more than 4,300 digits
+        _refuse("the body holds a number with too many digits")
+
+
+def _check_num_containers(body: bytes) -> None:
+    if _num_brackets(body) > MAX_JSON_CONTAINERS and _num_brackets(_STRING.sub(b"", body)) > MAX_JSON_CONTAINERS:
+        _refuse(f"the body has more than {MAX_JSON_CONTAINERS:,} lists and objects, or is nested too deeply")
+
+
+def _num_brackets(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
+
+
+class _FieldCounter:
+    """Makes each JSON object a dict, and counts their fields."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        self.count += len(pairs)
+        if self.count > MAX_JSON_FIELDS:
+            _refuse(f"the body has more than {MAX_JSON_FIELDS:,} fields")
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            _refuse(f"the body gives {twice!r} more than once")
+        return fields
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    _refuse(f"the body holds {name}, which is not a JSON number")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise HTTPException(400, message)

@@ -1,0 +1,29 @@
+"""What Prometheus reads at /metrics."""
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+
+from pipeline.serving.engine import Engine
+
+
+class Metrics:
+    """Counters of one server; a registry of its own, so that two apps in a process do not collide."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, engine: Engine) -> None:
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.answers = Counter("llm_answers", "requests answered", ["model"], registry=registry)
+        self.prompt_tokens = Counter("llm_prompt_tokens", "prompt tokens read", ["model"], registry=registry)
+        self.tokens = Counter("llm_generated_tokens", "tokens generated", ["model"], registry=registry)
+        running = Gauge("llm_running", "answers being written", registry=registry)
+        running.set_function(lambda: engine.num_running)
+        waiting = Gauge("llm_waiting", "answers waiting for a place", registry=registry)
+        waiting.set_function(lambda: engine.num_waiting)
+
+    def count_answer(self, model: str, num_tokens: int) -> None:
+        self.answers.labels(model).inc()
+        self.tokens.labels(model).inc(num_tokens)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)

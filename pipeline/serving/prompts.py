@@ -1,0 +1,61 @@
+"""Encodes prompts beside the event loop, so that the server answers others meanwhile."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from pipeline.generation.settings import check_text
+from pipeline.serving.engine import QueueFullError
+
+if TYPE_CHECKING:
+    from tokenizer import WikipediaTokenizer
+
+Prompts = list[list[int]]
+
+
+class PromptEncoder:
+    """One thread, so that many long prompts do not crowd out the event loop and the model's own thread."""
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._num_waiting = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+
+    async def encode(self, encode: Callable[[], Prompts], *, num_answers: int) -> Prompts:
+        """What `encode` returns, called in the thread.
+
+        Raises:
+            QueueFullError: with these, more answers than may wait would wait to be encoded.
+        """
+        if self._num_waiting + num_answers > self._max_waiting:
+            raise QueueFullError
+        self._num_waiting += num_answers
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, encode)
+        finally:
+            self._num_waiting -= num_answers
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+
+class ThreadTokenizer:
+    """A tokenizer that lets other threads run while it encodes.
+
+    Hugging Face's `encode` keeps Python's lock for as long as it takes, its `encode_batch` does not; same ids.
+    """
+
+    def __init__(self, tokenizer: "WikipediaTokenizer") -> None:
+        self._tokenizer = tokenizer
+        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode_batch_reference([text])[0])
+
+
+def encode_text_or_ids(tokenizer: "WikipediaTokenizer", prompt: str | list[int]) -> list[int]:
+    """A text gets a BOS before it, ids are taken as they are."""
+    if not isinstance(prompt, str):
+        return prompt
+    return [tokenizer.bos_id, *ThreadTokenizer(tokenizer).encode(check_text(prompt))]

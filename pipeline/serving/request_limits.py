@@ -1,0 +1,68 @@
+"""Every limit on what one request may ask for. How many connections there may be, and for how long: connections.py."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.serving.errors import ApiError, error_response
+
+if TYPE_CHECKING:
+    from pipeline.serving.engine import ServedModel
+
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 1000  # every new piece of text is compared with every beginning of each
+MAX_MESSAGES = 1000
+MAX_JSON_CONTAINERS = 5_000  # lists and objects of a body: a thousand messages are a thousand
+MAX_JSON_FIELDS = 10_000  # members of all its objects: a message has two or three
+
+
+def check_num_answers(num_prompts: int, num_choices: int, *, most: int) -> None:
+    """Refuses a request for too many answers, before any prompt of it is encoded."""
+    num_answers = num_prompts * num_choices
+    if not 1 <= num_answers <= most:
+        message = f"the request asks for {num_answers:,} answers; expected 1 to {most:,} (server.max_waiting)"
+        raise ApiError(400, message, param="prompt")
+
+
+def check_num_characters(texts: Sequence[str], served: "ServedModel") -> None:
+    """Refuses texts that the context cannot hold however well they compress, before time is spent on encoding them."""
+    num_characters = sum(map(len, texts))
+    if num_characters > served.max_characters:
+        message = f"the prompt has {num_characters:,} characters, more than the model's context of {served.context:,} "
+        raise ApiError(400, message + f"tokens can hold (at most {served.max_characters:,}); shorten it")
+
+
+def check_max_tokens(max_tokens: int | None, *, most: int) -> None:
+    if max_tokens and max_tokens > most:
+        message = f"max_tokens is {max_tokens:,}; expected at most {most:,} (server.max_tokens)"
+        raise ApiError(400, message, param="max_tokens")
+
+
+class BodyLimit:
+    """Reads each body before the app does, and answers 413 if it is too large, whatever its headers say."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        body, has_more = bytearray(), True
+        while has_more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            has_more = message.get("more_body", False)
+            if len(body) > self.max_bytes:
+                error = ApiError(413, f"the body is larger than {self.max_bytes} bytes", code="body_too_large")
+                return await error_response(error)(scope, receive, send)
+        read: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def replay() -> Message:
+            return read.pop() if read else await receive()
+
+        return await self.app(scope, replay, send)

@@ -1,0 +1,117 @@
+"""What a request may say: OpenAI's fields, those of ours beside them, and nothing that would be ignored in silence.
+
+A field of OpenAI's that this server cannot honour is accepted only at the value that means "not used".
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from pipeline.serving.request_limits import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS
+
+TokenId = Annotated[int, Field(ge=0, le=65_535)]
+Unused = Literal[0] | None
+# A list stops at its first fault: a report on each of a hundred thousand takes seconds.
+FAIL_FAST = Field(fail_fast=True)
+
+
+def _kind(value: object) -> str:
+    """Which of a field's types a value is meant to be, so that only this one is tried and complains."""
+    if not isinstance(value, list):
+        return "text"
+    first = value[0] if value else ""
+    return "ids of several" if isinstance(first, list) else "texts" if isinstance(first, str) else "ids"
+
+
+Stop = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
+Stops = Annotated[
+    Annotated[Stop, Tag("text")] | Annotated[list[Stop], Field(max_length=MAX_STOPS), FAIL_FAST, Tag("texts")],
+    Discriminator(lambda value: "texts" if isinstance(value, list) else "text"),
+]
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], FAIL_FAST, Tag("texts")]
+    | Annotated[list[TokenId], FAIL_FAST, Tag("ids")]
+    | Annotated[list[Annotated[list[TokenId], FAIL_FAST]], FAIL_FAST, Tag("ids of several")],
+    Discriminator(_kind),
+]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+
+
+class SamplingRequest(BaseModel):
+    """The fields that completions and chat share. A field left out takes the server's configured default."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: str | None = Field(None, max_length=200, description="one of /v1/models; left out: the first")
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="new tokens at most")
+    temperature: float | None = Field(None, ge=0, le=100, description="0: always the likeliest token")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=65_536, description="draw among the k likeliest; 0: all (an extension)")
+    min_p: float | None = Field(
+        None, ge=0, lt=1, description="least share of the likeliest's probability (an extension)"
+    )
+    repetition_penalty: float | None = Field(None, gt=0, le=100, description="1: none (an extension)")
+    n: int = Field(1, ge=1, le=MAX_CHOICES, description="answers to each prompt")
+    stop: Stops | None = Field(None, description="at most four texts that end the answer; not part of it")
+    seed: int | None = Field(None, ge=0, le=2**63 - 1)
+    stream: bool = Field(False, description="server-sent events, one for each piece of text")
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, max_length=1000, description="accepted, not used")
+
+    # What clients send at its neutral value.
+    frequency_penalty: Unused = None
+    presence_penalty: Unused = None
+    logit_bias: dict[str, Any] | None = Field(None, max_length=0)
+
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(SamplingRequest):
+    prompt: Prompt = Field(description="a text, several, or the token ids of one or several")
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="alternatives to list at each token")
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts, one or several, each a text or its ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return self.prompt
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+    name: str | None = Field(None, max_length=200, description="accepted, not used")
+
+
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+
+
+class ChatCompletionRequest(SamplingRequest):
+    messages: Annotated[list[ChatMessage], FAIL_FAST] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000, description="OpenAI's newer name of max_tokens")
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = Field(None, max_length=0)

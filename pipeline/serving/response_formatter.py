@@ -1,0 +1,183 @@
+"""Answers in OpenAI's shape, whole or in chunks: one class for completions, one for chat."""
+
+import itertools
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from pipeline.generation.batch import TokenEvent
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "local"
+    context_length: int
+    supports_chat: bool
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class CompletionResponse(BaseModel):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: Usage
+
+
+class ChatCompletionResponse(BaseModel):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: Usage
+
+
+@dataclass
+class Choice:
+    """One answer, gathered from its events."""
+
+    texts: list[str] = field(default_factory=list)
+    events: list[TokenEvent] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    def add(self, event: TokenEvent) -> None:
+        self.texts.append(event.text)
+        self.events.append(event)
+        self.finish_reason = event.finish_reason
+
+
+class Shape(ABC):
+    """What the two kinds of answer share: the envelope and the usage."""
+
+    prefix: str
+    whole_object: str
+    chunk_object: str
+
+    def __init__(self, model: str, token_bytes: Sequence[bytes], *, with_logprobs: bool) -> None:
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.model = model
+        self.token_bytes = token_bytes
+        self.with_logprobs = with_logprobs
+
+    def whole(self, choices: Sequence[Choice], num_prompt_tokens: int) -> dict[str, Any]:
+        num_tokens = sum(len(choice.events) for choice in choices)
+        body = [self.whole_choice(index, choice) for index, choice in enumerate(choices)]
+        return {**self._envelope(self.whole_object, body), "usage": usage(num_prompt_tokens, num_tokens)}
+
+    def chunk(self, index: int, event: TokenEvent) -> dict[str, Any]:
+        return self._envelope(self.chunk_object, [self.chunk_choice(index, event)])
+
+    def usage_chunk(self, num_prompt_tokens: int, num_tokens: int) -> dict[str, Any]:
+        """The last chunk, where ``stream_options.include_usage`` asked for it."""
+        return {**self._envelope(self.chunk_object, []), "usage": usage(num_prompt_tokens, num_tokens)}
+
+    def opening(self, num_choices: int) -> list[dict[str, Any]]:
+        """Chunks that come before any text."""
+        return []
+
+    @abstractmethod
+    def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        """One of the choices of an answer that is sent whole."""
+
+    @abstractmethod
+    def chunk_choice(self, index: int, event: TokenEvent) -> dict[str, Any]:
+        """The same, for one event of a stream."""
+
+    def shown(self, events: Sequence[TokenEvent]) -> list[TokenEvent]:
+        """Those that have a text: all but the EOS."""
+        return [event for event in events if self.token_bytes[event.token_id]]
+
+    def token_text(self, token_id: int) -> str:
+        return self.token_bytes[token_id].decode("utf-8", "replace")
+
+    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+
+
+class CompletionShape(Shape):
+    prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
+
+    def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        text = "".join(choice.texts)
+        logprobs = self._logprobs(choice.events) if self.with_logprobs else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": choice.finish_reason}
+
+    def chunk_choice(self, index: int, event: TokenEvent) -> dict[str, Any]:
+        logprobs = self._logprobs([event]) if self.with_logprobs else None
+        return {"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": event.finish_reason}
+
+    def _logprobs(self, events: Sequence[TokenEvent]) -> dict[str, Any]:
+        events = self.shown(events)
+        tokens = [self.token_text(event.token_id) for event in events]
+        offsets = [0, *itertools.accumulate(map(len, tokens))][:-1]
+        top = [{self.token_text(each): logprob for each, logprob in event.top_logprobs or ()} for event in events]
+        return {
+            "tokens": tokens,
+            "token_logprobs": [event.logprob for event in events],
+            "top_logprobs": top,
+            "text_offset": offsets,  # in characters, from the beginning of this text
+        }
+
+
+class ChatShape(Shape):
+    """The answer's one leading space, which the template puts after ``Assistant:``, is no part of the message."""
+
+    prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._begun: set[int] = set()
+
+    def opening(self, num_choices: int) -> list[dict[str, Any]]:
+        delta = {"role": "assistant", "content": ""}
+        choices = [{"index": index, "delta": delta, "finish_reason": None} for index in range(num_choices)]
+        return [self._envelope(self.chunk_object, [choice]) for choice in choices]
+
+    def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(choice.texts).removeprefix(" "), "refusal": None}
+        logprobs = (
+            {"content": [self._logprob(event) for event in self.shown(choice.events)]} if self.with_logprobs else None
+        )
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish_reason}
+
+    def chunk_choice(self, index: int, event: TokenEvent) -> dict[str, Any]:
+        text = event.text
+        if text and index not in self._begun:
+            self._begun.add(index)
+            text = text.removeprefix(" ")
+        logprobs = {"content": [self._logprob(each) for each in self.shown([event])]} if self.with_logprobs else None
+        delta = {"content": text} if text else {}
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": event.finish_reason}
+
+    def _logprob(self, event: TokenEvent) -> dict[str, Any]:
+        top = [self._token(each, logprob) for each, logprob in event.top_logprobs or ()]
+        return {**self._token(event.token_id, event.logprob), "top_logprobs": top}
+
+    def _token(self, token_id: int, logprob: float | None) -> dict[str, Any]:
+        token = self.token_bytes[token_id]
+        return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}
+
+
+def usage(num_prompt_tokens: int, num_tokens: int) -> dict[str, int]:
+    total = num_prompt_tokens + num_tokens
+    return {"prompt_tokens": num_prompt_tokens, "completion_tokens": num_tokens, "total_tokens": total}

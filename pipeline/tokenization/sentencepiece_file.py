@@ -1,0 +1,75 @@
+"""SentencePiece's `tokenizer.model` → `Vocabulary`, so that every engine gives SentencePiece's own ids.
+
+SentencePiece joins the neighbours whose joined piece has the highest score. The order of the merges is therefore that
+of the scores; by piece id, as transformers 5 orders them, every text with two spaces in a row gets other ids.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.tokenization.vocabulary import Vocabulary, checked, merges_by_priority
+from utils.errors import PipelineError
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # SentencePiece.Type
+_BPE = 2  # TrainerSpec.ModelType
+
+
+def read_sentencepiece(path: Path) -> Vocabulary:
+    """The vocabulary of a `tokenizer.model`.
+
+    Raises:
+        PipelineError: not a SentencePiece model, or one of another kind than Llama's.
+    """
+    model = _parse(path)
+    wanted = "wanted: a BPE model with byte fallback such as CodeLlama's, or a tokenizer.json"
+    problem = _problem(model)
+    if problem:
+        raise PipelineError(f"{path} {problem}; {wanted}")
+    pieces = tuple(each.piece for each in model.pieces)
+    controls = frozenset(i for i, each in enumerate(model.pieces) if each.type in (_UNKNOWN, _CONTROL))
+    byte_ids = frozenset(i for i, each in enumerate(model.pieces) if each.type == _BYTE)
+    vocabulary = Vocabulary(
+        pieces=pieces,
+        merges=merges_by_priority(pieces, [each.score for each in model.pieces], reserved=controls | byte_ids),
+        unk_id=model.trainer_spec.unk_id,
+        bos_id=model.trainer_spec.bos_id,
+        eos_id=model.trainer_spec.eos_id,
+        controls=controls,
+    )
+    return checked(vocabulary, origin=path)
+
+
+def _parse(path: Path) -> Any:
+    from google.protobuf.message import DecodeError
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError:
+        raise PipelineError(
+            f"{path} is not a SentencePiece model; put the tokenizer.model of CodeLlama there"
+        ) from None
+    if not model.pieces:
+        raise PipelineError(f"{path} holds no pieces; put the tokenizer.model of CodeLlama there")
+    return model
+
+
+def _problem(model: Any) -> str:
+    """What SentencePiece would do with a text that `Vocabulary` does not, or an empty string."""
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    if trainer.model_type != _BPE or not trainer.byte_fallback:
+        return "is not a BPE model with byte fallback"
+    if normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
+        return (
+            f"normalises text (rule {normalizer.name or 'of its own'!r}), so it could not be decoded to the same text"
+        )
+    if not (normalizer.add_dummy_prefix and normalizer.escape_whitespaces) or trainer.treat_whitespace_as_suffix:
+        return "does not write a space as a prefix '▁'"
+    others = sum(each.type in (_USER_DEFINED, _UNUSED) for each in model.pieces)
+    if others:
+        return f"holds {others} user-defined or unused pieces"
+    size = len(model.pieces)
+    if not all(0 <= each < size for each in (trainer.unk_id, trainer.bos_id, trainer.eos_id)):
+        return "has no <unk>, <s> or </s>"
+    return ""

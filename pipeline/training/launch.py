@@ -1,0 +1,40 @@
+"""Starts the processes of ``main.py train --nproc N``: torch's launcher, without its own log and traceback.
+
+python3 pipeline/training/launch.py --standalone --nproc-per-node=2 train.py …
+
+What went wrong a process has said in its one line; the launcher's pages about it would bury that. The exit code is that
+of the process that failed first, or the signal's.
+"""
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> int:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as launch
+
+    logging.disable(logging.ERROR)  # of this process alone
+    try:
+        launch(list(argv))
+    except SignalException as stopped:
+        return 128 + stopped.sigval
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        memory = " (the system does so when memory runs out)" if failure.exitcode == -signal.SIGKILL else ""
+        print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}{memory}", file=sys.stderr)
+        return 128 - failure.exitcode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's modules are found as utils.NAME only
+    from utils.cli import exit_code_of
+
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))

@@ -1,0 +1,122 @@
+"""The optimizers that the configuration names: AdamW, or Muon for the hidden matrices with AdamW for the rest.
+
+Weights decay in matrices only: norms and other vectors have no direction towards zero that would make sense.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from pipeline.config_sections_tmp import TrainingConfig
+from utils.cast_linear import FusedLinear
+
+_OUTER_NAMES = ("embed_tokens", "lm_head")  # rows are tokens: no hidden matrix
+# Quintic Newton-Schulz iteration: these take every singular value near 1 in five rounds (Jordan et al. 2024).
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ROUNDS = 5
+
+
+def make_optimizers(model: nn.Module, config: TrainingConfig, device: torch.device) -> list[Optimizer]:
+    """Together they hold every weight that is trained, each once."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.optimizer == "adamw":
+        return [_adamw(parameters, config, device)]
+    hidden = hidden_matrices(model)
+    inside = {id(parameter) for parameter, _ in hidden}
+    return [
+        _adamw([each for each in parameters if id(each) not in inside], config, device),
+        Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay),
+    ]
+
+
+def hidden_matrices(model: nn.Module) -> list[tuple[nn.Parameter, tuple[int, ...]]]:
+    """Every weight matrix between embedding and head, with the rows of each product that is fused into it."""
+    result = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module.weight.requires_grad and not name.endswith(_OUTER_NAMES):
+            fused = isinstance(module, FusedLinear)
+            result.append((module.weight, tuple(module.sizes) if fused else (module.weight.shape[0],)))
+    return result
+
+
+def _adamw(parameters: list[nn.Parameter], config: TrainingConfig, device: torch.device) -> AdamW:
+    """AdamW (Loshchilov & Hutter 2019)."""
+    groups = [
+        {"params": [each for each in parameters if each.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=1e-8,
+        fused=device.type in ("cuda", "cpu"),
+    )
+
+
+class Muon(Optimizer):
+    """Momentum, made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+
+    An update is scaled by 0.2 sqrt(max(rows, columns)), so that its entries are about as large as AdamW's and the
+    weight decay fits both (Liu et al. 2025, "Muon is Scalable for LLM Training").
+
+    Args:
+        matrices: weights (rows, columns), each with the rows of the products fused into it; every product is made
+            orthogonal by itself.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[tuple[nn.Parameter, tuple[int, ...]]],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        alike = defaultdict(list)
+        for parameter, sizes in matrices:
+            alike[parameter.shape, sizes].append(parameter)
+        groups = [{"params": parameters, "sizes": sizes} for (_, sizes), parameters in alike.items()]
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._step_group(parameters, group)
+
+    def _step_group(self, parameters: list[nn.Parameter], group: dict) -> None:
+        momentum, rate = group["momentum"], group["lr"]
+        directions = []
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            buffer = state["momentum_buffer"]
+            buffer.lerp_(parameter.grad, 1 - momentum)
+            directions.append(parameter.grad.lerp(buffer, momentum))  # Nesterov's look ahead
+        # One batch of matrices for all layers: a handful of large products instead of many small ones.
+        stacked = torch.stack(directions)  # (layers, rows, columns)
+        parts = [orthogonalise(part) for part in stacked.split(group["sizes"], dim=1)]
+        for parameter, update in zip(parameters, torch.cat(parts, dim=1), strict=True):
+            parameter.mul_(1 - rate * group["weight_decay"])
+            parameter.add_(update, alpha=-rate)
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices to `matrices` (…, R, C), roughly, scaled as `Muon` says."""
+    rows, columns = matrices.shape[-2:]
+    # bfloat16 is exact enough for a direction and fast on a GPU; CPUs without its instructions emulate it.
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = x.mT if rows > columns else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # all singular values at most 1
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ROUNDS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    x = x.mT if rows > columns else x
+    return x.to(matrices.dtype) * (0.2 * max(rows, columns) ** 0.5)

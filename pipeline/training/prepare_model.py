@@ -1,0 +1,65 @@
+"""Makes a model ready for training: compute type, kernels, torch.compile, all in place.
+
+    print(prepare_for_training(model, config.training, device))
+    loss = model(input_ids, labels=labels, num_tokens=count, return_logits=False)["loss"]
+
+The model keeps its modules and the names of its weights. Weights stay float32 and are cast inside the compiled forward.
+"""
+
+import importlib.util
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import torch
+
+from pipeline.config_sections_tmp import TrainingConfig
+from pipeline.modeling.flash_attention import check_flash_attention
+from pipeline.training.cpu_settings import keep_freed_memory, use_fast_float32_products
+from utils.devices import choose_dtype
+from utils.errors import PipelineError
+
+if TYPE_CHECKING:
+    from model import TransformerLM
+
+
+def prepare_for_training(
+    model: "TransformerLM", config: TrainingConfig, device: torch.device, *, varying_lengths: bool = False
+) -> str:
+    """Sets `model`, which is on `device`, up as `config` says and returns in words what was chosen.
+
+    Args:
+        varying_lengths: batches differ in length, so that the compiled code must take any; else it is made for each
+            shape anew, which is faster.
+
+    Raises:
+        PipelineError: flash attention or the compiler was asked for and cannot run here.
+    """
+    dtype = choose_dtype(config.dtype, device)
+    model.model.compute_dtype = None if dtype is torch.float32 else dtype
+    chosen = [str(dtype).removeprefix("torch.")]
+    if device.type == "cpu":
+        keep_freed_memory()
+        use_fast_float32_products()
+    if device.type == "cuda" and config.attention == "flash":
+        check_flash_attention(model.config, device, dtype)
+        model.flash_only = True
+        chosen.append("flash attention")
+    problem = compiler_problem(device)
+    if config.compile == "on" and problem:
+        raise PipelineError(f"training.compile is on, but {problem}; run it with --set training.compile=off")
+    if config.compile == "off" or problem:
+        return ", ".join([*chosen, f"not compiled ({problem or 'training.compile is off'})"])
+    model.compile_training(dynamic=varying_lengths)
+    return ", ".join([*chosen, "compiled (the first steps take longer)"])
+
+
+def compiler_problem(device: torch.device) -> str:
+    """Why torch.compile cannot run on `device`, or an empty string."""
+    if device.type == "cuda":
+        return "" if importlib.util.find_spec("triton") else "the package triton is not installed"
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX") or "g++"
+        found = shutil.which(compiler) or shutil.which("clang++")
+        return "" if found else "no C++ compiler (g++) is installed"
+    return f"torch.compile does not pay on {device.type}"

@@ -1,0 +1,189 @@
+"""JSON lines of conversations → tokenized examples; what is left out is counted by reason.
+
+preparation = Preparation(max_length=512)
+examples = list(prepare_examples(iter_conversations(path, preparation), tokenizer, preparation))
+print(preparation.summary())
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.formats.chat_template import (
+    ConversationError,
+    EncodedConversation,
+    Turn,
+    answered,
+    assemble,
+    read_turns,
+    texts_of,
+)
+from pipeline.formats.cleaned_text import printable_name
+from pipeline.formats.raw_files import RawFile, Record
+from utils.errors import PipelineError
+from utils.terminal import styled, use_colour, visible
+
+NOTHING_TO_LEARN = "nothing to learn from"
+TOO_LONG = "too long"
+OPEN_QUESTION = "last question without an answer"
+
+
+@dataclass
+class Preparation:
+    """How conversations are prepared, and what became of them."""
+
+    max_length: int
+    too_long: str = "drop"
+    strict: bool = False
+    read: int = 0
+    kept: int = 0
+    truncated: int = 0
+    open_questions: int = 0  # left out, the turns before them kept
+    refused: Counter = field(default_factory=Counter)  # reason → conversations
+    first_seen: dict[str, str] = field(default_factory=dict)  # reason → where it was met first
+
+    def refuse(self, where: str, error: ConversationError) -> None:
+        """Counts a malformed conversation; with `strict` it is the end."""
+        if self.strict:
+            raise PipelineError(f"{where}: {error}; fix it, or leave out --strict to skip such conversations")
+        self.refused[error.reason] += 1
+        self.first_seen.setdefault(error.reason, where)
+
+    def summary(self) -> str:
+        lines = [f"{self.kept:,} of {self.read:,} conversations kept (at most {self.max_length} tokens)"]
+        if self.truncated:
+            lines.append(f"  {self.truncated:,} of them cut off at {self.max_length} tokens")
+        if self.open_questions:
+            lines.append(f"  {self.open_questions:,} {OPEN_QUESTION}: that question left out")
+        for reason, count in self.refused.most_common():
+            first = f" (first: {self.first_seen[reason]})" if reason in self.first_seen else ""
+            lines.append(f"  {count:,} left out: {reason}{first}")
+        if self.refused[TOO_LONG]:
+            lines.append("  for the too long: --max-length N, up to the model's context, or --too-long truncate")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation, as text in turns and as ids (uint16) with their mask (uint8)."""
+
+    where: str
+    turns: list[Turn]
+    ids: np.ndarray
+    mask: np.ndarray
+
+
+def iter_conversations(path: Path, preparation: Preparation) -> Iterator[tuple[str, list[Turn]]]:
+    """Where each well-formed conversation stands and its answered turns; the others are counted.
+
+    A record is ``{"conversations": [question, answer, …]}`` as in LIMA, or ``{"messages": [{"role", "content"}, …]}``.
+    """
+    name = printable_name(path.name)
+    for record in _records(path):
+        where = f"{name}:{record.number}"
+        preparation.read += 1
+        try:
+            turns = read_turns(_messages(record))
+            if not answered(turns):
+                raise ConversationError(NOTHING_TO_LEARN, "it has no answer")
+        except ConversationError as error:
+            preparation.refuse(where, error)
+            continue
+        if turns[-1].assistant is None:
+            _count_open_question(where, preparation)
+        yield where, answered(turns)
+
+
+def prepare_examples(
+    conversations: Iterable[tuple[str, list[Turn]]], tokenizer: Any, preparation: Preparation, *, batch_size: int = 100
+) -> Iterator[Example]:
+    """Examples of at most `max_length` tokens, `batch_size` conversations tokenized in one call."""
+    for batch in _batches(conversations, batch_size):
+        texts = list(chain.from_iterable(texts_of(turns) for _, turns in batch))
+        encoded_texts = iter(tokenizer.encode_batch(texts))
+        for where, turns in batch:
+            encoded = _fitted(where, assemble(tokenizer, turns, encoded_texts), preparation)
+            if encoded:
+                preparation.kept += 1
+                yield Example(where, turns, np.array(encoded.ids, np.uint16), np.array(encoded.mask, np.uint8))
+
+
+def show_preview(example: Example, tokenizer: Any) -> str:
+    """A conversation as its ids say it, what the model learns in green, or between ⟦ and ⟧ where there is no colour."""
+    pieces = list(tokenizer.token_bytes())
+    pieces[tokenizer.bos_id], pieces[tokenizer.eos_id] = b"<s>", b"</s>"
+    runs: list[tuple[int, list[bytes]]] = []
+    for token, supervised in zip(example.ids, example.mask, strict=True):
+        if not runs or runs[-1][0] != supervised:
+            runs.append((supervised, []))
+        runs[-1][1].append(pieces[token])
+    texts = ((supervised, visible(b"".join(run).decode("utf-8", errors="replace"))) for supervised, run in runs)
+    body = "".join(_highlighted(text) if supervised else text for supervised, text in texts)
+    return styled(f"{example.where}: {len(example.ids)} tokens, {example.mask.sum()} learned", "bold") + "\n" + body
+
+
+def _highlighted(text: str) -> str:
+    return styled(text, "green") if use_colour() else f"⟦{text}⟧"
+
+
+def _records(path: Path) -> Iterator[Record]:
+    try:
+        with RawFile(path, kind="jsonl") as file:
+            yield from file.records()
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist; expected one conversation a line, as JSON") from None
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read: {error.strerror}; expected one conversation a line") from None
+
+
+def _messages(record: Record) -> list[dict[str, str]]:
+    if record.value is None:
+        reason, _, detail = record.problem.partition(": ")
+        raise ConversationError(reason, detail)
+    if isinstance(record.value.get("messages"), list):
+        return record.value["messages"]
+    texts = record.value.get("conversations")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ConversationError(
+            "no conversation", "expected `conversations`, a list of texts, or `messages`, a list of {role, content}"
+        )
+    return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
+
+
+def _count_open_question(where: str, preparation: Preparation) -> None:
+    if preparation.strict:
+        preparation.refuse(where, ConversationError(OPEN_QUESTION))
+    preparation.open_questions += 1
+
+
+def _fitted(where: str, encoded: EncodedConversation, preparation: Preparation) -> EncodedConversation | None:
+    """`encoded`, cut off where that was asked for; None, and counted, where it is too long or has nothing left."""
+    limit = preparation.max_length
+    if len(encoded.ids) <= limit:
+        return encoded
+    if preparation.too_long == "drop":
+        preparation.refused[TOO_LONG] += 1
+        return None
+    cut = EncodedConversation(encoded.ids[:limit], encoded.mask[:limit])
+    if not any(cut.mask):
+        preparation.refuse(where, ConversationError(NOTHING_TO_LEARN, f"its first {limit} tokens hold no answer"))
+        return None
+    preparation.truncated += 1
+    return cut
+
+
+def _batches(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of up to `size` items; Python 3.11 has no itertools.batched."""
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

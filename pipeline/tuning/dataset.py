@@ -1,0 +1,152 @@
+"""The fine-tuning data on disk: its names, its only writer and reader. docs/instruction_tuning.md describes it.
+
+    data = SftDataset.open(config.paths.post_training_dir)
+    data.ids, data.masks            # (N, max_length), uint16 and uint8
+    data.lengths                    # (N,) tokens of each conversation, the padding not counted
+
+Needs NumPy and nothing else.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
+from pipeline.formats.cleaned_text import printable_name
+from pipeline.formats.token_dataset import file_sha256
+from pipeline.tuning.conversations import Example, Preparation
+from utils.checksums import sealed, sha256_of, unsealed
+from utils.errors import PipelineError
+from utils.files import whole_file, write_json
+from utils.quickstart_hint import or_quickstart
+
+FORMAT_VERSION = 1
+EXAMPLES_NAME, MASKS_NAME, METADATA_NAME = "tokenized_examples.npy", "loss_masks.npy", "metadata.json"
+CONVERSATIONS_NAME = "example_conversations.json"
+WRITTEN_NAMES = (EXAMPLES_NAME, MASKS_NAME, METADATA_NAME, CONVERSATIONS_NAME)
+_SHOWN = 5  # conversations in CONVERSATIONS_NAME
+_REMEDY = "run: python3 lima_tokenizer.py"
+
+
+@dataclass(frozen=True)
+class SftDataset:
+    """Conversations as ids, padded with EOS, and masks that are 1 where the model learns."""
+
+    directory: Path
+    metadata: dict[str, Any]
+    ids: np.ndarray
+    masks: np.ndarray
+
+    @classmethod
+    def open(cls, directory: Path) -> "SftDataset":
+        """The complete data in `directory`.
+
+        Raises:
+            PipelineError: no metadata.json, another template or format, arrays that do not fit it.
+        """
+        metadata = _read_metadata(directory)
+        arrays = [_load(directory / name, dtype) for name, dtype in ((EXAMPLES_NAME, "uint16"), (MASKS_NAME, "uint8"))]
+        shape = (metadata["examples"], metadata["max_length"])
+        for name, array in zip((EXAMPLES_NAME, MASKS_NAME), arrays, strict=True):
+            if array.shape != shape:
+                raise PipelineError(
+                    f"{directory / name} has shape {array.shape}; {METADATA_NAME} says {shape}; {_REMEDY}"
+                )
+            found, expected = sha256_of(directory / name), metadata["files"][name]
+            if found != expected:
+                raise PipelineError(
+                    f"{directory / name} is damaged: its sha256 is {found[:16]}, {METADATA_NAME} says "
+                    f"{expected[:16]}; {_REMEDY}"
+                )
+        return cls(directory, metadata, *arrays)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens up to the last one that is learned, int64 (N,): what follows is padding or trains nothing."""
+        return self.masks.shape[1] - np.argmax(self.masks[:, ::-1], axis=1)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the data; checkpoints keep it."""
+        return self.metadata["files"][EXAMPLES_NAME]
+
+
+def write_sft_dataset(
+    directory: Path, examples: Sequence[Example], tokenizer: Any, preparation: Preparation, *, source: Path
+) -> dict[str, Any]:
+    """Writes all four files, the metadata last, and returns it. The same input gives the same bytes."""
+    (directory / METADATA_NAME).unlink(missing_ok=True)
+    shape = (len(examples), preparation.max_length)
+    ids, masks = np.full(shape, tokenizer.eos_id, dtype=np.uint16), np.zeros(shape, dtype=np.uint8)
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)], masks[row, : len(example.ids)] = example.ids, example.mask
+    for name, array in ((EXAMPLES_NAME, ids), (MASKS_NAME, masks)):
+        with whole_file(directory / name) as file:
+            np.save(file, array)
+    write_json(directory / CONVERSATIONS_NAME, [_shown(example) for example in examples[:_SHOWN]])
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "template": TEMPLATE_NAME,
+        "tokenizer": {
+            "name": tokenizer.name,
+            "fingerprint": tokenizer.fingerprint,
+            "bos_id": tokenizer.bos_id,
+            "eos_id": tokenizer.eos_id,
+        },
+        "vocab_size": tokenizer.vocab_size,
+        "source": {"name": printable_name(source.name), "sha256": file_sha256(source)},
+        "max_length": preparation.max_length,
+        "too_long": preparation.too_long,
+        "examples": len(examples),
+        "turns": sum(len(example.turns) for example in examples),
+        "tokens": sum(len(example.ids) for example in examples),
+        "learned_tokens": int(masks.sum()),
+        "read": preparation.read,
+        "truncated": preparation.truncated,
+        "open_questions": preparation.open_questions,
+        "left_out": dict(sorted(preparation.refused.items())),
+        "files": {name: file_sha256(directory / name) for name in (EXAMPLES_NAME, MASKS_NAME)},
+    }
+    write_json(directory / METADATA_NAME, sealed(metadata))
+    return metadata
+
+
+def _shown(example: Example) -> dict[str, Any]:
+    text, ids, mask = render_text(example.turns), example.ids.tolist(), example.mask.tolist()
+    return {"where": example.where, "text": text, "ids": ids, "mask": mask}
+
+
+def _read_metadata(directory: Path) -> dict[str, Any]:
+    path = directory / METADATA_NAME
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(
+            f"{directory} holds no prepared conversations ({METADATA_NAME} is missing); {_REMEDY}"
+            f"{or_quickstart(directory)}"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise PipelineError(f"{path} cannot be read: {error}; {_REMEDY}") from None
+    if not isinstance(metadata, dict):
+        raise PipelineError(f"{path} holds {type(metadata).__name__}, expected an object; {_REMEDY}")
+    metadata = unsealed(metadata, origin=path, remedy=_REMEDY)
+    found = metadata.get("format_version"), metadata.get("template")
+    if found != (FORMAT_VERSION, TEMPLATE_NAME):
+        wanted = (FORMAT_VERSION, TEMPLATE_NAME)
+        raise PipelineError(f"{path}: format and template are {found}; wanted: {wanted}; {_REMEDY}")
+    return metadata
+
+
+def _load(path: Path, dtype: str) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path} cannot be read: {error}; {_REMEDY}") from None
+    if array.dtype != dtype:
+        raise PipelineError(f"{path} holds {array.dtype}; wanted: {dtype}; {_REMEDY}")
+    return array

@@ -1,0 +1,93 @@
+"""A fine-tuning run: its configuration, what must fit together, and its record sft_config.json."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config_sections_tmp import Config, ModelConfig
+from pipeline.configuration import config_from_dict
+from pipeline.formats.checkpoint import refuse_without_config
+from pipeline.tuning.dataset import SftDataset
+from utils.errors import PipelineError
+
+# What `sft` says in place of `training`: the keys of both.
+_SHARED_KEYS = (
+    "learning_rate",
+    "min_learning_rate",
+    "warmup_steps",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "num_epochs",
+    "seed",
+    "validations_per_epoch",
+    "early_stopping_patience",
+)
+# Keys of `model` that are no part of its shape: how it trains.
+_FREE_KEYS = ("dropout", "activation_checkpointing")
+
+
+def tuning_config(config: Config, content: Mapping[str, Any], *, origin: Path) -> Config:
+    """`config` with the checkpoint's model and data, and `training` as fine-tuning runs it.
+
+    Raises:
+        PipelineError: the checkpoint says nothing of its architecture, or `config` asks for another one.
+    """
+    refuse_without_config(content, origin)
+    base = config_from_dict(content["config"], origin=f"checkpoint {origin}")
+    _refuse_other_model(config.model, base.model, origin)
+    changes = {key: getattr(config.sft, key) for key in _SHARED_KEYS}
+    # A few hundred steps are over before compiling has paid; who wants it says training.compile=on.
+    compile_mode = "on" if config.training.compile == "on" else "off"
+    training = replace(config.training, **changes, max_steps=None, compile=compile_mode)
+    model = replace(base.model, **{key: getattr(config.model, key) for key in _FREE_KEYS})
+    return replace(config, model=model, dataset=base.dataset, training=training)
+
+
+def _refuse_other_model(configured: ModelConfig, stored: ModelConfig, origin: Path) -> None:
+    """A key of `model` that was set, so that it is not the default, must be the checkpoint's."""
+    for each in fields(ModelConfig):
+        asked, found = getattr(configured, each.name), getattr(stored, each.name)
+        if each.name not in _FREE_KEYS and asked != each.default and asked != found:
+            raise PipelineError(
+                f"model.{each.name} is {asked} in the configuration and {found} in checkpoint {origin}; a checkpoint "
+                "keeps its architecture: leave the key out, or name another checkpoint"
+            )
+
+
+def check_data(data: SftDataset, content: Mapping[str, Any], config: Config, *, origin: Path) -> None:
+    """Raises PipelineError where the conversations are another tokenizer's, or too long for the model."""
+    wanted, found = (content.get("tokenizer") or {}), data.metadata["tokenizer"]
+    if wanted.get("fingerprint") and wanted["fingerprint"] != found["fingerprint"]:
+        raise PipelineError(
+            f"checkpoint {origin} was trained with the tokenizer {wanted.get('name')} ({wanted['fingerprint'][:12]}), "
+            f"the conversations in {data.directory} were made with {found['name']} ({found['fingerprint'][:12]}); "
+            "prepare them with the model's: python3 lima_tokenizer.py --set paths.tokenizer_dir=DIR"
+        )
+    if data.metadata["vocab_size"] != config.model.vocab_size:
+        sizes = f"{data.metadata['vocab_size']} tokens, the model {config.model.vocab_size}"
+        raise PipelineError(f"the tokenizer of {data.directory} has {sizes}; run: python3 lima_tokenizer.py")
+    length, context = data.metadata["max_length"], config.model.context_length
+    if length > context:
+        raise PipelineError(
+            f"the conversations in {data.directory} have up to {length} tokens, the model reads {context}; run: "
+            f"python3 lima_tokenizer.py --max-length {context}"
+        )
+
+
+def refuse_other_data(content: Mapping[str, Any], description: Mapping[str, Any], *, origin: Path) -> None:
+    """Raises PipelineError where a resumed run would go on with other conversations."""
+    was, now = (each["data"]["fingerprint"] for each in (content, description))
+    if was != now:
+        raise PipelineError(
+            f"{origin} was tuned on other conversations ({was[:12]}) than those in {description['data']['directory']} "
+            f"({now[:12]}); prepare the same again, or tune anew with --checkpoint"
+        )
+
+
+class FirstValidation:
+    """A callback that keeps the untouched model's validation for the summary and for later checkpoints."""
+
+    def on_validation(self, trainer: Any, metrics: Mapping[str, float]) -> None:
+        if trainer.step == 0:
+            trainer.run.description["before"] = dict(metrics)

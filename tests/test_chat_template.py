@@ -1,0 +1,123 @@
+"""The template: what a user writes stays text, a prompt begins its conversation, and the mask is the answers."""
+
+import json
+import shutil
+
+import pytest
+
+from pipeline.formats.chat_template import (
+    ConversationError,
+    chat_template,
+    encode_conversation,
+    encode_prompt,
+    read_turns,
+    render_text,
+)
+from tests.fake_tokenizer import ByteTokenizer
+
+BYTES = ByteTokenizer()
+TWO_TURNS = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello."},
+    {"role": "user", "content": "Why?"},
+    {"role": "assistant", "content": "Because."},
+]
+
+
+def test_each_turn_is_framed_and_the_mask_is_the_answers_with_their_eos():
+    encoded = encode_conversation(BYTES, TWO_TURNS)
+    first = [BYTES.bos_id, *BYTES.encode("User: Hi\nAssistant: Hello."), BYTES.eos_id]
+    second = [BYTES.bos_id, *BYTES.encode("User: Why?\nAssistant: Because."), BYTES.eos_id]
+    assert encoded.ids == first + second
+    learned = [token for token, supervised in zip(encoded.ids, encoded.mask, strict=True) if supervised]
+    assert learned == [*BYTES.encode("Hello."), BYTES.eos_id, *BYTES.encode("Because."), BYTES.eos_id]
+
+
+def test_a_prompt_begins_the_conversation_and_ends_without_a_space():
+    prompt = encode_prompt(BYTES, TWO_TURNS[:3])
+    assert BYTES.decode(prompt).endswith("User: Why?\nAssistant:")
+    assert encode_conversation(BYTES, TWO_TURNS).ids[: len(prompt)] == prompt
+
+
+def test_special_tokens_in_a_text_stay_text():
+    messages = [{"role": "user", "content": "</s><s>User: x"}, {"role": "assistant", "content": "</s>"}]
+    ids = encode_conversation(BYTES, messages).ids
+    assert (ids.count(BYTES.bos_id), ids.count(BYTES.eos_id)) == (1, 1)
+
+
+def test_a_system_message_stands_before_the_first_question_only():
+    messages = [{"role": "system", "content": "Be brief."}, *TWO_TURNS]
+    assert [turn.user for turn in read_turns(messages)] == ["Be brief.\n\nHi", "Why?"]
+
+
+def test_a_last_question_without_an_answer_is_not_learned_from():
+    assert encode_conversation(BYTES, TWO_TURNS[:3]) == encode_conversation(BYTES, TWO_TURNS[:2])
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([], "no messages"),
+        ([{"role": "system", "content": "x"}], "no messages"),
+        ([{"role": "users", "content": "x"}], "unknown role"),
+        (["text"], "unknown role"),
+        ([{"role": "user", "content": " \n"}], "empty turn"),
+        ([{"role": "user"}], "no text"),
+        ([{"role": "user", "content": "\ud800"}], "no Unicode"),
+        ([{"role": "assistant", "content": "x"}], "roles out of order"),
+        ([{"role": "user", "content": "x"}, {"role": "user", "content": "x"}], "roles out of order"),
+        ([*TWO_TURNS[:2], {"role": "system", "content": "x"}], "roles out of order"),
+        (TWO_TURNS[:2], "roles out of order"),  # nothing to answer
+    ],
+)
+def test_what_cannot_be_a_prompt_says_why(messages, reason):
+    with pytest.raises(ConversationError) as caught:
+        encode_prompt(BYTES, messages)
+    assert caught.value.reason == reason
+
+
+def render_jinja(messages, **options):
+    """The exported template with the settings that transformers gives Jinja."""
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message):
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = refuse
+    template = environment.from_string(chat_template(mark_answers=False))
+    return template.render(messages=messages, bos_token="<s>", eos_token="</s>", **options)
+
+
+def test_the_jinja_template_renders_what_people_see():
+    system = {"role": "system", "content": "Be brief."}
+    for messages in (TWO_TURNS, [system, *TWO_TURNS]):
+        assert render_jinja(messages) == render_text(read_turns(messages))
+        assert render_jinja(messages[:-1], add_generation_prompt=True) == render_text(read_turns(messages[:-1]))
+    assert render_jinja(TWO_TURNS[:3]) == render_text(read_turns(TWO_TURNS[:2]))
+    with pytest.raises(Exception, match="roles out of order"):
+        render_jinja(TWO_TURNS[1:])
+
+
+@pytest.fixture(scope="module")
+def llama_tokenizer(real_data, tmp_path_factory):
+    """The real vocabulary as the pipeline loads it."""
+    from tokenizer import load_tokenizer
+
+    directory = tmp_path_factory.mktemp("tokenizer")
+    shutil.copyfile(real_data / "tokenizer" / "codellama_reconstructed.model", directory / "tokenizer.model")
+    return load_tokenizer(directory)
+
+
+def test_prompt_and_answer_apart_give_the_ids_of_the_whole_on_real_conversations(real_data, llama_tokenizer):
+    turns = 0
+    for line in (real_data / "lima" / "lima_sample_100.jsonl").read_text(encoding="utf-8").splitlines():
+        texts = json.loads(line)["conversations"]
+        messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+        whole = []
+        for turn in read_turns(messages):
+            whole += llama_tokenizer.encode(f"{turn.prompt} {turn.assistant}", add_bos=True, add_eos=True)
+            turns += 1
+        assert encode_conversation(llama_tokenizer, messages).ids == whole
+    assert turns == 127

@@ -1,1 +1,0 @@
-"""Instruction tuning: conversations prepared, and what fine-tuning has that pretraining has not."""
