@@ -1,6 +1,11 @@
-# make quickstart   the whole pipeline on a CPU, in minutes       make test    the tests
-# make install      only .venv and the packages                  make lint    ruff
-# make config       config.json and docs/configuration.md anew   make clean   what the quickstart made, and .venv
+# make quickstart    the whole pipeline on a CPU, in minutes
+# make test          the tests; also: test-slow (other packages), test-faults (every file operation fails once)
+# make mutants       300 random one-token changes: which ones do the tests notice?
+# make lint          ruff and mypy
+# make docs          the documentation site, into site/
+# make config        rewrite config.json and docs/configuration.md
+# make install       only .venv and the packages
+# make clean         remove what the quickstart made, the site, and .venv
 #
 # PYTHON       the Python that makes .venv, 3.11 or newer:    make quickstart PYTHON=python3.12
 # TORCH_INDEX  index of PyTorch's CPU build, as PyTorch's own install page names it (several GB less to download)
@@ -13,8 +18,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.docs-installed
 
-.PHONY: help quickstart test test-slow lint config install clean
+.PHONY: help quickstart test test-slow lint docs mutants config install clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -30,7 +36,13 @@ test-slow: $(INSTALLED)
 	@$(BIN)/python -m pytest -q -m slow
 
 lint: $(INSTALLED)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: $(INSTALLED) $(DOCS_INSTALLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "the documentation is in site/index.html"
+
+mutants: $(INSTALLED)
+	@$(BIN)/python -m checks.mutants
 
 config: $(INSTALLED)
 	@$(BIN)/python -m pipeline.configuration_docs
@@ -46,5 +58,9 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
+$(DOCS_INSTALLED): requirements-docs.txt $(INSTALLED)
+	@$(PIP) -r requirements-docs.txt
+	@touch $@
+
 clean:
-	rm -rf quickstart $(VENV)
+	rm -rf quickstart site $(VENV)

@@ -22,7 +22,7 @@ from utils.errors import PipelineError, UsageError, did_you_mean
 from utils.terminal import visible
 
 if TYPE_CHECKING:
-    from pipeline.config_sections_tmp import Config
+    from pipeline.configuration import Config
     from pipeline.evaluation.items import BenchmarkSet
     from pipeline.evaluation.report_files import ReportFiles
     from pipeline.generation.loading import LoadedModel
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _load_models(args: argparse.Namespace, config: "Config") -> "list[LoadedModel]":
-    from pipeline.formats.checkpoint import find_checkpoint
+    from pipeline.formats.run_folders import find_checkpoint
     from pipeline.generation.loading import load_all
 
     if not args.over_training:

@@ -14,9 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config_sections_tmp import Config
-from pipeline.formats.cleaned_files_tmp import check_cleaned_text, cleaned_files, first_files
-from pipeline.formats.cleaned_text import from_line
+from pipeline.configuration import Config
+from pipeline.formats.cleaned_text import check_cleaned_text, cleaned_files, first_files, from_line
 from pipeline.preparation.command_line import add_preparation_options, load_evaluation, preparation_settings, recipe
 from pipeline.preparation.input_shards import line_shards
 from pipeline.preparation.report import summary

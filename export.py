@@ -190,7 +190,8 @@ def import_checkpoint(args: argparse.Namespace, config: "Config") -> Path:
         PipelineError: the file is not a whole model of our architecture, or the tokenizer is another one.
     """
     from pipeline.exporting.foreign_import import import_foreign
-    from pipeline.formats.checkpoint import new_run_folder, write_checkpoint
+    from pipeline.formats.checkpoint import write_checkpoint
+    from pipeline.formats.run_folders import new_run_folder
     from tokenizer import load_tokenizer
 
     if args.output and (args.output / CHECKPOINT_NAME).exists():

@@ -17,9 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config_sections_tmp import Config, FineWebConfig
+from pipeline.configuration import Config
 from pipeline.formats.raw_files import find_raw_files
 from pipeline.preparation.command_line import add_preparation_options, load_evaluation, preparation_settings, recipe
+from pipeline.preparation.config import FineWebConfig
 from pipeline.preparation.hub_files import hub_server, hub_shards
 from pipeline.preparation.input_shards import Shard, record_shards
 from pipeline.preparation.quality_rules import check_rule_names, rejection

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.configuration import Config, config_from_dict, load_config
 from pipeline.modeling.attention_kernels import FastMultiHeadAttention, segment_mask
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.flash_attention import flash_kernels_only, same_kernels_again
 from pipeline.modeling.head_loss import IGNORED, cross_entropy_sum, head_loss_sum, next_token_labels
 from pipeline.modeling.norms import make_norm
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
 
 
 class TransformerLM(nn.Module):
-    """The language model. Weights have Hugging Face's names, but for the fused products (`pipeline/exporting/hf_names.py`)."""
+    """The language model. Weights have Hugging Face's names, except for the fused products (`hf_names.py`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class TransformerLM(nn.Module):
         return {"loss": total / count, "logits": None}
 
     def generate(self, prompt_ids: Tensor | Sequence[int], **options: Any) -> Tensor:
-        """The prompt with its continuation; `max_length` counts new tokens. Options: `pipeline.generation.generate.generate`."""
+        """The prompt with its continuation; `max_length` counts new tokens. Options: `pipeline.generation.generate`."""
         from pipeline.generation.generate import generate
 
         return generate(self, prompt_ids, **options)

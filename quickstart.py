@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.config_sections_tmp import Config
-from pipeline.configuration import CHECKOUT
+from pipeline.configuration import CHECKOUT, Config
 from pipeline.demo.docstring_corpus import write_corpus
 from pipeline.demo.docstring_questions import write_conversations
 from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, load_config_from, run, stage_parser

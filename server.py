@@ -16,7 +16,8 @@ from utils.errors import PipelineError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from pipeline.config_sections_tmp import Config, ServerConfig
+    from pipeline.configuration import Config
+    from pipeline.serving.config import ServerConfig
     from pipeline.serving.engine import ServedModel
 
 

@@ -18,8 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.formats.cleaned_files_tmp import check_cleaned_text
-from pipeline.formats.cleaned_text import from_line
+from pipeline.formats.cleaned_text import check_cleaned_text, from_line
 from pipeline.tokenization.vocabulary import Vocabulary
 from utils.checksums import SUMS_NAME, check_sums, write_sums
 from utils.cli import load_config_from, run, stage_parser

@@ -23,8 +23,8 @@ import orjson
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cleaner import clean_file
 from perf.wikipedia_corpus import structured_articles
+from pipeline.cleaning.articles import clean_file
 from pipeline.cleaning.run import Job, plan_jobs
 from pipeline.configuration import load_config
 from utils.terminal import format_table

@@ -1,6 +1,6 @@
 """How fast text is generated: ours, plain, compiled and in int8, beside transformers with the same weights.
 
-    python3 perf/bench_generation.py                                  # one row, batches, sampling; CPU, 24.9M parameters
+    python3 perf/bench_generation.py                        # one row, batches, sampling; CPU, 24.9M parameters
     python3 perf/bench_generation.py --quality CHECKPOINT CLEANED_FILE    # size and perplexity of int8
 
 Every round runs each variant once, one after another, so that what else the machine does falls on all of them; tables

@@ -2,7 +2,7 @@
 
     python3 perf/bench_head_loss.py --rows 3072 --width 384 --vocabulary 32016 --dtype bfloat16
 
-Plain: all logits at once. Chunked: `pipeline.modeling.head_loss.head_loss_sum`. Each variant runs in a process of its own; memory is
+Plain: all logits at once. Chunked: `pipeline.modeling.head_loss`. Each variant runs in a process of its own; memory is
 the process's peak above what it held before the first pass, error that of the weight's gradient against float32.
 """
 

@@ -17,7 +17,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.config_sections_tmp import ModelConfig, TrainingConfig  # noqa: E402
+from pipeline.modeling.config import ModelConfig  # noqa: E402
+from pipeline.training.config import TrainingConfig  # noqa: E402
 from utils.devices import peak_memory, resolve_device  # noqa: E402
 
 Step = Callable[[], torch.Tensor]

@@ -12,13 +12,121 @@ import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config_sections_tmp import SECTIONS, Config, data_paths
+from pipeline.cleaning.config import CleaningConfig
+from pipeline.evaluation.config import BenchmarkConfig
+from pipeline.generation.config import GenerationConfig
+from pipeline.modeling.config import ModelConfig
+from pipeline.preparation.config import DatasetConfig, FineWebConfig
+from pipeline.serving.config import ServerConfig
+from pipeline.tokenization.config import TokenizerConfig
+from pipeline.training.config import TrainingConfig
+from pipeline.tuning.config import SftConfig
 from utils.errors import PipelineError, UsageError, did_you_mean
-from utils.options import parse_setting, read_section
+from utils.options import option, parse_setting, read_section
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """Where the stages read and write."""
+
+    data_dir: Path = option(
+        Path("data"), "every path whose default is below `data/` follows this one, unless it is set itself"
+    )
+    raw_dir: Path = option(Path("data/raw/enwiki_namespace_0"), "raw dump files that the cleaner reads")
+    cleaned_dir: Path = option(Path("data/cleaned_articles"), "cleaned text, one article a line")
+    tokenizer_dir: Path = option(
+        Path("tokenizers/codellama_tokenizer"), "folder with the tokenizer's `tokenizer.json` or `tokenizer.model`"
+    )
+    checkpoint_dir: Path = option(Path("checkpoints"), "one folder for each training run")
+    log_dir: Path = option(Path("logs"), "TensorBoard events and raw metrics")
+    benchmark_dir: Path = option(Path("benchmark_results"), "benchmark reports")
+    post_training_dir: Path = option(Path("data/post-training"), "instruction-tuning conversations, raw and tokenized")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All sections. Frozen: what a run was configured with does not change while it runs.
+
+    `explicit` names the keys (``section.key``) that the user set: by a flag, ``--set``, a config file laid over
+    config.json, a checkpoint's configuration, or a value in config.json that differs from the default.
+    """
+
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    fineweb: FineWebConfig = field(default_factory=FineWebConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    explicit: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain JSON values, section by section; a path becomes text, a tuple a list."""
+        return {name: section_to_dict(getattr(self, name)) for name in SECTIONS}
+
+    def explicit_values(self) -> dict[str, dict[str, Any]]:
+        """What `to_dict` says of the keys that the user set."""
+        return {
+            section: {key: value for key, value in values.items() if f"{section}.{key}" in self.explicit}
+            for section, values in self.to_dict().items()
+        }
+
+    def problem(self) -> str:
+        """What does not fit together across keys, or an empty string."""
+        for name, section in (("training", self.training), ("sft", self.sft)):
+            if section.min_learning_rate > section.learning_rate:
+                rates = f"{section.min_learning_rate} is above {name}.learning_rate {section.learning_rate}"
+                return f"{name}.min_learning_rate {rates}"
+        if "dataset.window" in self.explicit and (problem := self.context_problem()):
+            return problem
+        return self.model.problem()
+
+    def context_problem(self) -> str:
+        """What is wrong if the dataset's window is longer than the model's context, or an empty string.
+
+        A window that nobody set gives way to the one that the dataset was prepared with (`prepared_window.py`).
+        """
+        if self.model.context_length >= self.dataset.window:
+            return ""
+        context, window = self.model.max_position_embeddings, self.dataset.window
+        factor = self.model.rope_scaling_factor
+        scaled = f" x {factor:g} (rope_scaling_factor)" if factor > 1 else ""
+        return (
+            f"model.max_position_embeddings {context}{scaled} is below dataset.window {window}; for a new model "
+            f"--set model.max_position_embeddings={window}, for one that is trained --set model.rope_scaling=yarn "
+            f"--set model.rope_scaling_factor={-(-window // context)}"
+        )
+
+
+SECTIONS: dict[str, type] = {name: hint for name, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)}
+
+
+def data_paths() -> dict[tuple[str, str], Path]:
+    """(section, key) of every path whose default is below `paths.data_dir` → its place below that folder."""
+    root = PathsConfig().data_dir
+    defaults = {(name, key.name): key.default for name, section in SECTIONS.items() for key in fields(section)}
+    paths = {key: default for key, default in defaults.items() if isinstance(default, Path) and default != root}
+    return {key: path.relative_to(root) for key, path in paths.items() if path.is_relative_to(root)}
+
+
+def section_to_dict(section: Any) -> dict[str, Any]:
+    """One section's plain JSON values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {each.name: plain(getattr(section, each.name)) for each in fields(section)}
+
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = CHECKOUT / "config.json"

@@ -5,8 +5,7 @@ import typing
 from dataclasses import fields
 from pathlib import Path
 
-from pipeline.config_sections_tmp import SECTIONS, section_to_dict
-from pipeline.configuration import CHECKOUT, DEFAULT_CONFIG
+from pipeline.configuration import CHECKOUT, DEFAULT_CONFIG, SECTIONS, section_to_dict
 from utils.options import type_name
 
 CONFIGURATION_PAGE = CHECKOUT / "docs" / "configuration.md"
@@ -22,7 +21,7 @@ Data that is somewhere else needs one key: `{"paths": {"data_dir": "../data"}}`,
 Every path whose default below starts with `data/` then follows, unless it is set itself: by a file that `--config`
 names, by `--set` or a flag, or in `config.json` by a value that differs from the default.
 
-This page and `config.json` are written by `make config` from `pipeline/config_sections_tmp.py`, where every key is defined.
+This page and `config.json` are written by `make config` from `pipeline/configuration.py`, where every key is defined.
 """
 
 

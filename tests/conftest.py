@@ -30,7 +30,7 @@ def project(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def server():
     """A server with the default limits, shared by a file's tests."""
-    from pipeline.config_sections_tmp import ServerConfig
+    from pipeline.serving.config import ServerConfig
     from tests.running_server import RunningServer
 
     running = RunningServer(ServerConfig())
@@ -41,7 +41,7 @@ def server():
 @pytest.fixture
 def make_server():
     """Starts servers with other limits, or with an `api_key`."""
-    from pipeline.config_sections_tmp import ServerConfig
+    from pipeline.serving.config import ServerConfig
     from tests.running_server import RunningServer
 
     servers = []

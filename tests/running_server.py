@@ -7,8 +7,10 @@ import openai
 import torch
 
 from model import create_model
-from pipeline.config_sections_tmp import GenerationConfig, ModelConfig, ServerConfig
+from pipeline.generation.config import GenerationConfig
+from pipeline.modeling.config import ModelConfig
 from pipeline.serving.api import create_app
+from pipeline.serving.config import ServerConfig
 from pipeline.serving.connections import make_uvicorn
 from pipeline.serving.engine import Engine, ServedModel
 from tests.fake_tokenizer import ByteTokenizer

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from model import create_model
-from pipeline.config_sections_tmp import ModelConfig
+from pipeline.modeling.config import ModelConfig
 from utils.activations import GeGLU, ReGLU, SwiGLU
 
 GATES = {SwiGLU: F.silu, GeGLU: F.gelu, ReGLU: F.relu}

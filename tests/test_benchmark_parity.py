@@ -15,11 +15,11 @@ import torch
 
 from export import export_to_hf
 from model import create_model
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.evaluation.items import load_sets, wikitext_pages
 from pipeline.evaluation.scoring import Scorer
 from pipeline.evaluation.tasks import TASKS
 from pipeline.generation.loading import LoadedModel
+from pipeline.modeling.config import ModelConfig
 from tokenizer import WikipediaTokenizer
 
 pytestmark = pytest.mark.slow

@@ -8,15 +8,8 @@ import pytest
 import torch
 
 from pipeline.formats import checkpoint as store
-from pipeline.formats.checkpoint import (
-    find_checkpoint,
-    list_runs,
-    new_run_folder,
-    prune_step_checkpoints,
-    read_checkpoint,
-    tensor_bytes,
-    write_checkpoint,
-)
+from pipeline.formats.checkpoint import read_checkpoint, tensor_bytes, write_checkpoint
+from pipeline.formats.run_folders import find_checkpoint, list_runs, new_run_folder, prune_step_checkpoints
 from utils.errors import PipelineError
 
 

@@ -10,10 +10,10 @@ import torch
 
 import export
 from model import create_model, load_model
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.exporting.gguf_file import pair_rows
 from pipeline.exporting.hf_names import from_hf_names
 from pipeline.formats.checkpoint import read_checkpoint
+from pipeline.modeling.config import ModelConfig
 from tests.small_models import trained_tokenizer
 from utils.cli import exit_code_of
 from utils.errors import PipelineError

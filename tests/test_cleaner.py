@@ -15,8 +15,7 @@ from pyarrow import parquet
 import cleaner
 from pipeline.cleaning.run import claimed
 from pipeline.configuration import CHECKOUT
-from pipeline.formats.cleaned_files_tmp import cleaned_files
-from pipeline.formats.cleaned_text import from_line
+from pipeline.formats.cleaned_text import cleaned_files, from_line
 from utils.errors import PipelineError
 
 LONG = "A sentence that is long enough to be more than a stub, with Unicode: Montréal, 東京, naïve — and so on. "

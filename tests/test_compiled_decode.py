@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from model import TransformerLM
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.generation import compiled_decode
 from pipeline.generation.compiled_decode import cache_path, compiled_decoder
 from pipeline.generation.decode_step import DecodeStep
 from pipeline.generation.generate import GenerationSettings, generate_batch, stream_tokens
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.kv_cache import KVCache
 from pipeline.modeling.quantization import quantize_int8
 from utils.errors import PipelineError

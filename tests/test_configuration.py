@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from pipeline.config_sections_tmp import SECTIONS
-from pipeline.configuration import DEFAULT_CONFIG, config_from_dict, load_config
+from pipeline.configuration import DEFAULT_CONFIG, SECTIONS, config_from_dict, load_config
 from pipeline.configuration_docs import CONFIGURATION_PAGE, config_json, configuration_page
 from utils.errors import PipelineError, UsageError
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader import FourthLoader, ValidationLoader, _copied, create_simple_train_val_dataloaders
-from pipeline.config_sections_tmp import DatasetConfig
+from dataloader import create_simple_train_val_dataloaders
+from pipeline.dataloading.loaders import FourthLoader, ValidationLoader, _copied
 from pipeline.dataloading.split import split_windows, window_positions
 from pipeline.formats.token_dataset import TokenDataset, file_sha256
+from pipeline.preparation.config import DatasetConfig
 from utils.devices import World
 from utils.errors import PipelineError
 
@@ -73,7 +74,7 @@ def test_no_validation_token_is_ever_in_a_training_window(tmp_path, lengths, ove
 
 def test_a_part_is_copied_piece_by_piece(monkeypatch):
     pieces = []
-    monkeypatch.setattr("dataloader._LOCKED_VALUES", 7)
+    monkeypatch.setattr("pipeline.dataloading.loaders._LOCKED_VALUES", 7)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pieces.append(len(tensor)) or tensor)
     tokens = torch.arange(30).to(torch.int16)
     assert torch.equal(_copied(tokens, torch.device("cpu")), tokens)

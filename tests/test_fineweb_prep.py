@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import fineweb_prep
-from pipeline.config_sections_tmp import FineWebConfig
 from pipeline.formats.cleaned_text import to_line
 from pipeline.formats.token_dataset import TokenDataset
 from pipeline.preparation import remote_file
+from pipeline.preparation.config import FineWebConfig
 from pipeline.preparation.input_shards import record_shards
 from pipeline.preparation.read_ahead import prefetched
 from pipeline.preparation.remote_file import RemoteFile, Retries, Server, Span

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import create_model
-from pipeline.config_sections_tmp import ModelConfig
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.flops import matrix_parameters, training_flops_per_token
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from model import TransformerLM
-from pipeline.config_sections_tmp import GenerationConfig, ModelConfig
 from pipeline.generation.batch import PREFILL_TOKENS, BatchGenerator
+from pipeline.generation.config import GenerationConfig
 from pipeline.generation.generate import GenerationSettings, generate_batch, stream_events, stream_text, stream_tokens
 from pipeline.generation.settings import check_text
 from pipeline.generation.text_stream import TextStream
+from pipeline.modeling.config import ModelConfig
 from utils.errors import PipelineError
 
 BYTES = 259  # <unk>, <s>, </s>, then a token for each byte

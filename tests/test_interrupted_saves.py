@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.config_sections_tmp import TrainingConfig
 from pipeline.formats import checkpoint
 from pipeline.formats.checkpoint import read_checkpoint
-from pipeline.formats.training_state_tmp import log_place
+from pipeline.training.config import TrainingConfig
+from pipeline.training.starting_point import log_place
 from pipeline.training.trainer import RunInfo, Trainer
 from tests.test_trainer import CPU, Bigram, Loader, random_ids
 from utils import logging_utils

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import TransformerLM
-from pipeline.config_sections_tmp import ModelConfig
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.kv_cache import KVCache
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}

@@ -10,9 +10,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import flex_attention
 
 from model import TransformerLM, create_model, load_model, load_weights
-from pipeline.config_sections_tmp import ModelConfig, section_to_dict
+from pipeline.configuration import section_to_dict
 from pipeline.exporting.hf_names import from_hf_names, to_hf_names
 from pipeline.modeling.attention_kernels import _compiled_flex_attention, attend, segment_block_mask, segment_mask
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.cpu_attention import blocked_causal_attention
 from utils.errors import PipelineError
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from pipeline.config_sections_tmp import TrainingConfig
+from pipeline.training.config import TrainingConfig
 from pipeline.training.optimizers import Muon, hidden_matrices, make_optimizers, orthogonalise
 from utils.cast_linear import FusedLinear
 

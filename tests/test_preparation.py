@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.config_sections_tmp import DatasetConfig
 from pipeline.formats.cleaned_text import to_line
 from pipeline.formats.token_dataset import TokenDataset
 from pipeline.preparation import run as preparation
+from pipeline.preparation.config import DatasetConfig
 from pipeline.preparation.dataset_writer import check_tokenizer, file_bounds
 from pipeline.preparation.free_disk import expected_size
 from pipeline.preparation.input_shards import LineShard, line_shards

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from model import TransformerLM
-from pipeline.config_sections_tmp import ModelConfig, TrainingConfig
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.flash_attention import check_flash_attention
 from pipeline.training import prepare_model as compile_module
+from pipeline.training.config import TrainingConfig
 from pipeline.training.prepare_model import prepare_for_training
 from utils.errors import PipelineError
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from model import TransformerLM
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.generation.generate import GenerationSettings, stream_tokens
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.quantization import Int8Linear, quantize_int8, quantize_rows
 from utils.errors import PipelineError
 

@@ -1,6 +1,6 @@
 """The quickstart's corpus; the quickstart itself is run in test_end_to_end.py."""
 
-from cleaner import iter_raw_articles
+from pipeline.cleaning.articles import iter_raw_articles
 from pipeline.demo.docstring_corpus import articles_of_file, topic_articles, write_corpus
 
 MODULE = '''"""Sorts things.

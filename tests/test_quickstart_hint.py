@@ -10,8 +10,8 @@ from dataloader import open_dataset
 from pipeline.cleaning.run import plan_jobs
 from pipeline.configuration import Config, load_config
 from pipeline.console.menus import choose_run
-from pipeline.formats.checkpoint import find_checkpoint
-from pipeline.formats.cleaned_files_tmp import cleaned_files
+from pipeline.formats.cleaned_text import cleaned_files
+from pipeline.formats.run_folders import find_checkpoint
 from pipeline.tuning.dataset import SftDataset
 from tokenizer import load_tokenizer
 from utils.errors import PipelineError

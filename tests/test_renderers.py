@@ -11,16 +11,17 @@ from fastapi.testclient import TestClient
 
 import Inference
 import lima_tokenizer
-from pipeline.config_sections_tmp import GenerationConfig, ServerConfig
 from pipeline.configuration import load_config
 from pipeline.console.single_model import run_single
 from pipeline.console.streaming_output import Writer
 from pipeline.exporting.hf_folder import write_hf_folder
 from pipeline.formats.chat_template import encode_conversation, encode_prompt
 from pipeline.generation.batch import BatchGenerator
+from pipeline.generation.config import GenerationConfig
 from pipeline.generation.loading import load_for_inference
 from pipeline.generation.settings import GenerationSettings
 from pipeline.serving.api import create_app
+from pipeline.serving.config import ServerConfig
 from pipeline.serving.engine import Engine, ServedModel
 from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.loader import ConversationLoader

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.config_sections_tmp import ModelConfig
+from pipeline.modeling.config import ModelConfig
 from utils.rope import RotaryEmbedding, apply_rotary, rope_frequencies
 
 CONFIG = ModelConfig(max_position_embeddings=128)  # heads of 64

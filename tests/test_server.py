@@ -8,8 +8,8 @@ import openai
 import pytest
 import torch
 
-from pipeline.config_sections_tmp import GenerationConfig
 from pipeline.formats.chat_template import encode_prompt
+from pipeline.generation.config import GenerationConfig
 from pipeline.generation.generate import stream_text
 from pipeline.generation.settings import GenerationSettings
 from pipeline.serving.engine import ServedModel

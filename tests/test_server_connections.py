@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from pipeline.config_sections_tmp import ServerConfig
+from pipeline.serving.config import ServerConfig
 from pipeline.serving.connections import FILES_IN_RESERVE, HEAD_BYTES, GuardedProtocol, reserve_files
 from pipeline.serving.log import RECORDS, SECONDS, RepeatLimit
 from utils.errors import PipelineError

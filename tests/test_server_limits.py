@@ -6,8 +6,8 @@ import threading
 import httpx
 import pytest
 
-from pipeline.config_sections_tmp import ServerConfig
 from pipeline.serving.access import host_names, is_allowed_host, read_api_key
+from pipeline.serving.config import ServerConfig
 from pipeline.serving.json_body import parse_json
 from pipeline.serving.request_limits import MAX_JSON_CONTAINERS, MAX_JSON_FIELDS, MAX_STOP_CHARACTERS
 from tests.running_server import TOKENIZER

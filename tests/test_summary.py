@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from model import TransformerLM, main
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.configuration import CHECKOUT, load_config
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.summary import expected_tokens_per_second, parameters_by_part, training_memory
 from utils.errors import PipelineError
 

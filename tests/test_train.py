@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import train
-from dataloader import ValidationLoader
 from model import TransformerLM
+from pipeline.dataloading.loaders import ValidationLoader
 from pipeline.formats.checkpoint import only_training_run, write_checkpoint
 from pipeline.training.trainer import Trainer
 from tests.small_models import trained_tokenizer

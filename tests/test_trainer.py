@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config_sections_tmp import TrainingConfig
 from pipeline.dataloading.batch import as_batch
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.modeling.head_loss import IGNORED, cross_entropy_sum, next_token_labels
+from pipeline.training.config import TrainingConfig
 from pipeline.training.out_of_memory import _moments_to_come
 from pipeline.training.step_timing import synthetic_batch
 from pipeline.training.trainer import RunInfo, Trainer

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.cleaning import wiki_markup
+from pipeline.cleaning.config import CleaningConfig
 from pipeline.cleaning.policy import Policy, Removals
-from pipeline.config_sections_tmp import CleaningConfig
 
 CONFIG = CleaningConfig(title="drop", min_characters=0)
 

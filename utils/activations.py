@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.config_sections_tmp import automatic_ffn_size
+from pipeline.modeling.config import automatic_ffn_size
 from utils.cast_linear import FusedLinear, Linear
 
 # GeGLU takes the exact GELU: under torch.compile the tanh approximation is no faster.

@@ -1,4 +1,4 @@
-"""The machinery below `pipeline/config_sections_tmp.py`: typed, documented options and their checks.
+"""The machinery below `pipeline/configuration.py`: typed, documented options and their checks.
 
 An option is a dataclass field that carries its documentation and its bounds, so a key, its default, its check and its
 line in docs/configuration.md stand in one place.

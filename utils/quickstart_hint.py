@@ -5,8 +5,7 @@ raise PipelineError(f"no checkpoint in {folder}; train a model first: python3 ma
 
 from pathlib import Path
 
-from pipeline.config_sections_tmp import Config
-from pipeline.configuration import CHECKOUT, load_config
+from pipeline.configuration import CHECKOUT, Config, load_config
 from utils.errors import PipelineError
 
 QUICKSTART_CONFIG = CHECKOUT / "configs" / "quickstart.json"

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pipeline.config_sections_tmp import ModelConfig
+from pipeline.modeling.config import ModelConfig
 
 # YaRN's bounds: pairs that turn more often than 32 times in the trained context are kept, below once they are divided.
 _YARN_FAST, _YARN_SLOW = 32, 1

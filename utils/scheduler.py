@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from pipeline.config_sections_tmp import TrainingConfig
+from pipeline.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)

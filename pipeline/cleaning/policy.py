@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pipeline.cleaning.config import CleaningConfig
 from pipeline.cleaning.text_cleanup import mend_spacing, without_markup
-from pipeline.config_sections_tmp import CleaningConfig
 from pipeline.formats.cleaned_text import with_plain_newlines
 
 # Raised when the same raw text gives other cleaned text: files of an older version are then cleaned again.

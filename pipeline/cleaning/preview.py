@@ -5,6 +5,10 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.cleaning.articles import _MALFORMED, Counts, _value, clean_article, iter_raw_articles
+from pipeline.cleaning.config import CleaningConfig
+from pipeline.cleaning.policy import Policy
+from pipeline.cleaning.run import Job
 from pipeline.cleaning.structured_contents import SECTION_KEYS, is_structured, parts_of
 from pipeline.formats.cleaned_text import with_plain_newlines
 from utils.terminal import styled, terminal_width, visible
@@ -84,3 +88,25 @@ def _outline(part: dict[str, Any], kind: str = "") -> Iterator[str]:
     yield f"[{kind}] {text}"
     for child in part.get("has_parts") or ():
         yield from _outline(child)
+
+
+def show(jobs: list[Job], config: CleaningConfig, number: int) -> None:
+    """Print the first `number` articles that stay, before and after, and say which others were left out and why."""
+
+    policy = Policy(config)
+    records = (record for job in jobs for path in job.files for record in iter_raw_articles(path))
+    for record in records:
+        counts = Counts()
+        try:
+            article = clean_article(_value(record), policy, counts)
+        except _MALFORMED as error:
+            print(visible(f"record {record.number} is malformed: {error}"))
+            continue
+        if not article:
+            title = record.value.get("title") or record.value.get("name")
+            print(visible(f"left out, {next(iter(counts.removals.articles))}: {title}"))
+            continue
+        print(side_by_side(record.value, article), end="\n\n")
+        number -= 1
+        if not number:
+            return

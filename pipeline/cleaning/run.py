@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cleaning.config import CleaningConfig
 from pipeline.cleaning.policy import CLEANING_VERSION
-from pipeline.config_sections_tmp import CleaningConfig
-from pipeline.formats.cleaned_files_tmp import REPORT_NAME, change_of, read_report, write_report
-from pipeline.formats.cleaned_text import printable_name
+from pipeline.formats.cleaned_text import REPORT_NAME, change_of, printable_name, read_report, write_report
 from pipeline.formats.raw_files import bare_name, find_raw_files, format_of
 from utils.errors import PipelineError
 from utils.files import is_within, remove_stale_temporaries

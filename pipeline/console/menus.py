@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.formats.checkpoint import Run, list_runs, read_checkpoint
+from pipeline.formats.checkpoint import read_checkpoint
+from pipeline.formats.run_folders import Run, list_runs
 from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
 from utils.quickstart_hint import or_quickstart

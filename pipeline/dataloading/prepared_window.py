@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from pipeline.config_sections_tmp import Config, DatasetConfig
+from pipeline.configuration import Config
 from pipeline.formats.token_dataset import METADATA_NAME, PreparedWindows, prepared_windows
+from pipeline.preparation.config import DatasetConfig
 from utils.errors import PipelineError
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.exporting.foreign_names import is_same
 from pipeline.exporting.hf_config import ARCHITECTURES, model_config
+from pipeline.modeling.config import ModelConfig
 from utils.errors import PipelineError
 
 # Our key → the names that other programs have for it, the more telling first.

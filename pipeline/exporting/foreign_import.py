@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from model import create_model
-from pipeline.config_sections_tmp import Config, ModelConfig
-from pipeline.configuration import config_from_dict
+from pipeline.configuration import Config, config_from_dict
 from pipeline.exporting.foreign_config import ForeignConfig, foreign_config
 from pipeline.exporting.foreign_file import ForeignFile, read_config_file, read_foreign_file
 from pipeline.exporting.foreign_names import Mapped, halve_rows, map_names, split_fused
 from pipeline.exporting.foreign_sample import sample_losses
 from pipeline.exporting.hf_names import from_hf_names, to_hf_names
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer
+from pipeline.modeling.config import ModelConfig
 from utils.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _NOTABLE = 0.05  # nats a token: below that two losses say nothing
 
 @dataclass(frozen=True)
 class Imported:
-    """`content` is what `pipeline.formats.checkpoint.write_checkpoint` writes; `report` says what was done, a line each."""
+    """`content` is what `write_checkpoint` writes; `report` says what was done, a line each."""
 
     content: dict[str, Any]
     report: tuple[str, ...]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from model import TransformerLM
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.exporting.hf_names import from_hf_names
+from pipeline.modeling.config import ModelConfig
 
 if TYPE_CHECKING:
     from tokenizer import WikipediaTokenizer

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.exporting.hf_config import refuse_what_has_no_equal, rope_parameters
 from pipeline.exporting.hf_names import to_hf_names
 from pipeline.formats.chat_template import chat_template
+from pipeline.modeling.config import ModelConfig
 from pipeline.tokenization.vocabulary import Vocabulary, byte_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _NAMES = {
 
 
 def write_gguf_file(loaded: "LoadedModel", path: Path, *, dtype: torch.dtype) -> None:
-    """Writes the file; `pipeline.exporting.gguf_check` is what says that it is right. Norms stay in float32, as llama.cpp wants.
+    """Writes the file; `gguf_check` compares it with the model. Norms stay in float32, as llama.cpp wants.
 
     Raises:
         PipelineError: the model has something that llama.cpp's llama and qwen3 do not have.

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config_sections_tmp import GenerationConfig, ModelConfig
+from pipeline.generation.config import GenerationConfig
+from pipeline.modeling.config import ModelConfig
 from utils.errors import PipelineError
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config_sections_tmp import Config
-from pipeline.configuration import config_from_dict
+from pipeline.configuration import Config, config_from_dict
 from pipeline.exporting.hf_config import model_config
 from pipeline.exporting.hf_names import from_hf_names
 from pipeline.formats.chat_template import TEMPLATE_NAME, chat_template
@@ -45,7 +44,7 @@ def read_hf_folder(directory: Path, tokenizer: Any, base: Config) -> dict[str, A
 
 
 def _is_ours(template: Path) -> bool:
-    """Whether a folder's chat template is the one of `pipeline.formats.chat_template`; with another the model is taken for a base model."""
+    """Whether a folder's chat template is ours (`formats/chat_template.py`); with another it is a base model."""
     return template.is_file() and template.read_text(encoding="utf-8") == chat_template()
 
 

@@ -9,94 +9,30 @@ checkpoint_best.pt and checkpoint_step_N.pt. Files that older tools left flat in
 
 import contextlib
 import os
-import re
+import platform
+import random
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.optim import Optimizer
 
+from pipeline.formats.run_folders import _PATTERN
 from pipeline.formats.zip_checksums import zip_damage
+from utils.devices import describe_device
 from utils.errors import PipelineError
 from utils.files import remove_stale_temporaries, temporary_path
 from utils.locks import only_run
-from utils.quickstart_hint import or_quickstart
 from utils.terminal import format_bytes
 
 LOCK_SECONDS = 5.0  # the processes of a killed run may outlive it by a moment
-_PATTERN = "checkpoint_*.pt"
 _COMPILED_PREFIX = "_orig_mod."  # torch.compile puts it before every name of the module it wraps
-
-
-@dataclass(frozen=True)
-class Run:
-    """A folder with checkpoints, the newest one first."""
-
-    directory: Path
-    checkpoints: tuple[Path, ...]
-
-    @property
-    def modified(self) -> float:
-        return self.checkpoints[0].stat().st_mtime
-
-    @property
-    def newest(self) -> Path:
-        """Where the run goes on: its latest checkpoint, or the newest file where there is none of that name."""
-        latest = self.directory / "checkpoint_latest.pt"
-        return latest if latest in self.checkpoints else self.checkpoints[0]
-
-
-def list_runs(checkpoint_dir: Path) -> list[Run]:
-    """Every folder that holds checkpoints, `checkpoint_dir` itself included; the one written last comes first."""
-    if not checkpoint_dir.is_dir():
-        return []
-    directories = [checkpoint_dir, *(each for each in checkpoint_dir.iterdir() if each.is_dir())]
-    found = [Run(directory, _checkpoints_in(directory)) for directory in directories]
-    return sorted((run for run in found if run.checkpoints), key=lambda run: run.modified, reverse=True)
-
-
-def _checkpoints_in(directory: Path) -> tuple[Path, ...]:
-    """Newest first; the name decides between files of one moment, so that the order is the same every time."""
-    return tuple(sorted(directory.glob("*.pt"), key=lambda path: (path.stat().st_mtime, path.name), reverse=True))
-
-
-def find_checkpoint(argument: str | Path, checkpoint_dir: Path, *, prefix: str = "") -> Path:
-    """The file that a checkpoint argument means: a file, a run's folder (its latest), or ``latest`` (the newest run's).
-
-    A name that is not found as a path is looked for in `checkpoint_dir`. `prefix` (``run_``) limits ``latest`` to runs
-    whose folder's name starts with it, and to flat checkpoints.
-
-    Raises:
-        PipelineError: there is none; names what there is.
-    """
-    runs = list_runs(checkpoint_dir)
-    if str(argument) == "latest":
-        fitting = [run for run in runs if run.directory == checkpoint_dir or run.directory.name.startswith(prefix)]
-        if not fitting:
-            remedy = f"train a model first: python3 main.py train{or_quickstart(checkpoint_dir)}"
-            raise PipelineError(f"no checkpoint in {checkpoint_dir}; {remedy}")
-        return fitting[0].newest
-    for path in (Path(argument).expanduser(), checkpoint_dir / argument):
-        if path.is_file():
-            return path
-        if path.is_dir():
-            return _newest_in(path)
-    names = ", ".join(run.directory.name for run in runs[:5]) or "none"
-    raise PipelineError(f"checkpoint {argument} does not exist; runs in {checkpoint_dir}: {names}; or say: latest")
-
-
-def _newest_in(directory: Path) -> Path:
-    checkpoints = _checkpoints_in(directory)
-    if checkpoints:
-        return Run(directory, checkpoints).newest
-    runs = list_runs(directory)
-    if runs:
-        return runs[0].newest
-    raise PipelineError(f"{directory} holds no {_PATTERN}; name a checkpoint, a run's folder, or: latest")
 
 
 def read_checkpoint(
@@ -276,18 +212,6 @@ def check_free_disk(directory: Path, needed: int) -> None:
         raise PipelineError(f"the disk of {directory} is full: {found}; make room, or --set paths.checkpoint_dir=DIR")
 
 
-def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime | None = None) -> Path:
-    """Makes and returns ``<prefix>_YYYY_MM_DD_HH_MM``, with ``_2``, ``_3``, … where that minute has one already."""
-    stem = f"{prefix}_{now or datetime.now():%Y_%m_%d_%H_%M}"
-    checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    for number in range(1, 10_000):
-        folder = checkpoint_dir / (stem if number == 1 else f"{stem}_{number}")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-    raise PipelineError(f"{checkpoint_dir} holds 9,999 runs of one minute; move some of them away")
-
-
 def run_folder_of(path: Path) -> Path:
     """The folder of the run that a checkpoint file belongs to: the one it is in, wherever that is."""
     return path.absolute().parent.resolve()
@@ -306,18 +230,48 @@ def only_training_run(folder: Path) -> Iterator[None]:
         yield
 
 
-def prune_step_checkpoints(directory: Path, *, keep_last: int, step: int) -> None:
-    """Deletes all but the `keep_last` newest checkpoint_step_N.pt of a run that is at `step`.
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Every random generator of this process, as tensors and plain values."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
 
-    Later ones are left alone: the run was resumed from before them and replaces them when it gets there.
-    """
-    numbered = [(step_of(path), path) for path in directory.glob("checkpoint_step_*.pt")]
-    reached = sorted((number, path) for number, path in numbered if number is not None and number <= step)
-    for _, path in reached[:-keep_last]:
-        path.unlink()
+
+def restore_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
-def step_of(path: Path) -> int | None:
-    """N of checkpoint_step_N.pt, None for other names."""
-    match = re.fullmatch(r"checkpoint_step_(\d+)\.pt", path.name)
-    return int(match[1]) if match else None
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """The moments come from `state`; rates, decay and the like stay as they are configured now."""
+    configured = [
+        {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, options in zip(optimizer.param_groups, configured, strict=True):
+        group.update(options)
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Packages, git commit and hardware, for whoever asks later how a model came about."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy")}
+    return {**packages, "python": platform.python_version(), "git": _git_commit(), "device": describe_device(device)}
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"  # a copy without git

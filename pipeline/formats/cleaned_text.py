@@ -3,9 +3,20 @@
 Inside a line a paragraph break is U+2029 and a line break U+2028, so `wc -l` counts articles and no shape is lost.
 """
 
+import hashlib
+import json
 import os
 import re
-from pathlib import PurePath
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path, PurePath
+from typing import Any
+
+from utils.checksums import sealed, sha256_of, unsealed
+from utils.errors import PipelineError
+from utils.files import write_json
+from utils.quickstart_hint import or_quickstart
 
 PARAGRAPH_BREAK, LINE_BREAK = "\u2029", "\u2028"
 
@@ -37,3 +48,134 @@ def from_line(line: str) -> str:
 def printable_name(path: str | PurePath) -> str:
     """A file's name as text: each byte of it that is not UTF-8 becomes ``%XX``."""
     return re.sub("[\udc80-\udcff]", lambda match: f"%{os.fsencode(match[0]).hex().upper()}", str(path))
+
+
+REPORT_NAME = "cleaning_report.json"
+REPORT_VERSION = 2
+_REMEDY = "delete it and run: python3 cleaner.py"
+_FILE_NAME = re.compile(r"cleaned_[^/]*\.txt")
+_FACTS = {"input": str, "policy": str, "limit": int | None, "bytes": int, "sha256": str, "modified": int}
+
+
+def cleaned_files(directory: Path, *, test: bool = False) -> list[Path]:
+    """The `cleaned_*.txt` of `directory` that a dataset is made of, in the order of their names.
+
+    A folder without a report holds files that people made themselves; they are taken as they are. `test` accepts a
+    folder that a test run made.
+
+    Raises:
+        PipelineError: there is none, cleaning was not finished, or a test run made one and `test` is not asked for.
+    """
+    present = sorted(directory.glob("cleaned_*.txt"))
+    report = read_report(directory)
+    if not report:
+        if not present:
+            found = "has no cleaned_*.txt" if directory.is_dir() else "does not exist"
+            raise PipelineError(f"{directory} {found}; run: python3 cleaner.py{or_quickstart(directory)}")
+        return present
+    _check_complete(directory, report)
+    partial = next((name for name, file in report["files"].items() if file["limit"] is not None), None)
+    if partial and not test:
+        found = f"{partial} is from a test run, the first {report['files'][partial]['limit']:,} articles only"
+        raise PipelineError(f"{directory}: {found}; run: python3 cleaner.py (or prepare with --test)")
+    return [directory / name for name in sorted(report["files"])]
+
+
+def first_files(paths: Sequence[Path], articles: int | None) -> Sequence[Path]:
+    """Those of `paths` that hold the first so many articles, as the report counts them; None: all."""
+    if articles is None:
+        return paths
+    counts = [_reported(path).get("articles", 0) for path in paths]
+    return [path for path, before in zip(paths, accumulate(counts, initial=0), strict=False) if before < articles]
+
+
+def check_cleaned_text(paths: Sequence[Path]) -> None:
+    """Read cleaned files and compare them with their report; those that people made themselves have none.
+
+    Raises:
+        PipelineError: a file no longer holds what the cleaner wrote.
+    """
+    expected = {path: _reported(path).get("sha256") for path in paths}
+    with ThreadPoolExecutor() as threads:
+        found = threads.map(lambda path: sha256_of(path) if expected[path] else None, paths)
+        for path, sha256 in zip(paths, found, strict=True):
+            if sha256 != expected[path]:
+                raise PipelineError(
+                    f"{path} is damaged, or was edited: its sha256 is {sha256[:16]}, {REPORT_NAME} says "
+                    f"{expected[path][:16]}; delete it and run: python3 cleaner.py (or delete {REPORT_NAME} to use it "
+                    "as it is)"
+                )
+
+
+def _reported(path: Path) -> dict[str, Any]:
+    """What the report says about a cleaned file; nothing about one that people made themselves."""
+    report = read_report(path.parent)
+    return report["files"].get(path.name, {}) if report else {}
+
+
+def _check_complete(directory: Path, report: dict[str, Any]) -> None:
+    if not report["complete"]:
+        done = sum(1 for name in report["planned"] if name in report["files"])
+        found = f"{done} of {len(report['planned'])} files are cleaned"
+        raise PipelineError(f"{directory} is not complete: {found}; run: python3 cleaner.py")
+    for name, file in report["files"].items():
+        change = change_of(directory / name, file)
+        if change:
+            raise PipelineError(
+                f"{directory / name} {change}; run: python3 cleaner.py, or delete {REPORT_NAME} to use what is there"
+            )
+
+
+def change_of(path: Path, file: dict[str, Any]) -> str:
+    """What happened to a cleaned file since the report described it as `file`; empty if nothing did.
+
+    The content is read only if the time of change differs: the folder may have been copied.
+    """
+    if not path.exists():
+        return "is missing"
+    state = path.stat()
+    if state.st_size != file["bytes"]:
+        return f"has {state.st_size:,} bytes, the report says {file['bytes']:,}"
+    if state.st_mtime_ns == file["modified"]:
+        return ""
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return "" if digest == file["sha256"] else "was changed since it was cleaned"
+
+
+def read_report(directory: Path) -> dict[str, Any] | None:
+    """The folder's report, or None if there is none.
+
+    Raises:
+        PipelineError: it cannot be read, or is of another version.
+    """
+    path = directory / REPORT_NAME
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise PipelineError(f"{path} is not JSON: {error}; {_REMEDY}") from None
+    if not isinstance(report, dict) or report.get("version") != REPORT_VERSION:
+        raise PipelineError(f"{path} is of another version; {_REMEDY}")
+    report = unsealed(report, origin=path, remedy=_REMEDY)
+    if not _is_well_formed(report):
+        raise PipelineError(f"{path} is damaged; {_REMEDY}")
+    return report
+
+
+def _is_well_formed(report: dict[str, Any]) -> bool:
+    """Whether what is read of a report is there, so that a damaged one is noticed here."""
+    files, planned = report.get("files"), report.get("planned")
+    if not (isinstance(report.get("complete"), bool) and isinstance(files, dict) and isinstance(planned, list)):
+        return False
+    return all(
+        _FILE_NAME.fullmatch(name)
+        and isinstance(file, dict)
+        and all(isinstance(file.get(key), kind) for key, kind in _FACTS.items())
+        for name, file in files.items()
+    )
+
+
+def write_report(directory: Path, report: dict[str, Any]) -> None:
+    write_json(directory / REPORT_NAME, sealed({"version": REPORT_VERSION, **report}))

@@ -5,7 +5,7 @@
     dataset[0]                  # the first window, a view of the memory-mapped stream, uint16
     dataset.files[0]            # the whole stream of tokens_0.npy
 
-Needs NumPy and nothing else. `pipeline.preparation.dataset_writer` makes such a folder; older tools' arrays of rows are read too.
+Needs NumPy and nothing else. `dataset_writer.py` makes such a folder; older tools' arrays of rows are read too.
 """
 
 import hashlib

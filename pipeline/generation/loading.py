@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from model import TransformerLM, load_model
-from pipeline.config_sections_tmp import Config
-from pipeline.formats.checkpoint import find_checkpoint, read_checkpoint, refuse_without_config
+from pipeline.configuration import Config
+from pipeline.formats.checkpoint import read_checkpoint, refuse_without_config
 from pipeline.formats.checkpoint_tokenizer import tokenizer_of
+from pipeline.formats.run_folders import find_checkpoint
 from pipeline.modeling.quantization import quantize_int8
 from tokenizer import WikipediaTokenizer, load_tokenizer
 from utils.devices import choose_dtype, resolve_device

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pipeline.config_sections_tmp import GenerationConfig
+from pipeline.generation.config import GenerationConfig
 from utils.errors import PipelineError
 
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from pipeline.config_sections_tmp import ModelConfig
 from pipeline.modeling import cpu_attention
+from pipeline.modeling.compiler import compiler_problem
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.norms import RMSNorm
-from pipeline.training.prepare_model import compiler_problem
 from utils.cast_linear import FusedLinear, Linear
 from utils.errors import PipelineError
 from utils.rope import apply_rotary

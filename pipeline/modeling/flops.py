@@ -1,6 +1,6 @@
 """Floating-point operations of training, by the convention that published utilisation figures use."""
 
-from pipeline.config_sections_tmp import ModelConfig
+from pipeline.modeling.config import ModelConfig
 
 
 def matrix_parameters(config: ModelConfig) -> int:

@@ -5,7 +5,8 @@ print(summary(config, device_name="H100"))
 
 from dataclasses import replace
 
-from pipeline.config_sections_tmp import Config, ModelConfig
+from pipeline.configuration import Config
+from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.flops import training_flops_per_token
 from utils.devices import known_gpus, peak_flops_of
 from utils.errors import PipelineError, did_you_mean

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config_sections_tmp import DatasetConfig
+from pipeline.preparation.config import DatasetConfig
 
 if TYPE_CHECKING:
     from pipeline.preparation.decontamination import EvaluationIndex

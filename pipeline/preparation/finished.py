@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config_sections_tmp import DatasetConfig
 from pipeline.formats.token_dataset import METADATA_NAME, TokenDataset
+from pipeline.preparation.config import DatasetConfig
 from pipeline.preparation.dataset_writer import with_windows, write_metadata
 from pipeline.preparation.differences import refuse_differences, without_windows
 from pipeline.preparation.inputs import InputFile, changed_files, write_times

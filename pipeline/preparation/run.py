@@ -1,7 +1,7 @@
 """Documents → token dataset: the run that `dataset_prep.py` and `fineweb_prep.py` share.
 
 Workers bring every shard's part to its end (`pipeline.preparation.worker`); then the parts become the dataset
-(`pipeline.preparation.dataset_writer`). All state lies in the folder `unfinished/` of the dataset until metadata.json is written, and
+(`dataset_writer`). All state lies in the folder `unfinished/` of the dataset until metadata.json is written, and
 an interrupted run goes on from it. What comes out does not depend on workers, batches or interruptions.
 """
 
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.config_sections_tmp import DatasetConfig
 from pipeline.formats.token_dataset import METADATA_NAME, is_token_file
 from pipeline.jobs.local_processes import ProcessLost, run_jobs
+from pipeline.preparation.config import DatasetConfig
 from pipeline.preparation.dataset_writer import FinishedPart, Tokenizer, metadata_of, write_files, write_metadata
 from pipeline.preparation.differences import refuse_differences, without_windows
 from pipeline.preparation.exact_duplicates import keep_masks

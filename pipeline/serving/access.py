@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline.config_sections_tmp import ServerConfig
+from pipeline.serving.config import ServerConfig
 from pipeline.serving.errors import ApiError, error_response
 from utils.errors import PipelineError
 

@@ -14,10 +14,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
-from pipeline.config_sections_tmp import GenerationConfig, ServerConfig
 from pipeline.formats.chat_template import encode_prompt
+from pipeline.generation.config import GenerationConfig
 from pipeline.generation.settings import GenerationSettings, check_prompt, check_text
 from pipeline.serving.access import AllowedHosts, ApiKey, host_names
+from pipeline.serving.config import ServerConfig
 from pipeline.serving.engine import Answers, Engine, ServedModel
 from pipeline.serving.errors import DOCUMENTED_ERRORS, ApiError, add_error_handlers, as_api_error, error_body
 from pipeline.serving.json_body import JsonRoute

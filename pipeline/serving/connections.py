@@ -17,7 +17,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from pipeline.config_sections_tmp import ServerConfig
+from pipeline.serving.config import ServerConfig
 from pipeline.serving.errors import ApiError, error_body
 from utils.errors import PipelineError
 

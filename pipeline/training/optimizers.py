@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from pipeline.config_sections_tmp import TrainingConfig
+from pipeline.training.config import TrainingConfig
 from utils.cast_linear import FusedLinear
 
 _OUTER_NAMES = ("embed_tokens", "lm_head")  # rows are tokens: no hidden matrix

@@ -6,15 +6,13 @@
 The model keeps its modules and the names of its weights. Weights stay float32 and are cast inside the compiled forward.
 """
 
-import importlib.util
-import os
-import shutil
 from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.config_sections_tmp import TrainingConfig
+from pipeline.modeling.compiler import compiler_problem
 from pipeline.modeling.flash_attention import check_flash_attention
+from pipeline.training.config import TrainingConfig
 from pipeline.training.cpu_settings import keep_freed_memory, use_fast_float32_products
 from utils.devices import choose_dtype
 from utils.errors import PipelineError
@@ -52,14 +50,3 @@ def prepare_for_training(
         return ", ".join([*chosen, f"not compiled ({problem or 'training.compile is off'})"])
     model.compile_training(dynamic=varying_lengths)
     return ", ".join([*chosen, "compiled (the first steps take longer)"])
-
-
-def compiler_problem(device: torch.device) -> str:
-    """Why torch.compile cannot run on `device`, or an empty string."""
-    if device.type == "cuda":
-        return "" if importlib.util.find_spec("triton") else "the package triton is not installed"
-    if device.type == "cpu":
-        compiler = os.environ.get("CXX") or "g++"
-        found = shutil.which(compiler) or shutil.which("clang++")
-        return "" if found else "no C++ compiler (g++) is installed"
-    return f"torch.compile does not pay on {device.type}"

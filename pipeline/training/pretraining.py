@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from dataloader import FourthLoader, ValidationLoader, create_simple_train_val_dataloaders
+from dataloader import create_simple_train_val_dataloaders
 from model import create_model
-from pipeline.config_sections_tmp import Config
-from pipeline.formats.checkpoint import new_run_folder, run_folder_of
+from pipeline.configuration import Config
+from pipeline.dataloading.loaders import FourthLoader, ValidationLoader
+from pipeline.formats.checkpoint import run_folder_of, versions
+from pipeline.formats.run_folders import new_run_folder
 from pipeline.formats.token_dataset import TokenDataset
-from pipeline.formats.training_state_tmp import versions
 from pipeline.generation.settings import GenerationSettings
 from pipeline.modeling.flops import training_flops_per_token
 from pipeline.training.curves import LossCurve

@@ -7,20 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dataloader import FourthLoader
 from model import TransformerLM, load_weights
-from pipeline.config_sections_tmp import Config
-from pipeline.configuration import load_config
+from pipeline.configuration import Config, folder_keys, load_config
+from pipeline.dataloading.loaders import FourthLoader
 from pipeline.dataloading.prepared_window import with_prepared_window
-from pipeline.formats.checkpoint import find_checkpoint, only_training_run, read_checkpoint, run_folder_of
+from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of
+from pipeline.formats.run_folders import find_checkpoint
 from pipeline.formats.run_names import check_run_name
-from pipeline.formats.training_state_tmp import (
-    log_place,
-    refuse_other_run,
-    refuse_other_tokenizer,
-    setting_changes,
-    settings_to_resume,
-)
 from pipeline.training.trainer import Trainer
 from utils.cli import load_config_from
 from utils.errors import PipelineError
@@ -162,3 +155,93 @@ class StartingPoint:
         if self.resumes:
             trainer.resume(self.content)
         self.content = {key: self.content[key] for key in ("data", "name") if key in self.content}
+
+
+def log_place(content: Mapping[str, Any]) -> LogPlace:
+    """Where the log of a run continues that is resumed from the checkpoint with this `content`."""
+    step = content["step"]
+    return LogPlace(
+        step,
+        validated=content["validated_step"] == step and bool(content["last_validation"]),
+        unwritten=tuple(content.get("unwritten_log", ())),
+        rollbacks=content["guard"]["rollbacks"],
+    )
+
+
+def settings_to_resume(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A checkpoint's configuration with the local folders: a file from elsewhere must not say where to write."""
+    local = load_config().explicit_values()
+    result = {}
+    for section, values in content["config"].items():
+        folders = folder_keys(section)
+        stored = {key: value for key, value in values.items() if key not in folders}
+        result[section] = stored | {key: value for key, value in local.get(section, {}).items() if key in folders}
+    return result
+
+
+def refuse_other_run(content: Mapping[str, Any], description: Mapping[str, Any], *, origin: str) -> None:
+    """Raises PipelineError where dataset, tokenizer or model shape are not the checkpoint's; names what differs."""
+    old, new = content.get("config", {}), description["config"]
+    refuse_other_tokenizer(content, description, origin=origin)
+    was, now = content["data"].get("fingerprint"), description["data"].get("fingerprint")
+    if was != now:
+        place = f"its own was in {content['data'].get('directory')}"
+        raise PipelineError(f"{origin} was trained with another dataset: {_pair(was, now)}; {place}; {_WAY_ON}")
+    differing = [
+        f"{section}.{key} {_pair(was, now)}"
+        for section, key, was, now in setting_changes(old, new)
+        if (section == "model" and key not in _SAME_WEIGHTS) or f"{section}.{key}" in _DATA_KEYS
+    ]
+    if differing:
+        raise PipelineError(f"{origin} cannot go on, these differ: {', '.join(differing)}; {_WAY_ON}")
+
+
+# Keys of the model that change no weight's shape or meaning; all others must stay.
+_SAME_WEIGHTS = (
+    "dropout",
+    "depth_scaled_init",
+    "activation_checkpointing",
+)
+
+
+_DATA_KEYS = (
+    "dataset.window",
+    "dataset.overlap",
+    "dataset.val_split",
+    "dataset.seed",
+    "dataset.parts",
+    "training.seed",
+    "training.optimizer",
+)
+
+
+_WAY_ON = "use what it was trained with, or start a new run from its weights: --init-from"
+
+
+def refuse_other_tokenizer(content: Mapping[str, Any], description: Mapping[str, Any], *, origin: str) -> None:
+    """Raises PipelineError where the checkpoint's tokenizer did not make this dataset."""
+    was, now = content.get("tokenizer", {}).get("fingerprint"), description["tokenizer"].get("fingerprint")
+    if was != now:
+        raise PipelineError(
+            f"{origin} was trained with another tokenizer: {_pair(was, now)}; every id would mean another word; "
+            "choose the dataset that its tokenizer made"
+        )
+
+
+def setting_changes(
+    old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, str, Any, Any]]:
+    """Section, key, earlier and present value of every setting that differs; keys that one side lacks are left out."""
+    return [
+        (section, key, old[section][key], value)
+        for section, values in new.items()
+        for key, value in values.items()
+        if key in old.get(section, {}) and old[section][key] != value
+    ]
+
+
+def _pair(was: Any, now: Any) -> str:
+    def short(value: Any) -> str:
+        return value[:12] if isinstance(value, str) and len(value) > 40 else str(value)
+
+    return f"{short(was)} there, {short(now)} here"

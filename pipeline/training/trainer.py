@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.config_sections_tmp import TrainingConfig
 from pipeline.dataloading.batch import Batch, as_batch, num_supervised
-from pipeline.formats.checkpoint import prune_step_checkpoints, read_checkpoint, write_checkpoint
-from pipeline.formats.training_state_tmp import load_optimizer, restore_rng_state, rng_state
+from pipeline.formats.checkpoint import load_optimizer, read_checkpoint, restore_rng_state, rng_state, write_checkpoint
+from pipeline.formats.run_folders import prune_step_checkpoints
+from pipeline.training.config import TrainingConfig
 from pipeline.training.distributed import all_max, all_sum, barrier, data_parallel, from_main, gather
 from pipeline.training.loss_guard import LossGuard
 from pipeline.training.optimizers import make_optimizers

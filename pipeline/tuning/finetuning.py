@@ -11,21 +11,15 @@ from typing import Any
 import torch
 
 from model import TransformerLM, create_model, load_weights
-from pipeline.config_sections_tmp import Config
-from pipeline.configuration import load_config
+from pipeline.configuration import Config, load_config
 from pipeline.formats.chat_template import TEMPLATE_NAME
-from pipeline.formats.checkpoint import (
-    find_checkpoint,
-    new_run_folder,
-    only_training_run,
-    read_checkpoint,
-    run_folder_of,
-)
+from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of, versions
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
+from pipeline.formats.run_folders import find_checkpoint, new_run_folder
 from pipeline.formats.run_names import check_run_name
-from pipeline.formats.training_state_tmp import log_place, settings_to_resume, versions
 from pipeline.training.curves import LossCurve
 from pipeline.training.prepare_model import prepare_for_training
+from pipeline.training.starting_point import log_place, settings_to_resume
 from pipeline.training.trainer import RunInfo, Trainer
 from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.loader import ConversationLoader, split_examples

@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config_sections_tmp import Config, ModelConfig
-from pipeline.configuration import config_from_dict
+from pipeline.configuration import Config, config_from_dict
 from pipeline.formats.checkpoint import refuse_without_config
+from pipeline.modeling.config import ModelConfig
 from pipeline.tuning.dataset import SftDataset
 from utils.errors import PipelineError
 

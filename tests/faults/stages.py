@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.formats.checkpoint import list_runs, read_checkpoint
-from pipeline.formats.cleaned_files_tmp import REPORT_NAME
+from pipeline.formats.checkpoint import read_checkpoint
+from pipeline.formats.cleaned_text import REPORT_NAME
+from pipeline.formats.run_folders import list_runs
 from tests.faults.world import PIECES
 from utils.cli import exit_code_of
 from utils.errors import PipelineError

@@ -1,0 +1,1 @@
+"""What keeps the house in order: the import graph and its picture, mutation tests."""

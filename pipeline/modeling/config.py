@@ -1,0 +1,77 @@
+"""The section `model` of the configuration: the transformer's shape."""
+
+import math
+from dataclasses import dataclass
+
+from utils.options import option
+
+
+def automatic_ffn_size(hidden_size: int) -> int:
+    """8/3 of the width, which gives a gated block the parameters of one without a gate that is four times as wide;
+    rounded up to a multiple of 64, which GPUs multiply best."""
+    return math.ceil(8 * hidden_size / (3 * 64)) * 64
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The transformer's shape. The defaults are the 25M model."""
+
+    vocab_size: int = option(32_016, "checked against the tokenizer and the dataset", minimum=1, maximum=65_536)
+    hidden_size: int = option(384, "width of the residual stream", minimum=1)
+    num_hidden_layers: int = option(8, "transformer blocks", minimum=1)
+    num_attention_heads: int = option(6, "query heads; divides `hidden_size`", minimum=1)
+    num_key_value_heads: int = option(2, "key-value heads; divides `num_attention_heads`", minimum=1)
+    intermediate_size: int | None = option(
+        1024, "width of the feed-forward block; null: 8/3 of `hidden_size`, rounded up to a multiple of 64", minimum=1
+    )
+    max_position_embeddings: int = option(
+        1024,
+        "longest context without scaled positions, at least `dataset.window`, to which a new run lowers it",
+        minimum=2,
+    )
+    rope_theta: float = option(10_000.0, "base of the rotary frequencies", above=0.0)
+    rope_scaling: str = option(
+        "none",
+        "stretches the positions to a context `rope_scaling_factor` times as long",
+        choices=("none", "linear", "ntk", "yarn"),
+    )
+    rope_scaling_factor: float = option(1.0, "1 with `none`, above 1 with the others", minimum=1.0, maximum=1024.0)
+    norm: str = option("rms", "RMSNorm or LayerNorm", choices=("rms", "layer"))
+    norm_eps: float = option(1e-5, "added to the variance in every norm", above=0.0)
+    activation: str = option("swiglu", "gated feed-forward activation", choices=("swiglu", "geglu", "reglu"))
+    tie_word_embeddings: bool = option(True, "one matrix serves as input embedding and output head")
+    qk_norm: bool = option(False, "RMSNorm on queries and keys, as in Qwen3")
+    dropout: float = option(0.0, "on residual branches, in training only", minimum=0.0, maximum=0.9)
+    depth_scaled_init: bool = option(True, "what is added to the residual stream starts smaller in deeper models")
+    activation_checkpointing: bool = option(
+        False, "blocks are computed again in the backward pass: a third more work for a fraction of the memory"
+    )
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence that the model takes, scaled positions included."""
+        return int(self.max_position_embeddings * self.rope_scaling_factor)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def ffn_size(self) -> int:
+        """`intermediate_size`, or SwiGLU's 8/3 of the width rounded up to a multiple of 64."""
+        return self.intermediate_size or automatic_ffn_size(self.hidden_size)
+
+    def problem(self) -> str:
+        """What does not fit together, or an empty string."""
+        if self.hidden_size % self.num_attention_heads:
+            width = f"model.hidden_size {self.hidden_size}"
+            return f"model.num_attention_heads {self.num_attention_heads} does not divide {width}"
+        if self.num_attention_heads % self.num_key_value_heads:
+            heads = f"model.num_attention_heads {self.num_attention_heads}"
+            return f"model.num_key_value_heads {self.num_key_value_heads} does not divide {heads}"
+        if self.head_dim % 2:
+            return f"a head has {self.head_dim} values (hidden_size / num_attention_heads); RoPE wants an even number"
+        if (self.rope_scaling == "none") != (self.rope_scaling_factor == 1):
+            scaling = f"model.rope_scaling {self.rope_scaling!r}"
+            return f"{scaling} with model.rope_scaling_factor {self.rope_scaling_factor}; wanted: both or neither"
+        return ""

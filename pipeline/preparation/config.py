@@ -1,0 +1,67 @@
+"""The sections `dataset` and `fineweb` of the configuration: token datasets and where FineWeb comes from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.options import option
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Token datasets: which one is used, how it is windowed and split."""
+
+    source: str = option("wikipedia", "the dataset that training uses", choices=("wikipedia", "fineweb", "custom"))
+    wikipedia_test_dir: Path = option(Path("data/tokenized_datasets/codellama_test_dataset"), "Wikipedia, test mode")
+    wikipedia_full_dir: Path = option(Path("data/tokenized_datasets/codellama_full_dataset"), "Wikipedia, complete")
+    fineweb_test_dir: Path = option(Path("data/tokenized_datasets/fineweb_test_dataset"), "FineWeb, test mode")
+    fineweb_full_dir: Path = option(Path("data/tokenized_datasets/fineweb_full_dataset"), "FineWeb, complete")
+    custom_dir: Path = option(Path("data/tokenized_datasets/custom_dataset"), "your own text, both modes")
+    window: int = option(512, "tokens in a training window", minimum=2)
+    overlap: float = option(0.5, "share of a window that the next one repeats", minimum=0.0, maximum=0.95)
+    val_split: float = option(
+        0.1, "share of the stream held out for validation, in contiguous blocks", above=0.0, maximum=0.5
+    )
+    seed: int = option(42, "draws the validation blocks", minimum=0)
+    isolate_documents: bool = option(
+        False, "documents that share a window do not attend to each other; slower on the CPU"
+    )
+    parts: int = option(
+        4, "parts that training tokens are loaded to the device in; more where two do not fit in its memory", minimum=1
+    )
+    max_files: int = option(38, "token files in a dataset at most", minimum=1)
+    file_tokens: int = option(1 << 24, "tokens of a file at least, more where `max_files` asks for it", minimum=1)
+    test_documents: int = option(10_000, "articles or documents that `--test` takes", minimum=1)
+    batch_size: int = option(10_000, "documents tokenized in one go", minimum=1)
+    workers: int | None = option(None, "processes that prepare a dataset; null: one a core", minimum=1)
+    deduplicate: bool = option(True, "documents that repeat an earlier one are left out")
+    decontaminate: Path | None = option(
+        None, "evaluation files; documents that share a 13-gram with them are left out; null: not looked for"
+    )
+
+    @property
+    def stride(self) -> int:
+        """Tokens from one window's start to the next one's."""
+        return max(1, round(self.window * (1 - self.overlap)))
+
+    def directory(self, *, test: bool, source: str | None = None) -> Path:
+        """The folder of `source` (the configured one) in test or full mode."""
+        source = source or self.source
+        return self.custom_dir if source == "custom" else getattr(self, f"{source}_{'test' if test else 'full'}_dir")
+
+
+@dataclass(frozen=True)
+class FineWebConfig:
+    """What `fineweb_prep.py` reads and keeps."""
+
+    name: str = option("HuggingFaceFW/fineweb", "dataset on the Hugging Face hub")
+    subset: str = option("sample-10BT", "its configuration")
+    min_language_score: float = option(0.65, "documents scored lower are left out", minimum=0.0, maximum=1.0)
+    min_tokens: int = option(100, "documents with fewer tokens are left out", minimum=0)
+    quality_rules: tuple[str, ...] = option(
+        (), "further rules: `gopher_quality`, `gopher_stop_words`, `gopher_repetition`, `c4`"
+    )
+    workers: int | None = option(
+        None, "processes that stream and tokenize; null: one that reads ahead, or with `--source` one a core", minimum=1
+    )
+    retries: int = option(8, "failures in a row after which a download gives up; what is prepared is kept", minimum=1)
+    retry_seconds: float = option(1.0, "wait after the first failure; doubles with each, up to a minute", minimum=0.0)
