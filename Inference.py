@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.cli import load_config_from, run, stage_parser
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.console.streaming_output import Writer
     from pipeline.generation.settings import GenerationSettings
 
+ROUTER = Path(__file__).resolve().with_name("main.py")
 # JSON may hold DEL and C1 as they are, but some terminals obey them; escaped they mean the same.
 _ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}
 MODES = (
@@ -123,28 +125,31 @@ def converse(args: argparse.Namespace, config: "Config", settings: "GenerationSe
 
 
 def run_benchmark(args: argparse.Namespace) -> int:
-    """benchmark.py on the chosen checkpoints, with the size and the data that the user chooses."""
-    import benchmark
+    """Run benchmark.py, as a stage of its own, with the size and the data that the user chooses."""
     from pipeline.console.menus import choose_of
+    from pipeline.evaluation.items import PRESETS
+    from utils.processes import run_process
 
-    presets = {
-        name: ", ".join(f"{count} {task}" for task, count in counts.items()) or "everything"
-        for name, counts in benchmark.PRESETS.items()
-    }
-    size = choose_of("Items", "Size", [f"{name}: {shown}" for name, shown in presets.items()])
+    sizes = {name: ", ".join(f"{count} {task}" for task, count in counts.items()) for name, counts in PRESETS.items()}
+    size = choose_of("Items", "Size", [f"{name}: {counts or 'everything'}" for name, counts in sizes.items()])
     sources = [
         "WikiText, LAMBADA, HellaSwag (benchmark.data_dir, or the hub)",
         "the project's own samples: no download",
     ]
     is_offline = choose_of("Data", "Data", sources) == 2
-    options = [f"--{list(presets)[size - 1]}", "--device", args.device, *(["--offline-samples"] if is_offline else [])]
+    options = [f"--{list(sizes)[size - 1]}", "--device", args.device]
+    if is_offline:
+        options.append("--offline-samples")
     for path in args.checkpoint:
         options += ["--checkpoint", path]
     if args.tokenizer:
         options += ["--tokenizer", args.tokenizer]
     for setting in args.settings:
         options += ["--set", setting]
-    return benchmark.main(options + (["--config", args.config] if args.config else []))
+    if args.config:
+        options += ["--config", args.config]
+    # The router finds the Python that has the benchmark's packages.
+    return run_process([sys.executable, str(ROUTER), "benchmark", *options]).code
 
 
 def _load(args: argparse.Namespace, config: "Config") -> "list[Writer]":

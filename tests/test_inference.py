@@ -3,6 +3,7 @@
 import builtins
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.formats.checkpoint import write_checkpoint
 from pipeline.generation.batch import TokenEvent
 from tokenizer import WikipediaTokenizer
 from utils.cli import exit_code_of
+from utils.processes import Finished
 from utils.terminal import visible
 
 MODEL = ["hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "num_key_value_heads=2"]
@@ -285,11 +287,13 @@ def test_too_little_memory_is_said_before_loading_and_asked(infer, type_answers,
 
 
 def test_the_benchmark_is_started_with_what_was_chosen(infer, type_answers, monkeypatch):
-    called = []
-    monkeypatch.setattr("benchmark.main", lambda arguments: called.append(arguments) or 0)
+    commands = []
+    finished = Finished(3, [], "")
+    monkeypatch.setattr("utils.processes.run_process", lambda command: commands.append(command) or finished)
     type_answers("3", "1", "1,2", "1", "2")
-    assert infer()[0] == 0
-    options = called[0]
+    assert infer()[0] == 3
+    python, router, stage, *options = commands[0]
+    assert (python, Path(router).name, stage) == (sys.executable, "main.py", "benchmark")
     assert options[0] == "--quick"
     assert "--offline-samples" in options
     assert options.count("--checkpoint") == 2
