@@ -23,7 +23,7 @@ from tokenizer import load_tokenizer
 from utils.cli import load_config_from, run, stage_parser
 
 if TYPE_CHECKING:
-    from pipeline.preparation.run import Preparation
+    from pipeline.preparation.job import Preparation
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def preparation(config: Config, *, test: bool, restart: bool = False) -> "Preparation":
     """The dataset to make, as the configuration says."""
-    from pipeline.preparation.run import Preparation, available_cores
+    from pipeline.preparation.job import Preparation
+    from pipeline.preparation.run import available_cores
 
     evaluation = load_evaluation(config.dataset.decontaminate)
     files = [path for path in cleaned_files(config.paths.cleaned_dir, test=test) if path.stat().st_size]

@@ -32,7 +32,7 @@ from utils.errors import PipelineError
 from utils.files import is_within
 
 if TYPE_CHECKING:
-    from pipeline.preparation.run import Preparation
+    from pipeline.preparation.job import Preparation
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def preparation(config: Config, *, test: bool, source: Path | None = None, restart: bool = False) -> "Preparation":
     """The dataset to make, as the configuration says, from the hub or from the files in `source`."""
-    from pipeline.preparation.run import Preparation, available_cores
+    from pipeline.preparation.job import Preparation
+    from pipeline.preparation.run import available_cores
 
     fineweb = config.fineweb
     check_rule_names(fineweb.quality_rules)

@@ -22,8 +22,9 @@ from pipeline.preparation.config import DatasetConfig
 from pipeline.preparation.dataset_writer import check_tokenizer, file_bounds
 from pipeline.preparation.free_disk import expected_size
 from pipeline.preparation.input_shards import LineShard, line_shards
+from pipeline.preparation.job import Preparation
 from pipeline.preparation.progress import ProgressLine
-from pipeline.preparation.run import Preparation, prepare
+from pipeline.preparation.run import prepare
 from pipeline.preparation.shard_output import Part, PartState
 from pipeline.preparation.worker import part_name, prepare_shard
 from utils.errors import PipelineError, Terminated

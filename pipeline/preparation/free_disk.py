@@ -17,7 +17,7 @@ from utils.terminal import format_bytes, format_count
 
 if TYPE_CHECKING:
     from pipeline.preparation.dataset_writer import Tokenizer
-    from pipeline.preparation.run import Preparation
+    from pipeline.preparation.job import Preparation
 
 _SAMPLE_ROWS = 200
 _SAMPLE_BYTES = 1 << 18

@@ -3,10 +3,19 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pipeline.preparation.shard_output import PartState
-from pipeline.preparation.worker import Progress
 from utils.terminal import format_count, format_seconds
+
+
+@dataclass(frozen=True)
+class BatchDone:
+    """What one batch added: documents read, tokens written, input bytes."""
+
+    rows: int
+    tokens: int
+    size: int
 
 
 class ProgressLine:
@@ -34,12 +43,12 @@ class ProgressLine:
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
         )
 
-    def add(self, progress: Progress) -> None:
-        self.rows += progress.rows
-        self.tokens += progress.tokens
-        self.size += progress.size
+    def add(self, batch: BatchDone) -> None:
+        self.rows += batch.rows
+        self.tokens += batch.tokens
+        self.size += batch.size
         self._bar.set_postfix_str(self.postfix(), refresh=False)
-        self._bar.update(progress.rows)
+        self._bar.update(batch.rows)
 
     def postfix(self) -> str:
         """``1.2M tokens, 34.5 MB/s, ETA 1m 15s``"""

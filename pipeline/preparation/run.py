@@ -13,28 +13,25 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.formats.token_dataset import METADATA_NAME, is_token_file
 from pipeline.jobs.local_processes import ProcessLost, run_jobs
-from pipeline.preparation.config import DatasetConfig
 from pipeline.preparation.dataset_writer import FinishedPart, Tokenizer, metadata_of, write_files, write_metadata
 from pipeline.preparation.differences import refuse_differences, without_windows
 from pipeline.preparation.exact_duplicates import keep_masks
 from pipeline.preparation.finished import finished_metadata
 from pipeline.preparation.free_disk import check_free_disk, disk_errors, expected_size
-from pipeline.preparation.input_shards import Shard
-from pipeline.preparation.inputs import TIMES_NAME, InputFile, described, input_files, write_times
-from pipeline.preparation.progress import ProgressLine
+from pipeline.preparation.inputs import TIMES_NAME, described, write_times
+from pipeline.preparation.job import WORK_DIR, Preparation
+from pipeline.preparation.progress import BatchDone, ProgressLine
 from pipeline.preparation.remote_file import ServerError
 from pipeline.preparation.shard_output import Part, PartState, read_sealed
 from pipeline.preparation.worker import (
-    Progress,
     WorkerJob,
     part_name,
     prepare_in_process,
@@ -45,40 +42,8 @@ from utils.checksums import sealed
 from utils.errors import PipelineError
 from utils.files import remove_stale_temporaries, whole_file, write_json
 
-if TYPE_CHECKING:
-    from pipeline.preparation.decontamination import EvaluationIndex
-
-WORK_DIR = "unfinished"
 REMOVED_NAME = "contaminated.jsonl"
 LOCK_SECONDS = 10.0  # a killed run's workers are gone long before
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """One dataset to make. `recipe` holds every setting that decides its bytes, under the names that people set;
-    `check_input` raises PipelineError if the input is damaged.
-    """
-
-    directory: Path
-    shards: Sequence[Shard]
-    load_tokenizer: Callable[[], Tokenizer]
-    recipe: Mapping[str, Any]
-    dataset: DatasetConfig
-    workers: int
-    limit: int | None = None
-    min_tokens: int = 0
-    evaluation: "EvaluationIndex | None" = None
-    prefetch: bool = False
-    restart: bool = False
-    check_input: Callable[[], None] = lambda: None
-
-    @property
-    def work_dir(self) -> Path:
-        return self.directory / WORK_DIR
-
-    @cached_property
-    def inputs(self) -> list[InputFile]:
-        return input_files(self.shards)
 
 
 def available_cores() -> int:
@@ -203,7 +168,7 @@ def _worker_job(job: Preparation) -> WorkerJob:
     )
 
 
-def _run_here(job: Preparation, tokenizer: Tokenizer, report: Callable[[Progress], None]) -> None:
+def _run_here(job: Preparation, tokenizer: Tokenizer, report: Callable[[BatchDone], None]) -> None:
     left = job.limit
     for number, shard in enumerate(job.shards):
         if left == 0:
@@ -213,7 +178,7 @@ def _run_here(job: Preparation, tokenizer: Tokenizer, report: Callable[[Progress
 
 
 def _run_in_processes(
-    job: Preparation, tokenizer: Tokenizer, states: Sequence[PartState], report: Callable[[Progress], None]
+    job: Preparation, tokenizer: Tokenizer, states: Sequence[PartState], report: Callable[[BatchDone], None]
 ) -> None:
     # Forked where that is safe: the tokenizer is shared, and a process works at once instead of after most of a second.
     start_method = "fork" if sys.platform == "linux" else "spawn"

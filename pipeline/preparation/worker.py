@@ -16,6 +16,7 @@ from pipeline.preparation.dataset_writer import Tokenizer
 from pipeline.preparation.exact_duplicates import hash_documents
 from pipeline.preparation.free_disk import disk_errors
 from pipeline.preparation.input_shards import Batch, Shard, batches
+from pipeline.preparation.progress import BatchDone
 from pipeline.preparation.read_ahead import prefetched
 from pipeline.preparation.shard_output import INDEX_DTYPE, Part, PartState
 
@@ -40,15 +41,6 @@ class WorkerJob:
     prefetch: bool = False
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a batch added."""
-
-    rows: int
-    tokens: int
-    size: int
-
-
 def part_name(number: int) -> str:
     return f"shard_{number:06d}"
 
@@ -60,7 +52,7 @@ def prepare_shard(
     shard: Shard,
     *,
     stop: int | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[BatchDone], None] = lambda progress: None,
 ) -> PartState:
     """Bring the part of shard `number` to its end, or to row `stop`.
 
@@ -75,7 +67,7 @@ def prepare_shard(
             tokenizer.verify_batch([text[:PROBE_CHARACTERS] for text in batch.texts[:PROBE_DOCUMENTS]])
         streams, index, rejected, removed = encode(batch, tokenizer, job, source=shard.source)
         part.append(streams, index, rows=batch.rows, size=batch.size, rejected=rejected, removed=removed)
-        report(Progress(batch.rows, int(index["tokens"].sum()), batch.size))
+        report(BatchDone(batch.rows, int(index["tokens"].sum()), batch.size))
     part.finish()
     return part.state
 
@@ -128,7 +120,7 @@ def share_tokenizer(tokenizer: Tokenizer) -> None:
     _shared["tokenizer"] = tokenizer
 
 
-def prepare_in_process(job: WorkerJob, number: int, shard: Shard, report: Callable[[Progress], None]) -> PartState:
+def prepare_in_process(job: WorkerJob, number: int, shard: Shard, report: Callable[[BatchDone], None]) -> PartState:
     """`prepare_shard` in a process of its own, which does not outlive the main one."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process has one core; else the library warns of the fork
     threading.Thread(target=_exit_with_parent, daemon=True).start()
