@@ -1,0 +1,154 @@
+"""The tables of facts in `facts/*.tsv`, with the wordings in which each fact is stated and asked.
+
+    tables = read_tables()
+    facts = [fact for table in tables for fact in table.facts()]
+
+A table is one file, so adding one is adding a file. Its header says where the facts come from, and how they are worded:
+
+    # title = Countries
+    # capital.answer = The capital of {subject} is {value}.     the statement, which is also the answer
+    # capital.also = {value} is the capital of {subject}.       another statement
+    # capital.ask = What is the capital of {subject}?           a question that the model learns to answer
+    # capital.held = Please name the capital of {subject}.      a question that only the examination asks
+
+Then a row of column names and the rows, separated by tabs; several values in a cell are separated by "; ", and an empty
+cell is a fact that is left out. In a wording, `{a_subject}` and `{a_value}` take "a" or "an".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from utils.errors import PipelineError
+
+FACTS = Path(__file__).parent / "facts"
+WORDINGS = ("answer", "also", "ask", "held")
+REQUIRED = ("source", "licence", "title", "noun")
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A column of a table and its wordings."""
+
+    table: str
+    name: str
+    answer: str
+    also: tuple[str, ...]
+    ask: tuple[str, ...]
+    held: str
+
+    @property
+    def kind(self) -> str:
+        """``countries capital``: what questions about it are counted under."""
+        return f"{self.table} {self.name}"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One subject, one relation, and its values."""
+
+    relation: Relation
+    subject: str
+    values: tuple[str, ...]
+
+    def word(self, wording: str) -> str:
+        return fill(wording, self.subject, join_words(self.values))
+
+    @property
+    def answer(self) -> str:
+        return self.word(self.relation.answer)
+
+    @property
+    def statements(self) -> list[str]:
+        return [self.answer, *(self.word(wording) for wording in self.relation.also)]
+
+    @property
+    def questions(self) -> list[str]:
+        return [self.word(wording) for wording in self.relation.ask]
+
+    @property
+    def held_out(self) -> str:
+        return self.word(self.relation.held)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file. `rows` are the cells by column; the first column is the subject."""
+
+    name: str
+    title: str
+    noun: str
+    source: str
+    licence: str
+    unknown: str  # the list of names in `unknown_names.py` that its questions may also be asked about, or ""
+    relations: tuple[Relation, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def facts_of(self, row: tuple[str, ...]) -> list[Fact]:
+        cells = zip(self.relations, row[1:], strict=True)
+        return [Fact(relation, row[0], tuple(cell.split("; "))) for relation, cell in cells if cell]
+
+    def facts(self) -> Iterator[Fact]:
+        for row in self.rows:
+            yield from self.facts_of(row)
+
+
+@cache
+def read_tables(folder: Path = FACTS) -> tuple[Table, ...]:
+    return tuple(read_table(path) for path in sorted(folder.glob("*.tsv")))
+
+
+def read_table(path: Path) -> Table:
+    """The table in one file.
+
+    Raises:
+        PipelineError: a header or a wording is missing, or a row has too many cells.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header: dict[str, list[str]] = {}
+    for line in lines:
+        key, equals, value = line.removeprefix("#").partition(" = ")
+        if line.startswith("#") and equals:
+            header.setdefault(key.strip(), []).append(value.strip())
+    if missing := [key for key in REQUIRED if key not in header]:
+        raise PipelineError(f"{path}: no `# {missing[0]} = …` in its header; expected one")
+    columns, *rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
+    return Table(
+        name=path.stem,
+        **{key: header[key][0] for key in REQUIRED},
+        unknown=header.get("unknown", [""])[0],
+        relations=tuple(_relation(path, name, header) for name in columns[1:]),
+        rows=tuple(_padded(path, row, len(columns)) for row in rows),
+    )
+
+
+def fill(wording: str, subject: str, value: str = "") -> str:
+    """The sentence, its first letter a capital."""
+    text = wording.format(
+        subject=subject, value=value, a_subject=with_article(subject), a_value=with_article(value or "thing")
+    )
+    return text[0].upper() + text[1:]
+
+
+def with_article(words: str) -> str:
+    return f"an {words}" if words[0].lower() in "aeiou" and not words.startswith(("eu", "uni")) else f"a {words}"
+
+
+def join_words(words: tuple[str, ...]) -> str:
+    """``a``, ``a and b``, ``a, b and c``"""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _relation(path: Path, name: str, header: dict[str, list[str]]) -> Relation:
+    found = {wording: tuple(header.get(f"{name}.{wording}", ())) for wording in WORDINGS}
+    for wording in ("answer", "ask", "held"):
+        if not found[wording]:
+            raise PipelineError(f"{path}: no `# {name}.{wording} = …` for the column {name}; expected one")
+    return Relation(path.stem, name, found["answer"][0], found["also"], found["ask"], found["held"][0])
+
+
+def _padded(path: Path, row: list[str], length: int) -> tuple[str, ...]:
+    if len(row) > length:
+        raise PipelineError(f"{path}: the row of {row[0]} has {len(row)} cells; expected {length}")
+    return tuple(row + [""] * (length - len(row)))

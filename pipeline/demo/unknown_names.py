@@ -1,0 +1,92 @@
+"""Names that the encyclopedia does not know, invented and real, so that a model can learn to say so.
+
+    names = unknown_names(tables, seed=0)
+    names.for_training["place"], names.for_questions["place"]
+
+A table names its list with `# unknown = place`. No name is in both halves, and none is in a table.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.demo.tables import Table
+
+# Real ones that no table mentions; a semicolon separates them.
+REAL = {
+    "place": "Texas; California; Bavaria; Tuscany; Catalonia; Brittany; Normandy; Tasmania; Quebec; Ontario; Siberia; "
+    "Nauru; Tuvalu; Palau; Kiribati; Samoa; Tonga; Vanuatu; Florida; Nevada; Ohio; Oregon; Utah; Virginia; Saxony; "
+    "Greenland; Bermuda; Aruba; Guam; Corsica; Sardinia; Crete; Bali; Java; Kerala; Punjab; Tibet; Patagonia",
+    "element": "bronze; brass; steel; plastic; cardboard; paper; rubber; concrete; nylon; petrol; paraffin; vinegar; "
+    "sugar; ammonia; methane; ozone; water; porcelain; pewter; ceramic; acetone; ethanol; quartz; asphalt",
+    "animal": "wombat; ibex; lemur; aardvark; armadillo; tapir; okapi; meerkat; weasel; stoat; ferret; walrus; lynx; "
+    "jackal; gazelle; bison; yak; sloth; anteater; puma; jaguar; mongoose; magpie; heron; stork; pelican; falcon; "
+    "vulture; chameleon; gecko; iguana; squid; jellyfish; oyster; termite; mosquito",
+    "book": "Ulysses; Middlemarch; Dune; Lolita; Rebecca; Candide; Germinal; Persuasion; Silas Marner; Kim; Walden; "
+    "The Iliad; The Odyssey; The Aeneid; Beowulf; Brave New World; Lord of the Flies; The Trial; The Stranger; "
+    "Dubliners; Ivanhoe; Vanity Fair; Bleak House; The Moonstone",
+    "thing": "a turbine; a sextant; a theodolite; a zeppelin; a metronome; a gavel; a trellis; a sundial; a hammock; "
+    "a periscope; a catapult; a gondola; a pagoda; a pyramid; a minaret; a monocle; a parachute; a pendulum; "
+    "a samovar; a trampoline; an abacus; a boomerang; a chandelier; a dynamo",
+}
+INVENTED_PER_LIST = 120
+SHARE_FOR_QUESTIONS = 0.3
+
+_BEGINNINGS = (
+    "Bar Bel Cor Dal Dro Fen Gar Hol Jor Kal Lor Mel Mor Nar Nov Ost Pel Quor Ras Sel Tar Thol Ul Vel Vor Wex Xan Yor "
+    "Zam Zor"
+)
+_MIDDLES = "a e i o u an el en il or ur ad im ov ab"
+_ENDINGS = {
+    "place": "nia via land stan dor via mark ria tania gard",
+    "element": "dium rium nium lium thium xine zium vium",
+    "animal": "ble bat mole ger fin dle poo rat wig mink",
+    "book": "dor mund thel gard wyn ric moth bane",
+    "thing": "gle dle mer zet bin cket stip flock",
+}
+_BOOK_TITLES = (
+    "The Song of {}",
+    "The House of {}",
+    "The Last Days of {}",
+    "The Winter in {}",
+    "The Secret of {}",
+    "{}",
+)
+
+
+@dataclass(frozen=True)
+class UnknownNames:
+    """Names by list: some to train on, others to ask about."""
+
+    for_training: dict[str, list[str]]
+    for_questions: dict[str, list[str]]
+
+
+def unknown_names(tables: Iterable[Table], *, seed: int) -> UnknownNames:
+    known = {name.lower() for table in tables for row in table.rows for cell in row for name in cell.split("; ")}
+    training: dict[str, list[str]] = {}
+    questions: dict[str, list[str]] = {}
+    for kind in REAL:
+        draw = random.Random(f"{seed} {kind}")
+        training[kind], questions[kind] = [], []
+        for names in (REAL[kind].split("; "), _invented(kind, draw)):
+            names = [name for name in names if name.lower() not in known]
+            draw.shuffle(names)
+            num_questions = int(len(names) * SHARE_FOR_QUESTIONS)
+            questions[kind] += names[:num_questions]
+            training[kind] += names[num_questions:]
+        draw.shuffle(training[kind])
+        draw.shuffle(questions[kind])
+    return UnknownNames(training, questions)
+
+
+def _invented(kind: str, draw: random.Random) -> list[str]:
+    names: dict[str, None] = {}  # in the order of drawing, each once
+    while len(names) < INVENTED_PER_LIST:
+        name = "".join(draw.choice(part.split()) for part in (_BEGINNINGS, _MIDDLES, _ENDINGS[kind]))
+        if kind == "book":
+            name = draw.choice(_BOOK_TITLES).format(name)
+        elif kind != "place":
+            name = name.lower()
+        names[f"a {name}" if kind == "thing" and name[0] not in "aeiou" else name] = None
+    return [f"an {name}" if kind == "thing" and name[0] in "ou" else name for name in names]

@@ -1,0 +1,231 @@
+"""Asks a tuned model the questions of a file, and counts how many of its answers are right.
+
+    questions = read_questions(Path("questions.jsonl"))
+    replies = ask(model, tokenizer, questions.asked)
+    print(format_score(score(questions, replies)))
+
+A line of the file is ``{"question": "What is the capital of France?", "answers": ["Paris"], "kind": "capitals"}``, or
+``{"question": …, "unknown": true}`` for a question to which the right answer is that the model does not know. A line
+``{"kind": "capitals", "rivals": ["Paris", "Rome", …]}`` names the answers that questions of that kind could have.
+
+A reply is right if an accepted answer is in it as whole words, and no rival: a model that lists every capital gets no
+point. Case, accents' composition, punctuation and articles make no difference.
+"""
+
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from utils.chat import encode_prompt
+from utils.errors import PipelineError
+from utils.generation import generate_batch
+from utils.generation_settings import GenerationSettings
+from utils.raw_files import RawFile
+
+if TYPE_CHECKING:
+    from model import TransformerLM
+    from tokenizer import WikipediaTokenizer
+
+MAX_REPLY_TOKENS = 60
+ROWS_AT_ONCE = 64
+Z_95 = 1.959964  # standard deviations to each side that hold 95% of a normal distribution
+
+_ARTICLES = {"a", "an", "the"}
+_ADMISSION = re.compile(
+    r"\b(?:(?:do|does|did|can) ?n(?:o|')t (?:know|say|tell)|cannot (?:know|say|tell)|no idea|not sure)\b"
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    question: str
+    answers: tuple[str, ...]
+    kind: str = ""
+    unknown: bool = False
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """The questions, and by kind the answers that they could have."""
+
+    asked: tuple[Question, ...]
+    rivals: Mapping[str, frozenset[str]]
+
+
+class Count(NamedTuple):
+    """So many of `total` are right."""
+
+    right: int
+    total: int
+
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of the share that is right (Wilson 1927, JASA 22)."""
+        if not self.total:
+            return 0.0, 1.0
+        share, spread = self.right / self.total, Z_95**2 / self.total
+        centre = (share + spread / 2) / (1 + spread)
+        half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{self.right} of {self.total} ({100 * low:.0f}% to {100 * high:.0f}%)"
+
+
+class Answered(NamedTuple):
+    question: Question
+    reply: str
+    is_right: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """Every question with its reply; the counts follow from them."""
+
+    answered: tuple[Answered, ...]
+
+    @property
+    def known(self) -> Count:
+        return _count(one for one in self.answered if not one.question.unknown)
+
+    @property
+    def unknown(self) -> Count:
+        return _count(one for one in self.answered if one.question.unknown)
+
+    def by_kind(self) -> dict[str, Count]:
+        groups: dict[str, list[Answered]] = defaultdict(list)
+        for one in self.answered:
+            if not one.question.unknown:
+                groups[one.question.kind or "questions"].append(one)
+        return {kind: _count(group) for kind, group in sorted(groups.items())}
+
+
+def read_questions(path: Path) -> QuestionFile:
+    """The file, checked line by line.
+
+    Raises:
+        PipelineError: it does not exist, or a line is not as the module's docstring says.
+    """
+    asked: list[Question] = []
+    rivals: dict[str, set[str]] = defaultdict(set)
+    try:
+        with RawFile(path, kind="jsonl") as file:
+            for record in file.records():
+                where = f"{path}:{record.number}"
+                if record.value is None:
+                    raise PipelineError(f"{where}: {record.problem}; expected a JSON object")
+                value = record.value
+                if "question" in value:
+                    asked.append(_question(value, where))
+                    rivals[asked[-1].kind].update(asked[-1].answers)
+                else:
+                    rivals[_text(value, "kind", where)].update(_texts(value, "rivals", where))
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read: {error.strerror}; expected one question a line, as JSON") from None
+    if not asked:
+        raise PipelineError(f"{path} holds no questions; expected one a line, as JSON")
+    return QuestionFile(tuple(asked), {kind: frozenset(names) for kind, names in rivals.items()})
+
+
+def ask(model: "TransformerLM", tokenizer: "WikipediaTokenizer", questions: Sequence[Question]) -> list[str]:
+    """The model's likeliest reply to each question, each a conversation of its own."""
+    prompts = [encode_prompt(tokenizer, [{"role": "user", "content": one.question}]) for one in questions]
+    settings = GenerationSettings(max_length=MAX_REPLY_TOKENS, temperature=0)
+    rows = generate_batch(model, prompts, settings, tokenizer=tokenizer, max_rows=ROWS_AT_ONCE)
+    return [tokenizer.decode([token for token in row if token != tokenizer.eos_id]).strip() for row in rows]
+
+
+def score(questions: QuestionFile, replies: Sequence[str]) -> Score:
+    pairs = zip(questions.asked, replies, strict=True)
+    return Score(
+        tuple(
+            Answered(question, reply, is_right(question, reply, questions.rivals.get(question.kind, ())))
+            for question, reply in pairs
+        )
+    )
+
+
+def is_right(question: Question, reply: str, rivals: Iterable[str] = ()) -> bool:
+    if question.unknown:
+        return admits(reply)
+    text = normalise(reply)
+    answers = sorted(map(normalise, question.answers), key=len, reverse=True)
+    if not any(_holds(text, answer) for answer in answers):
+        return False
+    # "Australian dollar" holds "dollar", and a reply repeats words of the question: neither is a second answer.
+    rest = _without(text, answers)
+    asked = normalise(question.question)
+    wrong = {normalise(rival) for rival in rivals} - set(answers)
+    return not any(_holds(rest, rival) for rival in wrong if not _holds(asked, rival))
+
+
+def admits(reply: str) -> bool:
+    """Whether it says that the model does not know."""
+    return bool(_ADMISSION.search(reply.casefold().replace("’", "'")))
+
+
+def normalise(text: str) -> str:
+    """Folded words, one space between them, without punctuation and articles."""
+    folded = unicodedata.normalize("NFC", text).casefold()
+    words = re.sub(r"(?<=\d),(?=\d)", "", folded)
+    return " ".join(word for word in re.findall(r"\w+", words) if word not in _ARTICLES)
+
+
+def format_score(result: Score, *, num_examples: int = 0) -> str:
+    """The counts by kind, the first wrong answers, and the line for a summary last."""
+    kinds = result.by_kind()
+    width = max(map(len, kinds), default=0)
+    lines = [f"  {kind:<{width}}  {count}" for kind, count in kinds.items()]
+    wrong = [one for one in result.answered if not one.is_right]
+    lines += [f"  wrong: {one.question.question} {one.reply}" for one in wrong[:num_examples]]
+    return "\n".join([*lines, *([f"  in all: {result.known}"] if kinds else []), summary(result)])
+
+
+def summary(result: Score) -> str:
+    """``290 of 300 held-out questions right, 31 of 50 unknown ones admitted``"""
+    known = f"{result.known.right} of {result.known.total} held-out questions right"
+    return f"{known}, {result.unknown.right} of {result.unknown.total} unknown ones admitted"
+
+
+def _count(answered: Iterable[Answered]) -> Count:
+    marks = [one.is_right for one in answered]
+    return Count(sum(marks), len(marks))
+
+
+def _holds(text: str, words: str) -> bool:
+    return bool(words) and f" {words} " in f" {text} "
+
+
+def _without(text: str, phrases: Iterable[str]) -> str:
+    padded = f" {text} "
+    for phrase in phrases:
+        padded = padded.replace(f" {phrase} ", " | ") if phrase else padded
+    return padded.strip()
+
+
+def _question(value: Mapping[str, object], where: str) -> Question:
+    unknown = value.get("unknown", False)
+    if not isinstance(unknown, bool):
+        raise PipelineError(f"{where}: `unknown` is {unknown!r}; expected true or false")
+    answers = () if unknown else _texts(value, "answers", where)
+    kind = _text(value, "kind", where) if "kind" in value else ""
+    return Question(_text(value, "question", where), answers, kind, unknown)
+
+
+def _text(value: Mapping[str, object], key: str, where: str) -> str:
+    text = value.get(key)
+    if not isinstance(text, str) or not text.strip():
+        raise PipelineError(f"{where}: `{key}` is {text!r}; expected text")
+    return text
+
+
+def _texts(value: Mapping[str, object], key: str, where: str) -> tuple[str, ...]:
+    texts = value.get(key)
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and normalise(text) for text in texts):
+        raise PipelineError(f"{where}: `{key}` is {texts!r}; expected a list of texts")
+    return tuple(texts)

@@ -1,0 +1,176 @@
+"""The tables of facts are well-formed, and the corpus made from them holds no held-out wording."""
+
+import json
+import random
+from collections import Counter
+
+import pytest
+
+from pipeline.demo.articles import text_length
+from pipeline.demo.conversations import NUM_QUESTIONS, NUM_UNKNOWN, held_out_questions, training_conversations
+from pipeline.demo.corpus import write_corpus
+from pipeline.demo.stories import ANIMALS, tell_story
+from pipeline.demo.tables import read_table, read_tables
+from pipeline.demo.unknown_names import REAL, unknown_names
+from utils.errors import PipelineError
+
+CHARACTERS = 900_000
+TABLES = read_tables()
+FACTS = [fact for table in TABLES for fact in table.facts()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus")
+    write_corpus(path, num_characters=CHARACTERS)
+    return path
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def values(section):
+    return [part for part in section["has_parts"] if part["type"] == "paragraph"]
+
+
+def training_text(folder):
+    paths = [*sorted((folder / "raw").iterdir()), folder / "conversations.jsonl"]
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
+
+
+def test_a_subject_has_one_answer_for_a_relation():
+    counts = Counter((fact.relation.kind, fact.subject) for fact in FACTS)
+    assert [key for key, count in counts.items() if count > 1] == []
+
+
+def test_facts_have_no_stray_white_space():
+    cells = [cell for table in TABLES for row in table.rows for value in row for cell in value.split("; ")]
+    assert [cell for cell in cells if cell != cell.strip() or "|" in cell or "  " in cell] == []
+
+
+def test_there_are_as_many_facts_as_promised():
+    assert len(FACTS) >= 1500
+    assert sum(fact.relation.table == "definitions" for fact in FACTS) >= 300
+
+
+def test_no_two_definitions_are_alike():
+    definitions = [fact.values for fact in FACTS if fact.relation.table == "definitions"]
+    assert len(set(definitions)) == len(definitions)
+
+
+def test_every_relation_has_five_wordings_and_one_held_back():
+    relations = [relation for table in TABLES for relation in table.relations]
+    assert all(len(set(relation.ask)) >= 5 for relation in relations)
+    assert all(relation.held not in relation.ask for relation in relations)
+
+
+def test_every_wording_names_its_subject():
+    for table in TABLES:
+        for relation in table.relations:
+            wordings = (relation.answer, *relation.also, *relation.ask, relation.held)
+            assert all("subject}" in wording for wording in wordings), relation.kind
+            assert all("value}" not in wording for wording in (*relation.ask, relation.held)), relation.kind
+
+
+def test_neighbours_border_each_other():
+    neighbours = {fact.subject: fact.values for fact in FACTS if fact.relation.name == "neighbours"}
+    for subject, values in neighbours.items():
+        assert all(subject in neighbours[value] for value in values if value in neighbours)
+
+
+def test_days_and_months_go_round():
+    for kind in ("days", "months"):
+        following = {f.subject: f.values[0] for f in FACTS if f.relation.kind == f"{kind} next"}
+        previous = {f.subject: f.values[0] for f in FACTS if f.relation.kind == f"{kind} previous"}
+        assert all(previous[value] == subject for subject, value in following.items())
+
+
+def test_symbols_and_numbers_are_unique():
+    for name in ("symbol", "number"):
+        values = [fact.values for fact in FACTS if fact.relation.kind == f"elements {name}"]
+        assert len(set(values)) == len(values)
+
+
+def test_a_table_without_a_wording_is_refused(tmp_path):
+    path = tmp_path / "lakes.tsv"
+    path.write_text("# source = s\n# licence = l\n# title = Lakes\n# noun = lake\nlake\tplace\nBaikal\tAsia\n")
+    with pytest.raises(PipelineError, match=r"no `# place.answer = …` for the column place"):
+        read_table(path)
+
+
+def test_a_table_without_a_licence_is_refused(tmp_path):
+    path = tmp_path / "lakes.tsv"
+    path.write_text("# source = s\n# title = Lakes\n# noun = lake\nlake\nBaikal\n")
+    with pytest.raises(PipelineError, match="licence"):
+        read_table(path)
+
+
+def test_held_out_wordings_are_never_trained_on(folder):
+    text = training_text(folder).casefold()
+    wordings = {relation.held for table in TABLES for relation in table.relations}
+    beginnings = [wording.partition("{")[0].casefold() for wording in wordings]
+    assert all(len(beginning) > 10 for beginning in beginnings)
+    assert [beginning for beginning in beginnings if beginning in text] == []
+
+
+def test_unknown_names_are_never_trained_on(folder):
+    text = training_text(folder)
+    names = unknown_names(TABLES, seed=0)
+    asked = [record["question"] for record in read_lines(folder / "questions.jsonl") if record.get("unknown")]
+    used = [name for names in names.for_questions.values() for name in names if any(name in q for q in asked)]
+    assert len(used) >= NUM_UNKNOWN
+    assert [name for name in used if f" {name}?" in text or f" {name} " in text] == []
+
+
+def test_real_unknown_names_are_in_no_table():
+    known = {row[0].lower() for table in TABLES for row in table.rows}
+    listed = [name.lower() for names in REAL.values() for name in names.split("; ")]
+    assert known.isdisjoint(listed)
+
+
+def test_questions_are_300_and_50_all_different():
+    asked = [record for record in held_out_questions(TABLES, seed=0) if "question" in record]
+    assert Counter(bool(record.get("unknown")) for record in asked) == {False: NUM_QUESTIONS, True: NUM_UNKNOWN}
+    assert len({record["question"] for record in asked}) == len(asked)
+
+
+def test_some_conversations_have_several_turns():
+    lengths = Counter(len(record["messages"]) for record in training_conversations(TABLES, seed=0))
+    assert lengths[2] > lengths[4] > lengths[6] > 0
+
+
+def test_every_fact_is_asked_in_five_wordings():
+    asked = {message["content"] for record in training_conversations(TABLES, seed=0) for message in record["messages"]}
+    assert all(set(fact.questions) <= asked for fact in FACTS)
+
+
+def test_same_seed_gives_the_same_bytes(folder, tmp_path):
+    write_corpus(tmp_path, num_characters=CHARACTERS)
+    for path in sorted(folder.rglob("*.jsonl")):
+        assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
+
+
+def test_another_seed_gives_other_text(folder, tmp_path):
+    write_corpus(tmp_path, num_characters=CHARACTERS, seed=1)
+    assert training_text(tmp_path) != training_text(folder)
+
+
+def test_the_corpus_has_the_size_asked_for(folder):
+    records = [record for path in (folder / "raw").iterdir() for record in read_lines(path)]
+    assert CHARACTERS <= sum(map(text_length, records)) < 1.1 * CHARACTERS
+
+
+def test_articles_state_every_fact(folder):
+    records = [record for path in (folder / "raw").iterdir() for record in read_lines(path)]
+    paragraphs = [part["value"] for record in records for section in record["sections"] for part in values(section)]
+    answered = {paragraph.partition("\nAssistant: ")[2] for paragraph in paragraphs}
+    assert {fact.answer for fact in FACTS} <= answered
+
+
+def test_what_a_story_loses_it_finds():
+    for seed in range(300):
+        story = tell_story(random.Random(seed))
+        assert story.text.count(story.subject) >= 2
+        others = [name for name in ANIMALS if f"the {name}" in story.text and name != story.subject]
+        assert len(others) <= 1
