@@ -49,6 +49,13 @@ def test_longer_answer_may_hold_a_rival():
     assert is_right(question, "It is the Australian dollar.", ("dollar", "euro"))
 
 
+def test_a_rival_may_hold_the_answer():
+    question = Question("What kind of element is tin?", ("metal",))
+    rivals = ("metal", "alkali metal", "noble gas")
+    assert is_right(question, "Tin is a metal.", rivals)
+    assert not is_right(question, "Tin is an alkali metal.", rivals)
+
+
 def test_words_of_the_question_are_not_rivals():
     question = Question("What is the opposite of hot?", ("cold",))
     assert is_right(question, "The opposite of hot is cold.", ("hot", "cold", "wet"))

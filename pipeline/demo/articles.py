@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.demo.conversations import UNKNOWN_ANSWER, training_unknowns
 from pipeline.demo.records import Part, article, bullets, disambiguation, paragraph, redirect, section, table
 from pipeline.demo.stories import tell_story
-from pipeline.demo.tables import Fact, Table
+from pipeline.demo.tables import Fact, Table, with_article
 
 STORY_SHARE = 0.28
 QUIZ_LENGTH = 10
@@ -76,7 +76,8 @@ def _subject(source: Table, facts: list[Fact], draw: random.Random) -> Part:
     if more:
         parts.append(section("Facts", bullets(draw.sample(more, len(more)))))
     questions = [paragraph(turn_text(draw.choice(fact.questions), fact.answer)) for fact in facts]
-    parts.append(section(f"Questions about {subject}", *questions))
+    named = facts[0].relation.subject_form.format(subject=subject, a_subject=with_article(subject))
+    parts.append(section(f"Questions about {named}", *questions))
     parts.append(section("Overview", table([source.noun.capitalize(), subject], cells)))
     parts.append(section("See also", bullets([title_of(other) for other in others])))
     return article(title_of(subject), parts, identifier=0, abstract=abstract, description=f"{source.title}: {subject}")
@@ -97,7 +98,7 @@ def _lists(tables: Sequence[Table], draw: random.Random) -> Iterator[Part]:
             draw.shuffle(facts)
             for number, start in enumerate(range(0, len(facts), LIST_LENGTH), 1):
                 lines = [draw.choice(fact.statements) for fact in facts[start : start + LIST_LENGTH]]
-                abstract = f"This is list number {number} about the {name} of several things: {source.title.lower()}."
+                abstract = f"This is part {number} of a list of facts. It is about {source.title.lower()}: {name}."
                 parts = [section("Abstract", paragraph(abstract)), section("List", bullets(lines))]
                 yield article(f"{source.title}: {name}, list {number}", parts, identifier=0)
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from pipeline.demo.stories import tell_story
-from pipeline.demo.tables import Fact, Relation, Table, fill
+from pipeline.demo.tables import Fact, Relation, Table, fill, with_article
 from pipeline.demo.unknown_names import unknown_names
 
 NUM_QUESTIONS = 300
@@ -123,9 +123,8 @@ def _about_facts(tables: Sequence[Table], draw: random.Random) -> Iterator[list[
 
 def follow_up(relation: Relation, subject: str) -> str:
     """``And of Spain?`` after ``What is the capital of France?``"""
-    question = relation.ask[0]
-    name = "{a_subject}" if "{a_subject}" in question else "{subject}"
-    return fill(f"And of {name}?" if f" of {name}" in question else f"And {name}?", subject)
+    name = relation.subject_form
+    return fill(f"And of {name}?" if f" of {name}" in relation.ask[0] else f"And {name}?", subject)
 
 
 def _about_unknowns(tables: Sequence[Table], draw: random.Random, seed: int) -> Iterator[list[Turn]]:
@@ -141,8 +140,7 @@ def _about_unknowns(tables: Sequence[Table], draw: random.Random, seed: int) -> 
 def _stories(draw: random.Random) -> Iterator[list[Turn]]:
     for _ in range(NUM_STORIES):
         story = tell_story(draw)
-        subject = f"an {story.subject}" if story.subject[0] in "aeiou" else f"a {story.subject}"
-        yield [(draw.choice(STORY_REQUESTS).format(subject), story.text)]
+        yield [(draw.choice(STORY_REQUESTS).format(with_article(story.subject)), story.text)]
 
 
 def _messages(turns: Sequence[Turn]) -> Conversation:

@@ -39,6 +39,11 @@ class Relation:
     held: str
 
     @property
+    def subject_form(self) -> str:
+        """How its questions name a subject: ``{subject}`` or ``{a_subject}``."""
+        return "{a_subject}" if "{a_subject}" in self.ask[0] else "{subject}"
+
+    @property
     def kind(self) -> str:
         """``countries capital``: what questions about it are counted under."""
         return f"{self.table} {self.name}"

@@ -15,11 +15,14 @@ from pipeline.demo.tables import Table
 # Real ones that no table mentions; a semicolon separates them.
 REAL = {
     "place": "Texas; California; Bavaria; Tuscany; Catalonia; Brittany; Normandy; Tasmania; Quebec; Ontario; Siberia; "
+    "Andorra; Liechtenstein; San Marino; Brunei; Bahrain; Barbados; Bhutan; "
     "Nauru; Tuvalu; Palau; Kiribati; Samoa; Tonga; Vanuatu; Florida; Nevada; Ohio; Oregon; Utah; Virginia; Saxony; "
     "Greenland; Bermuda; Aruba; Guam; Corsica; Sardinia; Crete; Bali; Java; Kerala; Punjab; Tibet; Patagonia",
     "element": "bronze; brass; steel; plastic; cardboard; paper; rubber; concrete; nylon; petrol; paraffin; vinegar; "
-    "sugar; ammonia; methane; ozone; water; porcelain; pewter; ceramic; acetone; ethanol; quartz; asphalt",
-    "animal": "wombat; ibex; lemur; aardvark; armadillo; tapir; okapi; meerkat; weasel; stoat; ferret; walrus; lynx; "
+    "plutonium; americium; curium; fermium; sugar; ammonia; methane; ozone; water; porcelain; pewter; ceramic; acetone; "
+    "ethanol; quartz; asphalt",
+    "animal": "newt; seahorse; moth; peacock; slug; "
+    "wombat; ibex; lemur; aardvark; armadillo; tapir; okapi; meerkat; weasel; stoat; ferret; walrus; lynx; "
     "jackal; gazelle; bison; yak; sloth; anteater; puma; jaguar; mongoose; magpie; heron; stork; pelican; falcon; "
     "vulture; chameleon; gecko; iguana; squid; jellyfish; oyster; termite; mosquito",
     "book": "Ulysses; Middlemarch; Dune; Lolita; Rebecca; Candide; Germinal; Persuasion; Silas Marner; Kim; Walden; "

@@ -154,14 +154,12 @@ def is_right(question: Question, reply: str, rivals: Iterable[str] = ()) -> bool
     if question.unknown:
         return admits(reply)
     text = normalise(reply)
-    answers = sorted(map(normalise, question.answers), key=len, reverse=True)
+    answers = {normalise(answer) for answer in question.answers}
     if not any(_holds(text, answer) for answer in answers):
         return False
-    # "Australian dollar" holds "dollar", and a reply repeats words of the question: neither is a second answer.
-    rest = _without(text, answers)
-    asked = normalise(question.question)
-    wrong = {normalise(rival) for rival in rivals} - set(answers)
-    return not any(_holds(rest, rival) for rival in wrong if not _holds(asked, rival))
+    asked = normalise(question.question)  # a reply may repeat its words
+    wrong = {normalise(rival) for rival in rivals} - answers
+    return not any(_names_another(text, rival, answers) for rival in wrong if not _holds(asked, rival))
 
 
 def admits(reply: str) -> bool:
@@ -201,11 +199,12 @@ def _holds(text: str, words: str) -> bool:
     return bool(words) and f" {words} " in f" {text} "
 
 
-def _without(text: str, phrases: Iterable[str]) -> str:
-    padded = f" {text} "
-    for phrase in phrases:
-        padded = padded.replace(f" {phrase} ", " | ") if phrase else padded
-    return padded.strip()
+def _names_another(text: str, rival: str, answers: Iterable[str]) -> bool:
+    """Whether `rival` is in the text, and not just as a part of an answer, as "dollar" is in "Australian dollar"."""
+    for answer in answers:
+        if _holds(answer, rival):
+            text = f" {text} ".replace(f" {answer} ", " | ").strip()
+    return _holds(text, rival)
 
 
 def _question(value: Mapping[str, object], where: str) -> Question:
