@@ -19,8 +19,8 @@ REAL = {
     "Nauru; Tuvalu; Palau; Kiribati; Samoa; Tonga; Vanuatu; Florida; Nevada; Ohio; Oregon; Utah; Virginia; Saxony; "
     "Greenland; Bermuda; Aruba; Guam; Corsica; Sardinia; Crete; Bali; Java; Kerala; Punjab; Tibet; Patagonia",
     "element": "bronze; brass; steel; plastic; cardboard; paper; rubber; concrete; nylon; petrol; paraffin; vinegar; "
-    "plutonium; americium; curium; fermium; sugar; ammonia; methane; ozone; water; porcelain; pewter; ceramic; acetone; "
-    "ethanol; quartz; asphalt",
+    "plutonium; americium; curium; fermium; sugar; ammonia; methane; ozone; water; porcelain; pewter; ceramic; "
+    "acetone; ethanol; quartz; asphalt",
     "animal": "newt; seahorse; moth; peacock; slug; "
     "wombat; ibex; lemur; aardvark; armadillo; tapir; okapi; meerkat; weasel; stoat; ferret; walrus; lynx; "
     "jackal; gazelle; bison; yak; sloth; anteater; puma; jaguar; mongoose; magpie; heron; stork; pelican; falcon; "
