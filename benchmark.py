@@ -4,6 +4,7 @@
     python3 benchmark.py --checkpoint old=RUN --checkpoint new=latest --full
     python3 benchmark.py --over-training latest --quick                    # every checkpoint of a run, as curves
     python3 benchmark.py --checkpoint latest --offline-samples             # no data needed; not comparable
+    python3 benchmark.py --checkpoint latest --questions questions.jsonl   # a tuned model, your own questions
 
 Writes benchmark_<timestamp>.json, .txt, .png and .html to paths.benchmark_dir. docs/benchmarks.md says what is scored.
 """
@@ -191,6 +192,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", default=",".join(TASKS), metavar="A,B", help=f"some of {','.join(TASKS)}")
     parser.add_argument("--data-dir", metavar="DIR", help="the sets (benchmark.data_dir)")
     parser.add_argument("--offline-samples", action="store_true", help="the project's own small sets, not comparable")
+    parser.add_argument(
+        "--questions", type=Path, metavar="FILE", help="ask a tuned model these and count right answers"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
     parser.add_argument("--tokenizer", metavar="DIR", help="where the checkpoints' tokenizer lies")
     args = parser.parse_args(argv)
@@ -200,6 +204,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"task {unknown[0]!r} is unknown{did_you_mean(unknown[0], TASKS)}; one of {', '.join(TASKS)}")
     if args.over_training and args.checkpoint:
         parser.error("--over-training takes the checkpoints of its run; leave --checkpoint out")
+    if args.questions and args.over_training:
+        parser.error("--questions asks tuned checkpoints; name them with --checkpoint instead of --over-training")
     return args
 
 
@@ -208,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     args = parse_args(argv)
     config = load_config_from(args, benchmark__data_dir=args.data_dir, paths__tokenizer_dir=args.tokenizer)
+    if args.questions:
+        return answer_questions(args, config)
     # The sets first: what is missing there is said before a model is loaded.
     benchmark = ModelBenchmark(config, preset=args.preset, tasks=args.tasks, offline_samples=args.offline_samples)
     models = _load_models(args, config)
@@ -221,6 +229,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(format_benchmark_results(results, colour=True))
     print(f"written: {', '.join(map(str, files.written))}")
+    return EXIT_OK
+
+
+def answer_questions(args: argparse.Namespace, config: "Config") -> int:
+    """Asks every checkpoint the questions of a file; prints the counts, and writes them with the replies as JSON."""
+    from pipeline.evaluation.questions import ask, format_score, read_questions, score, score_values
+    from utils.files import write_json
+
+    questions = read_questions(args.questions)  # first: a mistake in the file is reported before a model is loaded
+    results = {}
+    for loaded in _load_models(args, config):
+        if not loaded.is_chat:
+            raise PipelineError(f"{loaded.name} is not tuned on conversations; expected one: python3 main.py sft")
+        result = score(questions, ask(loaded.model, loaded.tokenizer, questions.asked))
+        results[loaded.name] = score_values(result)
+        print(visible(f"{loaded.name}\n{format_score(result)}"))
+    path = config.paths.benchmark_dir / f"questions_{time.strftime('%Y_%m_%d_%H_%M_%S')}.json"
+    write_json(path, results)
+    print(f"written: {path}")
     return EXIT_OK
 
 

@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
-from cleaning.policy import Policy, Removals
-from cleaning.structured_contents import is_structured, read_page
+from pipeline.cleaning.config import CleaningConfig
+from pipeline.cleaning.policy import Policy, Removals
+from pipeline.cleaning.structured_contents import is_structured, read_page
 from pipeline.demo.articles import encyclopedia
 from pipeline.demo.tables import read_tables
-from utils.config_sections import CleaningConfig
 
 
 @pytest.fixture(scope="module")

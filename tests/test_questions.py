@@ -124,6 +124,33 @@ def test_missing_and_empty_files_are_refused(tmp_path):
         read_questions(write(tmp_path / "empty.jsonl"))
 
 
+def test_benchmark_scores_a_file_of_questions(tmp_path, capsys):
+    import benchmark
+
+    tokenizer = trained_tokenizer(tmp_path / "tokenizer")
+    checkpoint = small_checkpoint(tmp_path / "run" / "checkpoint_best.pt", tokenizer, chat=True)
+    file = write(
+        tmp_path / "questions.jsonl", {"question": "Who?", "answers": ["me"]}, {"question": "?", "unknown": True}
+    )
+    settings = ["--set", f"paths.benchmark_dir={tmp_path}", "--tokenizer", str(tokenizer.directory), "--device", "cpu"]
+    assert benchmark.main(["--checkpoint", f"small={checkpoint}", "--questions", str(file), *settings]) == 0
+    assert "of 1 held-out questions right" in capsys.readouterr().out
+    saved = json.loads(next(tmp_path.glob("questions_*.json")).read_text())
+    assert [reply["question"] for reply in saved["small"]["replies"]] == ["Who?", "?"]
+
+
+def test_a_base_model_is_not_asked(tmp_path):
+    import benchmark
+
+    tokenizer = trained_tokenizer(tmp_path / "tokenizer")
+    checkpoint = small_checkpoint(tmp_path / "run" / "checkpoint_best.pt", tokenizer)
+    file = write(tmp_path / "questions.jsonl", {"question": "Who?", "answers": ["me"]})
+    with pytest.raises(PipelineError, match="not tuned on conversations"):
+        benchmark.main(
+            ["--checkpoint", str(checkpoint), "--questions", str(file), "--tokenizer", str(tokenizer.directory)]
+        )
+
+
 def test_a_model_answers_every_question(tmp_path):
     from model import load_model
 

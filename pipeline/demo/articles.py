@@ -41,8 +41,9 @@ def text_length(part: Part) -> int:
     """Characters that the cleaner keeps of a record, roughly: tables and See-also sections go."""
     if part.get("type") == "table" or part.get("name") == "See also":
         return 0
-    children = part.get("sections") or part.get("has_parts") or ()
-    return len(str(part.get("value", ""))) + len(str(part.get("name", ""))) + sum(map(text_length, children))
+    children = part.get("sections") or part.get("has_parts") or []
+    texts = len(str(part.get("value", ""))) + len(str(part.get("name", "")))
+    return texts + sum(text_length(child) for child in children) if isinstance(children, list) else texts
 
 
 def turn_text(question: str, answer: str) -> str:

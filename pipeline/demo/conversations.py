@@ -75,7 +75,7 @@ def held_out_questions(tables: Sequence[Table], *, seed: int) -> list[dict[str, 
     """300 facts drawn from all, 50 unknown ones, and for each relation its values, which no wrong reply may name."""
     draw = random.Random(f"{seed} questions")
     facts = [fact for table in tables for fact in table.facts()]
-    asked = [
+    asked: list[dict[str, object]] = [
         {"question": fact.held_out, "answers": list(fact.values), "kind": fact.relation.kind}
         for fact in draw.sample(facts, NUM_QUESTIONS)
     ]

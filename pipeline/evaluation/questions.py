@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from utils.chat import encode_prompt
+from pipeline.formats.chat_template import encode_prompt
+from pipeline.formats.raw_files import RawFile
+from pipeline.generation.generate import generate_batch
+from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
-from utils.generation import generate_batch
-from utils.generation_settings import GenerationSettings
-from utils.raw_files import RawFile
 
 if TYPE_CHECKING:
     from model import TransformerLM
@@ -188,6 +188,22 @@ def summary(result: Score) -> str:
     """``290 of 300 held-out questions right, 31 of 50 unknown ones admitted``"""
     known = f"{result.known.right} of {result.known.total} held-out questions right"
     return f"{known}, {result.unknown.right} of {result.unknown.total} unknown ones admitted"
+
+
+def score_values(result: Score) -> dict[str, object]:
+    """The counts and every reply as plain values, for a JSON file."""
+    return {
+        "known": _count_values(result.known),
+        "unknown": _count_values(result.unknown),
+        "kinds": {kind: _count_values(count) for kind, count in result.by_kind().items()},
+        "replies": [
+            {"question": one.question.question, "reply": one.reply, "right": one.is_right} for one in result.answered
+        ],
+    }
+
+
+def _count_values(count: Count) -> dict[str, object]:
+    return {"right": count.right, "total": count.total, "interval_95": list(count.interval())}
 
 
 def _count(answered: Iterable[Answered]) -> Count:
