@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.formats.run_names import check_run_name
 from utils.cli import EXIT_OK, load_config_from, run, stage_parser
 from utils.errors import UsageError
-from utils.terminal import format_count, format_seconds
+from utils.terminal import format_count
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -73,27 +73,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def train(trainer: "Trainer", args: argparse.Namespace) -> str:
+    from pipeline.training.dry_run import expected_time
     from pipeline.training.profiler import TRACE_NAME
 
     if args.test and not args.resume:
-        told = expected_time(trainer)  # every process measures: they wait for one another
+        estimate = expected_time(trainer)  # every process measures: they wait for one another
         if trainer.world.is_main:
-            print(told, flush=True)
+            print(estimate, flush=True)
     trainer.fit(trace=trainer.run.folder / TRACE_NAME if args.profile and trainer.world.is_main else None)
     return summary(trainer)
-
-
-def expected_time(trainer: "Trainer") -> str:
-    from pipeline.training.step_timing import seconds_per_step
-    from utils.devices import describe_device
-
-    seconds = seconds_per_step(trainer) * trainer.total_steps
-    tokens = trainer.total_steps * trainer.tokens_per_step
-    work = f"{trainer.total_steps} steps, {format_count(tokens)} tokens"
-    extent = "one epoch"
-    if trainer.config.max_steps:
-        extent = f"training.max_steps, {trainer.total_steps / trainer.steps_per_epoch:.3g} epochs"
-    return f"{extent}: {work}, about {format_seconds(seconds)} on {describe_device(trainer.device)}"
 
 
 def summary(trainer: "Trainer") -> str:

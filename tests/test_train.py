@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -298,22 +297,6 @@ def test_a_dry_run_of_a_resumed_run_tells_what_is_left(project, capsys):
     assert train.main(["--config", str(project / "config.json"), *more]) == 0
     assert "what is left of the run: 30 steps, 3,840 tokens" in capsys.readouterr().out
     assert content_of(run)["step"] == 20
-
-
-def test_what_a_first_validation_compiles_is_not_taken_for_its_speed(project, capsys, monkeypatch):
-    original, calls = Trainer.score_validation, []
-
-    def compiling(self, num_batches=None):
-        if not calls:
-            time.sleep(1.2)
-        calls.append(num_batches)
-        return original(self, num_batches)
-
-    monkeypatch.setattr(Trainer, "score_validation", compiling)
-    assert train.main(["--config", str(project / "config.json"), "--dry-run"]) == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"a validation: [\d.]+ ms, 3 of them", printed)
-    assert "tokens, about 1." in printed
 
 
 def test_a_run_draws_its_losses_and_runs_are_laid_over_one_another(project, capsys):

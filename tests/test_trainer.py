@@ -12,8 +12,7 @@ from pipeline.dataloading.batch import as_batch
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.modeling.head_loss import IGNORED, cross_entropy_sum, next_token_labels
 from pipeline.training.config import TrainingConfig
-from pipeline.training.out_of_memory import _moments_to_come
-from pipeline.training.step_timing import synthetic_batch
+from pipeline.training.out_of_memory import missing_moments
 from pipeline.training.trainer import RunInfo, Trainer
 from pipeline.training.validation import score
 from utils.devices import World
@@ -269,24 +268,24 @@ def test_out_of_memory_names_the_batch_size_that_fits(tmp_path):
     with pytest.raises(PipelineError, match=r"1 fits .*batch_size=1 .*accumulation_steps=4"):
         make_trainer(tmp_path, model=model).fit()
     model.largest_batch = 0
-    with pytest.raises(PipelineError, match="one window does not fit either"):
+    with pytest.raises(PipelineError, match="a single window does not fit either"):
         make_trainer(tmp_path, model=model).fit()
 
 
 def test_a_batch_is_tried_beside_the_memory_that_the_optimizers_will_take(tmp_path):
     trainer = make_trainer(tmp_path)
-    expected = sum(moments.numel() for moments in _moments_to_come(trainer))
+    expected = sum(moments.numel() for moments in missing_moments(trainer.optimizers))
     trainer.fit()
     held = [value for each in trainer.optimizers for state in each.state.values() for value in state.values()]
     assert expected == sum(value.numel() for value in held if value.dim())
-    assert _moments_to_come(trainer) == []
+    assert missing_moments(trainer.optimizers) == []
 
 
 def test_the_batch_that_is_measured_is_like_those_of_training(tmp_path):
     trainer = make_trainer(tmp_path)
-    assert set(synthetic_batch(trainer, 2)) == {"input_ids", "labels"}
+    assert set(trainer.synthetic_batch(2)) == {"input_ids", "labels"}
     trainer.document_start = 1
-    assert set(synthetic_batch(trainer, 2)) == {"input_ids", "labels", "segment_ids"}
+    assert set(trainer.synthetic_batch(2)) == {"input_ids", "labels", "segment_ids"}
 
 
 def test_training_stops_early_after_validations_without_a_new_best(tmp_path):

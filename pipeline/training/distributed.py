@@ -38,6 +38,13 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
 
+def gradients_stay_local(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """While the block runs, backward passes through a `data_parallel` model do not exchange gradients."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
 def is_active() -> bool:
     return dist.is_available() and dist.is_initialized()
 

@@ -1,62 +1,110 @@
-"""A few real steps, measured, and what the whole run would take: time, memory, disk."""
+"""What a run will take, measured before it starts: its time for ``--test``; time, memory and disk for ``--dry-run``."""
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from pipeline.formats.checkpoint import tensor_bytes
+from pipeline.training.trainer import Trainer
+from utils.arithmetic import ceil_div
 from utils.devices import describe_device
 from utils.terminal import format_bytes, format_count, format_seconds
 
-if TYPE_CHECKING:
-    from pipeline.training.trainer import Trainer
+Clock = Callable[[], float]
 
-_WARM_UP_STEPS, _MEASURED_STEPS, _MEASURED_VALIDATION_BATCHES = 2, 5, 3
+_WARM_UP_STEPS = 2  # they compile and allocate
+_MEASURED_STEPS = 5
+_MEASURED_VALIDATION_BATCHES = 3
 
 
-def dry_run(trainer: "Trainer") -> str:
-    """Trains for seven steps without writing anything; returns the report."""
-    first = trainer.step  # above 0 where a run is resumed
-    warm_up = _seconds(lambda: [trainer.train_step() for _ in range(_WARM_UP_STEPS)])
-    step = _seconds(lambda: [trainer.train_step() for _ in range(_MEASURED_STEPS)]) / _MEASURED_STEPS
-    batches = min(_MEASURED_VALIDATION_BATCHES, len(trainer.val_loader))
-    first_score = _seconds(lambda: trainer.score_validation(1))  # compiles; the others must not be measured by it
-    scored = _seconds(lambda: trainer.score_validation(batches)) / max(1, batches) * len(trainer.val_loader)
-    steps = max(0, trainer.total_steps - first)
-    validations = -(-trainer.total_steps // trainer.validation_interval) - first // trainer.validation_interval
-    total = warm_up + first_score + max(0, steps - _WARM_UP_STEPS) * step + validations * scored
-    file = tensor_bytes(trainer.state_dict())
-    files = 2 + min(trainer.config.keep_last, trainer.total_steps // trainer.config.checkpoint_every_steps)
-    speed = trainer.tokens_per_step / step
-    mfu = trainer.mfu(speed)
+def dry_run(trainer: Trainer, *, clock: Clock = time.perf_counter) -> str:
+    """Train for seven steps without writing anything; returns the report."""
+    first_step = trainer.step  # above 0 if a run is resumed
+    warm_up = _seconds(lambda: _train(trainer, _WARM_UP_STEPS), clock)
+    step = _seconds(lambda: _train(trainer, _MEASURED_STEPS), clock) / _MEASURED_STEPS
+    first_score = _seconds(lambda: trainer.score_validation(1), clock)  # compiles, so it is not the measured one
+    validation = _seconds_per_validation(trainer, clock)
+    num_steps = max(0, trainer.total_steps - first_step)
+    earlier_validations = first_step // trainer.validation_interval
+    num_validations = ceil_div(trainer.total_steps, trainer.validation_interval) - earlier_validations
+    total = warm_up + first_score + max(0, num_steps - _WARM_UP_STEPS) * step + num_validations * validation
+    extent = "what is left of the run" if first_step else "the whole run"
     return "\n".join(
         [
             f"device: {describe_device(trainer.device)}, processes: {trainer.world.size}",
-            f"a step: {_short(step)}, {trainer.tokens_per_step:,} tokens, {format_count(speed)} tokens/s"
-            + (f", MFU {mfu:.0%}" if mfu is not None else ""),
+            f"a step: {_short(step)}, {trainer.tokens_per_step:,} tokens, {_speed(trainer, step)}",
             f"the first {_WARM_UP_STEPS} steps: {format_seconds(warm_up)}",
             f"memory at most: {format_bytes(trainer.metrics.memory_bytes)}",
-            f"a validation: {_short(scored)}, {validations} of them",
-            f"{'what is left of the run' if first else 'the whole run'}: {steps:,} steps, "
-            f"{format_count(steps * trainer.tokens_per_step)} tokens, about {format_seconds(total)}",
-            f"disk: {files} checkpoints of {format_bytes(file)}, {format_bytes(files * file)} in all; "
-            f"{format_bytes(_free_disk(trainer.run.folder))} free",
+            f"a validation: {_short(validation)}, {num_validations} of them",
+            f"{extent}: {num_steps:,} steps, {format_count(num_steps * trainer.tokens_per_step)} tokens, "
+            f"about {format_seconds(total)}",
+            f"disk: {_disk(trainer)}",
             "nothing was written; leave --dry-run out to train",
         ]
     )
 
 
+def _train(trainer: Trainer, num_steps: int) -> None:
+    for _ in range(num_steps):
+        trainer.train_step()
+
+
+def _seconds_per_validation(trainer: Trainer, clock: Clock) -> float:
+    num_batches = len(trainer.val_loader)
+    measured = min(_MEASURED_VALIDATION_BATCHES, num_batches)
+    return _seconds(lambda: trainer.score_validation(measured), clock) / max(1, measured) * num_batches
+
+
+def _speed(trainer: Trainer, seconds_per_step: float) -> str:
+    speed = trainer.tokens_per_step / seconds_per_step
+    mfu = trainer.mfu(speed)
+    utilisation = "" if mfu is None else f", MFU {mfu:.0%}"
+    return f"{format_count(speed)} tokens/s{utilisation}"
+
+
+def _disk(trainer: Trainer) -> str:
+    size = tensor_bytes(trainer.state_dict())
+    step_checkpoints = min(trainer.config.keep_last, trainer.total_steps // trainer.config.checkpoint_every_steps)
+    num_files = 2 + step_checkpoints  # checkpoint_latest.pt and checkpoint_best.pt
+    free = format_bytes(_free_disk(trainer.run.folder))
+    return f"{num_files} checkpoints of {format_bytes(size)}, {format_bytes(num_files * size)} in all; {free} free"
+
+
 def _free_disk(folder: Path) -> int:
-    """Bytes free where `folder`, which need not be there yet, will be."""
-    return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
+    """Free bytes on the disk where `folder`, which may not exist yet, will be."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def _short(seconds: float) -> str:
     return format_seconds(seconds) if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
-def _seconds(work) -> float:
-    start = time.perf_counter()
+def expected_time(trainer: Trainer, *, clock: Clock = time.perf_counter) -> str:
+    """The length of the run in steps, tokens and time, from a few passes that change nothing."""
+    steps = trainer.total_steps
+    seconds = seconds_per_step(trainer, clock=clock) * steps
+    extent = "one epoch"
+    if trainer.config.max_steps:
+        extent = f"training.max_steps, {steps / trainer.steps_per_epoch:.3g} epochs"
+    work = f"{steps} steps, {format_count(steps * trainer.tokens_per_step)} tokens"
+    return f"{extent}: {work}, about {format_seconds(seconds)} on {describe_device(trainer.device)}"
+
+
+def seconds_per_step(trainer: Trainer, *, repeats: int = 2, clock: Clock = time.perf_counter) -> float:
+    """Forward and backward over one batch, times the batches of a step; weights and random numbers stay as they are."""
+    batch = trainer.synthetic_batch(trainer.config.batch_size)
+    num_tokens = torch.tensor(float(batch["input_ids"].numel()), device=trainer.device)
+    with torch.random.fork_rng(devices=[trainer.device] if trainer.device.type == "cuda" else []):
+        # `item` waits for the GPU.
+        seconds = [_seconds(lambda: trainer.backward([batch], num_tokens).item(), clock) for _ in range(1 + repeats)]
+    trainer.model.zero_grad(set_to_none=True)
+    return min(seconds[1:]) * trainer.config.gradient_accumulation_steps  # the first pass compiles and allocates
+
+
+def _seconds(work: Callable[[], object], clock: Clock) -> float:
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start

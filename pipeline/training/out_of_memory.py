@@ -1,16 +1,18 @@
-"""Out of memory: the batch size that does fit, found by trying."""
+"""Out of memory: find a batch size that fits by trying smaller ones."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.optim import AdamW
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
-from pipeline.training.step_timing import synthetic_batch
+from pipeline.dataloading.batch import Batch
+from pipeline.training.config import TrainingConfig
+from pipeline.training.gradients import accumulate_gradients
+from utils.arithmetic import ceil_div
+from utils.devices import World
 from utils.errors import PipelineError
-
-if TYPE_CHECKING:
-    from pipeline.training.trainer import Trainer
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -21,53 +23,50 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def explain_out_of_memory(trainer: "Trainer") -> PipelineError:
-    """The error that names the batch size that fits, with the accumulation that keeps the step as large as it was."""
-    config = trainer.config
-    told = f"out of memory with training.batch_size {config.batch_size}"
-    if trainer.world.size > 1:  # a try would wait for the other processes, which are elsewhere
-        return PipelineError(f"{told}; halve it and double training.gradient_accumulation_steps")
-    fitting = _largest_fitting(trainer)
-    if not fitting:
-        return PipelineError(
-            f"{told}, and one window does not fit either; shorten dataset.window, set "
-            "model.activation_checkpointing=true, or choose a smaller model"
-        )
-    steps = -(-config.batch_size * config.gradient_accumulation_steps // fitting)
-    return PipelineError(
-        f"{told}; {fitting} fits (tried here): --set training.batch_size={fitting} "
-        f"--set training.gradient_accumulation_steps={steps}"
-    )
+@dataclass(frozen=True)
+class BatchTrial:
+    """Tries batches of fewer rows in the memory that a training step leaves them."""
 
+    model: nn.Module
+    optimizers: Sequence[Optimizer]
+    make_batch: Callable[[int], Batch]  # a batch of so many rows
+    device: torch.device
 
-def _largest_fitting(trainer: "Trainer") -> int:
-    """The largest of a half, a quarter, … of the batch that goes forward and backward; 0 where no row does."""
-    rows = trainer.config.batch_size // 2
-    while rows:
-        _free(trainer)
+    def largest_below(self, rows: int) -> int:
+        """The largest of a half, a quarter, … of `rows` that fits; 0 if not even one row does."""
+        rows //= 2
+        while rows and not self.fits(rows):
+            rows //= 2
+        return rows
+
+    def fits(self, rows: int) -> bool:
+        self._free()
         try:
-            _try(trainer, rows)
-            return rows
+            self._run(rows)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        rows //= 2
-    return 0
+            return False
+        return True
+
+    def _run(self, rows: int) -> None:
+        """Two passes, as a smaller batch is accumulated: the second has the first one's gradients next to it, and both
+        have the optimizers' state."""
+        moments = missing_moments(self.optimizers)
+        accumulate_gradients(self.model, [self.make_batch(rows)] * 2, torch.tensor(1.0, device=self.device))
+        del moments
+
+    def _free(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def _try(trainer: "Trainer", rows: int) -> None:
-    """Two passes, as a smaller batch will be accumulated: the second runs beside the gradients of the first, and both
-    beside what the optimizers hold."""
-    moments = _moments_to_come(trainer)
-    trainer.backward([synthetic_batch(trainer, rows)] * 2, torch.tensor(1.0, device=trainer.device))
-    del moments
-
-
-def _moments_to_come(trainer: "Trainer") -> list[Tensor]:
-    """Memory as large as what the optimizers have yet to make in their first step: AdamW two moments, Muon one."""
+def missing_moments(optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    """As much memory as the optimizers will allocate in their first step: two moments for AdamW, one for Muon."""
     return [
         torch.empty_like(parameter)
-        for optimizer in trainer.optimizers
+        for optimizer in optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]
         if parameter not in optimizer.state
@@ -75,8 +74,19 @@ def _moments_to_come(trainer: "Trainer") -> list[Tensor]:
     ]
 
 
-def _free(trainer: "Trainer") -> None:
-    for parameter in trainer.parameters:
-        parameter.grad = None
-    if trainer.device.type == "cuda":
-        torch.cuda.empty_cache()
+def explain_out_of_memory(config: TrainingConfig, world: World, trial: BatchTrial) -> PipelineError:
+    """The error that names a batch size that fits, and the accumulation that keeps the step at its size."""
+    problem = f"out of memory with training.batch_size {config.batch_size}"
+    if world.size > 1:  # a trial would wait for the other processes, which are elsewhere
+        return PipelineError(f"{problem}; halve it and double training.gradient_accumulation_steps")
+    rows = trial.largest_below(config.batch_size)
+    if not rows:
+        return PipelineError(
+            f"{problem}, and a single window does not fit either; shorten dataset.window, set "
+            "model.activation_checkpointing=true, or choose a smaller model"
+        )
+    steps = ceil_div(config.batch_size * config.gradient_accumulation_steps, rows)
+    return PipelineError(
+        f"{problem}; {rows} fits (tried here): --set training.batch_size={rows} "
+        f"--set training.gradient_accumulation_steps={steps}"
+    )

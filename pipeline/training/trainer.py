@@ -9,7 +9,6 @@ A loader is iterable over the rest of its epoch, has a length (batches an epoch)
 ``input_ids`` and, where needed, ``labels`` (-100: not learned) and ``segment_ids``.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +24,10 @@ from pipeline.formats.checkpoint import load_optimizer, read_checkpoint, restore
 from pipeline.formats.run_folders import prune_step_checkpoints
 from pipeline.training.config import TrainingConfig
 from pipeline.training.distributed import all_max, all_sum, barrier, data_parallel, from_main, gather
+from pipeline.training.gradients import accumulate_gradients, synthetic_batch
 from pipeline.training.loss_guard import LossGuard
 from pipeline.training.optimizers import make_optimizers
-from pipeline.training.out_of_memory import explain_out_of_memory, is_out_of_memory
+from pipeline.training.out_of_memory import BatchTrial, explain_out_of_memory, is_out_of_memory
 from pipeline.training.profiler import step_profile
 from pipeline.training.progress_bar import TrainingProgress
 from pipeline.training.stop_signals import StopSignals, raise_for
@@ -186,7 +186,8 @@ class Trainer:
                 raise
         # Outside the handler: the exception's traceback would keep the failed step's tensors alive.
         self._batches = iter(())  # and the loader's place holds no batch either
-        raise explain_out_of_memory(self)
+        trial = BatchTrial(self.model, self.optimizers, self.synthetic_batch, self.device)
+        raise explain_out_of_memory(self.config, self.world, trial)
 
     def train_step(self) -> float:
         """One optimizer step over the accumulated batches; returns the mean loss of its supervised tokens."""
@@ -214,17 +215,17 @@ class Trainer:
 
     def backward(self, batches: Sequence[Batch], num_tokens: Tensor) -> Tensor:
         """Gradients of the summed loss divided by `num_tokens`, the supervised tokens of the whole step."""
-        self.model.train()
-        total = torch.zeros((), device=self.device)
-        for index, batch in enumerate(batches):
-            is_last = index == len(batches) - 1
-            # Gradients are exchanged once a step, with the last batch.
-            waits = contextlib.nullcontext() if is_last or self.world.size == 1 else self.forward.no_sync()
-            with waits:
-                loss = self.forward(**batch, num_tokens=num_tokens, return_logits=False)["loss"]
-                loss.backward()
-            total += loss.detach()
-        return total
+        return accumulate_gradients(self.forward, batches, num_tokens)
+
+    def synthetic_batch(self, rows: int) -> Batch:
+        """Random ids in the shape of the loader's batches, but for the number of rows."""
+        return synthetic_batch(
+            rows,
+            self.train_loader.sequence_length,
+            vocab_size=self.model.config.vocab_size,
+            device=self.device,
+            document_start=self.document_start,
+        )
 
     def _next_batch(self) -> Batch:
         return as_batch(next(self._batches), self.device, document_start=self.document_start)
