@@ -1,5 +1,5 @@
 # make quickstart    the whole pipeline on a CPU, in minutes
-# make test          the tests; also: test-slow (other packages), test-faults (every file operation fails once)
+# make test          the tests; also: test-slow (against other programs), test-faults (every file operation fails once)
 # make mutants       300 random one-token changes: which ones do the tests notice?
 # make lint          ruff and mypy
 # make docs          the documentation site, into site/
@@ -19,6 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
+SLOW_INSTALLED := $(VENV)/.slow-installed
 
 .PHONY: help quickstart test test-slow lint docs mutants config install clean
 
@@ -32,8 +33,9 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS)
 
-test-slow: $(INSTALLED)
-	@$(BIN)/python -m pytest -q -m slow
+# LLM_REAL_DATA names a folder with real text; without it, or without Chromium, pytest says what it skips.
+test-slow: $(SLOW_INSTALLED)
+	@$(BIN)/python -m pytest -q -rs -m slow
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -60,6 +62,11 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 
 $(DOCS_INSTALLED): requirements-docs.txt $(INSTALLED)
 	@$(PIP) -r requirements-docs.txt
+	@touch $@
+
+$(SLOW_INSTALLED): requirements-slow.txt $(INSTALLED)
+	@echo "Installing what the slow tests need, once; llama.cpp is compiled, which takes several minutes"
+	@$(PIP) -r requirements-slow.txt
 	@touch $@
 
 clean:

@@ -1,8 +1,7 @@
 """Our scores against lm-evaluation-harness on the same weights and items.
 
-Needs the package `lm_eval` (0.4.13), which the suite does not install:
-    python -m pip install "lm-eval[hf]==0.4.13"
-    LLM_REAL_DATA=DIR python -m pytest -m slow tests/test_benchmark_parity.py
+pip install -r requirements-slow.txt
+LLM_REAL_DATA=DIR python -m pytest -m slow tests/test_benchmark_parity.py
 """
 
 import json
@@ -33,7 +32,7 @@ def harness():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
-        yield pytest.importorskip("lm_eval", reason="lm_eval is not installed")
+        yield pytest.importorskip("lm_eval", reason="pip install -r requirements-slow.txt")
 
 
 @pytest.fixture(scope="module")

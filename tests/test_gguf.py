@@ -127,7 +127,7 @@ def test_a_file_is_replaced_only_when_asked_and_what_has_no_equal_leaves_none(to
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_llama_cpp_gives_the_same_tokens_logits_and_greedy_text(tokenizer, tmp_path, name):
-    pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python")
+    pytest.importorskip("llama_cpp", reason="pip install -r requirements-slow.txt")
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer, **SHAPES[name])
     loaded = load_for_inference(str(checkpoint), load_config(), device="cpu", dtype="float32")
     measured = export.export_to_gguf(loaded, tmp_path / "a.gguf")
@@ -137,7 +137,7 @@ def test_llama_cpp_gives_the_same_tokens_logits_and_greedy_text(tokenizer, tmp_p
 
 @pytest.mark.slow
 def test_llama_cpp_finds_rows_that_are_not_paired(tokenizer, tmp_path, monkeypatch):
-    pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python")
+    pytest.importorskip("llama_cpp", reason="pip install -r requirements-slow.txt")
     monkeypatch.setattr("pipeline.exporting.gguf_file.pair_rows", lambda weight, heads: weight)
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer)
     with pytest.raises(PipelineError, match=r"llama\.cpp's logits differ"):
@@ -146,7 +146,7 @@ def test_llama_cpp_finds_rows_that_are_not_paired(tokenizer, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_llama_cpp_tokenizes_as_we_do_with_the_real_vocabulary(real_data, tmp_path):
-    pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python")
+    pytest.importorskip("llama_cpp", reason="pip install -r requirements-slow.txt")
     import llama_cpp
 
     from tokenizer import load_tokenizer

@@ -1,4 +1,4 @@
-"""The server's page in a real browser, by keyboard: `pip install playwright`, and Chromium on the PATH."""
+"""The server's page in a real browser, by keyboard."""
 
 import shutil
 
@@ -11,10 +11,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def page():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-slow.txt")
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if not browser_path:
-        pytest.skip("needs Chromium on the PATH")
+        pytest.skip("no browser is installed: apt-get install chromium")
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=quiet)

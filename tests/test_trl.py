@@ -1,4 +1,4 @@
-"""One step of fine-tuning on real conversations, beside TRL's SFTTrainer on the exported model: `pip install trl`."""
+"""One step of fine-tuning on real conversations, beside TRL's SFTTrainer on the exported model."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ BATCH = 8
 @pytest.fixture(scope="module")
 def folder(real_data, tmp_path_factory):
     """The real vocabulary, a tuned checkpoint with random weights, its export, and real conversations prepared."""
-    pytest.importorskip("trl", reason="pip install trl")
+    pytest.importorskip("trl", reason="pip install -r requirements-slow.txt")
     folder = tmp_path_factory.mktemp("trl")
     (folder / "tokenizer").mkdir()
     model = real_data / "tokenizer" / "codellama_reconstructed.model"
