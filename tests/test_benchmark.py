@@ -173,6 +173,25 @@ def test_mcnemar_is_the_sign_test_on_disagreements():
     assert mcnemar([1] * 6 + [0], [0] * 6 + [0]) == pytest.approx(2 / 2**6)
 
 
+def test_mcnemar_leaves_out_items_on_which_both_agree():
+    mine, others = [1] * 9 + [0] * 3, [0] * 9 + [1] * 3
+    assert mcnemar(mine + [1, 0] * 50, others + [1, 0] * 50) == mcnemar(mine, others)
+    assert mcnemar(mine, others) == pytest.approx(2 * (1 + 12 + 66 + 220) / 2**12)
+
+
+@pytest.mark.parametrize("count", [40, 400])
+def test_with_equal_weights_ratios_are_compared_as_paired_means(count):
+    generator = np.random.default_rng(0)
+    base = generator.normal(3, 1, count)
+    mine, others = (base + generator.normal(shift, 0.3, count) for shift in (0, 0.1))
+    differences = mine - others
+    error = differences.std(ddof=1) / math.sqrt(count)
+    expected = math.erfc(abs(differences.mean()) / error / math.sqrt(2))
+    weights = [2.0] * count
+    p = Figure(mine.tolist(), weights, "exp").p_value(Figure(others.tolist(), weights, "exp"))
+    assert p == pytest.approx(expected, rel=1e-6 if count > 200 else 0.15)
+
+
 def test_best_is_named_only_where_the_difference_is_more_than_noise():
     generator = np.random.default_rng(0)
     base = generator.normal(3, 1, 300)

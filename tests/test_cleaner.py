@@ -124,6 +124,22 @@ def test_articles_are_left_out_by_reason(clean):
     assert report["totals"]["removed_articles"] == {"redirect": 2, "disambiguation": 2, "empty": 1, "stub": 1}
 
 
+def test_only_short_introductions_of_lists_are_disambiguations(clean):
+    items = part("list", None, part("list_item", LONG))
+    records = [
+        article("No list", section("Abstract", part("paragraph", "Mercury may refer to:"), part("paragraph", LONG))),
+        article("Long", section("Abstract", part("paragraph", f"{LONG * 3}It may refer to:"), items)),
+    ]
+    articles, report = clean(records)
+    assert len(articles) == 2
+    assert report["totals"]["removed_articles"] == {}
+
+
+def test_values_that_are_numbers_become_text(clean):
+    articles, _ = clean([article("A", section("Abstract", part("paragraph", LONG), part("paragraph", 1905)))])
+    assert articles == [f"A\n\n{LONG.strip()}\n\n1905"]
+
+
 def test_rules_are_configurable(clean):
     records = [article("X (disambiguation)", section("Abstract", part("paragraph", "Short.")))]
     settings = ["cleaning.disambiguations=keep", "cleaning.min_characters=0", "cleaning.title=drop"]

@@ -46,6 +46,16 @@ def test_thirteen_words_are_found_and_twelve_are_not():
     assert index.find(" ".join(reversed(ALPHABET))) is None
 
 
+@pytest.mark.parametrize("place", range(13))
+def test_one_other_word_among_thirteen_is_no_match(place):
+    words = ALPHABET[:13]
+    index = EvaluationIndex({"lambada": [" ".join(words)]})
+    words[place] = "other"
+    assert index.find(" ".join(words)) is None
+    words[place] = ALPHABET[25 - place]
+    assert index.find(" ".join(words)) is None
+
+
 @pytest.mark.parametrize(
     "spelling",
     [

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import export
+from pipeline.exporting.hf_config import generation_config, model_config
 from pipeline.formats.chat_template import encode_conversation, encode_prompt
+from pipeline.generation.config import GenerationConfig
 from tests.small_models import small_checkpoint, trained_tokenizer
 from utils.cli import exit_code_of
 from utils.errors import PipelineError
@@ -179,6 +181,31 @@ def test_an_imported_folder_is_the_checkpoint_again(exported, tmp_path, name):
     assert before["tokenizer"]["fingerprint"] == after["tokenizer"]["fingerprint"]
     assert before.get("chat_template") == after.get("chat_template")
     assert before["config"]["model"] == after["config"]["model"]
+
+
+def test_generation_settings_say_whether_to_sample():
+    ids = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
+    sampled = generation_config(GenerationConfig(temperature=0.5, top_k=7, top_p=0.9), **ids)
+    assert sampled["do_sample"] is True
+    assert (sampled["temperature"], sampled["top_k"], sampled["top_p"]) == (0.5, 7, 0.9)
+    greedy = generation_config(GenerationConfig(temperature=0), **ids)
+    assert greedy["do_sample"] is False
+    assert not {"temperature", "top_k", "top_p"} & greedy.keys()
+
+
+def test_what_a_folder_does_not_say_is_as_llama_has_it():
+    content = {"model_type": "llama", "vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 1}
+    content |= {
+        "num_attention_heads": 4,
+        "intermediate_size": 80,
+        "max_position_embeddings": 32,
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+    }
+    config = model_config(content, origin="folder")
+    assert (config["rope_theta"], config["num_key_value_heads"]) == (10_000.0, 4)
+    assert config["tie_word_embeddings"] is False
+    assert model_config({**content, "rope_theta": 5e5}, origin="folder")["rope_theta"] == 5e5
 
 
 @pytest.mark.parametrize(

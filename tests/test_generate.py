@@ -131,6 +131,22 @@ def test_rows_join_and_leave_without_touching_the_others(model):
     batch.leave(12345)  # a row that is not there is no error
 
 
+def test_a_row_leaves_while_its_prompt_is_read(model, monkeypatch):
+    monkeypatch.setattr("pipeline.generation.batch.PREFILL_TOKENS", 8)
+    settings = GenerationSettings(max_length=5, seed=3, temperature=1.0)
+    expected = list(stream_tokens(model, [1, 30, 31], settings))
+    batch = BatchGenerator(model, max_rows=2)
+    gone = batch.join([1] + [60] * 20, settings)
+    kept = batch.join([1, 30, 31], settings)
+    assert batch.step() == []
+    batch.leave(gone)
+    assert batch.num_rows == 1
+    events = [event for _ in range(10) for event in batch.step()]
+    assert [event.token_id for event in events] == expected
+    assert {event.row for event in events} == {kept}
+    assert batch.num_rows == 0
+
+
 def test_the_repetition_penalty_reaches_prompt_and_new_tokens(model):
     settings = GenerationSettings(max_length=40, temperature=0, repetition_penalty=1e9)
     prompt = [1, 30, 31]

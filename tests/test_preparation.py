@@ -351,6 +351,9 @@ def test_resuming_with_another_tokenizer_or_input_is_refused_by_name(make, token
 def test_too_little_text_for_a_window_is_refused(make, tokenizer_class):
     with pytest.raises(PipelineError, match=r"would hold 45 tokens, fewer than one window of 512"):
         prepare(make(dataset=_dataset(window=512), limit=1), tokenizer_class())
+    job = make(dataset=_dataset(window=45), limit=1)
+    prepare(job, tokenizer_class())
+    assert len(TokenDataset.open(job.directory)) == 1
 
 
 def test_a_broken_line_is_named(make, tokenizer_class):

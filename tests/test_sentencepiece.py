@@ -196,3 +196,24 @@ def test_a_renewed_engine_goes_on_the_same(trained):
     rows = [encoder._encode_on_one_core([text.encode()])[0].tolist() for text in texts]
     assert encoder._engine is not engine
     assert rows == trained.encode_batch_reference(texts)
+
+
+def test_a_worker_process_encodes_with_the_cached_engine(trained, monkeypatch):
+    encoder = BulkEncoder(trained.vocabulary, reference=trained.encode_batch_reference)
+    texts = list(topics.values())[:5]
+    everywhere = [row.tolist() for row in encoder.encode(texts)]
+    monkeypatch.setattr("pipeline.tokenization.bulk_encoding.parent_process", lambda: "the main process")
+    monkeypatch.setattr(encoder, "_engine", Spy(encoder._engine))
+    assert [row.tolist() for row in encoder.encode(texts)] == everywhere == trained.encode_batch_reference(texts)
+    assert encoder._engine.used == {"encode"}
+
+
+class Spy:
+    """Passes everything on and remembers what was asked for."""
+
+    def __init__(self, inner):
+        self.inner, self.used = inner, set()
+
+    def __getattr__(self, name):
+        self.used.add(name)
+        return getattr(self.inner, name)

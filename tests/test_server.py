@@ -153,6 +153,11 @@ def test_a_request_that_does_not_fit_is_told_why(server, body, status, said):
     assert set(error) == {"message", "type", "param", "code"}
 
 
+def test_requests_up_to_the_limits_are_answered(server):
+    body = {"prompt": "x", "max_tokens": 1, "stop": list("abcd"), "n": 16, "logprobs": 20}
+    assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
+
+
 @pytest.mark.parametrize(
     "raw",
     [b"", b"{", b"[]", b"\xff\xfe", b'{"prompt": "\\ud800"}', b'{"prompt": "x", "temperature": NaN}',

@@ -52,7 +52,7 @@ def test_two_processes_train_as_one_and_go_on_bit_for_bit(project):
     """The same losses as one process that accumulates; resumed, the same weights as without an interruption; and with
     another number of processes the step keeps its size or the resumption is refused."""
     settings = ["--set", "model.dropout=0.0", "--set", "training.sample_prompts=[]"]
-    halved = [*settings, "--set", "training.gradient_accumulation_steps=1"]
+    halved = [*settings, "--set", "training.batch_size=2"]  # and two batches a step, of which the last exchanges
     alone = run_train(project, *settings)
     finished = run_command(project, *halved, processes=2)
     assert finished.returncode == 0, finished.stderr

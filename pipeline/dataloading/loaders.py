@@ -193,10 +193,10 @@ class FourthLoader:
         if self.device.type != "cuda":
             return _Part(host[0].to(self.device), host[1].to(self.device))
         with torch.cuda.stream(self._stream):  # beside the model's work, not between it
-            on_device = [_copied(each, self.device) for each in host]
+            on_device = [_copied(tensor, self.device) for tensor in host]
             event = torch.cuda.Event()
             event.record()
-        return _Part(on_device[0], on_device[1], event)
+        return _Part(*on_device, event)
 
     def _ids(self, part: _Part, batch: int) -> Tensor:
         """Batch number `batch` of the part: ids (B, T), int64."""

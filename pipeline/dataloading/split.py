@@ -107,10 +107,12 @@ def read_windows(dataset: TokenDataset, file: np.ndarray, start: np.ndarray) -> 
         PipelineError: an id is not in the vocabulary.
     """
     result = np.empty((len(start), dataset.window), dtype=np.uint16)
-    step = row_stride(dataset) if dataset.is_windowed else 1
     for row, (index, first) in enumerate(zip(file, start, strict=True)):
         tokens = dataset.files[index]
-        result[row] = tokens[first // step] if dataset.is_windowed else tokens[first : first + dataset.window]
+        if dataset.is_windowed:
+            result[row] = tokens[first // row_stride(dataset)]
+        else:
+            result[row] = tokens[first : first + dataset.window]
     dataset.refuse_unknown_ids(result)
     return result
 
