@@ -1,13 +1,18 @@
 """The transformer: Llama's shape in Hugging Face's layout.
 
-from model import create_model
-model = create_model("config.json")
-outputs = model(input_ids, labels=input_ids)     # {"loss": …, "logits": (B, T, V)}; the shift is inside
+    from model import create_model
+    model = create_model("config.json")
+    outputs = model(input_ids, labels=input_ids)     # {"loss": …, "logits": (B, T, V)}; the shift is inside
+
+This file reads from top to bottom: attention, block, decoder, language model. What makes it fast is in
+`pipeline/modeling/`: kernels and masks (`attention_kernels`), the loss without all logits (`head_loss`), the cache of
+keys and values (`kv_cache`), compute type and compiler (`execution`).
+
+Shapes: B batch, T time, H query heads, K key-value heads, D head size, C width, V vocabulary, S positions attended to.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,23 +25,59 @@ if __name__ == "__main__":
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pipeline.configuration import Config, config_from_dict, load_config
-from pipeline.modeling.attention_kernels import FastMultiHeadAttention, segment_mask
+from pipeline.modeling.attention_kernels import Mask, attend, segment_mask
 from pipeline.modeling.config import ModelConfig
-from pipeline.modeling.flash_attention import flash_kernels_only, same_kernels_again
+from pipeline.modeling.execution import Execution
 from pipeline.modeling.head_loss import IGNORED, cross_entropy_sum, head_loss_sum, next_token_labels
-from pipeline.modeling.norms import make_norm
+from pipeline.modeling.norms import RMSNorm, make_norm
+from pipeline.modeling.recomputation import run_again_in_backward
+from pipeline.modeling.weights import load_weights
 from utils.activations import FEED_FORWARDS
-from utils.cast_linear import Linear
+from utils.arithmetic import ceil_div
+from utils.cast_linear import Embedding, FusedLinear, Linear, WeightMatrix
 from utils.errors import PipelineError
-from utils.rope import RotaryEmbedding
+from utils.rope import RotaryEmbedding, apply_rotary
 
 if TYPE_CHECKING:
     from pipeline.modeling.kv_cache import KVCache
 
-__all__ = ["FastMultiHeadAttention", "TransformerLM", "create_model", "load_model"]
+__all__ = ["FastMultiHeadAttention", "TransformerLM", "create_model", "load_model", "load_weights"]
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines of the positions, (T, 1, D/2) or (B, T, 1, D/2)
+
+
+class FastMultiHeadAttention(nn.Module):
+    """Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245): H / K query heads share a key-value head."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer  # its number, which is its place in the cache
+        self.num_heads = config.num_attention_heads  # H
+        self.num_key_value_heads = config.num_key_value_heads  # K
+        self.head_dim = config.head_dim  # D
+        key_value_size = self.num_key_value_heads * self.head_dim
+        self.qkv_proj = FusedLinear(config.hidden_size, (config.hidden_size, key_value_size, key_value_size))
+        self.o_proj = Linear(config.hidden_size, config.hidden_size)
+        self.q_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self, x: Tensor, rotation: Rotation, *, mask: Mask | None = None, cache: "KVCache | None" = None
+    ) -> Tensor:
+        """`x` (B, T, C) → (B, T, C). `mask` (…, T, S) is True where a query may look; None: causal."""
+        batch, length, width = x.shape
+        heads, groups = self.num_heads, self.num_key_value_heads
+        qkv = self.qkv_proj(x).view(batch, length, heads + 2 * groups, self.head_dim)  # (B, T, H + 2K, D)
+        q, k, v = torch.split(qkv, [heads, groups, groups], dim=2)  # (B, T, H, D), and (B, T, K, D) twice
+        q = apply_rotary(self.q_norm(q), *rotation)  # (B, T, H, D)
+        k = apply_rotary(self.k_norm(k), *rotation)  # (B, T, K, D)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), and (B, K, T, D) twice
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)  # (B, K, S, D): what was read before, and these
+        y = attend(q, k, v, mask)  # (B, H, T, D)
+        return self.o_proj(y.transpose(1, 2).reshape(batch, length, width))  # (B, T, C)
 
 
 class Block(nn.Module):
@@ -51,53 +92,51 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], *, mask: Tensor | None, cache: "KVCache | None"
+        self, x: Tensor, rotation: Rotation, *, mask: Mask | None = None, cache: "KVCache | None" = None
     ) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), rotation, mask=mask, cache=cache)
+        attended = self.self_attn(self.input_layernorm(x), rotation, mask=mask, cache=cache)  # (B, T, C)
         x = x + F.dropout(attended, self.dropout, self.training)
-        return x + F.dropout(self.mlp(self.post_attention_layernorm(x)), self.dropout, self.training)
+        thought = self.mlp(self.post_attention_layernorm(x))  # (B, T, C)
+        return x + F.dropout(thought, self.dropout, self.training)
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks and final norm. The embedding is a call of its own, so that the rest can be compiled alone."""
+    """Embedding, blocks and final norm. `forward` starts after the embedding: it is the part that is compiled."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.context = config.context_length
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.rotary = RotaryEmbedding(config)
         self.activation_checkpointing = config.activation_checkpointing
-        self.compute_dtype: torch.dtype | None = None  # None: the weights' own
-        self.segment_mask = segment_mask
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Token ids (B, T) → (B, T, C) in the compute type.
-
-        Not compiled: the compiler adds up the gradients of a token that stands at several places in whatever order the
-        threads come, and a resumed run would no longer be the same to the last bit.
-        """
-        x = self.embed_tokens(input_ids)
-        return x if self.compute_dtype is None else x.to(self.compute_dtype)
-
-    def forward(self, x: Tensor, *, cache: "KVCache | None", segment_ids: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        cache: "KVCache | None" = None,
+        segment_ids: Tensor | None = None,
+        make_mask: Callable[[Tensor], Mask] = segment_mask,
+    ) -> Tensor:
         """Embedded tokens (B, T, C) → hidden states (B, T, C)."""
         length = x.shape[1]
-        if cache is None:
-            _check_length(length, self.context)
-            positions = torch.arange(length, device=x.device)
-            mask = None if segment_ids is None else self.segment_mask(segment_ids)
+        mask: Mask | None = None  # causal
+        if cache is not None:
+            positions = cache.positions(length)  # (T,) or (B, T)
+            mask = cache.mask(length)
         else:
-            positions, mask = cache.positions(length), cache.mask(length)
+            _check_length(length, self.context)
+            positions = torch.arange(length, device=x.device)  # (T,)
+            if segment_ids is not None:
+                mask = make_mask(segment_ids)
         rotation = self.rotary(positions)
         for layer in self.layers:
             if self.activation_checkpointing and self.training:
-                # Compiled, both runs are traced at once, and a context function would mean something else.
-                again = {} if torch.compiler.is_compiling() else {"context_fn": same_kernels_again}
-                x = checkpoint(layer, x, rotation, mask=mask, cache=None, use_reentrant=False, **again)
+                x = run_again_in_backward(layer, x, rotation, mask)
             else:
-                x = layer(x, rotation, mask=mask, cache=cache)
+                x = layer(x, rotation, mask=mask, cache=cache)  # (B, T, C)
         if cache is not None:
             cache.advance(length)
         return self.norm(x)
@@ -106,21 +145,25 @@ class Decoder(nn.Module):
 class TransformerLM(nn.Module):
     """The language model. Weights have Hugging Face's names, except for the fused products (`hf_names.py`)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, execution: Execution = Execution()) -> None:  # noqa: B008  # it is frozen
         super().__init__()
         self.config = config
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.eos_id: int | None = None  # what ends a text; a checkpoint records it
-        self.flash_only = False  # in training no kernel but a flash one; `pipeline.training.prepare_model` sets it
-        self._compiled_decoder: Callable[..., Tensor] | None = None
+        self.run_as(execution)
         self.reset_parameters()
 
+    def run_as(self, execution: Execution) -> None:
+        """Take the compute type, the kernels and the compiler's part from `execution` from now on."""
+        self.execution = execution
+        self._decode = execution.compile(self.model)
+
     @property
-    def head_weight(self) -> Tensor:
-        """The output projection (V, C), which is the embedding where the two are tied."""
-        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+    def head(self) -> WeightMatrix:
+        """The output projection (V, C), which is the embedding if the two are tied."""
+        return self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
 
     @property
     def device(self) -> torch.device:
@@ -128,45 +171,35 @@ class TransformerLM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that activations have."""
-        return self.model.compute_dtype or self.model.embed_tokens.weight.dtype
+        """The type of the activations."""
+        return self.execution.compute_dtype or self.model.embed_tokens.output_dtype
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids (B, T) → (B, T, C) in the compute type.
+
+        Not compiled: the compiler sums the gradients of a token that occurs several times in whatever order the threads
+        come, and a resumed run would no longer be the same to the last bit.
+        """
+        return self.model.embed_tokens(input_ids).to(self.dtype)
 
     def hidden_states(
         self, input_ids: Tensor, *, cache: "KVCache | None" = None, segment_ids: Tensor | None = None
     ) -> Tensor:
         """Token ids (B, T) → hidden states (B, T, C) after the final norm."""
-        x = self.model.embed(input_ids)
+        x = self.embed(input_ids)  # (B, T, C)
         if cache is not None:
-            return self.model(x, cache=cache, segment_ids=segment_ids)
-        decoder = self._compiled_decoder or self.model
-        with flash_kernels_only() if self.flash_only and self.training else nullcontext():
-            return decoder(x, cache=None, segment_ids=segment_ids)
-
-    def compile_training(self, *, dynamic: bool) -> None:
-        """Compiles what runs without a cache; `dynamic` for batches that differ in length."""
-        if dynamic:  # For CUDA, torch 2.13 cannot compile what makes a mask of any number of blocks (CantSplit).
-            self.model.segment_mask = torch.compiler.disable(segment_mask)
-        self._compiled_decoder = torch.compile(self.model.forward, dynamic=dynamic)
+            return self.model.forward(x, cache=cache)
+        if not self.training:
+            return self._decode(x, segment_ids=segment_ids)
+        with self.execution.training_kernels():
+            return self._decode(x, segment_ids=segment_ids)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states (…, C) → logits (…, V)."""
-        return F.linear(hidden, self.head_weight.to(hidden.dtype))
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Normal with deviation 0.02. Scaled by depth, what is added to the residual stream starts smaller by the root
-        of the number of additions, so that the stream's variance does not grow (Radford et al. 2019, GPT-2)."""
-        additions = 2 * self.config.num_hidden_layers if self.config.depth_scaled_init else 1
-        residual = 0.02 / math.sqrt(additions)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                parameter.fill_(1.0)
-            else:
-                added = name.endswith(("o_proj.weight", "down_proj.weight"))
-                parameter.normal_(0.0, residual if added else 0.02)
+        return self.head.product(hidden)
 
     def forward(
         self,
@@ -181,30 +214,26 @@ class TransformerLM(nn.Module):
         """The logits of `input_ids` (B, T) and, with labels, the loss of predicting each next token.
 
         Args:
-            labels: (B, T), usually `input_ids` itself: the shift is made here; -100 is not predicted.
+            labels: (B, T), usually `input_ids` itself: they are shifted here; -100 is not predicted.
             cache: keys and values of the tokens before; read and written.
             segment_ids: (B, T); tokens of different segments do not attend to each other.
-            num_tokens: what the summed loss is divided by; None: the number of predicted tokens in this batch. With
+            num_tokens: divisor of the summed loss; None: the number of predicted tokens in this batch. With
                 accumulation, pass the number in the whole step.
-            return_logits: False leaves them out of the result where there are labels; they are then never held at once.
+            return_logits: False leaves them out if there are labels; they are then never all in memory at once.
 
         Returns:
-            ``loss`` (None without labels), a float32 scalar, and ``logits`` (B, T, V) or None.
+            ``loss``, a float32 scalar (None without labels), and ``logits`` (B, T, V) or None.
         """
-        hidden = self.hidden_states(input_ids, cache=cache, segment_ids=segment_ids)
+        hidden = self.hidden_states(input_ids, cache=cache, segment_ids=segment_ids)  # (B, T, C)
         if labels is None:
             return {"loss": None, "logits": self.project(hidden)}
-        targets = next_token_labels(labels)
+        targets = next_token_labels(labels)  # (B, T)
         count = (targets != IGNORED).sum() if num_tokens is None else num_tokens
         if return_logits:
-            logits = self.project(hidden)
+            logits = self.project(hidden)  # (B, T, V)
             return {"loss": cross_entropy_sum(logits, targets) / count, "logits": logits}
-        total = head_loss_sum(
-            hidden.flatten(0, 1),
-            self.head_weight,
-            targets.flatten(),
-            compiled=self._compiled_decoder is not None,
-        )
+        compiled = self.execution.compiled
+        total = head_loss_sum(hidden.flatten(0, 1), self.head.weight, targets.flatten(), compiled=compiled)
         return {"loss": total / count, "logits": None}
 
     def generate(self, prompt_ids: Tensor | Sequence[int], **options: Any) -> Tensor:
@@ -213,12 +242,28 @@ class TransformerLM(nn.Module):
 
         return generate(self, prompt_ids, **options)
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new weights: normal with deviation 0.02, norms at 1.
+
+        Scaled by depth, what is added to the residual stream starts smaller by the root of the number of additions, so
+        that the stream's variance does not grow (Radford et al. 2019, GPT-2).
+        """
+        additions = 2 * self.config.num_hidden_layers if self.config.depth_scaled_init else 1
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                parameter.fill_(1.0)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.normal_(0.0, 0.02 / math.sqrt(additions))
+            else:
+                parameter.normal_(0.0, 0.02)
+
 
 def _check_length(length: int, context: int) -> None:
     if length > context:
         raise PipelineError(
             f"a sequence of {length} tokens is longer than the model's context of {context}; shorten it, or stretch "
-            f"it: --set model.rope_scaling=yarn --set model.rope_scaling_factor={-(-length // context)}"
+            f"it: --set model.rope_scaling=yarn --set model.rope_scaling_factor={ceil_div(length, context)}"
         )
 
 
@@ -244,12 +289,13 @@ def load_model(
 
     Args:
         dtype: the type that the weights are converted to; None keeps theirs.
-        rope_scaling: a scaling other than ``none`` stretches the context in place of the checkpoint's own.
+        rope_scaling: a scaling other than ``none`` stretches the context and replaces the checkpoint's own.
     """
     from pipeline.formats.checkpoint import read_checkpoint, refuse_without_config
 
-    content, origin = read_checkpoint(Path(path)), f"checkpoint {path}"
+    content = read_checkpoint(Path(path))
     refuse_without_config(content, Path(path))
+    origin = f"checkpoint {path}"
     config = config_from_dict(content["config"], origin=origin).model
     if rope_scaling != "none":
         config = replace(config, rope_scaling=rope_scaling, rope_scaling_factor=rope_scaling_factor)
@@ -259,20 +305,6 @@ def load_model(
     model.model.rotary.to_empty(device="cpu")
     model.eos_id = (content.get("tokenizer") or {}).get("eos_id")
     return model.to(device=device, dtype=dtype).eval()
-
-
-def load_weights(model: TransformerLM, state: dict[str, Tensor], *, origin: str, assign: bool = False) -> None:
-    """Loads a state dict that must fit the model exactly; `origin` names it in the error. With `assign` the model takes
-    the tensors themselves."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise PipelineError(
-                f"{origin} does not fit the model: {name} is {found.get(name, 'missing')} there, "
-                f"{expected.get(name, 'unknown')} in the model; use the configuration it was trained with"
-            )
-    model.load_state_dict(state, assign=assign)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import flex_attention
 
-from model import TransformerLM, create_model, load_model, load_weights
+from model import Decoder, TransformerLM, create_model, load_model, load_weights
 from pipeline.configuration import section_to_dict
 from pipeline.exporting.hf_names import from_hf_names, to_hf_names
 from pipeline.modeling.attention_kernels import _compiled_flex_attention, attend, segment_block_mask, segment_mask
 from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.cpu_attention import blocked_causal_attention
+from pipeline.modeling.execution import Execution
 from utils.errors import PipelineError
 
 SMALL = ModelConfig(
@@ -290,11 +291,12 @@ def test_for_varying_lengths_the_mask_is_made_before_the_compiled_part(monkeypat
         seen.append(torch.compiler.is_compiling())
         return segment_mask(segments)
 
-    monkeypatch.setattr("model.segment_mask", spy)
-    monkeypatch.setattr("model.torch.compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(Decoder.forward, "__kwdefaults__", {**Decoder.forward.__kwdefaults__, "make_mask": spy})
+    monkeypatch.setattr("pipeline.modeling.execution.segment_mask", spy)
+    monkeypatch.setattr("pipeline.modeling.execution.torch.compile", partial(torch.compile, backend="eager"))
     model, ids = small_model(), token_ids(2, 16)
     plain = model(ids, segment_ids=documents(ids))["logits"]
-    model.compile_training(dynamic=varying)
+    model.run_as(Execution(compiled=True, varying_lengths=varying))
     compiled = model(ids, segment_ids=documents(ids))["logits"]
     torch.testing.assert_close(compiled, plain)
     assert seen[1:] == [not varying]
@@ -344,7 +346,7 @@ def test_without_logits_loss_and_gradients_are_the_same():
 def test_bfloat16_compute_keeps_float32_weights_and_gradients():
     model, ids = small_model(num_key_value_heads=6), token_ids(2, 16)
     exact = model(ids, labels=ids)["loss"]
-    model.model.compute_dtype = torch.bfloat16
+    model.run_as(Execution(compute_dtype=torch.bfloat16))
     outputs = model(ids, labels=ids)
     outputs["loss"].backward()
     assert outputs["logits"].dtype == model.dtype == torch.bfloat16

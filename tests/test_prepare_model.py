@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from model import TransformerLM
+from pipeline.modeling import compiler
 from pipeline.modeling.config import ModelConfig
+from pipeline.modeling.execution import Execution
 from pipeline.modeling.flash_attention import check_flash_attention
-from pipeline.training import prepare_model as compile_module
 from pipeline.training.config import TrainingConfig
 from pipeline.training.prepare_model import prepare_for_training
 from utils.errors import PipelineError
@@ -46,7 +47,7 @@ def test_the_compute_type_is_the_configured_one_and_weights_stay_float32():
 
 
 def test_a_compiler_that_is_missing_is_an_error_only_where_it_was_asked_for(monkeypatch):
-    monkeypatch.setattr(compile_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     assert "no C++ compiler (g++) is installed" in prepare_for_training(
         small_model(), replace(TRAINING, compile="auto"), CPU
     )
@@ -65,9 +66,8 @@ def test_flash_attention_that_cannot_run_is_refused_with_the_way_round(monkeypat
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_in_training_only_flash_kernels_are_allowed_and_in_evaluation_any(monkeypatch, checkpointing):
-    model = TransformerLM(replace(SMALL, activation_checkpointing=checkpointing))
+    model = TransformerLM(replace(SMALL, activation_checkpointing=checkpointing), Execution(flash_only=True))
     ids = torch.randint(0, 97, (1, 8))
-    model.flash_only = True
     seen = []
     original = torch.nn.functional.scaled_dot_product_attention
 

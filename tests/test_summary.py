@@ -9,6 +9,7 @@ import torch
 from model import TransformerLM, main
 from pipeline.configuration import CHECKOUT, load_config
 from pipeline.modeling.config import ModelConfig
+from pipeline.modeling.execution import Execution
 from pipeline.modeling.summary import expected_tokens_per_second, parameters_by_part, training_memory
 from utils.errors import PipelineError
 
@@ -56,8 +57,7 @@ def test_the_presets_give_a_reason_beside_rate_and_batch_that_the_numbers_bear_o
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_estimated_activations_are_near_what_the_backward_pass_keeps(checkpointing, dtype):
     config = replace(SMALL, activation_checkpointing=checkpointing)
-    model = TransformerLM(config).train()
-    model.model.compute_dtype = dtype
+    model = TransformerLM(config, Execution(compute_dtype=dtype)).train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 

@@ -6,7 +6,7 @@ hidden = gated_activation("swiglu", gate, up)
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from pipeline.modeling.config import automatic_ffn_size
 from utils.cast_linear import FusedLinear, Linear
 
-# GeGLU takes the exact GELU: under torch.compile the tanh approximation is no faster.
+# GeGLU uses the exact GELU: under torch.compile the tanh approximation is not faster.
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": F.gelu, "reglu": torch.relu}
 
 
 def gated_activation(name: str, gate: Tensor, up: Tensor) -> Tensor:
-    """``f(gate) * up`` with the `f` that `name` stands for; all three tensors have the same shape."""
+    """``f(gate) * up``, where `name` says which `f`; all three tensors have the same shape."""
     return _GATES[name](gate) * up
 
 
@@ -33,6 +33,10 @@ class GatedFeedForward(nn.Module):
     """
 
     name: ClassVar[str]
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def __init__(self, hidden_size: int, intermediate_size: int | None = None) -> None:
         super().__init__()

@@ -4,25 +4,30 @@
     cos, sin = rotary(positions)
     q = apply_rotary(q, cos, sin)
 
-RoPE does not reach beyond the positions it was trained on. `model.rope_scaling` and `model.rope_scaling_factor` stretch
-it: linear divides all positions (arXiv:2306.15595), NTK raises the base so that fast frequencies stay, YaRN
-(arXiv:2309.00071) keeps fast frequencies, divides slow ones and sharpens attention.
+A model does not generalise beyond the positions it was trained on. `model.rope_scaling` and
+`model.rope_scaling_factor` stretch them: linear divides all positions (arXiv:2306.15595), NTK raises the base so that
+fast frequencies stay, YaRN (arXiv:2309.00071) keeps fast frequencies, divides slow ones and sharpens attention.
 """
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.modeling.config import ModelConfig
 
-# YaRN's bounds: pairs that turn more often than 32 times in the trained context are kept, below once they are divided.
-_YARN_FAST, _YARN_SLOW = 32, 1
+# YaRN keeps pairs that turn more than 32 times in the trained context and divides those that turn less than once.
+_YARN_FAST = 32
+_YARN_SLOW = 1
 
 
 def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
-    """Radians a position for each of the D/2 pairs (float64), and the factor on cosines and sines (1 but for YaRN)."""
-    size, factor, theta = config.head_dim, config.rope_scaling_factor, config.rope_theta
+    """Radians per position for each of the D/2 pairs (float64), and the factor on cosines and sines (1 except YaRN)."""
+    size = config.head_dim
+    factor = config.rope_scaling_factor
+    theta = config.rope_theta
     if config.rope_scaling == "ntk":
         theta *= factor ** (size / (size - 2))
     frequencies = theta ** (-torch.arange(0, size, 2, dtype=torch.float64, device="cpu") / size)
@@ -35,7 +40,7 @@ def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 
 def _yarn_share_divided(size: int, theta: float, context: int) -> Tensor:
-    """How far each pair is divided: 0 for the fast ones, 1 for the slow ones, a ramp between."""
+    """How much of the scaling each pair gets, (D/2,): 0 for fast pairs, 1 for slow ones, a ramp between."""
 
     def pair_that_turns(times: float) -> float:
         return size * math.log(context / (times * 2 * math.pi)) / (2 * math.log(theta))
@@ -49,6 +54,13 @@ def _yarn_share_divided(size: int, theta: float, context: int) -> Tensor:
 class RotaryEmbedding(nn.Module):
     """Cosines and sines of every position's angles; no parameters and nothing in the state dict."""
 
+    cos: Tensor  # (context, D/2), float32
+    sin: Tensor
+
+    if TYPE_CHECKING:
+
+        def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]: ...
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -60,13 +72,13 @@ class RotaryEmbedding(nn.Module):
         frequencies, factor = rope_frequencies(self.config)
         positions = torch.arange(self.config.context_length, dtype=torch.float64, device="cpu")
         angles = torch.outer(positions, frequencies)  # (context, D/2)
-        self.cos = (angles.cos() * factor).float().to(device)
+        self.cos = (angles.cos() * factor).float().to(device)  # (context, D/2)
         self.sin = (angles.sin() * factor).float().to(device)
 
-    def _apply(self, fn, recurse: bool = True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         was_meta = self.cos.is_meta
-        super()._apply(fn, recurse)
-        if was_meta or self.cos.dtype != torch.float32:  # `.to(bfloat16)` is meant for the weights
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in torch
+        if was_meta or self.cos.dtype != torch.float32:  # `.to(bfloat16)` means the weights
             self._fill(self.cos.device)
         return self
 
@@ -76,9 +88,9 @@ class RotaryEmbedding(nn.Module):
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`x` (B, T, H, D) rotated by its positions' angles; any number of heads, so queries and keys alike.
+    """`x` (B, T, H, D) rotated by the angles of its positions, computed in float32.
 
-    Real-valued, without complex views, which the compiler cannot fuse. Computed in float32.
+    Any number of heads, so queries and keys alike. Not with complex numbers, which the compiler cannot fuse.
     """
     first, second = x.float().chunk(2, dim=-1)  # half-split: pair i is (i, i + D/2)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

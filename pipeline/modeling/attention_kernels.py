@@ -1,68 +1,34 @@
-"""Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) over torch's fused kernels."""
+"""Attention over torch's fused kernels, and the masks that keep documents apart.
 
+y = attend(q, k, v, None)                         # causal: (B, H, T, D) over (B, K, T, D)
+y = attend(q, k, v, segment_mask(segment_ids))    # causal, and within the same document
+"""
+
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from pipeline.modeling import cpu_attention
 from pipeline.modeling.compiler import compiler_problem
-from pipeline.modeling.config import ModelConfig
-from pipeline.modeling.norms import RMSNorm
-from utils.cast_linear import FusedLinear, Linear
 from utils.errors import PipelineError
-from utils.rope import apply_rotary
 
-if TYPE_CHECKING:
-    from pipeline.modeling.kv_cache import KVCache
+Mask = Tensor | BlockMask  # (…, T, S), True where a query may look, or the same in blocks
 
 
-class FastMultiHeadAttention(nn.Module):
-    """Attention with H query heads over K key-value heads; one product makes queries, keys and values."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+    """Attention of `q` (B, H, T, D) over `k`, `v` (B, K, S, D) → (B, H, T, D).
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.num_heads, self.num_key_value_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.head_dim
-        key_value_size = self.num_key_value_heads * self.head_dim
-        self.qkv_proj = FusedLinear(config.hidden_size, (config.hidden_size, key_value_size, key_value_size))
-        self.o_proj = Linear(config.hidden_size, config.hidden_size)
-        if config.qk_norm:
-            self.q_norm = RMSNorm(self.head_dim, eps=config.norm_eps)
-            self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps)
-        self.qk_norm = config.qk_norm
-
-    def forward(
-        self,
-        x: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        *,
-        mask: Tensor | BlockMask | None = None,
-        cache: "KVCache | None" = None,
-    ) -> Tensor:
-        """`x` (B, T, C) → (B, T, C). `mask` (…, T, S), True where a query may look; None: causal."""
-        batch, length, width = x.shape
-        heads, groups = self.num_heads, self.num_key_value_heads
-        qkv = self.qkv_proj(x).view(batch, length, heads + 2 * groups, self.head_dim)
-        q, k, v = qkv.split((heads, groups, groups), dim=2)  # (B, T, H or K, D)
-        if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = apply_rotary(q, *rotation), apply_rotary(k, *rotation)
-        q, k, v = (each.transpose(1, 2) for each in (q, k, v))  # (B, H or K, T, D)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)  # (B, K, S, D)
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, width))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
-    """Attention of `q` (B, H, T, D) over `k`, `v` (B, K, S, D). No mask: causal, but one query sees everything."""
+    Without a mask it is causal, but a single query sees every key.
+    """
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
-        attention = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention(q.device)
+        attention: Callable[..., Tensor] = flex_attention
+        if not torch.compiler.is_compiling():
+            attention = _compiled_flex_attention(q.device)
         return attention(q, k, v, block_mask=mask, enable_gqa=grouped)
     causal = mask is None and q.shape[2] > 1
     if causal and q.is_cpu and torch.compiler.is_compiling() and cpu_attention.fits(q.shape[2]):
@@ -70,21 +36,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> 
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
-def segment_mask(segment_ids: Tensor) -> Tensor | BlockMask:
-    """Where a query may look: not ahead, and in its own segment of `segment_ids` (B, T).
+def segment_mask(segment_ids: Tensor) -> Mask:
+    """Where a query may look: not ahead, and only in its own segment of `segment_ids` (B, T).
 
-    On CUDA a BlockMask, with which FlexAttention leaves out the blocks that hold nothing; elsewhere, where that has no
-    backward pass, a tensor (B, 1, T, T).
+    On CUDA a BlockMask, with which FlexAttention skips empty blocks; elsewhere FlexAttention has no backward pass, so
+    a tensor (B, 1, T, T).
     """
     if segment_ids.is_cuda:
         return segment_block_mask(segment_ids)
     length = segment_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
-    return ((segment_ids[:, :, None] == segment_ids[:, None, :]) & causal).unsqueeze(1)
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()  # (T, T)
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]  # (B, T, T)
+    return (same & causal).unsqueeze(1)
 
 
 def segment_block_mask(segment_ids: Tensor) -> BlockMask:
-    """The same as blocks of 128 by 128."""
+    """The mask of `segment_mask` in blocks of 128 by 128."""
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (segment_ids[batch, query] == segment_ids[batch, key])
@@ -94,7 +61,7 @@ def segment_block_mask(segment_ids: Tensor) -> BlockMask:
 
 
 @cache
-def _compiled_flex_attention(device: torch.device):
+def _compiled_flex_attention(device: torch.device) -> Callable[..., Tensor]:
     if problem := compiler_problem(device):
         raise PipelineError(
             f"documents are kept apart by a kernel that is compiled, but {problem}; run it with "
@@ -102,4 +69,5 @@ def _compiled_flex_attention(device: torch.device):
         )
     # For any length: compiled for one at a time, a few fine-tuning batches reach the limit of eight versions, and
     # what comes after that would run uncompiled.
-    return torch.compile(flex_attention, dynamic=True)
+    compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=True)
+    return compiled

@@ -3,12 +3,8 @@
 import importlib.util
 import os
 import shutil
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    pass
 
 
 def compiler_problem(device: torch.device) -> str:
@@ -16,7 +12,12 @@ def compiler_problem(device: torch.device) -> str:
     if device.type == "cuda":
         return "" if importlib.util.find_spec("triton") else "the package triton is not installed"
     if device.type == "cpu":
-        compiler = os.environ.get("CXX") or "g++"
-        found = shutil.which(compiler) or shutil.which("clang++")
-        return "" if found else "no C++ compiler (g++) is installed"
-    return f"torch.compile does not pay on {device.type}"
+        return cpp_compiler_problem()
+    return f"torch.compile does not pay off on {device.type}"
+
+
+def cpp_compiler_problem() -> str:
+    """Why code for the CPU cannot be compiled, or an empty string."""
+    compiler = os.environ.get("CXX") or "g++"
+    found = shutil.which(compiler) or shutil.which("clang++")
+    return "" if found else "no C++ compiler (g++) is installed"

@@ -7,8 +7,8 @@ The CPU kernel behind scaled_dot_product_attention reaches a tenth of the produc
 import torch
 from torch import Tensor
 
-_BLOCK = 128
-LONGEST = 512  # tokens: all probabilities are kept for the backward pass, which longer windows would feel
+_BLOCK = 128  # tokens
+LONGEST = 512  # tokens: the backward pass keeps all probabilities, which would be too many in longer windows
 
 
 def fits(length: int) -> bool:
@@ -17,14 +17,18 @@ def fits(length: int) -> bool:
 
 
 def blocked_causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of `q` (B, H, T, D) over `k`, `v` (B, K, T, D); queries of a block meet the keys up to its end only."""
-    groups = q.shape[1] // k.shape[1]
-    k, v = (each.repeat_interleave(groups, dim=1) if groups > 1 else each for each in (k, v))  # (B, H, T, D)
-    key_blocks, value_blocks = k.split(_BLOCK, dim=2), v.split(_BLOCK, dim=2)
+    """Attention of `q` (B, H, T, D) over `k`, `v` (B, K, T, D); a block of queries meets no keys behind its end."""
+    group_size = q.shape[1] // k.shape[1]
+    if group_size > 1:
+        k = k.repeat_interleave(group_size, dim=1)  # (B, H, T, D)
+        v = v.repeat_interleave(group_size, dim=1)
+    key_blocks = torch.split(k, _BLOCK, dim=2)
+    value_blocks = torch.split(v, _BLOCK, dim=2)
     ahead = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool, device=q.device).triu(1)
     results = []
-    for index, queries in enumerate(q.split(_BLOCK, dim=2)):
-        keys, values = (torch.cat(blocks[: index + 1], dim=2) for blocks in (key_blocks, value_blocks))
+    for index, queries in enumerate(torch.split(q, _BLOCK, dim=2)):
+        keys = torch.cat(key_blocks[: index + 1], dim=2)  # (B, H, S, D)
+        values = torch.cat(value_blocks[: index + 1], dim=2)
         scores = (queries @ keys.transpose(-1, -2)).float() * q.shape[-1] ** -0.5  # (B, H, block, S)
         hidden = torch.nn.functional.pad(ahead, (index * _BLOCK, 0), value=False)
         probabilities = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1).to(q.dtype)

@@ -1,7 +1,7 @@
 """Flash attention enforced on CUDA: FlashAttention's or cuDNN's kernel, or training stops and says why."""
 
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,19 +11,13 @@ from pipeline.modeling.config import ModelConfig
 from utils.errors import PipelineError
 
 
-def flash_kernels_only():
+def flash_kernels_only() -> AbstractContextManager[None]:
     """A context in which scaled_dot_product_attention runs in a flash kernel or raises RuntimeError."""
     return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION])
 
 
-def same_kernels_again() -> tuple[AbstractContextManager, AbstractContextManager]:
-    """For `torch.utils.checkpoint`: a block's second run, in the backward pass, may take no kernel that its first one,
-    beginning now, may not."""
-    return nullcontext(), nullcontext() if torch.backends.cuda.math_sdp_enabled() else flash_kernels_only()
-
-
 def check_flash_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-    """Tries forward and backward at the model's head shape and length.
+    """Run attention forward and backward at the model's head shape and length.
 
     Raises:
         PipelineError: neither kernel runs here; says why and names ``training.attention=any``.
@@ -33,14 +27,18 @@ def check_flash_attention(config: ModelConfig, device: torch.device, dtype: torc
     def heads(count: int) -> torch.Tensor:
         return torch.randn(1, count, length, config.head_dim, device=device, dtype=dtype, requires_grad=True)
 
-    q, k, v = heads(config.num_attention_heads), heads(config.num_key_value_heads), heads(config.num_key_value_heads)
+    q = heads(config.num_attention_heads)
+    k = heads(config.num_key_value_heads)
+    v = heads(config.num_key_value_heads)
+    grouped = config.num_key_value_heads != config.num_attention_heads
     with warnings.catch_warnings(record=True) as reasons, flash_kernels_only():
         warnings.simplefilter("always")
         try:
-            grouped = config.num_key_value_heads != config.num_attention_heads
-            scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).sum().backward()
+            attended = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+            torch.autograd.grad(attended.sum(), (q, k, v))
         except RuntimeError as error:
-            raise PipelineError(_explanation(config, device, dtype, [str(r.message) for r in reasons], error)) from None
+            messages = [str(reason.message) for reason in reasons]
+            raise PipelineError(_explanation(config, device, dtype, messages, error)) from None
 
 
 def _explanation(
@@ -51,5 +49,5 @@ def _explanation(
     found = "; ".join(reason.split(" (Triggered")[0] for reason in reasons) or str(error).splitlines()[0]
     return (
         f"training.attention is flash, but neither flash nor cuDNN attention runs here ({shape}): {found}; "
-        f"run it with --set training.attention=any to take a slower kernel"
+        f"run it with --set training.attention=any to use a slower kernel"
     )

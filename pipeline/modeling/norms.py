@@ -1,11 +1,17 @@
 """The norms of the residual stream and of queries and keys."""
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class RMSNorm(nn.RMSNorm):
     """Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467) whose weight follows the input's type."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def forward(self, x: Tensor) -> Tensor:
         # In float32 whatever the input: the mean of squares of a bfloat16 row would keep three digits.
@@ -15,10 +21,14 @@ class RMSNorm(nn.RMSNorm):
 class LayerNorm(nn.LayerNorm):
     """Layer norm without a bias, computed in float32."""
 
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), None, self.eps).to(x.dtype)
 
 
-def make_norm(kind: str, size: int, eps: float) -> nn.Module:
+def make_norm(kind: str, size: int, eps: float) -> RMSNorm | LayerNorm:
     """A norm over the last `size` values; `kind` is ``rms`` or ``layer``."""
     return RMSNorm(size, eps=eps) if kind == "rms" else LayerNorm(size, eps=eps, bias=False)

@@ -1,4 +1,4 @@
-"""Smaller weights: int8, one scale for each row, weights only.
+"""Smaller weights: int8 with a scale for each row; activations are not quantized.
 
     quantize_int8(model)        # in place; a quarter of float32's memory
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.cast_linear import Linear
+from utils.cast_linear import Embedding, Linear
 from utils.errors import PipelineError
 
-# Up to so many rows torch's int8 product is faster than turning the weight back first: at 32,016 × 384 on one core
+# Up to this many rows, torch's int8 product is faster than converting the weight first: at 32,016 × 384 on one core
 # 0.5 ms against 2.5 for one row, 4.9 against 4.8 for 16, 24 against 9 for 64.
 _FEW_ROWS = 16
 
@@ -28,11 +28,14 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 class _Int8Weight(nn.Module):
     """Values and scales under the name that the full weight had."""
 
+    weight: Tensor  # int8 (N, C)
+    scale: Tensor  # float32 (N,)
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         values, scales = quantize_rows(weight)
-        self.register_buffer("weight", values)  # (N, C)
-        self.register_buffer("scale", scales)  # (N,)
+        self.register_buffer("weight", values)
+        self.register_buffer("scale", scales)
 
     def product(self, x: Tensor) -> Tensor:
         """`x` (…, C) → (…, N) in `x`'s type."""
@@ -47,34 +50,33 @@ class _Int8Weight(nn.Module):
 
 
 class Int8Linear(_Int8Weight):
-    """A product without bias, in place of `utils.cast_linear.Linear`."""
+    """A product without a bias, in place of `utils.cast_linear.Linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x)
 
 
 class Int8Embedding(_Int8Weight):
-    """A lookup, in place of nn.Embedding."""
+    """A lookup, in place of `utils.cast_linear.Embedding`."""
+
+    output_dtype = torch.float32
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.weight[ids].float() * self.scale[ids].unsqueeze(-1)
 
 
 def quantize_int8(model: nn.Module) -> None:
-    """Replaces every weight matrix of a `TransformerLM` by int8 values and scales.
+    """Replace every weight matrix of `model` by int8 values and scales; it then computes in float32.
 
     Raises:
         PipelineError: the model is not on the CPU, where the int8 products are faster than plain ones.
     """
-    if model.device.type != "cpu":
-        raise PipelineError(f"int8 weights are for the CPU, the model is on {model.device.type}; add --device cpu")
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        raise PipelineError(f"int8 weights are for the CPU, the model is on {device.type}; add --device cpu")
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):
                 setattr(module, name, Int8Linear(child.weight))
-            elif isinstance(child, nn.Embedding):
+            elif isinstance(child, Embedding):
                 setattr(module, name, Int8Embedding(child.weight))
-    model.model.compute_dtype = torch.float32
-    head = model.model.embed_tokens if model.config.tie_word_embeddings else model.lm_head
-    # In the instance, before the method of the class, which multiplies by a plain weight.
-    object.__setattr__(model, "project", head.product)

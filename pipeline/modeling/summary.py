@@ -3,6 +3,7 @@
 print(summary(config, device_name="H100"))
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.configuration import Config
@@ -111,6 +112,6 @@ def _memory_table(title: str, memory: dict[str, int]) -> str:
     return _table((title, ""), rows, format_bytes(sum(memory.values())))
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]], total: str) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], total: str) -> str:
     last = ("total", total, *("" for _ in header[2:]))
     return format_table([header, *rows, last], right=range(1, len(header)))

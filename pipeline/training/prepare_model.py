@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.modeling.compiler import compiler_problem
+from pipeline.modeling.execution import Execution
 from pipeline.modeling.flash_attention import check_flash_attention
 from pipeline.training.config import TrainingConfig
 from pipeline.training.cpu_settings import keep_freed_memory, use_fast_float32_products
@@ -34,19 +35,28 @@ def prepare_for_training(
         PipelineError: flash attention or the compiler was asked for and cannot run here.
     """
     dtype = choose_dtype(config.dtype, device)
-    model.model.compute_dtype = None if dtype is torch.float32 else dtype
+    flash_only = device.type == "cuda" and config.attention == "flash"
     chosen = [str(dtype).removeprefix("torch.")]
     if device.type == "cpu":
         keep_freed_memory()
         use_fast_float32_products()
-    if device.type == "cuda" and config.attention == "flash":
+    if flash_only:
         check_flash_attention(model.config, device, dtype)
-        model.flash_only = True
         chosen.append("flash attention")
     problem = compiler_problem(device)
     if config.compile == "on" and problem:
         raise PipelineError(f"training.compile is on, but {problem}; run it with --set training.compile=off")
-    if config.compile == "off" or problem:
-        return ", ".join([*chosen, f"not compiled ({problem or 'training.compile is off'})"])
-    model.compile_training(dynamic=varying_lengths)
-    return ", ".join([*chosen, "compiled (the first steps take longer)"])
+    compiled = config.compile != "off" and not problem
+    if compiled:
+        chosen.append("compiled (the first steps take longer)")
+    else:
+        chosen.append(f"not compiled ({problem or 'training.compile is off'})")
+    model.run_as(
+        Execution(
+            compute_dtype=dtype,
+            flash_only=flash_only,
+            compiled=compiled,
+            varying_lengths=varying_lengths,
+        )
+    )
+    return ", ".join(chosen)
