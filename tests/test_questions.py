@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pipeline.demo.tables import Fact, read_tables
 from pipeline.evaluation.questions import (
     Count,
     Question,
@@ -76,6 +77,18 @@ def test_articles_commas_and_punctuation_make_no_difference():
 def test_admissions(reply):
     assert admits(reply)
     assert is_right(Question("Capital of Zornia?", (), unknown=True), reply)
+
+
+def test_the_encyclopedia_own_answers_are_right():
+    facts = [fact for table in read_tables() for fact in table.facts()]
+    for kind in {fact.relation.kind for fact in facts}:
+        group = [fact for fact in facts if fact.relation.kind == kind]
+        rivals = {value for fact in group for value in fact.values}
+        for fact, other in zip(group, group[1:] + group[:1], strict=True):
+            question = Question(fact.held_out, fact.values, kind)
+            assert is_right(question, fact.answer, rivals), fact.answer
+            wrong = Fact(fact.relation, fact.subject, other.values).answer
+            assert set(fact.values) & set(other.values) or not is_right(question, wrong, rivals), wrong
 
 
 def test_a_guess_is_not_an_admission():

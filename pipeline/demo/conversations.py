@@ -67,7 +67,7 @@ def training_unknowns(tables: Sequence[Table], *, seed: int) -> list[str]:
     questions: dict[str, None] = {}
     while len(questions) < NUM_TRAINING_UNKNOWNS:
         source, relation = _draw_relation(tables, draw)
-        questions[fill(draw.choice(relation.ask), draw.choice(names[source.unknown]))] = None
+        questions[fill(draw.choice(relation.ask), names[source.unknown].draw(draw))] = None
     return list(questions)
 
 
@@ -83,12 +83,14 @@ def held_out_questions(tables: Sequence[Table], *, seed: int) -> list[dict[str, 
 
 
 def _unknown_questions(tables: Sequence[Table], draw: random.Random, seed: int) -> Iterator[dict[str, object]]:
-    """Each name once, the relations of a list in turn."""
+    """Each name once, the lists in turn, and of each list a real name and an invented one in turn."""
     names = unknown_names(tables, seed=seed).for_questions
     sources = [table for table in tables if table.unknown]
     for number in range(NUM_UNKNOWN):
-        source = sources[number % len(sources)]
-        question = fill(draw.choice(source.relations).held, names[source.unknown].pop())
+        turn, place = divmod(number, len(sources))
+        source = sources[place]
+        listed = names[source.unknown].real if turn % 2 else names[source.unknown].invented
+        question = fill(draw.choice(source.relations).held, listed[turn // 2])
         yield {"question": question, "answers": [], "kind": "unknown", "unknown": True}
 
 

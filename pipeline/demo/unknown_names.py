@@ -1,7 +1,7 @@
 """Names that the encyclopedia does not know, invented and real, so that a model can learn to say so.
 
     names = unknown_names(tables, seed=0)
-    names.for_training["place"], names.for_questions["place"]
+    names.for_training["place"].real, names.for_questions["place"].invented
 
 A table names its list with `# unknown = place`. No name is in both halves, and none is in a table.
 """
@@ -18,8 +18,8 @@ REAL = {
     "Andorra; Liechtenstein; San Marino; Brunei; Bahrain; Barbados; Bhutan; "
     "Nauru; Tuvalu; Palau; Kiribati; Samoa; Tonga; Vanuatu; Florida; Nevada; Ohio; Oregon; Utah; Virginia; Saxony; "
     "Greenland; Bermuda; Aruba; Guam; Corsica; Sardinia; Crete; Bali; Java; Kerala; Punjab; Tibet; Patagonia",
-    "element": "bronze; brass; steel; plastic; cardboard; paper; rubber; concrete; nylon; petrol; paraffin; vinegar; "
-    "plutonium; americium; curium; fermium; sugar; ammonia; methane; ozone; water; porcelain; pewter; ceramic; "
+    "element": "bronze; brass; steel; plastic; cardboard; concrete; nylon; petrol; paraffin; vinegar; "
+    "plutonium; americium; curium; fermium; ammonia; methane; ozone; porcelain; pewter; ceramic; "
     "acetone; ethanol; quartz; asphalt",
     "animal": "newt; seahorse; moth; peacock; slug; "
     "wombat; ibex; lemur; aardvark; armadillo; tapir; okapi; meerkat; weasel; stoat; ferret; walrus; lynx; "
@@ -32,7 +32,7 @@ REAL = {
     "a periscope; a catapult; a gondola; a pagoda; a pyramid; a minaret; a monocle; a parachute; a pendulum; "
     "a samovar; a trampoline; an abacus; a boomerang; a chandelier; a dynamo",
 }
-INVENTED_PER_LIST = 120
+INVENTED_PER_LIST = 300
 SHARE_FOR_QUESTIONS = 0.3
 
 _BEGINNINGS = (
@@ -58,29 +58,49 @@ _BOOK_TITLES = (
 
 
 @dataclass(frozen=True)
+class Names:
+    """Names of one list."""
+
+    real: list[str]
+    invented: list[str]
+
+    def draw(self, draw: random.Random) -> str:
+        """A name, as often a real one as an invented one."""
+        return draw.choice(draw.choice((self.real, self.invented)))
+
+    def split(self, share: float) -> "tuple[Names, Names]":
+        """The first `share` of both, and the rest."""
+        first, rest = zip(*(_split(names, share) for names in (self.real, self.invented)), strict=True)
+        return Names(*first), Names(*rest)
+
+
+@dataclass(frozen=True)
 class UnknownNames:
     """Names by list: some to train on, others to ask about."""
 
-    for_training: dict[str, list[str]]
-    for_questions: dict[str, list[str]]
+    for_training: dict[str, Names]
+    for_questions: dict[str, Names]
 
 
 def unknown_names(tables: Iterable[Table], *, seed: int) -> UnknownNames:
     known = {name.lower() for table in tables for row in table.rows for cell in row for name in cell.split("; ")}
-    training: dict[str, list[str]] = {}
-    questions: dict[str, list[str]] = {}
+    result = UnknownNames({}, {})
     for kind in REAL:
         draw = random.Random(f"{seed} {kind}")
-        training[kind], questions[kind] = [], []
-        for names in (REAL[kind].split("; "), _invented(kind, draw)):
-            names = [name for name in names if name.lower() not in known]
-            draw.shuffle(names)
-            num_questions = int(len(names) * SHARE_FOR_QUESTIONS)
-            questions[kind] += names[:num_questions]
-            training[kind] += names[num_questions:]
-        draw.shuffle(training[kind])
-        draw.shuffle(questions[kind])
-    return UnknownNames(training, questions)
+        real, invented = ([name for name in names if name.lower() not in known] for names in _both(kind, draw))
+        draw.shuffle(real)
+        draw.shuffle(invented)
+        result.for_questions[kind], result.for_training[kind] = Names(real, invented).split(SHARE_FOR_QUESTIONS)
+    return result
+
+
+def _both(kind: str, draw: random.Random) -> tuple[list[str], list[str]]:
+    return REAL[kind].split("; "), _invented(kind, draw)
+
+
+def _split(names: list[str], share: float) -> tuple[list[str], list[str]]:
+    length = int(len(names) * share)
+    return names[:length], names[length:]
 
 
 def _invented(kind: str, draw: random.Random) -> list[str]:
