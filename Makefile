@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
 SLOW_INSTALLED := $(VENV)/.slow-installed
 
-.PHONY: help quickstart test test-slow lint docs mutants config install clean
+.PHONY: help quickstart test test-slow test-faults lint docs mutants config install clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -36,6 +36,9 @@ test: $(INSTALLED)
 # LLM_REAL_DATA names a folder with real text; without it, or without Chromium, pytest says what it skips.
 test-slow: $(SLOW_INSTALLED)
 	@$(BIN)/python -m pytest -q -rs -m slow
+
+test-faults: $(INSTALLED)
+	@$(BIN)/python -m tests.faults
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError
-from utils.files import remove_stale_temporaries, temporary_path
+from utils.files import remove_stale_temporaries, sync_directory, sync_file, temporary_path
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,9 @@ def export_to_gguf(
     try:
         write_gguf_file(loaded, temporary, dtype=weights_dtype)
         measured = check_gguf_file(temporary, loaded, dtype=weights_dtype)
+        sync_file(temporary)
         temporary.rename(path)
+        sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return measured
@@ -174,6 +176,7 @@ def import_from_hf(directory: Path, output: Path, config: "Config") -> Path:
     path = output / CHECKPOINT_NAME
     if path.exists():
         raise PipelineError(f"{path} exists; name another folder with --output")
+    remove_stale_temporaries(output, path.name)
     content = read_hf_folder(directory, load_tokenizer(directory), config)
     model = create_model(config_from_dict(content["config"], origin=str(directory)))
     load_weights(model, content["model"], origin=str(directory))

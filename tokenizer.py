@@ -23,7 +23,7 @@ from pipeline.tokenization.vocabulary import Vocabulary
 from utils.checksums import SUMS_NAME, check_sums, write_sums
 from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError, UsageError
-from utils.files import refuse_overwriting, whole_file, write_text
+from utils.files import refuse_overwriting, remove_stale_temporaries, whole_file, write_text
 from utils.quickstart_hint import or_quickstart
 from utils.terminal import format_seconds, visible
 
@@ -136,6 +136,7 @@ class WikipediaTokenizer:
         """Write `tokenizer.json`, as Hugging Face's programs read it too, by default into `directory`."""
         path = Path(directory or self.directory) / "tokenizer.json"
         _refuse_other_file(path)
+        remove_stale_temporaries(path.parent, path.name, SUMS_NAME)
         (path.parent / SUMS_NAME).unlink(missing_ok=True)
         write_text(path, self.vocabulary.to_json(added_tokens=True))
         write_sums(path.parent, [path.name])

@@ -168,6 +168,14 @@ def test_exported_files_have_the_mode_of_the_umask(tokenizer, tmp_path):
     assert {oct(path.stat().st_mode & 0o777) for path in written} == {"0o640"}
 
 
+def test_the_same_checkpoint_gives_the_same_bytes(exported, tmp_path):
+    folder, checkpoint = exported["llama"]
+    for number in range(3):  # two keys in random order are alike every second time
+        again = tmp_path / str(number)
+        assert export.main(["--checkpoint", str(checkpoint), "--output", str(again)]) == 0
+        assert (again / "SHA256SUMS").read_text() == (folder / "SHA256SUMS").read_text()
+
+
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"ntk"}))  # which comes back as what it is: a larger base
 def test_an_imported_folder_is_the_checkpoint_again(exported, tmp_path, name):
     from pipeline.formats.checkpoint import read_checkpoint

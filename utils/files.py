@@ -42,6 +42,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def sync_file(path: Path) -> None:
+    """Force to disk what another program's writer has left to the system."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_directory(directory: Path) -> None:
     """Make the names in `directory` last through a power cut, as far as its file system can do that."""
     with suppress(OSError):

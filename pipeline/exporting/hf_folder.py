@@ -1,6 +1,7 @@
 """A model as a Hugging Face folder: weights, configuration, tokenizer, model card."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,22 @@ def _write_weights(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> Non
     # The parts of a fused matrix are views of one storage, which safetensors refuses: each becomes its own.
     state = {name: tensor.to(dtype).clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     save_file(state, path, metadata=WEIGHTS_METADATA)
+    _sort_metadata(path)
     shutil.copymode(path.parent / "config.json", path)  # safetensors lets nobody else read what it writes
+
+
+def _sort_metadata(path: Path) -> None:
+    """Give a safetensors file the same bytes each time, and force it to disk: its writer does neither."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(content) == length, f"{path}: a header of {len(content)} bytes, expected {length}"
+        file.seek(8)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write_tokenizer(directory: Path, loaded: "LoadedModel") -> None:

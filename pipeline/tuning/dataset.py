@@ -22,7 +22,7 @@ from pipeline.formats.token_dataset import file_sha256
 from pipeline.tuning.conversations import Example, Preparation
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
-from utils.files import whole_file, write_json
+from utils.files import remove_stale_temporaries, whole_file, write_json
 from utils.quickstart_hint import or_quickstart
 
 FORMAT_VERSION = 1
@@ -80,6 +80,7 @@ def write_sft_dataset(
     directory: Path, examples: Sequence[Example], tokenizer: Any, preparation: Preparation, *, source: Path
 ) -> dict[str, Any]:
     """Writes all four files, the metadata last, and returns it. The same input gives the same bytes."""
+    remove_stale_temporaries(directory, EXAMPLES_NAME, MASKS_NAME, CONVERSATIONS_NAME, METADATA_NAME)
     (directory / METADATA_NAME).unlink(missing_ok=True)
     shape = (len(examples), preparation.max_length)
     ids, masks = np.full(shape, tokenizer.eos_id, dtype=np.uint16), np.zeros(shape, dtype=np.uint8)

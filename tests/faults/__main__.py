@@ -2,7 +2,7 @@
 
     make test-faults                                            # all of it
     python -m tests.faults --sample 50                          # some, spread over all stages and kinds
-    python -m tests.faults --stage training --kind kill         # those of one stage and kind
+    python -m tests.faults --stage training --kind kill         # those of some stages and kinds
     python -m tests.faults --write docs/reliability.md          # all, and the table goes into that page
 
 After each fault the next run must end with the same bytes as an undisturbed one, or refuse in one line. Exit code 1 if
@@ -24,7 +24,7 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELIS
 from tests.faults.flips import FLIPS
 from tests.faults.lab import WRONG, Case, Lab
 from tests.faults.layer import KINDS
-from tests.faults.stages import STAGES, import_stages
+from tests.faults.stages import STAGES, Stage, import_stages
 from tests.faults.table import outcome_table, write_table
 
 _FLIPS_EACH = 40
@@ -33,7 +33,7 @@ Trial = Callable[[Lab], Case]
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    import_stages()
+    import_stages(last_stage(args))
     base = Path(tempfile.mkdtemp(prefix="faults_"))
     try:
         cases = run_all(base, args)
@@ -52,11 +52,17 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, metavar="N", help="try about N of the faults")
-    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="only this stage")
-    parser.add_argument("--kind", choices=sorted({*KINDS, *(flip.kind for flip in FLIPS)}), help="only this kind")
+    kinds = list(dict.fromkeys([*KINDS, *(flip.kind for flip in FLIPS)]))
+    names = [stage.name for stage in STAGES]
+    parser.add_argument("--stage", nargs="+", choices=names, default=names, help="only these stages")
+    parser.add_argument("--kind", nargs="+", choices=kinds, default=kinds, help="only these kinds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (%(default)s)")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page if nothing is wrong")
     return parser.parse_args(argv)
+
+
+def last_stage(args: argparse.Namespace) -> Stage:
+    return [stage for stage in STAGES if stage.name in args.stage][-1]
 
 
 def run_all(base: Path, args: argparse.Namespace) -> list[Case]:
@@ -77,7 +83,7 @@ def run_all(base: Path, args: argparse.Namespace) -> list[Case]:
 def _work(base: Path, args: argparse.Namespace, number: int) -> None:
     code = 1
     try:
-        lab = Lab(base / str(number))
+        lab = Lab(base / str(number), last_stage(args))
         chosen = trials(lab, args)[number :: args.jobs]
         cases = []
         for done, trial in enumerate(chosen, start=1):
@@ -94,9 +100,9 @@ def _work(base: Path, args: argparse.Namespace, number: int) -> None:
 
 def trials(lab: Lab, args: argparse.Namespace) -> Sequence[Trial]:
     """What to try, always in the same order."""
-    stages = [stage for stage in STAGES if args.stage in (None, stage.name)]
-    faults = [(stage, fault) for stage in stages for fault in lab.faults(stage) if args.kind in (None, fault.kind)]
-    flips = [flip for flip in FLIPS if args.stage in (None, flip.stage) and args.kind in (None, flip.kind)]
+    stages = [stage for stage in STAGES if stage.name in args.stage]
+    faults = [(stage, fault) for stage in stages for fault in lab.faults(stage) if fault.kind in args.kind]
+    flips = [flip for flip in FLIPS if flip.stage in args.stage and flip.kind in args.kind]
     found: list[Trial] = [lambda lab, s=stage, f=fault: lab.try_fault(s, f) for stage, fault in faults]
     found += [lambda lab, f=flip, n=seed: lab.try_flip(f, n) for flip in flips for seed in range(_FLIPS_EACH)]
     return found[:: max(1, len(found) // args.sample)] if args.sample else found

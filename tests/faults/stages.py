@@ -29,6 +29,7 @@ class Stage:
     module: str
     arguments: Callable[[Path], list[str]]
     digest: Callable[[Path], Digest]
+    imports: tuple[str, ...] = ()  # while it runs
 
     def main(self, root: Path) -> int:
         """Run it in this process."""
@@ -39,18 +40,12 @@ class Stage:
         return exit_code_of(lambda: self.main(root))
 
 
-def import_stages() -> None:
-    """Import now what the stages import while they run, so that forked processes need not."""
-    for name in (
-        *{stage.module for stage in STAGES},
-        "gguf",
-        "safetensors.torch",
-        "pipeline.tokenization.bulk_encoding",
-    ):
+def import_stages(last: Stage) -> None:
+    """Import now what the stages up to `last` import while they run, so that forked processes need not."""
+    stages = STAGES[: STAGES.index(last) + 1]
+    modules = {*(stage.module for stage in stages), *(name for stage in stages for name in stage.imports)}
+    for name in sorted(modules):
         importlib.import_module(name)
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
-    from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
-
     torch.set_num_threads(1)
     _replace_what_takes_long()
 
@@ -197,18 +192,22 @@ def _import(root: Path) -> list[str]:
     return ["--import-hf", str(root / "exported" / "folder"), "--output", str(root / "imported")]
 
 
+_MODELS = ("transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "gguf")
+_TRAINING = ("torch.utils.tensorboard", "pipeline.training.trainer", "model", "dataloader")
+_EXPORTING = ("pipeline.exporting.hf_check", "pipeline.exporting.hf_folder", "pipeline.exporting.gguf_check", "pipeline.exporting.gguf_file", *_MODELS)
+
 STAGES = (
     Stage("cleaning", "cleaner", lambda root: [], files_digest("cleaned")),
     Stage("tokenizer", "tokenizer", _vocabulary, files_digest("tokenizer")),
-    Stage("preparation", "dataset_prep", lambda root: [], files_digest("dataset")),
-    Stage("training", "train", _train, run_digest("run_")),
+    Stage("preparation", "dataset_prep", lambda root: [], files_digest("dataset"), ("pipeline.tokenization.bulk_encoding",)),
+    Stage("training", "train", _train, run_digest("run_"), _TRAINING),
     Stage(
         "conversations",
         "lima_tokenizer",
         lambda root: ["--input", str(root / "chats.jsonl")],
         files_digest("conversations"),
     ),
-    Stage("fine-tuning", "post_training", _tune, run_digest("sft_")),
-    Stage("export", "export", _export, files_digest("exported")),
+    Stage("fine-tuning", "post_training", _tune, run_digest("sft_"), _TRAINING),
+    Stage("export", "export", _export, files_digest("exported"), _EXPORTING),
     Stage("import", "export", _import, import_digest),
 )

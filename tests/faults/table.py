@@ -4,21 +4,32 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.faults.flips import FLIPS
 from tests.faults.lab import IDENTICAL, REFUSED, WRONG, Case
+from tests.faults.layer import KINDS
+from tests.faults.stages import STAGES
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 def outcome_table(cases: Sequence[Case]) -> str:
-    """Markdown: a row for each stage and kind of fault, in the order of their first appearance."""
+    """Markdown: a row for each stage and kind of fault; a flipped bit goes by the file that it is in."""
     counts: dict[tuple[str, str], Counter[str]] = {}
-    for case in cases:
+    stages, kinds = [stage.name for stage in STAGES], [*KINDS, *(flip.kind for flip in FLIPS)]
+    for case in sorted(cases, key=lambda case: (stages.index(case.stage), kinds.index(case.kind))):
         counts.setdefault((case.stage, case.kind), Counter())[case.outcome] += 1
     rows = [(*key, count.total(), count[IDENTICAL], count[REFUSED], count[WRONG]) for key, count in counts.items()]
     rows.append(("all", "", *(sum(row[column] for row in rows) for column in range(2, 6))))
     lines = ["| stage | fault | tried | same bytes | refused | wrong |", "|---|---|--:|--:|--:|--:|"]
-    lines += [f"| {stage} | {kind} | " + " | ".join(f"{n:,}" for n in numbers) + " |" for stage, kind, *numbers in rows]
+    lines += [
+        f"| {stage} | {_shown(kind)} | " + " | ".join(f"{n:,}" for n in numbers) + " |"
+        for stage, kind, *numbers in rows
+    ]
     return "\n".join(lines)
+
+
+def _shown(kind: str) -> str:
+    return kind if kind in KINDS or not kind else f"bit flip: {kind}"
 
 
 def write_table(page: Path, cases: Sequence[Case]) -> None:
