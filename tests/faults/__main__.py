@@ -42,11 +42,15 @@ def main(argv: list[str] | None = None) -> int:
     print(outcome_table(cases))
     wrong = [case for case in cases if case.outcome == WRONG]
     for case in wrong:
-        print(f"WRONG: {case.stage}, {case.kind} at {case.place}: {case.detail}")
+        print(_told(case))
     print(f"{len(cases):,} faults, {len(wrong):,} wrong")
     if args.write and not wrong:
         write_table(args.write, cases)
     return 1 if wrong else 0
+
+
+def _told(case: Case) -> str:
+    return f"WRONG: {case.stage}, {case.kind} at {case.place}: {case.detail}"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -87,7 +91,10 @@ def _work(base: Path, args: argparse.Namespace, number: int) -> None:
         chosen = trials(lab, args)[number :: args.jobs]
         cases = []
         for done, trial in enumerate(chosen, start=1):
-            cases.append(asdict(trial(lab)))
+            case = trial(lab)
+            cases.append(asdict(case))
+            if case.outcome == WRONG:
+                print(_told(case), file=sys.stderr, flush=True)
             if number == 0 and done % 100 == 0:
                 print(f"{done * args.jobs:,} of about {len(chosen) * args.jobs:,} faults", file=sys.stderr, flush=True)
         (base / f"{number}.json").write_text(json.dumps(cases))
