@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tests.faults.layer import KILLED, Fault, FaultLayer
 from utils.cli import exit_code_of
 
@@ -58,7 +60,8 @@ def _run(stage: Callable[[], int], root: Path, scratch: Path, fault: Fault | Non
     try:
         signal.alarm(_TIMEOUT_SECONDS)  # a stage that hangs ends as killed by a signal
         os.chdir(root)
-        random.seed(0)  # a checkpoint holds its state, and a fork draws another
+        random.seed(0)  # checkpoints hold the state of both generators, and a new process draws another
+        np.random.seed(0)
         for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
             stream.flush()
             target = os.open(scratch / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)

@@ -52,8 +52,8 @@ def import_stages(last: Stage) -> None:
 
 def _replace_what_takes_long() -> None:
     """Pictures become the text of their points, the commit a word, the cleaner's processes calls."""
-    import cleaner
-    from pipeline.formats import training_state_tmp
+    from pipeline.cleaning import articles
+    from pipeline.formats import checkpoint
     from pipeline.training import curves
     from utils.files import write_text
 
@@ -62,8 +62,8 @@ def _replace_what_takes_long() -> None:
         write_text(path, json.dumps(points))
 
     curves.draw_runs = draw_runs
-    training_state_tmp._git_commit = lambda: "none"
-    cleaner.run_jobs = _run_jobs_here
+    checkpoint._git_commit = lambda: "none"
+    articles.run_jobs = _run_jobs_here
 
 
 def _run_jobs_here(jobs, *, workers, on_progress) -> Iterator[tuple[str, object]]:
@@ -194,12 +194,15 @@ def _import(root: Path) -> list[str]:
 
 _MODELS = ("transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "gguf")
 _TRAINING = ("torch.utils.tensorboard", "pipeline.training.trainer", "model", "dataloader")
-_EXPORTING = ("pipeline.exporting.hf_check", "pipeline.exporting.hf_folder", "pipeline.exporting.gguf_check", "pipeline.exporting.gguf_file", *_MODELS)
+_EXPORTING = (
+    tuple(f"pipeline.exporting.{name}" for name in ("hf_check", "hf_folder", "gguf_check", "gguf_file")) + _MODELS
+)
+_BULK = ("pipeline.tokenization.bulk_encoding",)
 
 STAGES = (
     Stage("cleaning", "cleaner", lambda root: [], files_digest("cleaned")),
     Stage("tokenizer", "tokenizer", _vocabulary, files_digest("tokenizer")),
-    Stage("preparation", "dataset_prep", lambda root: [], files_digest("dataset"), ("pipeline.tokenization.bulk_encoding",)),
+    Stage("preparation", "dataset_prep", lambda root: [], files_digest("dataset"), _BULK),
     Stage("training", "train", _train, run_digest("run_"), _TRAINING),
     Stage(
         "conversations",
