@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.demo.tables import Table
+from pipeline.demo.tables import Table, with_article
 
 # Real ones that no table mentions; a semicolon separates them.
 REAL = {
@@ -18,7 +18,7 @@ REAL = {
     "Andorra; Liechtenstein; San Marino; Brunei; Bahrain; Barbados; Bhutan; "
     "Nauru; Tuvalu; Palau; Kiribati; Samoa; Tonga; Vanuatu; Florida; Nevada; Ohio; Oregon; Utah; Virginia; Saxony; "
     "Greenland; Bermuda; Aruba; Guam; Corsica; Sardinia; Crete; Bali; Java; Kerala; Punjab; Tibet; Patagonia",
-    "element": "bronze; brass; steel; plastic; cardboard; concrete; nylon; petrol; paraffin; vinegar; "
+    "element": "bronze; steel; plastic; cardboard; concrete; nylon; petrol; paraffin; vinegar; "
     "plutonium; americium; curium; fermium; ammonia; methane; ozone; porcelain; pewter; ceramic; "
     "acetone; ethanol; quartz; asphalt",
     "animal": "newt; seahorse; moth; peacock; slug; "
@@ -104,12 +104,16 @@ def _split(names: list[str], share: float) -> tuple[list[str], list[str]]:
 
 
 def _invented(kind: str, draw: random.Random) -> list[str]:
+    parts = (_BEGINNINGS, _MIDDLES, _ENDINGS[kind])
     names: dict[str, None] = {}  # in the order of drawing, each once
     while len(names) < INVENTED_PER_LIST:
-        name = "".join(draw.choice(part.split()) for part in (_BEGINNINGS, _MIDDLES, _ENDINGS[kind]))
-        if kind == "book":
-            name = draw.choice(_BOOK_TITLES).format(name)
-        elif kind != "place":
-            name = name.lower()
-        names[f"a {name}" if kind == "thing" and name[0] not in "aeiou" else name] = None
-    return [f"an {name}" if kind == "thing" and name[0] in "ou" else name for name in names]
+        names["".join(draw.choice(part.split()) for part in parts)] = None
+    return [_as_name(kind, name, draw) for name in names]
+
+
+def _as_name(kind: str, name: str, draw: random.Random) -> str:
+    if kind == "book":
+        return draw.choice(_BOOK_TITLES).format(name)
+    if kind == "thing":
+        return with_article(name.lower())
+    return name if kind == "place" else name.lower()
