@@ -13,8 +13,8 @@ ids are those of the whole.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError, did_you_mean
 
 ROLES = ("system", "user", "assistant")
@@ -29,15 +29,6 @@ class ConversationError(PipelineError):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
-
-
-class Encoder(Protocol):
-    """What of a tokenizer is needed here."""
-
-    bos_id: int
-    eos_id: int
-
-    def encode(self, text: str) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -82,13 +73,13 @@ def read_turns(messages: Sequence[Message]) -> list[Turn]:
     return turns
 
 
-def encode_conversation(tokenizer: Encoder, messages: Sequence[Message]) -> EncodedConversation:
+def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> EncodedConversation:
     """Ids and mask of a whole conversation; a last question without an answer is left out."""
     turns = answered(read_turns(messages))
     return assemble(tokenizer, turns, map(tokenizer.encode, texts_of(turns)))
 
 
-def encode_prompt(tokenizer: Encoder, messages: Sequence[Message]) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """What stands before the assistant's next answer; its ids begin those of the conversation with the answer.
 
     Raises:
@@ -112,7 +103,9 @@ def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
         yield turn.assistant
 
 
-def assemble(tokenizer: Encoder, turns: Sequence[Turn], encoded_texts: Iterator[Sequence[int]]) -> EncodedConversation:
+def assemble(
+    tokenizer: Tokenizer, turns: Sequence[Turn], encoded_texts: Iterator[Sequence[int]]
+) -> EncodedConversation:
     """A conversation from the ids of `texts_of(turns)`, taken one by one from `encoded_texts`."""
     ids, mask = [], []
     for _ in turns:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from pipeline.generation.sampling import sample_next_token
 from pipeline.generation.settings import GenerationSettings, check_prompt
-from pipeline.generation.text_stream import DecodingTokenizer, TextStream
+from pipeline.generation.text_stream import TextStream
 from pipeline.modeling.kv_cache import KVCache
+from pipeline.tokenization.interface import Tokenizer
 
 PREFILL_TOKENS = 512  # read in one step at most, so that a long prompt does not hold up the rows that are writing
 
@@ -78,7 +79,7 @@ class BatchGenerator:
     def __init__(
         self,
         model: Any,
-        tokenizer: DecodingTokenizer | None = None,
+        tokenizer: Tokenizer | None = None,
         *,
         max_rows: int = 1,
         max_length: int | None = None,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.generation.batch import BatchGenerator, Decoder, TokenEvent
 from pipeline.generation.settings import GenerationSettings, check_text
-from pipeline.generation.text_stream import DecodingTokenizer
+from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError, did_you_mean
 
 # What other libraries call the options of `generate`.
@@ -81,7 +81,7 @@ def generate_batch(
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
     *,
-    tokenizer: DecodingTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     max_rows: int = 32,
     decoder: Decoder | None = None,
 ) -> list[list[int]]:

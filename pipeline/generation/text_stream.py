@@ -12,22 +12,14 @@ SentencePiece gives to words; so bytes are collected, and only whole characters 
 
 import codecs
 from collections.abc import Sequence
-from typing import Protocol
 
-
-class DecodingTokenizer(Protocol):
-    """What generation needs of a tokenizer."""
-
-    eos_id: int  # ends a text
-
-    def token_bytes(self) -> Sequence[bytes]:
-        """The bytes that each id stands for; none for special ids."""
+from pipeline.tokenization.interface import Tokenizer
 
 
 class TextStream:
     """The text of one continuation, which starts after `context_ids`."""
 
-    def __init__(self, tokenizer: DecodingTokenizer, context_ids: Sequence[int], *, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, context_ids: Sequence[int], *, stop: Sequence[str] = ()) -> None:
         self._pieces = tokenizer.token_bytes()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # The first piece of a text begins with a space that SentencePiece put there.

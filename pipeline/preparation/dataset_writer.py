@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,29 +25,12 @@ from pipeline.formats.token_dataset import (
     token_file_name,
 )
 from pipeline.preparation.shard_output import Part, read_sealed
+from pipeline.tokenization.interface import Tokenizer
 from utils.checksums import sealed
 from utils.errors import PipelineError
 from utils.files import whole_file, write_json
 
 _COPY_TOKENS = 2 << 20
-
-
-class Tokenizer(Protocol):
-    """What the writer asks of a tokenizer; `tokenizer.WikipediaTokenizer` is one."""
-
-    name: str
-    fingerprint: str
-    vocab_size: int
-    bos_id: int
-    eos_id: int
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
-
-    def verify_batch(self, texts: Sequence[str]) -> None: ...
-
-    def token_byte_lengths(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

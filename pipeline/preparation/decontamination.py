@@ -11,13 +11,14 @@ the length of Brown et al. 2020, "Language Models are Few-Shot Learners", arXiv:
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.formats.benchmark_files import PATTERNS, files_sha256, set_files
 from utils.errors import PipelineError
 
 NGRAM_WORDS = 13
@@ -83,13 +84,14 @@ class EvaluationIndex:
         """
         items: dict[str, list[str]] = {}
         files: dict[str, dict[str, str]] = {}
-        for name, (pattern, read) in _READERS.items():
-            for path in sorted((folder / name).glob(pattern)):
-                items.setdefault(name, []).extend(_read(path, read))
-                files.setdefault(name, {})[path.name] = sha256(path.read_bytes()).hexdigest()
+        for name, read in _READERS.items():
+            paths = set_files(folder, name)
+            if paths:
+                items[name] = [text for path in paths for text in _read(path, read)]
+                files[name] = files_sha256(paths)
         if not items:
-            wanted = ", ".join(f"{name}/{pattern}" for name, (pattern, _) in _READERS.items())
-            raise PipelineError(f"{folder} holds no evaluation set; wanted: {wanted}")
+            expected = ", ".join(f"{name}/{pattern}" for name, pattern in PATTERNS.items())
+            raise PipelineError(f"{folder} holds no evaluation set; expected {expected}")
         return cls(items, files=files)
 
     def find(self, text: str) -> Match | None:
@@ -167,4 +169,4 @@ def _hellaswag(path: Path) -> Iterator[str]:
         yield f"{record['ctx']} {record['endings'][int(record['label'])]}"
 
 
-_READERS = {"wikitext": ("*.raw", _paragraphs), "lambada": ("*.jsonl", _lambada), "hellaswag": ("*.jsonl", _hellaswag)}
+_READERS = {"wikitext": _paragraphs, "lambada": _lambada, "hellaswag": _hellaswag}

@@ -16,8 +16,8 @@ from utils.errors import PipelineError
 from utils.terminal import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from pipeline.preparation.dataset_writer import Tokenizer
     from pipeline.preparation.job import Preparation
+    from pipeline.tokenization.interface import Tokenizer
 
 _SAMPLE_ROWS = 200
 _SAMPLE_BYTES = 1 << 18

@@ -3,13 +3,13 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from pipeline.dataloading.split import row_stride
 from pipeline.formats.token_dataset import TokenDataset, read_metadata
 from pipeline.preparation.report import summary
+from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
 from utils.terminal import format_table, styled, visible
 
@@ -19,15 +19,7 @@ _SHOWN_CHARACTERS = 600
 _BLOCK_TOKENS = 1 << 24
 
 
-class Decoder(Protocol):
-    fingerprint: str
-    vocab_size: int
-    bos_id: int
-
-    def decode(self, ids: np.ndarray) -> str: ...
-
-
-def inspect_dataset(directory: Path, tokenizer: Decoder, *, window: int, stride: int) -> str:
+def inspect_dataset(directory: Path, tokenizer: Tokenizer, *, window: int, stride: int) -> str:
     """The report on a finished dataset, as text; writes the histogram of document lengths into its folder.
 
     Args:
@@ -56,7 +48,7 @@ def inspect_dataset(directory: Path, tokenizer: Decoder, *, window: int, stride:
     return "\n\n".join([*parts, _checked(dataset)])
 
 
-def check_made_with(dataset: TokenDataset, tokenizer: Decoder) -> None:
+def check_made_with(dataset: TokenDataset, tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer that is not the one in the metadata."""
     made_with = dataset.metadata.get("tokenizer", {})
     found = made_with.get("fingerprint", tokenizer.fingerprint)
@@ -146,7 +138,7 @@ def write_histogram(path: Path, lengths: np.ndarray) -> Path:
     return path
 
 
-def _shown(title: str, ids: np.ndarray, tokenizer: Decoder) -> str:
+def _shown(title: str, ids: np.ndarray, tokenizer: Tokenizer) -> str:
     text = visible(tokenizer.decode(ids))
     cut = f" … ({len(text):,} characters)" if len(text) > _SHOWN_CHARACTERS else ""
     return styled(f"{title}, {len(ids):,} tokens", "bold") + f"\n{text[:_SHOWN_CHARACTERS]}{cut}"

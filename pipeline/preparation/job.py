@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.preparation.config import DatasetConfig
-from pipeline.preparation.dataset_writer import Tokenizer
 from pipeline.preparation.input_shards import Shard
 from pipeline.preparation.inputs import InputFile, input_files
+from pipeline.tokenization.interface import Tokenizer
 
 if TYPE_CHECKING:
     from pipeline.preparation.decontamination import EvaluationIndex

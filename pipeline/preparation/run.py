@@ -21,7 +21,7 @@ import numpy as np
 
 from pipeline.formats.token_dataset import METADATA_NAME, is_token_file
 from pipeline.jobs.local_processes import ProcessLost, run_jobs
-from pipeline.preparation.dataset_writer import FinishedPart, Tokenizer, metadata_of, write_files, write_metadata
+from pipeline.preparation.dataset_writer import FinishedPart, metadata_of, write_files, write_metadata
 from pipeline.preparation.differences import refuse_differences, without_windows
 from pipeline.preparation.exact_duplicates import keep_masks
 from pipeline.preparation.finished import finished_metadata
@@ -38,6 +38,7 @@ from pipeline.preparation.worker import (
     prepare_shard,
     share_tokenizer,
 )
+from pipeline.tokenization.interface import Tokenizer
 from utils.checksums import sealed
 from utils.errors import PipelineError
 from utils.files import remove_stale_temporaries, whole_file, write_json

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.preparation.dataset_writer import Tokenizer
 from pipeline.preparation.exact_duplicates import hash_documents
 from pipeline.preparation.free_disk import disk_errors
 from pipeline.preparation.input_shards import Batch, Shard, batches
 from pipeline.preparation.progress import BatchDone
 from pipeline.preparation.read_ahead import prefetched
 from pipeline.preparation.shard_output import INDEX_DTYPE, Part, PartState
+from pipeline.tokenization.interface import Tokenizer
 
 if TYPE_CHECKING:
     from pipeline.preparation.decontamination import EvaluationIndex
