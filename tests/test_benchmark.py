@@ -368,15 +368,15 @@ def test_over_training_scores_the_epochs_of_a_fine_tuned_run(workshop, tmp_path)
         ("contamination.contamination", "latest: contamination"),
         ("speed.measure_speed", "latest: speed"),
         ("speed.write_sample", "latest: sample"),
-        ("pictures.comparison_chart", "the chart"),
-        ("page.benchmark_page", "the page"),
+        ("charts.comparison_chart", "the chart"),
+        ("html_report.benchmark_page", "the page"),
     ],
 )
 def test_an_optional_part_that_fails_leaves_the_results(checkpoints, tmp_path, capsys, monkeypatch, broken, what):
     def fail(*arguments, **options):
         raise ValueError("no\nluck")
 
-    monkeypatch.setattr(f"evaluation.{broken}", fail)
+    monkeypatch.setattr(f"pipeline.evaluation.{broken}", fail)
     config = load_config(settings=[f"paths.benchmark_dir={tmp_path}"])
     loaded = load_for_inference(str(checkpoints), config)
     chosen = ModelBenchmark(config, preset="quick", tasks=["lambada"], offline_samples=True)
