@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from utils.cli import load_config_from, require_package, run, stage_parser
 
@@ -41,6 +41,7 @@ from utils.errors import PipelineError
 from utils.rope import RotaryEmbedding, apply_rotary
 
 if TYPE_CHECKING:
+    from pipeline.generation.generate import GenerateOptions
     from pipeline.modeling.kv_cache import KVCache
 
 __all__ = ["FastMultiHeadAttention", "TransformerLM", "create_model", "load_model", "load_weights"]
@@ -236,7 +237,7 @@ class TransformerLM(nn.Module):
         total = head_loss_sum(hidden.flatten(0, 1), self.head.weight, targets.flatten(), compiled=compiled)
         return {"loss": total / count, "logits": None}
 
-    def generate(self, prompt_ids: Tensor | Sequence[int], **options: Any) -> Tensor:
+    def generate(self, prompt_ids: Tensor | Sequence[int], **options: "Unpack[GenerateOptions]") -> Tensor:
         """The prompt with its continuation; `max_length` counts new tokens. Options: `pipeline.generation.generate`."""
         from pipeline.generation.generate import generate
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from model import TransformerLM
-from pipeline.generation import compiled_decode
 from pipeline.generation.compiled_decode import cache_path, compiled_decoder
 from pipeline.generation.decode_step import DecodeStep
 from pipeline.generation.generate import GenerationSettings, generate_batch, stream_tokens
+from pipeline.modeling import compiler
 from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.kv_cache import KVCache
 from pipeline.modeling.quantization import quantize_int8
@@ -78,7 +78,7 @@ def test_auto_compiles_nothing_and_the_name_changes_with_the_shape(cache_home):
 
 
 def test_without_a_compiler_on_says_so_and_auto_goes_without(cache_home, monkeypatch):
-    monkeypatch.setattr(compiled_decode.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     assert compiled_decoder(new_model(), "auto") is None
     with pytest.raises(PipelineError, match=r"generation.compile is on, but no C\+\+ compiler"):
         compiled_decoder(new_model(), "on")

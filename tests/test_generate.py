@@ -304,7 +304,7 @@ def test_beyond_the_context_is_refused_where_so_configured(model):
     ("prompt", "message"),
     [
         ([], "the prompt is empty"),
-        ([1, BYTES + 3], "holds the id 262; the model's vocabulary goes from 0 to 261"),
+        ([1, BYTES + 3], "holds the id 262; expected ids from 0 to 261"),
         ([1, -1], "holds the id -1"),
         ([5] * 65, "65 tokens, the model's context holds 64"),
     ],

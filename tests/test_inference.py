@@ -245,7 +245,7 @@ def test_several_checkpoints_are_shown_side_by_side(infer, monkeypatch):
 def test_two_checkpoints_of_one_name_are_told_apart(infer):
     code, _, err = infer("--checkpoint", "latest", "--checkpoint", "latest", "--prompt", "x")
     assert code == 2
-    assert "name them apart" in err
+    assert "give them different names" in err
 
 
 def test_json_holds_texts_and_statistics(infer):

@@ -1,4 +1,4 @@
-"""The generation loop: rows join, one step gives each its next token, rows leave when they are done.
+"""The generation loop: rows join, each step gives every row its next token, rows leave when they are done.
 
     batch = BatchGenerator(model, tokenizer, max_rows=16)
     row = batch.join(prompt_ids, GenerationSettings(max_length=50, seed=1))
@@ -6,38 +6,39 @@
         for event in batch.step():
             print(event.row, event.text, event.finish_reason)
 
-A row's tokens depend on its prompt and its settings alone, to rounding, whoever shares the batch. One thread calls it.
+A row's tokens depend on its prompt and settings alone, to rounding, whichever rows share the batch. Not thread-safe.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from model import TransformerLM
 from pipeline.generation.sampling import sample_next_token
 from pipeline.generation.settings import GenerationSettings, check_prompt
 from pipeline.generation.text_stream import TextStream
 from pipeline.modeling.kv_cache import KVCache
 from pipeline.tokenization.interface import Tokenizer
 
-PREFILL_TOKENS = 512  # read in one step at most, so that a long prompt does not hold up the rows that are writing
+PREFILL_TOKENS = 512  # at most in one step, so that a long prompt does not hold up the rows that are writing
 
 Decoder = Callable[[Tensor, KVCache], Tensor]  # tokens (B,), their rows of the cache → logits (B, V)
+TopLogprobs = tuple[tuple[int, float], ...]  # ids and log-probabilities, likeliest first
 
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """What a step did for one row."""
+    """The token that a step gave one row."""
 
     row: int  # what `join` returned
     token_id: int
     text: str  # what became certain: whole characters, cut before a stop string; "" without a tokenizer
-    finish_reason: str | None = None  # "stop" (EOS or a stop string), "length", None: the row goes on
-    logprob: float | None = None  # of the model's own distribution, before temperature and filters
-    top_logprobs: tuple[tuple[int, float], ...] | None = None
+    finish_reason: str | None = None  # "stop" (EOS or a stop string), "length"; None: the row continues
+    logprob: float | None = None  # in the model's own distribution, before temperature and filters
+    top_logprobs: TopLogprobs | None = None
 
 
 @dataclass(eq=False)
@@ -49,17 +50,17 @@ class _Row:
     text: TextStream | None
     seen: Tensor | None  # (V,), for the repetition penalty
     num_new: int = 0
-    to_read: list[int] = field(default_factory=list)  # what prefill has to read: the prompt, or what a slide kept
+    to_read: list[int] = field(default_factory=list)  # by the prefill: the prompt, or what a slide kept
 
 
 @dataclass(eq=False)
 class _Prefill:
-    """Rows whose prompts are being read, in a cache of their own, padded on the right to the longest."""
+    """Rows whose prompts are being read, in a separate cache, padded on the right to the longest."""
 
     rows: list[_Row]
     ids: Tensor  # (B, T)
     cache: KVCache
-    last_hidden: Tensor  # (B, C), at each row's last token, filled as the reading passes it
+    last_hidden: Tensor  # (B, C), at each row's last token, filled in when the reading reaches it
 
     @property
     def is_done(self) -> bool:
@@ -70,7 +71,7 @@ class BatchGenerator:
     """Up to `max_rows` continuations at once over one model.
 
     Args:
-        tokenizer: gives events their text, finds stop strings and names the end-of-text id; None: tokens only, and the
+        tokenizer: gives events their text, finds stop strings and knows the end-of-text id; None: tokens only, and the
             id is the model's own, if its checkpoint recorded one.
         max_length: positions a row may take, prompt and new tokens; None: the model's context.
         decoder: computes one step for the given rows; None: the model's own forward.
@@ -78,14 +79,16 @@ class BatchGenerator:
 
     def __init__(
         self,
-        model: Any,
+        model: TransformerLM,
         tokenizer: Tokenizer | None = None,
         *,
         max_rows: int = 1,
         max_length: int | None = None,
         decoder: Decoder | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.max_rows = model, tokenizer, max_rows
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_rows = max_rows
         self.eos_id: int | None = tokenizer.eos_id if tokenizer else model.eos_id
         self.context = model.config.context_length
         self._decode = decoder or self._decode_plain
@@ -98,10 +101,11 @@ class BatchGenerator:
     @property
     def num_rows(self) -> int:
         """Rows that have not finished: waiting, being read, or writing."""
-        return len(self._active) + len(self._waiting) + (len(self._prefill.rows) if self._prefill else 0)
+        being_read = len(self._prefill.rows) if self._prefill else 0
+        return len(self._waiting) + being_read + len(self._active)
 
     def join(self, prompt_ids: Sequence[int], settings: GenerationSettings) -> int:
-        """Takes a prompt in; its first token comes with a later step. Returns the number that its events carry.
+        """Add a prompt; its first token comes with a later step. Returns the number that its events carry.
 
         Raises:
             PipelineError: an empty prompt, an unknown id, more tokens than the context holds.
@@ -110,24 +114,24 @@ class BatchGenerator:
         ids = [int(token) for token in prompt_ids]
         check_prompt(ids, settings, context=self.context, vocab_size=self.model.config.vocab_size)
         needed = min(len(ids) + settings.max_length, self.context)
-        assert needed <= self._cache.max_length, f"{needed} positions wanted, {self._cache.max_length} made"
-        generator = torch.Generator()  # on the CPU, so that a seed gives the same numbers on every device
-        generator.manual_seed(settings.seed) if settings.seed is not None else generator.seed()
+        assert needed <= self._cache.max_length, f"{needed} positions needed, the cache has {self._cache.max_length}"
         text = TextStream(self.tokenizer, ids, stop=settings.stop) if self.tokenizer else None
         seen = None
         if settings.repetition_penalty != 1:
             seen = torch.zeros(self.model.config.vocab_size, dtype=torch.bool, device=self.model.device)
             seen[ids] = True
         self._num_joined += 1
+        generator = _seeded_generator(settings.seed)
         self._waiting.append(_Row(self._num_joined, ids, settings, generator, text, seen, to_read=list(ids)))
         return self._num_joined
 
     def leave(self, number: int) -> None:
-        """Frees a row at once, wherever it stands; a number that has finished is no error."""
+        """Free a row at once, whatever its state; the number of a row that has finished is not an error."""
         self._waiting = [row for row in self._waiting if row.number != number]
         if self._prefill and number in [row.number for row in self._prefill.rows]:
             others = [row for row in self._prefill.rows if row.number != number]
-            self._waiting, self._prefill = others + self._waiting, None
+            self._waiting = others + self._waiting
+            self._prefill = None
         for index, row in enumerate(self._active):
             if row.number == number:
                 self._free(index)
@@ -135,18 +139,16 @@ class BatchGenerator:
 
     @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
-        """Reads up to `PREFILL_TOKENS` of new prompts and writes one token in every row that has been read.
+        """Read up to `PREFILL_TOKENS` of new prompts and write one token in every row that has been read.
 
-        The list is empty while nothing but a long prompt is being read.
+        The list is empty while only a long prompt is being read.
         """
         with _evaluating(self.model):
             self._slide_full_rows()
             logits = []
             if self._active:
                 tokens = torch.tensor([row.ids[-1] for row in self._active], device=self.model.device)
-                view = self._cache.rows(0, len(self._active))
-                logits.append(self._decode(tokens, view))
-                self._cache.lengths[: len(self._active)] = view.lengths
+                logits.append(self._decode(tokens, self._cache.rows(0, len(self._active))))
             if self._waiting or self._prefill:
                 logits += self._read_prompts()
         return self._sample(torch.cat(logits)) if self._active else []
@@ -163,7 +165,7 @@ class BatchGenerator:
 
     def _slide_full_rows(self) -> None:
         """Rows at the end of the context drop their oldest half; the rest is read again, from position 0."""
-        for index in range(len(self._active) - 1, -1, -1):
+        for index in reversed(range(len(self._active))):
             row = self._active[index]
             if self._cache.lengths[index] >= self.context:
                 row.to_read = row.ids[-max(1, self.context // 2) :]
@@ -189,19 +191,21 @@ class BatchGenerator:
         return [self.model.project(prefill.last_hidden)]
 
     def _start_prefill(self) -> _Prefill:
-        """The first waiting rows, as many as fit a step when padded, at least one."""
-        count, longest = 1, len(self._waiting[0].to_read)
+        """Take the first waiting rows, as many as fit in a step when padded, at least one."""
+        count = 1
+        longest = len(self._waiting[0].to_read)
         for row in self._waiting[1:]:
             longest = max(longest, len(row.to_read))
             if longest * (count + 1) > PREFILL_TOKENS:
                 break
             count += 1
-        rows, self._waiting = self._waiting[:count], self._waiting[count:]
+        rows = self._waiting[:count]
+        self._waiting = self._waiting[count:]
         longest = max(len(row.to_read) for row in rows)
-        ids = torch.tensor([row.to_read + [0] * (longest - len(row.to_read)) for row in rows], device=self.model.device)
-        last_hidden = torch.empty(
-            count, self.model.config.hidden_size, device=self.model.device, dtype=self.model.dtype
-        )
+        padded = [row.to_read + [0] * (longest - len(row.to_read)) for row in rows]
+        ids = torch.tensor(padded, device=self.model.device)  # (B, T)
+        width = self.model.config.hidden_size
+        last_hidden = torch.empty(count, width, device=self.model.device, dtype=self.model.dtype)
         return _Prefill(rows, ids, self._new_cache(count, longest), last_hidden)
 
     def _sample(self, logits: Tensor) -> list[TokenEvent]:
@@ -209,13 +213,13 @@ class BatchGenerator:
         rows = self._active
         settings = [row.settings for row in rows]
         uniform = torch.cat([torch.rand(1, generator=row.generator) for row in rows]).to(logits.device)
-        seen = None
+        seen = None  # (B, V)
         if any(row.seen is not None for row in rows):
             nothing = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
             seen = torch.stack([nothing if row.seen is None else row.seen for row in rows])
         tokens = sample_next_token(logits, settings, uniform=uniform, seen=seen).tolist()
-        events = [self._event(row, token, logits[i]) for i, (row, token) in enumerate(zip(rows, tokens, strict=True))]
-        for index in range(len(rows) - 1, -1, -1):
+        events = [self._event(*found) for found in zip(rows, tokens, logits, strict=True)]
+        for index in reversed(range(len(rows))):
             if events[index].finish_reason:
                 self._free(index)
         return events
@@ -228,14 +232,18 @@ class BatchGenerator:
         is_end = token == self.eos_id and not row.settings.ignore_eos
         text = row.text.push(token) if row.text and not is_end else ""
         stopped = is_end or (row.text is not None and row.text.stopped)
-        reason = "stop" if stopped else "length" if row.num_new >= row.settings.max_length else None
+        reason = None
+        if stopped:
+            reason = "stop"
+        elif row.num_new >= row.settings.max_length:
+            reason = "length"
         if reason and row.text:
             text += row.text.finish()
         logprob, top = _logprobs(logits, token, row.settings.logprobs)
         return TokenEvent(row.number, token, text, reason, logprob, top)
 
     def _free(self, index: int) -> None:
-        """Takes a row out of the active ones; the last one moves into its place, so that they stay side by side."""
+        """Remove a row from the active ones; the last one moves to its place, so that they stay contiguous."""
         last = len(self._active) - 1
         if index != last:
             self._cache.copy_row(self._cache, last, index, length=self._cache.lengths[last])
@@ -243,7 +251,18 @@ class BatchGenerator:
         self._active.pop()
 
 
-def _logprobs(logits: Tensor, token: int, count: int | None) -> tuple[float | None, tuple | None]:
+def _seeded_generator(seed: int | None) -> torch.Generator:
+    """On the CPU, so that a seed gives the same numbers on every device; None: seeded by the system."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
+def _logprobs(logits: Tensor, token: int, count: int | None) -> tuple[float | None, TopLogprobs | None]:
+    """The token's log-probability in `logits` (V,), and the `count` likeliest tokens with theirs."""
     if count is None:
         return None, None
     logprobs = logits.float().log_softmax(-1)  # (V,)
@@ -252,8 +271,8 @@ def _logprobs(logits: Tensor, token: int, count: int | None) -> tuple[float | No
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """No dropout meanwhile; a model in training goes on training afterwards."""
+def _evaluating(model: TransformerLM) -> Iterator[None]:
+    """Without dropout; afterwards the model is in the mode it was in."""
     was_training = model.training
     if was_training:
         model.eval()

@@ -1,39 +1,39 @@
-"""The compiled decode step: found in a cache on disk, or made, once for each shape of model.
+"""The compiled decode step: read from a cache on disk, or compiled, once for each shape of model.
 
-    decoder = compiled_decoder(model, "auto")           # None where it does not pay
+    decoder = compiled_decoder(model, "auto")           # None if it does not pay off
     stream_text(model, tokenizer, prompt, settings, decoder=decoder)
 
-Compiling takes most of a minute and a short answer would never earn it back; so `auto` takes what is there already, and
-`on` compiles where nothing is. The file holds code and no weights: every checkpoint of a shape shares it.
+Compiling takes most of a minute, which a short answer never earns back; so `auto` uses a step that was compiled before,
+and only `on` compiles one. The file holds code but no weights: all checkpoints of a shape share it.
 """
 
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from model import TransformerLM
 from pipeline.generation import decode_step
 from pipeline.generation.decode_step import DecodeStep
+from pipeline.modeling.compiler import cpp_compiler_problem
 from pipeline.modeling.kv_cache import KVCache
 from utils.errors import PipelineError
 
 
-def compiled_decoder(model: Any, mode: str) -> "CompiledDecoder | None":
-    """A decoder for `BatchGenerator`, or None where the model's own forward is to be used.
+def compiled_decoder(model: TransformerLM, mode: str) -> "CompiledDecoder | None":
+    """A decoder for `BatchGenerator`, or None to use the model's own forward.
 
     Args:
-        mode: ``off``; ``auto``: if it has been compiled before; ``on``: compile it now if need be.
+        mode: ``off``; ``auto``: if it was compiled before; ``on``: compile it now if necessary.
 
     Raises:
-        PipelineError: `on`, and it cannot be had on this device or without a compiler.
+        PipelineError: `on`, and it cannot be compiled on this device or without a compiler.
     """
     if mode == "off":
         return None
@@ -48,13 +48,13 @@ def compiled_decoder(model: Any, mode: str) -> "CompiledDecoder | None":
     return CompiledDecoder(model, path)
 
 
-def cache_path(model: Any) -> Path:
-    """Where the compiled step of this model's shape lies; the name changes with everything that goes into it."""
+def cache_path(model: TransformerLM) -> Path:
+    """The file of the compiled step for this model's shape; the name changes with everything that goes into it."""
     config = model.config
     options = [config.num_attention_heads, config.num_key_value_heads, config.activation, config.norm, config.norm_eps]
     content = {
         "options": options,
-        "weights": {name: [str(each.dtype), list(each.shape)] for name, each in model.state_dict().items()},
+        "weights": {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in model.state_dict().items()},
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -65,17 +65,15 @@ def cache_path(model: Any) -> Path:
     return home / "language-model-pipeline" / f"decode_{key}.pt2"
 
 
-def _problem(model: Any) -> str:
-    """Why there can be no compiled step here, or an empty string."""
+def _problem(model: TransformerLM) -> str:
+    """Why the step cannot be compiled here, or an empty string."""
     if model.device.type != "cpu":
-        return f"it is made for the CPU, the model is on {model.device.type}"
-    if not (shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")):
-        return "no C++ compiler (g++) is installed"
-    return ""
+        return f"it is for the CPU, the model is on {model.device.type}"
+    return cpp_compiler_problem()
 
 
-def _compile(model: Any, path: Path) -> None:
-    """Writes the compiled step to `path`, whole or not at all."""
+def _compile(model: TransformerLM, path: Path) -> None:
+    """Compile the step and write it to `path`, whole or not at all."""
     print("compiling the decode step for this shape of model; once, it takes about a minute …", file=sys.stderr)
     config = model.config
     keys = torch.zeros(config.num_hidden_layers, config.num_key_value_heads, 64, config.head_dim, dtype=model.dtype)
@@ -95,19 +93,20 @@ def _compile(model: Any, path: Path) -> None:
 
 
 class CompiledDecoder:
-    """Decodes a single row with the compiled step, and several at once with the model's own forward."""
+    """Decodes a single row with the compiled step, several rows with the model's own forward."""
 
-    def __init__(self, model: Any, path: Path) -> None:
+    def __init__(self, model: TransformerLM, path: Path) -> None:
         self._model = model
-        # What torch._inductor.aoti_load_package wraps, in a thousandth of a second; importing torch._inductor alone
+        # This is what torch._inductor.aoti_load_package wraps. It takes a millisecond; importing torch._inductor alone
         # takes longer than a short answer.
         self._step = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
         weights = DecodeStep(model).state_dict()
         constants = {name: weights[name] for name in self._step.get_constant_fqns()}
-        # All of them at once, and the model's own memory, not a copy of it.
-        use_inactive, check_full_update, user_managed = False, True, True
+        use_inactive = False
+        check_full_update = True  # all of them at once
+        user_managed = True  # the model's own memory, not a copy of it
         self._step.load_constants(constants, use_inactive, check_full_update, user_managed)
-        self._constants = constants  # held here, since the step only borrows them
+        self._constants = constants  # kept alive here: the step only borrows them
         self._past = torch.zeros(model.config.context_length)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -120,6 +119,7 @@ class CompiledDecoder:
         logits, keys, values = self._step.boxed_run(
             [tokens, rotary.cos[length], rotary.sin[length], cache.keys[0], cache.values[0], past]
         )
-        cache.keys[0, :, :, length], cache.values[0, :, :, length] = keys, values
+        cache.keys[0, :, :, length] = keys
+        cache.values[0, :, :, length] = values
         cache.advance(1)
-        return logits[None]
+        return logits[None]  # (1, V)

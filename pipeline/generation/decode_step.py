@@ -1,27 +1,30 @@
 """One token through the model for one row, written for the compiler (CPU).
 
-Every product with a weight is a multiplication and a sum over the last axis, not F.linear: Inductor then generates the
-loop itself, which reads the weight at the memory's speed; the library's matrix-vector product runs at a third of it.
-Attention over the cache is written the same way, twice as fast as the fused kernel for a single query.
+Every product with a weight is a multiplication and a sum over the last axis, not F.linear: Inductor then generates a
+loop that reads the weight at the speed of the memory; the library's matrix-vector product reaches a third of it.
+Attention over the cache is written the same way and is twice as fast as the fused kernel for a single query.
 """
 
 import torch
 from torch import Tensor, nn
 
+from model import Block, FastMultiHeadAttention, TransformerLM
+from pipeline.modeling.quantization import Int8Weight
 from utils.activations import gated_activation
+from utils.cast_linear import WeightMatrix
 from utils.rope import apply_rotary
 
 
 class DecodeStep(nn.Module):
     """The forward pass of a `TransformerLM` for one token of one row; computes in float32 whatever the weights' type.
 
-    It writes nothing: the new keys and values are results, for the caller to put into the cache.
+    It does not write to the cache: it returns the new keys and values, and the caller stores them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: TransformerLM) -> None:
         super().__init__()
         self.decoder = model.model
-        self.head = self.decoder.embed_tokens if model.config.tie_word_embeddings else model.lm_head
+        self.head = model.head
         self.config = model.config
 
     def forward(
@@ -39,37 +42,39 @@ class DecodeStep(nn.Module):
         x = _embed(self.decoder.embed_tokens, token)  # (C,)
         new_keys, new_values = [], []
         for number, layer in enumerate(self.decoder.layers):
-            q, k, v = self._project(layer.self_attn, layer.input_layernorm(x), cos, sin)
+            assert isinstance(layer, Block)
+            q, k, v = self._project(layer.self_attn, layer.input_layernorm(x), cos, sin)  # (H, D), (K, D), (K, D)
             k, v = k.to(keys.dtype), v.to(values.dtype)
             attended = _attend(q, k, v, keys[number, :, :count], values[number, :, :count])  # (H, D)
-            x = x + _product(layer.self_attn.o_proj, attended.flatten())
+            x = x + _product(layer.self_attn.o_proj, attended.flatten())  # (C,)
             gate, up = _product(layer.mlp.gate_up_proj, layer.post_attention_layernorm(x)).chunk(2)
             x = x + _product(layer.mlp.down_proj, gated_activation(self.config.activation, gate, up))
             new_keys.append(k)
             new_values.append(v)
         return _product(self.head, self.decoder.norm(x)), torch.stack(new_keys), torch.stack(new_values)
 
-    def _project(self, attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        heads, groups = self.config.num_attention_heads, self.config.num_key_value_heads
+    def _project(
+        self, attention: FastMultiHeadAttention, x: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        heads = self.config.num_attention_heads
+        groups = self.config.num_key_value_heads
         qkv = _product(attention.qkv_proj, x).view(heads + 2 * groups, self.config.head_dim)
-        q, k, v = qkv.split((heads, groups, groups))  # (H or K, D)
-        if self.config.qk_norm:
-            q, k = attention.q_norm(q), attention.k_norm(k)
-        return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v
+        q, k, v = torch.split(qkv, [heads, groups, groups])  # (H, D), and (K, D) twice
+        return apply_rotary(attention.q_norm(q), cos, sin), apply_rotary(attention.k_norm(k), cos, sin), v
 
 
-def _embed(embedding: nn.Module, token: Tensor) -> Tensor:
+def _embed(embedding: WeightMatrix, token: Tensor) -> Tensor:
     row = embedding.weight[token][0].float()
-    return row * embedding.scale[token] if hasattr(embedding, "scale") else row
+    return row * embedding.scale[token] if isinstance(embedding, Int8Weight) else row
 
 
-def _product(layer: nn.Module, x: Tensor) -> Tensor:
+def _product(layer: WeightMatrix, x: Tensor) -> Tensor:
     """(N, C) times (C,) → (N,); int8 weights have a scale for each of their N rows."""
-    # A view by strides makes Inductor store `x`. Otherwise it puts what computes `x`, a norm or an activation, into the
-    # inner loop and does it all again for each of the N rows, which halves the speed with bfloat16 weights.
+    # A view by strides makes Inductor store `x`. Otherwise it moves what computes `x`, a norm or an activation, into
+    # the inner loop and repeats it for all N rows, which halves the speed with bfloat16 weights.
     x = x.as_strided(x.shape, x.stride())
     y = (layer.weight.float() * x).sum(-1)
-    return y * layer.scale if hasattr(layer, "scale") else y
+    return y * layer.scale if isinstance(layer, Int8Weight) else y
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, past_keys: Tensor, past_values: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
-"""Continuing one prompt or several: streams of events, tokens or text, and `generate` for whole tensors.
+"""Continue one prompt or several: as a stream of events, tokens or text, or as whole tensors with `generate`.
 
     settings = GenerationSettings(max_length=100, seed=1)
     for piece in stream_text(model, tokenizer, "Once upon a time", settings):
         print(piece, end="", flush=True)
 
-All of them run the one loop, `pipeline.generation.batch`.
+All of them run the loop in `pipeline.generation.batch`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -18,7 +19,10 @@ from pipeline.generation.settings import GenerationSettings, check_text
 from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError, did_you_mean
 
-# What other libraries call the options of `generate`.
+if TYPE_CHECKING:
+    from model import TransformerLM
+
+# The names that other libraries give to the options of `generate`.
 _ELSEWHERE = {
     "max_new_tokens": "max_length",
     "max_tokens": "max_length",
@@ -27,18 +31,42 @@ _ELSEWHERE = {
     "eos_token_id": "ignore_eos",
 }
 
-__all__ = ["GenerationSettings", "generate", "generate_batch", "stream_events", "stream_text", "stream_tokens"]
+__all__ = [
+    "GenerateOptions",
+    "GenerationSettings",
+    "generate",
+    "generate_batch",
+    "stream_events",
+    "stream_text",
+    "stream_tokens",
+]
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The keyword options of `generate`, as in `GenerationSettings`."""
+
+    max_length: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: tuple[str, ...]
+    on_overflow: str
+    ignore_eos: bool
+    logprobs: int | None
 
 
 def stream_events(
-    model: Any,
+    model: "TransformerLM",
     prompt_ids: Sequence[int],
     settings: GenerationSettings,
     *,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     decoder: Decoder | None = None,
 ) -> Iterator[TokenEvent]:
-    """One event a token: id, text, log-probabilities if asked for, and at the end the reason."""
+    """One event per token: id, text, log-probabilities if the settings ask for them, and in the last one the reason."""
     length = len(prompt_ids) + settings.max_length
     batch = BatchGenerator(model, tokenizer, max_length=length, decoder=decoder)
     batch.join(prompt_ids, settings)
@@ -47,7 +75,7 @@ def stream_events(
 
 
 def stream_tokens(
-    model: Any, prompt_ids: Sequence[int], settings: GenerationSettings, *, decoder: Decoder | None = None
+    model: "TransformerLM", prompt_ids: Sequence[int], settings: GenerationSettings, *, decoder: Decoder | None = None
 ) -> Iterator[int]:
     """The new tokens, without the model's EOS that ends them."""
     for event in stream_events(model, prompt_ids, settings, decoder=decoder):
@@ -56,28 +84,32 @@ def stream_tokens(
 
 
 def stream_text(
-    model: Any,
-    tokenizer: Any,
+    model: "TransformerLM",
+    tokenizer: Tokenizer,
     prompt: str | Sequence[int],
     settings: GenerationSettings,
     *,
     decoder: Decoder | None = None,
 ) -> Iterator[str]:
-    """The continuation's text as it becomes certain. A text gets BOS before it, as documents have; ids stay as they
-    are."""
+    """The continuation's text, as soon as it is certain. BOS is put before a text, as before documents, but not before
+    ids."""
     ids = encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
     for event in stream_events(model, ids, settings, tokenizer=tokenizer, decoder=decoder):
         if event.text:
             yield event.text
 
 
-def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """A text's ids with BOS; an empty one, or one that is no UTF-8, is refused."""
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """A text's ids after BOS.
+
+    Raises:
+        PipelineError: the text is empty or not valid UTF-8.
+    """
     return tokenizer.encode(check_text(prompt), add_bos=True)
 
 
 def generate_batch(
-    model: Any,
+    model: "TransformerLM",
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
     *,
@@ -85,14 +117,12 @@ def generate_batch(
     max_rows: int = 32,
     decoder: Decoder | None = None,
 ) -> list[list[int]]:
-    """The new tokens of every prompt, an EOS included: the tokenizer's, or the model's own if there is no tokenizer.
-    Each row equals what its prompt gives alone, to rounding.
+    """The new tokens of every prompt, with the EOS that ends them: the tokenizer's, or the model's own without one.
 
-    With a seed, prompt i draws from its own generator, seeded with ``seed + i``. `max_rows` are computed at once; when
-    one is done the next prompt takes its place.
+    A prompt's continuation does not depend on the others, to rounding. With a seed, prompt i draws from its own
+    generator, seeded with ``seed + i``. `max_rows` are computed at once; when one is done, the next prompt takes its
+    place.
     """
-    from dataclasses import replace
-
     if not prompts:
         return []
     longest = max(len(prompt) for prompt in prompts) + settings.max_length
@@ -111,9 +141,13 @@ def generate_batch(
 
 
 def generate(
-    model: Any, prompt_ids: Tensor | Sequence[int], *, attention_mask: Tensor | None = None, **options: Any
+    model: "TransformerLM",
+    prompt_ids: Tensor | Sequence[int],
+    *,
+    attention_mask: Tensor | None = None,
+    **options: Unpack[GenerateOptions],
 ) -> Tensor:
-    """The prompt with its continuation: (T,) → (T + N,), (B, T) → (B, T + N), shorter rows filled up with EOS.
+    """The prompt with its continuation: (T,) → (T + N,), (B, T) → (B, T + N), shorter rows padded with EOS.
 
     A row ends at `model.eos_id`, which a loaded model has from its checkpoint; a new model has none, so every row gets
     `max_length` tokens.
@@ -121,6 +155,9 @@ def generate(
     Args:
         attention_mask: (B, T), 0 where a row is padded, on either side; padding stays in the result but is not read.
         options: fields of `GenerationSettings`; `max_length` counts new tokens. Nothing is added to the prompt.
+
+    Raises:
+        PipelineError: an unknown option, or a value or prompt that is not allowed.
     """
     _refuse_unknown(options)
     settings = GenerationSettings(**options)
@@ -132,13 +169,14 @@ def generate(
     prompts = [row[kept.bool()].tolist() for row, kept in zip(rows, mask, strict=True)]
     new = generate_batch(model, prompts, settings)
     longest = max(len(tokens) for tokens in new)
-    filled = [tokens + [model.eos_id] * (longest - len(tokens)) for tokens in new]  # only EOS ends a row early
+    padding = 0 if model.eos_id is None else model.eos_id  # without an EOS, all rows are equally long
+    filled = [tokens + [padding] * (longest - len(tokens)) for tokens in new]
     result = torch.cat([rows, torch.tensor(filled, dtype=rows.dtype, device=rows.device)], dim=1)
     return result if prompt.dim() == 2 else result[0]
 
 
 def _refuse_unknown(options: Mapping[str, object]) -> None:
-    """Raise PipelineError for an option that `generate` does not have; names the one that is probably meant."""
+    """Raise PipelineError for an option that `generate` does not have, with the name that was probably meant."""
     known = list(GenerationSettings.__dataclass_fields__)
     for name in options:
         if name not in known:

@@ -1,15 +1,13 @@
-"""A checkpoint made ready to write: its model, and the tokenizer that it was trained with.
+"""Load a checkpoint for generation: its model, and the tokenizer that it was trained with.
 
 loaded = load_for_inference("latest", config, device="auto")
 loaded = load_for_inference("tuned=checkpoints/sft_lima_2026_01_01_10_00", config)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from model import TransformerLM, load_model
 from pipeline.configuration import Config
@@ -25,13 +23,13 @@ from utils.terminal import format_count, visible
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what belongs to it. `content` is the checkpoint's, without its tensors."""
+    """A model and its tokenizer. `content` is the checkpoint's, without its tensors."""
 
     name: str
     path: Path
     model: TransformerLM
     tokenizer: WikipediaTokenizer
-    content: dict[str, Any]
+    content: Mapping[str, Any]
 
     @property
     def is_chat(self) -> bool:
@@ -41,7 +39,7 @@ class LoadedModel:
     def summary(self) -> str:
         """``run_2026_01_01_10_00: 24.9M parameters, step 1,200, context 1,024``"""
         step = f", step {self.content['step']:,}" if isinstance(self.content.get("step"), int) else ""
-        # Counted over the state: int8 weights are no parameters, and each has a scale for a row beside it.
+        # Counted in the state: int8 weights are buffers, not parameters, and have scales besides.
         state = self.model.state_dict()
         count = sum(tensor.numel() for name, tensor in state.items() if not name.endswith(".scale"))
         context = self.model.config.context_length
@@ -51,16 +49,20 @@ class LoadedModel:
 def load_all(
     arguments: Sequence[str], config: Config, *, device: str = "auto", dtype: str = "auto", quantize: str = "none"
 ) -> list[LoadedModel]:
-    """Each of `arguments` loaded; no two under one name."""
+    """Load each of `arguments` as `load_for_inference` does.
+
+    Raises:
+        UsageError: two of them have the same name.
+    """
     loaded: dict[str, LoadedModel] = {}
     for argument in arguments:
-        one = load_for_inference(argument, config, device=device, dtype=dtype, quantize=quantize)
-        if one.name in loaded:
+        model = load_for_inference(argument, config, device=device, dtype=dtype, quantize=quantize)
+        if model.name in loaded:
             raise UsageError(
-                f"two checkpoints have the name {one.name}; name them apart: --checkpoint a={loaded[one.name].path} "
-                f"--checkpoint b={one.path}"
+                f"two checkpoints have the name {model.name}; give them different names: "
+                f"--checkpoint a={loaded[model.name].path} --checkpoint b={model.path}"
             )
-        loaded[one.name] = one
+        loaded[model.name] = model
     return list(loaded.values())
 
 
@@ -74,7 +76,7 @@ def load_for_inference(
         quantize: ``int8`` or ``none``.
 
     Raises:
-        PipelineError: no such checkpoint, not one of ours, or no tokenizer here that it was trained with.
+        PipelineError: the checkpoint does not exist or is not one of ours, or its tokenizer is not here.
     """
     name, path = find_named_checkpoint(argument, config.paths.checkpoint_dir)
     content = read_checkpoint(path)
@@ -101,15 +103,11 @@ def load_for_inference(
 
 
 def find_named_checkpoint(argument: str, checkpoint_dir: Path) -> tuple[str, Path]:
-    """``[NAME=]PATH`` → (name, file); the name is otherwise the run's, with the file's where that is not its latest."""
+    """``[NAME=]PATH`` → (name, file); without NAME it is the run's, plus the file's if that is not its latest."""
     name, equals, place = argument.partition("=")
     if not equals or Path(argument).exists():
         name, place = "", argument
     path = find_checkpoint(place, checkpoint_dir)
     kind = path.stem.removeprefix("checkpoint_")
-    return name or (path.parent.name if kind == "latest" else f"{path.parent.name}/{kind}"), path
-
-
-def memory_of(model: torch.nn.Module) -> int:
-    """Bytes that the weights take."""
-    return sum(each.numel() * each.element_size() for each in model.state_dict().values())
+    default = path.parent.name if kind == "latest" else f"{path.parent.name}/{kind}"
+    return name or default, path

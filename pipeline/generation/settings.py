@@ -1,4 +1,4 @@
-"""How a text is to be continued: one frozen value, checked when it is made.
+"""How to continue a text: one frozen value, checked when it is made.
 
 settings = GenerationSettings.from_config(config.generation, temperature=0, seed=7)
 """
@@ -14,7 +14,7 @@ from utils.errors import PipelineError
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What is drawn, and when to stop.
+    """How tokens are drawn, and when to stop.
 
     The order is: repetition penalty, temperature, top-k, top-p, min-p. 0 (or 1.0 for top-p and the penalty) disables.
     """
@@ -29,12 +29,12 @@ class GenerationSettings:
     stop: tuple[str, ...] = ()  # the text ends before the first of these
     on_overflow: str = "slide"  # beyond the context: drop the oldest half, or refuse the request
     ignore_eos: bool = False  # continue after the end of the text, up to max_length
-    logprobs: int | None = None  # report the token's log-probability and so many alternatives
+    logprobs: int | None = None  # report the token's log-probability and this many alternatives
 
     @classmethod
     def from_config(cls, config: GenerationConfig, **changes: Any) -> "GenerationSettings":
-        """The configured settings; a change that is None is not one."""
-        names = {each.name for each in fields(cls)} & {each.name for each in fields(config)}
+        """The configured settings with `changes`; None leaves a setting as it is."""
+        names = {field.name for field in fields(cls)} & {field.name for field in fields(config)}
         values = {name: getattr(config, name) for name in names}
         return cls(**values | {name: value for name, value in changes.items() if value is not None})
 
@@ -61,13 +61,19 @@ class GenerationSettings:
 
 
 def _check(name: str, value: object, fits: Callable[[float], bool], expected: str, *, integer: bool = False) -> None:
-    is_number = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not fits(value):
-        raise PipelineError(f"{name} is {value!r}; expected {expected}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        has_type = isinstance(value, int) or not integer
+        if has_type and math.isfinite(value) and fits(value):
+            return
+    raise PipelineError(f"{name} is {value!r}; expected {expected}")
 
 
 def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, context: int, vocab_size: int) -> None:
-    """Refuses what the model cannot continue: nothing, ids it does not know, more than its context holds."""
+    """Refuse a prompt that the model cannot continue.
+
+    Raises:
+        PipelineError: it is empty, has an id that the model does not know, or does not fit in the context.
+    """
     length = len(prompt_ids)
     if not length:
         raise PipelineError("the prompt is empty; expected at least one token")
@@ -75,7 +81,7 @@ def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, con
     if low < 0 or high >= vocab_size:
         unknown = low if low < 0 else high
         raise PipelineError(
-            f"the prompt holds the id {unknown}; the model's vocabulary goes from 0 to {vocab_size - 1}"
+            f"the prompt holds the id {unknown}; expected ids from 0 to {vocab_size - 1}, the model's vocabulary"
         )
     if length > context:
         raise PipelineError(f"the prompt has {length:,} tokens, the model's context holds {context:,}; shorten it")
@@ -87,7 +93,11 @@ def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, con
 
 
 def check_text(prompt: str) -> str:
-    """`prompt`, which must hold something and be text: bytes that are no UTF-8 arrive as lone surrogates."""
+    """`prompt`, if it is not empty and valid Unicode; bytes that are not UTF-8 arrive as lone surrogates.
+
+    Raises:
+        PipelineError: it is neither.
+    """
     if not prompt.strip():
         raise PipelineError("the prompt is empty; write something for the model to continue")
     try:

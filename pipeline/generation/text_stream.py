@@ -17,26 +17,26 @@ from pipeline.tokenization.interface import Tokenizer
 
 
 class TextStream:
-    """The text of one continuation, which starts after `context_ids`."""
+    """The text of one continuation, which follows `context_ids`."""
 
     def __init__(self, tokenizer: Tokenizer, context_ids: Sequence[int], *, stop: Sequence[str] = ()) -> None:
         self._pieces = tokenizer.token_bytes()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        # The first piece of a text begins with a space that SentencePiece put there.
+        # SentencePiece puts a space before the first piece of a text.
         self._drop_space = not any(self._pieces[token] for token in context_ids)
         self._stop = _StopFinder(stop)
 
     @property
     def stopped(self) -> bool:
-        """True once a stop string was met; nothing comes after the text before it."""
+        """True once a stop string was found; the text ends before it."""
         return self._stop.found
 
     def push(self, token: int) -> str:
-        """The text that `token` makes certain, often a word, sometimes nothing yet."""
+        """The text that `token` makes certain: often a word, sometimes nothing yet."""
         return self._stop.push(self._decode(self._pieces[token]))
 
     def finish(self) -> str:
-        """What was held back, when no more tokens come."""
+        """The text that was held back; call it when no more tokens come."""
         return self._stop.push(self._decoder.decode(b"", final=True)) + self._stop.rest()
 
     def _decode(self, piece: bytes) -> str:
@@ -47,7 +47,7 @@ class TextStream:
 
 
 class _StopFinder:
-    """Lets text through up to the first stop string; the beginning of one waits until it is decided."""
+    """Passes text on up to the first stop string; the possible beginning of one is held back until it is decided."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
@@ -55,23 +55,27 @@ class _StopFinder:
         self.found = False
 
     def push(self, text: str) -> str:
-        if not self._stop or self.found:
-            return "" if self.found else text
+        if self.found:
+            return ""
+        if not self._stop:
+            return text
         held = self._held + text
         starts = [start for start in map(held.find, self._stop) if start >= 0]
         if starts:
-            self.found, self._held = True, ""
+            self.found = True
+            self._held = ""
             return held[: min(starts)]
-        keep = max(self._overlap(held, each) for each in self._stop)
+        keep = max(self._overlap(held, stop) for stop in self._stop)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]
 
     def rest(self) -> str:
-        held, self._held = self._held, ""
+        held = self._held
+        self._held = ""
         return held
 
     @staticmethod
     def _overlap(text: str, stop: str) -> int:
-        """The length of the longest beginning of `stop` that `text` ends with."""
+        """Length of the longest prefix of `stop` that `text` ends with."""
         lengths = range(min(len(text), len(stop) - 1), 0, -1)
         return next((length for length in lengths if text.endswith(stop[:length])), 0)

@@ -5,8 +5,8 @@
     cache.truncate([7, 12])                         # forget the padding
     model.hidden_states(next_tokens, cache=cache)   # one token a row, each at its own position
 
-Every row counts its positions from 0 and is padded on the right. Causal attention never sees what stands to the right,
-so a padded prefill needs no mask, RoPE needs no offset, and rows may come and go independently.
+Every row counts its positions from 0 and is padded on the right. Causal attention never sees what is to the right, so a
+padded prefill needs no mask, RoPE needs no offset, and rows may come and go independently.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from pipeline.modeling.config import ModelConfig
 class KVCache:
     """Keys and values, (B, L, K, S, D): rows, layers, key-value heads, positions, head size.
 
-    A row lies in one piece, so that it can be copied and handed on alone.
+    A row is contiguous, so that it can be copied and handed on alone.
     """
 
     def __init__(
@@ -36,12 +36,17 @@ class KVCache:
         # Zeros, not empty: attention multiplies what it masks by 0, and 0 times an uninitialised NaN is NaN.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths = [0] * batch_size
-        self._positions: Tensor | None = None
+        self._lengths = [0] * batch_size
+        self._positions: tuple[list[int], Tensor] | None = None  # the last ones, and the lengths they are for
+
+    @property
+    def lengths(self) -> list[int]:
+        """Each row's number of valid positions; `truncate` sets them."""
+        return self._lengths
 
     @property
     def batch_size(self) -> int:
-        return len(self.lengths)
+        return len(self.keys)
 
     @property
     def max_length(self) -> int:
@@ -52,32 +57,37 @@ class KVCache:
         return self.keys.device
 
     def positions(self, num_tokens: int) -> Tensor:
-        """Positions of the `num_tokens` tokens to come: (T,) where all rows stand equally far, else (B, T)."""
-        if self._positions is None or self._positions.shape[-1] != num_tokens:
-            steps = torch.arange(num_tokens, device=self.device)
-            if self._is_even():
-                self._positions = steps + self.lengths[0]
-            else:
-                self._positions = torch.tensor(self.lengths, device=self.device)[:, None] + steps
-        return self._positions
+        """Positions of the next `num_tokens` tokens: (T,) if all rows are equally long, else (B, T)."""
+        lengths = self.lengths
+        if self._positions and self._positions[0] == lengths and self._positions[1].shape[-1] == num_tokens:
+            return self._positions[1]
+        positions = torch.arange(num_tokens, device=self.device)  # (T,)
+        if _are_equal(lengths):
+            positions = positions + lengths[0]
+        else:
+            positions = torch.tensor(lengths, device=self.device)[:, None] + positions  # (B, T)
+        self._positions = list(lengths), positions
+        return positions
 
     def mask(self, num_tokens: int) -> Tensor | None:
         """What each incoming token may see, True for yes: (T, S) or (B, 1, T, S).
 
-        None where plain attention is right: one token a row at even lengths, or the causal prefill of an empty cache.
+        None if plain attention is right: one token a row at equal lengths, or the causal prefill of an empty cache.
         """
-        if self._is_even() and (num_tokens == 1 or self.lengths[0] == 0):
+        lengths = self.lengths
+        if _are_equal(lengths) and (num_tokens == 1 or lengths[0] == 0):
             return None
         positions = self.positions(num_tokens)
-        seen = torch.arange(max(self.lengths) + num_tokens, device=self.device) <= positions[..., None]
+        seen = torch.arange(max(lengths) + num_tokens, device=self.device) <= positions[..., None]
         return seen if seen.dim() == 2 else seen[:, None]
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores `keys` and `values` (B, K, T, D) of one layer; gives all of it so far, (B, K, S, D) views."""
+        """Store `keys` and `values` (B, K, T, D) of one layer; returns views of all it has so far, (B, K, S, D)."""
         num_tokens = keys.shape[2]
-        end = max(self.lengths) + num_tokens
+        lengths = self.lengths
+        end = max(lengths) + num_tokens
         assert end <= self.max_length, f"cache of {self.max_length} positions asked to hold {end}"
-        if self._is_even():
+        if _are_equal(lengths):
             self.keys[:, layer, :, end - num_tokens : end] = keys
             self.values[:, layer, :, end - num_tokens : end] = values
         else:
@@ -89,27 +99,45 @@ class KVCache:
         return self.keys[:, layer, :, :end], self.values[:, layer, :, :end]
 
     def advance(self, num_tokens: int) -> None:
-        """Counts `num_tokens` tokens as read, after the last layer has stored them."""
+        """Count `num_tokens` more tokens in every row, after the last layer has stored them."""
         self.truncate([length + num_tokens for length in self.lengths])
 
     def truncate(self, lengths: int | Sequence[int]) -> None:
-        """Each row's number of valid positions; what stands after them is overwritten before it is ever seen."""
-        self.lengths = [lengths] * self.batch_size if isinstance(lengths, int) else list(lengths)
-        self._positions = None
+        """Set each row's number of valid positions; what comes after them is overwritten before it is ever seen."""
+        self._lengths = [lengths] * self.batch_size if isinstance(lengths, int) else list(lengths)
 
     def rows(self, start: int, stop: int) -> "KVCache":
-        """A cache over rows `start` to `stop` of the same memory, with lengths of its own."""
-        view = object.__new__(KVCache)
-        view.keys, view.values = self.keys[start:stop], self.values[start:stop]
-        view.lengths, view._positions = self.lengths[start:stop], None
-        return view
+        """A view of rows `start` to `stop`: what is read into it is read into this cache."""
+        return _CacheRows(self, slice(start, stop))
 
     def copy_row(self, other: "KVCache", source: int, target: int, *, length: int) -> None:
-        """The first `length` positions of `other`'s row `source` become row `target` here; both may be one cache."""
+        """Copy the first `length` positions of `other`'s row `source` to row `target` here; both may be one cache."""
         self.keys[target, :, :, :length] = other.keys[source, :, :, :length]
         self.values[target, :, :, :length] = other.values[source, :, :, :length]
-        self.lengths[target] = length
+        lengths = list(self.lengths)
+        lengths[target] = length
+        self.truncate(lengths)
+
+
+class _CacheRows(KVCache):
+    """Some rows of another cache: its memory and its lengths."""
+
+    def __init__(self, whole: KVCache, rows: slice) -> None:
+        self.keys = whole.keys[rows]
+        self.values = whole.values[rows]
+        self._whole = whole
+        self._rows = rows
         self._positions = None
 
-    def _is_even(self) -> bool:
-        return min(self.lengths) == max(self.lengths)
+    @property
+    def lengths(self) -> list[int]:
+        return self._whole.lengths[self._rows]
+
+    def truncate(self, lengths: int | Sequence[int]) -> None:
+        every = list(self._whole.lengths)
+        every[self._rows] = [lengths] * self.batch_size if isinstance(lengths, int) else lengths
+        self._whole.truncate(every)
+
+
+def _are_equal(lengths: Sequence[int]) -> bool:
+    return min(lengths) == max(lengths)

@@ -25,7 +25,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8), scales
 
 
-class _Int8Weight(nn.Module):
+class Int8Weight(nn.Module):
     """Values and scales under the name that the full weight had."""
 
     weight: Tensor  # int8 (N, C)
@@ -49,14 +49,14 @@ class _Int8Weight(nn.Module):
         return (y.float() * self.scale).to(x.dtype).view(*x.shape[:-1], -1)
 
 
-class Int8Linear(_Int8Weight):
+class Int8Linear(Int8Weight):
     """A product without a bias, in place of `utils.cast_linear.Linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x)
 
 
-class Int8Embedding(_Int8Weight):
+class Int8Embedding(Int8Weight):
     """A lookup, in place of `utils.cast_linear.Embedding`."""
 
     output_dtype = torch.float32
