@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from utils.errors import PipelineError
-from utils.files import is_within, refuse_overwriting, remove_stale_temporaries, whole_file, write_json
+from utils.files import is_within, make_folder, refuse_overwriting, remove_stale_temporaries, whole_file, write_json
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -55,3 +55,12 @@ def test_an_input_that_would_be_overwritten_is_refused(tmp_path):
     refuse_overwriting([tmp_path / "b.txt"], [tmp_path / "a.txt"])
     with pytest.raises(PipelineError, match=r"link\.txt is read and would be overwritten"):
         refuse_overwriting([tmp_path / "b.txt", tmp_path / "link.txt"], [tmp_path / "a.txt"])
+
+
+def test_a_new_folder_and_its_parents_are_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    make_folder(tmp_path / "a" / "b")
+    assert synced == [str(tmp_path), str(tmp_path / "a")]
+    make_folder(tmp_path / "a" / "b")
+    assert len(synced) == 2

@@ -29,7 +29,7 @@ def temporary_path(path: Path) -> Path:
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, forced to disk and given its name at the end; after an error nothing of it is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
@@ -40,6 +40,14 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it, all of which then last through a power cut."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in reversed(missing):
+        sync_directory(place.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import PipelineError
-from utils.files import remove_stale_temporaries, write_text
+from utils.files import make_folder, remove_stale_temporaries, sync_directory, write_text
 from utils.tensorboard_log import TensorBoardLog
 
 LogLine = dict[str, Any]
@@ -100,7 +100,7 @@ class DualLogger:
 
     def _begin(self, resume: LogPlace | None) -> list[LogLine]:
         """The folder and the log as they are to be continued; returns the log's lines."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         remove_stale_temporaries(self.path.parent, self.path.name)
         if resume is None:
             self.path.unlink(missing_ok=True)
@@ -176,6 +176,8 @@ class DualLogger:
                 file.writelines(self._lines)
                 file.flush()
                 os.fsync(file.fileno())
+            if not size:
+                sync_directory(self.path.parent)
         except OSError as error:
             with contextlib.suppress(OSError):  # so that no line is there in part, and later a second time
                 os.truncate(self.path, size)

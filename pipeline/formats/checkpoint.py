@@ -27,7 +27,7 @@ from pipeline.formats.run_folders import _PATTERN
 from pipeline.formats.zip_checksums import zip_damage
 from utils.devices import describe_device
 from utils.errors import PipelineError
-from utils.files import remove_stale_temporaries, temporary_path
+from utils.files import make_folder, remove_stale_temporaries, sync_directory, temporary_path
 from utils.locks import only_run
 from utils.terminal import format_bytes
 
@@ -129,7 +129,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Seq
     Raises:
         PipelineError: the disk has no room for it; an earlier checkpoint of that name is left as it is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # A file is a little larger than its tensors, and tells the size of the next one of its name.
     check_free_disk(path.parent, max(tensor_bytes(content), path.stat().st_size if path.exists() else 0))
     temporary = temporary_path(path)
@@ -152,7 +152,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Seq
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def link_checkpoint(source: Path, target: Path) -> None:
@@ -171,17 +171,7 @@ def link_checkpoint(source: Path, target: Path) -> None:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)  # renaming one name of a file to another name of it leaves both
-    _sync_directory(target.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes a rename last through a power cut; a file system that cannot do it is none of our trouble."""
-    with contextlib.suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    sync_directory(target.parent)
 
 
 def tensor_bytes(content: Any) -> int:

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from utils.errors import PipelineError
+from utils.files import make_folder, sync_directory
 from utils.quickstart_hint import or_quickstart
 
 _PATTERN = "checkpoint_*.pt"
@@ -82,11 +83,12 @@ def _newest_in(directory: Path) -> Path:
 def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime | None = None) -> Path:
     """Makes and returns ``<prefix>_YYYY_MM_DD_HH_MM``, with ``_2``, ``_3``, … where that minute has one already."""
     stem = f"{prefix}_{now or datetime.now():%Y_%m_%d_%H_%M}"
-    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(checkpoint_dir)
     for number in range(1, 10_000):
         folder = checkpoint_dir / (stem if number == 1 else f"{stem}_{number}")
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
+            sync_directory(checkpoint_dir)
             return folder
     raise PipelineError(f"{checkpoint_dir} holds 9,999 runs of one minute; move some of them away")
 
