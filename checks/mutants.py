@@ -1,36 +1,45 @@
-"""Change one token of the code at a time and run the tests of that module: which changes does nobody notice?
+"""Change one token of the code at a time and run the tests that execute it: which changes does nobody notice?
 
     python -m checks.mutants                       # 300 changes drawn by seed 1, two at a time; or: make mutants
     python -m checks.mutants --seed 7 --count 50 pipeline/serving
+    python -m checks.mutants --record /tmp/record.tsv      # keeps the recording for the next run
     python -m checks.mutants --show                # lists the changes without running anything
 
-A change is a comparison, an operator, a number, a truth value or a condition. Each is made in a copy of the checkout,
-and the tests that import the module run against it. Changes that cannot matter (a message, a buffer's size) are listed
-with the reason in checks/mutants_accepted.txt and are not drawn. The exit code is 1 if fewer than 95% are noticed.
+A change is a comparison, an operator, a number, a truth value or a condition. First the whole suite runs once under
+`checks/recorder`, which writes down which functions each test executes. Then each change is made in a copy of the
+checkout, and the tests that execute the changed function run against it, those with the narrowest reach first. Changes
+that cannot matter (a message, a buffer's size) are listed with the reason in checks/mutants_accepted.txt and are not
+drawn. The exit code is 1 if fewer than 95% are noticed.
 """
 
 import argparse
 import ast
+import importlib
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from queue import Queue
 
-from checks.import_graph import CHECKOUT, file_of, imported_modules, source_files
+from checks.import_graph import CHECKOUT, source_files
 
 ACCEPTED = CHECKOUT / "checks" / "mutants_accepted.txt"
-MAX_TEST_FILES = 4  # a module that half of the tests import is tested by those that name it most
+RECORDER = CHECKOUT / "checks" / "recorder"
+BUDGET_SECONDS = 30.0  # of tests for one change, as long as they took in the recording
+MAX_TESTS = 60
 TIMEOUT_SECONDS = 240
 AIM = 0.95
+PRELOADED = ("torch", "numpy", "pytest", "hypothesis", "tokenizers", "httpx", "fastapi", "uvicorn", "pyarrow")
 COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Lt: "<=",
     ast.LtE: "<",
@@ -67,8 +76,13 @@ class Mutant:
     def apply(self, source: bytes) -> bytes:
         return source[: self.start] + self.new.encode() + source[self.end :]
 
+    @property
+    def place(self) -> str:
+        """The file and the text of the line, which stay when lines are added above."""
+        return f"{self.file}: {self.source_line}"
+
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.source_line}   →   {self.new}"
+        return f"{self.file}:{self.line}: {self.source_line} → {self.new}"
 
 
 def mutants_of(file: str, source: bytes) -> Iterator[Mutant]:
@@ -107,7 +121,9 @@ def mutants_of(file: str, source: bytes) -> Iterator[Mutant]:
             yield mutant(test, *span, f"(not ({source[slice(*span)].decode()}))")
 
 
-def _swap(mutant, node: ast.expr, source: bytes, gap: tuple[int, int], new: str) -> Iterator[Mutant]:  # type: ignore[no-untyped-def]
+def _swap(
+    mutant: Callable[[ast.expr, int, int, str], Mutant], node: ast.expr, source: bytes, gap: tuple[int, int], new: str
+) -> Iterator[Mutant]:
     """The operator between two operands, with any brackets and spaces around it left as they are."""
     between = source[slice(*gap)].decode()
     old = between.strip(" ()\n\\")
@@ -125,7 +141,7 @@ def _is_text(node: ast.BinOp) -> bool:
 
 
 def accepted_lines() -> dict[str, str]:
-    """``file: source line`` → why a change there cannot matter."""
+    """``FILE: SOURCE LINE``, with or without ``→ CHANGE``, and why that cannot matter."""
     entries = {}
     for line in ACCEPTED.read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
@@ -139,13 +155,13 @@ def draw(places: Sequence[str], *, count: int, seed: int) -> list[Mutant]:
     accepted = accepted_lines()
     names = [path.relative_to(CHECKOUT).as_posix() for path in source_files(CHECKOUT)]
     chosen = [name for name in names if not places or name.startswith(tuple(places))]
-    every = [
+    possible = [
         mutant
         for name in chosen
         for mutant in mutants_of(name, (CHECKOUT / name).read_bytes())
-        if f"{mutant.file}: {mutant.source_line}" not in accepted and not _in_option(mutant)
+        if not {mutant.place, f"{mutant.place} → {mutant.new}"} & accepted.keys() and not _in_option(mutant)
     ]
-    return random.Random(seed).sample(every, min(count, len(every)))
+    return random.Random(seed).sample(possible, min(count, len(possible)))
 
 
 def _in_option(mutant: Mutant) -> bool:
@@ -153,68 +169,155 @@ def _in_option(mutant: Mutant) -> bool:
     return mutant.file.endswith("/config.py")
 
 
-def tests_of(file: str) -> list[str]:
-    """The test files that reach a module by the fewest imports, the one with its name first."""
-    tests = sorted((CHECKOUT / "tests").glob("test_*.py"))
-    stem, found = Path(file).stem, dict.fromkeys(test for test in tests if test.stem == f"test_{Path(file).stem}")
-    wanted, seen = {CHECKOUT / file}, set()
-    while wanted and len(found) < MAX_TEST_FILES:
-        reached = [test for test in tests if project_imports(test) & wanted]
-        found |= dict.fromkeys(sorted(reached, key=lambda test: -test.read_text("utf-8").count(stem)))
-        seen |= wanted
-        wanted = {path for path in source_files(CHECKOUT) if project_imports(path) & wanted} - seen
-    return [test.relative_to(CHECKOUT).as_posix() for test in list(found)[:MAX_TEST_FILES]]
+@dataclass(frozen=True)
+class Record:
+    """What the recording says: which tests execute a function, how long they take, how much they reach."""
+
+    tests_of_function: Mapping[tuple[str, int], set[str]]  # (file, first line) → tests
+    seconds: Mapping[str, float]
+    reach: Mapping[str, int] = field(repr=False)  # how many functions a test executes
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """The tests to run for a change, those with the narrowest reach first; empty if none executes it."""
+        executing = self._executing(mutant)
+        chosen: list[str] = []
+        total = 0.0
+        for test in sorted(executing, key=lambda test: (self.reach[test], test)):
+            total += self.seconds.get(test, 0.0)
+            if chosen and (total > BUDGET_SECONDS or len(chosen) == MAX_TESTS):
+                break
+            chosen.append(test)
+        return chosen
+
+    def _executing(self, mutant: Mutant) -> set[str]:
+        for first_line in enclosing_functions(CHECKOUT / mutant.file, mutant.line):
+            return self.tests_of_function.get((mutant.file, first_line), set())
+        # Outside functions: whatever uses the module may notice.
+        return set().union(*(tests for (file, _), tests in self.tests_of_function.items() if file == mutant.file))
 
 
-@cache
-def project_imports(path: Path) -> frozenset[Path]:
-    return frozenset(file for file in map(file_of, imported_modules(path)) if file)
+def enclosing_functions(path: Path, line: int) -> list[int]:
+    """The first lines of the functions around a line, the innermost first."""
+    functions = [
+        (node.end_lineno - first, first)
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno
+        for first in [min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])]
+        if first <= line <= node.end_lineno and not _is_signature(node, line)
+    ]
+    return [first for _, first in sorted(functions)]
 
 
-def is_noticed(mutant: Mutant, copy: Path) -> bool:
-    """Whether the module's tests fail with the change, in `copy` of the checkout."""
+def _is_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, line: int) -> bool:
+    """Decorators and defaults are executed where the function is defined."""
+    return line < node.body[0].lineno and node.body[0].lineno != node.lineno
+
+
+def read_record(path: Path) -> Record:
+    tests_of_function: dict[tuple[str, int], set[str]] = defaultdict(set)
+    tests_of_file: dict[str, set[str]] = defaultdict(set)
+    seconds: dict[str, float] = defaultdict(float)
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    failed = {line[1] for line in lines if line[0] == "failed"}
+    for line in lines:
+        if line[0] == "seconds":
+            seconds[line[1]] += float(line[2])
+            tests_of_file[line[1].partition("::")[0]].add(line[1])
+    for line in lines:
+        if line[0] == "executed":
+            _, test, phase, file, first_line = line
+            # What a shared fixture executes serves every test of the file.
+            tests = tests_of_file[test.partition("::")[0]] if phase == "fixture" else {test}
+            tests_of_function[file, int(first_line)] |= tests - failed
+    reach: dict[str, int] = defaultdict(int)
+    for tests in tests_of_function.values():
+        for test in tests:
+            reach[test] += 1
+    return Record(tests_of_function, seconds, reach)
+
+
+def make_record(path: Path, *, workers: int) -> None:
+    """Run the suite in a copy of the checkout and write down what each test executes."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copy_checkout(Path(folder).resolve() / "copy")
+        path.unlink(missing_ok=True)
+        environment = {
+            **os.environ,
+            "RECORD_ROOT": str(copy),
+            "RECORD_FILE": str(path.resolve()),
+            "PYTHONPATH": str(RECORDER),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "-p", "sitecustomize", "-p"]
+        command += ["no:cacheprovider", "--timeout=900"]
+        subprocess.run(command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, check=False)
+
+
+def is_noticed(mutant: Mutant, tests: Sequence[str], copies: Path) -> bool:
+    """Whether one of `tests` fails with the change, which is made in this process's copy of the checkout."""
+    copy = copies / str(os.getpid())
+    if not copy.exists():
+        copy_checkout(copy)
     target = copy / mutant.file
     original = target.read_bytes()
     target.write_bytes(mutant.apply(original))
-    tests = tests_of(mutant.file)
     try:
-        command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, timeout=TIMEOUT_SECONDS, check=False
-        )
-        return done.returncode in (1, 2)  # failed, or not even collected; 5: no test ran
-    except subprocess.TimeoutExpired:
-        return True
+        process = multiprocessing.get_context("fork").Process(target=_run_tests, args=(copy, tests))
+        process.start()
+        process.join(TIMEOUT_SECONDS)
+        if process.exitcode is None:
+            os.killpg(process.pid or 0, signal.SIGKILL)
+            process.join()
+        return process.exitcode != 0
     finally:
         target.write_bytes(original)
 
 
-def run(mutants: Sequence[Mutant], *, workers: int) -> list[Mutant]:
-    """Tries them all and returns the survivors, printing each as it is found."""
+def _run_tests(copy: Path, tests: Sequence[str]) -> None:
+    """In a process of its own, which has inherited the packages that take long to import."""
+    os.setsid()
+    os.chdir(copy)
+    sys.path[:] = [str(copy), *(place for place in sys.path if place not in ("", str(CHECKOUT)))]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "checks"]:
+        del sys.modules[name]
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    import pytest
+
+    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+
+
+def preload() -> None:
+    """Import what takes seconds once, so that each change's process inherits it. No module of the project."""
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+    sys.dont_write_bytecode = True
+    for name in PRELOADED:
+        importlib.import_module(name)
+
+
+def run(mutants: Sequence[Mutant], record: Record, *, workers: int) -> list[Mutant]:
+    """Try them all and return the survivors, printing each as it is found."""
     survivors = []
+    preload()
+    chosen = [record.tests_of(mutant) for mutant in mutants]
     with tempfile.TemporaryDirectory() as folder:
-        copies: Queue[Path] = Queue()
-        for number in range(workers):
-            copies.put(_copy_checkout(Path(folder) / str(number)))
-
-        def attempt(mutant: Mutant) -> bool:
-            copy = copies.get()
-            try:
-                return is_noticed(mutant, copy)
-            finally:
-                copies.put(copy)
-
-        with ThreadPoolExecutor(workers) as executor:
-            for done, (mutant, noticed) in enumerate(zip(mutants, executor.map(attempt, mutants), strict=True), 1):
-                if not noticed:
+        attempt = partial(is_noticed, copies=Path(folder).resolve())
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as executor:
+            results = [
+                executor.submit(attempt, mutant, tests) if tests else None
+                for mutant, tests in zip(mutants, chosen, strict=True)
+            ]
+            for done, (mutant, result) in enumerate(zip(mutants, results, strict=True), 1):
+                if result is None or not result.result():
                     survivors.append(mutant)
-                    print(f"[{done}/{len(mutants)}] nobody notices {mutant}", flush=True)
+                    how = "no test executes" if result is None else "nobody notices"
+                    print(f"[{done}/{len(mutants)}] {how} {mutant}", flush=True)
     return survivors
 
 
-def _copy_checkout(target: Path) -> Path:
-    """The tracked files, without .git, .venv and what the pipeline made."""
+def copy_checkout(target: Path) -> Path:
+    """Copy the tracked files, without .git, .venv and what the pipeline made."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, check=True).stdout
     for name in filter(None, names.decode().split("\0")):
         if (CHECKOUT / name).is_file():
@@ -229,7 +332,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=300, help="how many changes")
     parser.add_argument("--seed", type=int, default=1, help="draws them")
     parser.add_argument("--workers", type=int, default=2, help="how many at a time")
-    parser.add_argument("--show", action="store_true", help="only list them, with the tests that would run")
+    parser.add_argument("--record", type=Path, help="a recording of the suite, made if the file does not exist")
+    parser.add_argument("--show", action="store_true", help="only list them")
     return parser.parse_args(arguments)
 
 
@@ -237,11 +341,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     mutants = draw(args.places, count=args.count, seed=args.seed)
     if args.show:
-        for mutant in mutants:
-            print(f"{mutant}\n    {' '.join(tests_of(mutant.file))}")
+        print(*mutants, sep="\n")
         return 0
     started = time.monotonic()
-    survivors = run(mutants, workers=args.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        path = args.record or Path(folder) / "record.tsv"
+        if not path.exists():
+            print(
+                "recording which functions each test executes; this takes minutes",
+                flush=True,
+            )
+            make_record(path, workers=args.workers)
+        record = read_record(path)
+    survivors = run(mutants, record, workers=args.workers)
     noticed = len(mutants) - len(survivors)
     share = noticed / max(1, len(mutants))
     minutes = (time.monotonic() - started) / 60

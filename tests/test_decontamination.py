@@ -46,6 +46,20 @@ def test_thirteen_words_are_found_and_twelve_are_not():
     assert index.find(" ".join(reversed(ALPHABET))) is None
 
 
+def test_the_table_only_saves_time():
+    """Whatever it lets through by chance is compared in full."""
+    index = EvaluationIndex({"lambada": [" ".join(ALPHABET)]})
+    index._table[:] = True
+    assert index.find(" ".join(ALPHABET[3:16])) is not None
+    for turn in range(1, 26):
+        twelve = [*ALPHABET[turn:], *ALPHABET[:turn]][-12:]
+        assert index.find(" ".join([*twelve, "new"])) is None
+
+
+def test_letters_beyond_ascii_do_not_separate_words():
+    assert words_of("À la ÿ, İx!") == ["À".encode(), b"la", "ÿ".encode(), "İx".encode()]
+
+
 @pytest.mark.parametrize("place", range(13))
 def test_one_other_word_among_thirteen_is_no_match(place):
     words = ALPHABET[:13]

@@ -25,6 +25,8 @@ def mend(text):
         ("at 48°51′24″N 2°21′8″E\ufeff / \ufeff48.85°N 2.35°E\ufeff / 48.85; 2.35.", "at 48°51′24″N 2°21′8″E."),
         ("Safdie 's house , built ( 1967 ) .", "Safdie's house, built (1967)."),
         ("Montreal ( ; French: Montréal) () is", "Montreal (French: Montréal) is"),
+        ("Text __NOTOC__more", "Text more"),
+        ("It holds:Apples and pears", "It holds: Apples and pears"),
         ("He (a sculptor,) sang", "He (a sculptor) sang"),
         ("She (a painter;) sang", "She (a painter) sang"),
         ("Before\n{| class=x\n|-\n| cell\n|}\nafter", "Before\n\nafter"),

@@ -1,0 +1,89 @@
+"""Record which functions of the project each test runs: a pytest plugin, and a hook for the processes that tests start.
+
+    RECORD_ROOT=$PWD RECORD_FILE=/tmp/record.tsv PYTHONPATH=checks/recorder python -m pytest -p sitecustomize
+
+Python imports a module of this name in every process that finds it on its path. Lines of the file:
+``executed``, the test, whether it or a fixture ran the function, the function's file and first line; ``seconds``, the
+test, how long a phase of it took; ``failed``, the test. `checks/mutants.py` starts it and reads the file.
+"""
+
+import os
+import sys
+import threading
+from pathlib import Path
+from types import CodeType, FrameType
+
+ROOT = os.environ.get("RECORD_ROOT", "") + os.sep
+FILE = os.environ.get("RECORD_FILE", "")
+
+
+class Recorder:
+    """Writes one line for each function, test and phase; `current` is pytest's name for the test and its phase."""
+
+    def __init__(self) -> None:
+        self.current = os.environ.get("PYTEST_CURRENT_TEST", "")
+        self.seen: set[int] = set()
+        self.kept: list[CodeType] = []  # as long as they live, their ids belong to nobody else
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        code = frame.f_code
+        if id(code) not in self.seen:
+            self.seen.add(id(code))
+            self.kept.append(code)
+            if self.current and code.co_filename.startswith(ROOT):
+                name, _, phase = self.current.rpartition(" ")
+                by_fixture = "test" if phase == "(call)" else "fixture"
+                write(f"executed\t{name}\t{by_fixture}\t{code.co_filename.removeprefix(ROOT)}\t{code.co_firstlineno}")
+
+    def start(self, current: str) -> None:
+        self.current = current
+        self.seen.clear()
+        self.kept.clear()
+
+
+def write(line: str) -> None:
+    """Append at once, so that nothing is lost when a test kills its process."""
+    with open(FILE, "a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+
+
+if FILE:
+    recorder = Recorder()
+    sys.settrace(recorder)
+    threading.settrace(recorder)
+
+
+class _Item:
+    nodeid: str
+
+
+class _Report:
+    nodeid: str
+    duration: float
+    failed: bool
+
+
+def _begin(item: _Item, phase: str) -> None:
+    recorder.start(f"{item.nodeid} ({phase})")
+    sys.settrace(recorder)
+
+
+def pytest_runtest_setup(item: _Item) -> None:
+    _begin(item, "setup")
+
+
+def pytest_runtest_call(item: _Item) -> None:
+    _begin(item, "call")
+
+
+def pytest_runtest_logreport(report: _Report) -> None:
+    if recorder.current:  # not in the process that only collects what pytest-xdist's workers report
+        write(f"seconds\t{report.nodeid}\t{report.duration:.3f}")
+        if report.failed:
+            write(f"failed\t{report.nodeid}")
+
+
+def pytest_collection_finish(session: object) -> None:
+    """Only what the tests run counts, not what importing them runs."""
+    recorder.start("")
+    Path(FILE).touch()
