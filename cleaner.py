@@ -1,4 +1,4 @@
-"""Cleans raw Wikipedia, or a folder of people's own text: `cleaned_<source>.txt`, one article a line.
+"""Cleans raw Wikipedia, or a folder of your own text: `cleaned_<source>.txt`, one article a line.
 
     python3 cleaner.py --test                 # the first 50,000 articles of each file
     python3 cleaner.py                        # all of paths.raw_dir, four files at once
@@ -6,19 +6,21 @@
     python3 cleaner.py --show 3               # three articles before and after; nothing is written
 
 Reads structured contents (JSONL, Parquet), `{title, text}` (JSONL, Parquet), MediaWiki XML, .txt and .md, also as .gz,
-.bz2 and .zst. What stays is decided by the `cleaning` section of the configuration; see docs/cleaning.md.
+.bz2 and .zst. The `cleaning` section of the configuration decides what stays; see docs/cleaning.md.
 """
 
 import argparse
 import time
 
-from pipeline.cleaning.articles import clean_all
+from pipeline.cleaning.articles import clean_article
+from pipeline.cleaning.plan import plan_jobs, refuse_own_output
 from pipeline.cleaning.preview import show
-from pipeline.cleaning.progress import _names
 from pipeline.cleaning.report import print_summary
-from pipeline.cleaning.run import CleaningRun, claimed, plan_jobs, refuse_own_output
+from pipeline.cleaning.run import clean_all
 from utils.cli import load_config_from, run, stage_parser
 from utils.errors import PipelineError
+
+__all__ = ["clean_article", "main"]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -43,24 +45,17 @@ def main(argv: list[str] | None = None) -> int:
         args, paths__raw_dir=args.input, paths__cleaned_dir=args.output, cleaning__workers=args.workers
     )
     started = time.monotonic()
-    limit = config.cleaning.test_articles if args.test else None
-    jobs = plan_jobs(config.paths.raw_dir)
+    raw_dir = config.paths.raw_dir
+    jobs = plan_jobs(raw_dir)
     if args.show:
         show(jobs, config.cleaning, args.show)
         return 0
-    refuse_own_output(config.paths.raw_dir, config.paths.cleaned_dir, jobs)
-    config.paths.cleaned_dir.mkdir(parents=True, exist_ok=True)
-    with claimed(config.paths.cleaned_dir):
-        cleaning = CleaningRun(config.paths.cleaned_dir, jobs, config.cleaning, limit=limit)
-        for name, change in cleaning.changed.items():
-            print(f"{name} {change}; it is cleaned again")
-        done = len(jobs) - len(cleaning.pending)
-        if done:
-            print(f"{done} of {len(jobs)} files are cleaned already, with this input and policy")
-        clean_all(cleaning, config.cleaning, strict=args.strict)
+    refuse_own_output(raw_dir, config.paths.cleaned_dir, jobs)
+    limit = config.cleaning.test_articles if args.test else None
+    cleaning = clean_all(config.paths.cleaned_dir, jobs, config.cleaning, limit=limit, strict=args.strict)
     print_summary(cleaning, time.monotonic() - started)
     if not cleaning.report()["totals"]["read"]:
-        raise PipelineError(f"{config.paths.raw_dir} holds no records; expected articles in {_names(jobs[0])}")
+        raise PipelineError(f"{raw_dir} holds no records; expected articles in {jobs[0].input_names}")
     return 0
 
 

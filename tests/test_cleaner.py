@@ -13,9 +13,9 @@ import pytest
 from pyarrow import parquet
 
 import cleaner
-from pipeline.cleaning.run import claimed
 from pipeline.configuration import CHECKOUT
 from pipeline.formats.cleaned_text import cleaned_files, from_line
+from pipeline.jobs.runner import claimed
 from utils.errors import PipelineError
 
 LONG = "A sentence that is long enough to be more than a stub, with Unicode: Montréal, 東京, naïve — and so on. "
@@ -418,13 +418,14 @@ def test_workers_neither_see_ctrl_c_nor_outlive_their_parent(tmp_path):
     work = tmp_path / "work.py"
     work.write_text(
         "import os, signal, sys\n"
-        "from pipeline.jobs.local_processes import run_jobs\n"
+        "from pathlib import Path\n"
+        "from pipeline.jobs.local_processes import LocalProcesses\n"
         "def work(report):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.kill(os.getppid(), signal.SIGKILL) if sys.argv[1:] else None\n"
         "    while report('here') is None and sys.argv[1:]: pass\n"
         "if __name__ == '__main__':\n"
-        "    print(list(run_jobs({'a': work, 'b': work}, workers=1, on_progress=print)))\n"
+        "    print(list(LocalProcesses(1, Path('.')).outcomes({'a': work, 'b': work}, print)))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run([sys.executable, work], env=environment, capture_output=True, text=True)
@@ -434,13 +435,16 @@ def test_workers_neither_see_ctrl_c_nor_outlive_their_parent(tmp_path):
 
 
 def test_two_cleaners_in_one_folder_are_refused(tmp_path):
+    def nothing():
+        pass
+
     with (
-        claimed(tmp_path),
-        pytest.raises(PipelineError, match="another cleaner is at work"),
-        claimed(tmp_path, patience=0),
+        claimed(tmp_path, nothing),
+        pytest.raises(PipelineError, match="is being written by another run"),
+        claimed(tmp_path, nothing, patience=0),
     ):
         pass
-    with claimed(tmp_path):
+    with claimed(tmp_path, nothing):
         pass
 
 

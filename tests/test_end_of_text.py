@@ -13,7 +13,7 @@ from pipeline.console.streaming_output import Statistics, Writer
 from pipeline.generation.generate import GenerationSettings, stream_text
 from pipeline.generation.loading import load_for_inference
 from pipeline.preparation.input_shards import Batch
-from pipeline.preparation.worker import WorkerJob, encode
+from pipeline.preparation.worker import ProcessTokenizer, WorkerJob, encode
 from pipeline.serving.engine import ServedModel
 from pipeline.training.samples import SampleWriter
 from pipeline.tuning.dataset import SftDataset
@@ -86,7 +86,7 @@ def test_samples_during_training_end_there(checkpoint, tokenizer):
 
 def test_documents_and_conversations_end_with_it(tokenizer, tmp_path):
     batch = Batch(["the quick fox"], 13, {})
-    streams, *_ = encode(batch, tokenizer, WorkerJob(tmp_path, lambda: tokenizer, 1), source="x")
+    streams, *_ = encode(batch, tokenizer, WorkerJob(tmp_path, ProcessTokenizer(lambda: tokenizer), 1), source="x")
     assert streams[-1].tolist() == [END]
     source = tmp_path / "chats.jsonl"
     source.write_text('{"conversations": ["the fox?", "a dog"]}\n', encoding="utf-8")

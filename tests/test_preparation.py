@@ -212,14 +212,14 @@ def test_what_lies_beyond_a_parts_state_is_cut_off(make, tokenizer_class, monkey
     assert _sums(torn.directory) == _sums(whole.directory)
 
 
-def _three_batches_only(*arguments, **options):
+def _three_batches_only(worker_job, number, shard, report):
     calls = iter(range(3))
 
-    def report(progress):
+    def stop_at_third(batch):
         if next(calls) == 2:
             raise KeyboardInterrupt
 
-    prepare_shard(*arguments, **{**options, "report": report})
+    prepare_shard(worker_job, number, shard, stop_at_third)
 
 
 def test_the_limit_takes_the_first_articles(make, articles, tokenizer_class):
@@ -440,7 +440,7 @@ def test_one_sigterm_ends_a_run_whose_workers_hang(make, in_workers):
 
 
 def test_a_second_run_on_the_same_folder_is_refused(make, tokenizer_class, monkeypatch):
-    monkeypatch.setattr(preparation, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.jobs.runner.PATIENCE_SECONDS", 0.0)
     job = make()
     monkeypatch.setattr(preparation, "_begin", lambda *_: prepare(job, tokenizer_class()))
     with pytest.raises(PipelineError, match="being written by another run"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataloader import open_dataset
-from pipeline.cleaning.run import plan_jobs
+from pipeline.cleaning.plan import plan_jobs
 from pipeline.configuration import Config, load_config
 from pipeline.console.menus import choose_run
 from pipeline.formats.cleaned_text import cleaned_files

@@ -2,13 +2,13 @@
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.cleaning.articles import _MALFORMED, Counts, _value, clean_article, iter_raw_articles
+from pipeline.cleaning.articles import MALFORMED, Counts, clean_article, iter_raw_articles, value_of
 from pipeline.cleaning.config import CleaningConfig
+from pipeline.cleaning.plan import CleaningJob
 from pipeline.cleaning.policy import Policy
-from pipeline.cleaning.run import Job
 from pipeline.cleaning.structured_contents import SECTION_KEYS, is_structured, parts_of
 from pipeline.formats.cleaned_text import with_plain_newlines
 from utils.terminal import styled, terminal_width, visible
@@ -28,11 +28,12 @@ def side_by_side(record: dict[str, Any], article: str) -> str:
 
 
 def _rows(before: str, after: str, width: int) -> Iterator[str]:
-    left, right = _wrapped(before, width), _wrapped(after, width)
+    left = _wrapped(before, width)
+    right = _wrapped(after, width)
+    style = () if after else ("dim",)  # a paragraph that was removed is dim, so that losses stand out
     for number in range(max(len(left), len(right)) + 1):  # and an empty row
         cells = [column[number] if number < len(column) else "" for column in (left, right)]
-        # A paragraph that has gone is dim, so that what was lost can be seen at a glance.
-        yield f"{styled(cells[0].ljust(width), *([] if after else ['dim']))} │ {cells[1]}".rstrip()
+        yield f"{styled(cells[0].ljust(width), *style)} │ {cells[1]}".rstrip()
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -59,7 +60,7 @@ def _aligned(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _is_same(before: str, after: str) -> bool:
-    """Whether the beginning of `after` stands in `before`, whose markup is in between."""
+    """Whether `before` contains the beginning of `after`, whose markup is in between."""
     first, second = (re.findall(r"\w+", _MARKUP.sub("", text[:20_000]).lower()) for text in (before, after))
     beginning = second[:_WORDS]
     if len(beginning) < 4:
@@ -90,23 +91,23 @@ def _outline(part: dict[str, Any], kind: str = "") -> Iterator[str]:
         yield from _outline(child)
 
 
-def show(jobs: list[Job], config: CleaningConfig, number: int) -> None:
-    """Print the first `number` articles that stay, before and after, and say which others were left out and why."""
-
+def show(jobs: Sequence[CleaningJob], config: CleaningConfig, number: int) -> None:
+    """Print the first `number` articles that stay, before and after, and why the others before them were left out."""
     policy = Policy(config)
     records = (record for job in jobs for path in job.files for record in iter_raw_articles(path))
     for record in records:
         counts = Counts()
         try:
-            article = clean_article(_value(record), policy, counts)
-        except _MALFORMED as error:
+            fields = value_of(record)
+            article = clean_article(fields, policy, counts)
+        except MALFORMED as error:
             print(visible(f"record {record.number} is malformed: {error}"))
             continue
         if not article:
-            title = record.value.get("title") or record.value.get("name")
+            title = fields.get("title") or fields.get("name")
             print(visible(f"left out, {next(iter(counts.removals.articles))}: {title}"))
             continue
-        print(side_by_side(record.value, article), end="\n\n")
+        print(side_by_side(fields, article), end="\n\n")
         number -= 1
         if not number:
             return

@@ -1,47 +1,43 @@
-"""The progress of cleaning, one bar over all files."""
+"""The progress of cleaning: one bar over all files."""
 
 import time
-from typing import Any
+from collections.abc import Sequence
 
-from pipeline.cleaning.run import Job
-from pipeline.formats.cleaned_text import printable_name
+from pipeline.cleaning.cleaned_file import FileProgress
+from pipeline.cleaning.plan import CleaningJob
+from pipeline.formats.cleaned_text import FileReport
 
 
-class Progress:
-    """One bar over all files: bytes read of raw input, articles, articles a second, files done."""
+class CleaningBar:
+    """Bytes read of raw input, articles, articles a second, files done."""
 
-    def __init__(self, jobs: list[Job]) -> None:
+    def __init__(self, jobs: Sequence[CleaningJob]) -> None:
         from tqdm import tqdm
 
-        self.num_files = len(jobs)
-        self.done = 0
-        self.started = time.monotonic()
-        self.seen = {job.name: (0, 0, 0) for job in jobs}
+        self._num_files = len(jobs)
+        self._done = 0
+        self._started = time.monotonic()
+        self._seen = {job.name: FileProgress() for job in jobs}
         total = sum(job.size for job in jobs)
-        self.bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc="Cleaning", dynamic_ncols=True)
+        self._bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc="Cleaning", dynamic_ncols=True)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "CleaningBar":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.bar.close()
+        self._bar.close()
 
-    def update(self, name: str, progress: tuple[int, int, int]) -> None:
-        self.seen[name] = progress
-        records = sum(seen[1] for seen in self.seen.values())
-        speed = records / max(time.monotonic() - self.started, 1e-6)
-        text = f"{records:,} articles, {speed:,.0f}/s, files {self.done}/{self.num_files}"
-        self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update(sum(seen[0] for seen in self.seen.values()) - self.bar.n)
+    def update(self, name: str, progress: FileProgress) -> None:
+        self._seen[name] = progress
+        records = sum(seen.records for seen in self._seen.values())
+        speed = records / max(time.monotonic() - self._started, 1e-6)
+        text = f"{records:,} articles, {speed:,.0f}/s, files {self._done}/{self._num_files}"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(sum(seen.size for seen in self._seen.values()) - self._bar.n)
 
-    def finish(self, job: Job, result: dict[str, Any]) -> None:
-        self.done += 1
-        self.update(job.name, (job.size, result["read"], result["articles"]))
+    def finish(self, job: CleaningJob, result: FileReport) -> None:
+        self._done += 1
+        self.update(job.name, FileProgress(job.size, result["read"], result["articles"]))
         rejected = f", {result['rejected']:,} malformed" if result["rejected"] else ""
-        empty = "" if result["read"] else f"; {_names(job)} holds no records"
-        self.bar.write(f"{job.name}: {result['articles']:,} of {result['read']:,} articles kept{rejected}{empty}")
-
-
-def _names(job: Job) -> str:
-    first = printable_name(job.files[0].name)
-    return first if len(job.files) == 1 else f"{first} and {len(job.files) - 1} more"
+        empty = "" if result["read"] else f"; {job.input_names} holds no records"
+        self._bar.write(f"{job.name}: {result['articles']:,} of {result['read']:,} articles kept{rejected}{empty}")

@@ -1,6 +1,7 @@
 """What cleaning read, kept and removed, in words."""
 
-from pipeline.cleaning.run import REJECTS_NAME, CleaningRun
+from pipeline.cleaning.plan import REJECTS_NAME
+from pipeline.cleaning.run import CleaningRun
 from pipeline.formats.cleaned_text import printable_name
 from utils.terminal import format_bytes, format_seconds, format_table
 

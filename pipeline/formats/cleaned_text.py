@@ -3,7 +3,6 @@
 Inside a line a paragraph break is U+2029 and a line break U+2028, so `wc -l` counts articles and no shape is lost.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -11,14 +10,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
 from utils.files import write_json
 from utils.quickstart_hint import or_quickstart
 
-PARAGRAPH_BREAK, LINE_BREAK = "\u2029", "\u2028"
+PARAGRAPH_BREAK = "\u2029"
+LINE_BREAK = "\u2028"
+REPORT_NAME = "cleaning_report.json"
+REPORT_VERSION = 2
 
 # Everything else that `str.splitlines` takes for the end of a line: VT, FF, FS, GS, RS, NEL.
 _OTHER_BREAKS = ("\r\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", LINE_BREAK)
@@ -50,8 +52,44 @@ def printable_name(path: str | PurePath) -> str:
     return re.sub("[\udc80-\udcff]", lambda match: f"%{os.fsencode(match[0]).hex().upper()}", str(path))
 
 
-REPORT_NAME = "cleaning_report.json"
-REPORT_VERSION = 2
+class FileFacts(TypedDict):
+    """What tells a cleaned file from an edited one; `modified` is its time of change in nanoseconds."""
+
+    bytes: int
+    sha256: str
+    modified: int
+
+
+class FileCounts(TypedDict):
+    """What became of the records of one cleaned file."""
+
+    read: int
+    articles: int
+    characters: int
+    rejected: int
+    removed_articles: dict[str, int]
+    removed_parts: dict[str, int]
+    unknown_types: dict[str, int]
+
+
+class FileReport(FileFacts, FileCounts):
+    """What the report says about a cleaned file. `limit`: a test run stopped after so many records."""
+
+    limit: int | None
+    input: NotRequired[str]
+    policy: NotRequired[str]
+
+
+class Report(TypedDict):
+    """The cleaner's report on a folder; `planned` are the names of the files of the whole run."""
+
+    complete: bool
+    planned: list[str]
+    totals: dict[str, Any]
+    policy: dict[str, object]
+    files: dict[str, FileReport]
+
+
 _REMEDY = "delete it and run: python3 cleaner.py"
 _FILE_NAME = re.compile(r"cleaned_[^/]*\.txt")
 _FACTS = {"input": str, "policy": str, "limit": int | None, "bytes": int, "sha256": str, "modified": int}
@@ -85,7 +123,8 @@ def first_files(paths: Sequence[Path], articles: int | None) -> Sequence[Path]:
     """Those of `paths` that hold the first so many articles, as the report counts them; None: all."""
     if articles is None:
         return paths
-    counts = [_reported(path).get("articles", 0) for path in paths]
+    reports = [_reported(path) for path in paths]
+    counts = [report.get("articles", 0) if report else 0 for report in reports]
     return [path for path, before in zip(paths, accumulate(counts, initial=0), strict=False) if before < articles]
 
 
@@ -95,25 +134,25 @@ def check_cleaned_text(paths: Sequence[Path]) -> None:
     Raises:
         PipelineError: a file no longer holds what the cleaner wrote.
     """
-    expected = {path: _reported(path).get("sha256") for path in paths}
+    reports = {path: report for path in paths if (report := _reported(path))}
     with ThreadPoolExecutor() as threads:
-        found = threads.map(lambda path: sha256_of(path) if expected[path] else None, paths)
-        for path, sha256 in zip(paths, found, strict=True):
-            if sha256 != expected[path]:
+        for (path, report), found in zip(reports.items(), threads.map(sha256_of, reports), strict=True):
+            expected = report["sha256"]
+            if found != expected:
                 raise PipelineError(
-                    f"{path} is damaged, or was edited: its sha256 is {sha256[:16]}, {REPORT_NAME} says "
-                    f"{expected[path][:16]}; delete it and run: python3 cleaner.py (or delete {REPORT_NAME} to use it "
-                    "as it is)"
+                    f"{path} is damaged, or was edited: its sha256 is {found[:16]}, {REPORT_NAME} says "
+                    f"{expected[:16]}; delete it and run: python3 cleaner.py (or delete {REPORT_NAME} to use it as it "
+                    "is)"
                 )
 
 
-def _reported(path: Path) -> dict[str, Any]:
-    """What the report says about a cleaned file; nothing about one that people made themselves."""
+def _reported(path: Path) -> FileReport | None:
+    """The report on a cleaned file; None for one that people made themselves."""
     report = read_report(path.parent)
-    return report["files"].get(path.name, {}) if report else {}
+    return report["files"].get(path.name) if report else None
 
 
-def _check_complete(directory: Path, report: dict[str, Any]) -> None:
+def _check_complete(directory: Path, report: Report) -> None:
     if not report["complete"]:
         done = sum(1 for name in report["planned"] if name in report["files"])
         found = f"{done} of {len(report['planned'])} files are cleaned"
@@ -126,7 +165,7 @@ def _check_complete(directory: Path, report: dict[str, Any]) -> None:
             )
 
 
-def change_of(path: Path, file: dict[str, Any]) -> str:
+def change_of(path: Path, file: FileReport) -> str:
     """What happened to a cleaned file since the report described it as `file`; empty if nothing did.
 
     The content is read only if the time of change differs: the folder may have been copied.
@@ -138,12 +177,10 @@ def change_of(path: Path, file: dict[str, Any]) -> str:
         return f"has {state.st_size:,} bytes, the report says {file['bytes']:,}"
     if state.st_mtime_ns == file["modified"]:
         return ""
-    with path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return "" if digest == file["sha256"] else "was changed since it was cleaned"
+    return "" if sha256_of(path) == file["sha256"] else "was changed since it was cleaned"
 
 
-def read_report(directory: Path) -> dict[str, Any] | None:
+def read_report(directory: Path) -> Report | None:
     """The folder's report, or None if there is none.
 
     Raises:
@@ -161,7 +198,7 @@ def read_report(directory: Path) -> dict[str, Any] | None:
     report = unsealed(report, origin=path, remedy=_REMEDY)
     if not _is_well_formed(report):
         raise PipelineError(f"{path} is damaged; {_REMEDY}")
-    return report
+    return cast(Report, report)
 
 
 def _is_well_formed(report: dict[str, Any]) -> bool:
@@ -177,5 +214,5 @@ def _is_well_formed(report: dict[str, Any]) -> bool:
     )
 
 
-def write_report(directory: Path, report: dict[str, Any]) -> None:
+def write_report(directory: Path, report: Report) -> None:
     write_json(directory / REPORT_NAME, sealed({"version": REPORT_VERSION, **report}))

@@ -1,74 +1,108 @@
-"""Runs jobs, one process each, a number of them at once, and tells how far each is.
+"""Executors on this machine: a number of processes at once, one for each job, or this very process.
 
-    for name, outcome in run_jobs({"a": partial(work, "a")}, workers=4, on_progress=show):
+    for name, outcome in LocalProcesses(4, folder).outcomes({"a": partial(work, "a")}, on_progress=show):
         ...
 
-A process that loses its parent (kill -9) ends by itself at its next report.
+A process that loses its parent (kill -9) ends at once.
 """
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from dataclasses import dataclass
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from multiprocessing.context import ForkContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Literal, TypeVar
 
+from pipeline.jobs.runner import Outcomes, Work, full_disk_problem
 from utils.errors import PipelineError
+from utils.locks import part_of_run
 from utils.packages import missing_package_problem
 
-Report = Callable[[Any], None]
-Work = Callable[[Report], Any]
+P = TypeVar("P")
+R = TypeVar("R")
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WAKE_SECONDS = 0.5
+_Message = tuple[Literal["progress", "done"], object]
 
 
 class ProcessLost(PipelineError):
     """A job's process ended without a result, most likely killed."""
 
 
-def run_jobs(
-    jobs: Mapping[str, Work],
-    *,
-    workers: int,
-    on_progress: Callable[[str, Any], None],
-    start_method: str = "spawn",
-) -> Iterator[tuple[str, Any]]:
-    """Yields (name, what the job returned) as jobs end; for one that failed, the PipelineError instead.
+@dataclass(frozen=True)
+class ThisProcess:
+    """Runs jobs one after the other in this process."""
 
-    Each job is called with a function that sends progress to `on_progress(name, progress)`. Jobs must be picklable.
-    Leaving the generator early (an error, Ctrl-C) kills the jobs that still run.
+    def outcomes(self, work: Mapping[str, Work[P, R]], on_progress: Callable[[str, P], None]) -> Outcomes[R]:
+        for name, job in work.items():
+            try:
+                yield name, job(lambda progress, name=name: on_progress(name, progress))  # type: ignore[misc]  # a default binds the name
+            except PipelineError as error:
+                yield name, error
+
+
+@dataclass(frozen=True)
+class LocalProcesses:
+    """Runs jobs in `workers` processes at once; jobs must be picklable.
+
+    Closing the generator early (an error, Ctrl-C) kills the jobs that still run.
 
     Args:
+        folder: what the run holds (`pipeline.jobs.runner.claimed`); its processes hold it too.
         start_method: "spawn", or "fork" for jobs that are short and use what this process has loaded; they must not
             use its threads or locks, such as a progress bar's.
     """
-    context = multiprocessing.get_context(start_method)
-    waiting = list(jobs.items())[::-1]
-    running: dict[Connection, tuple[str, Any]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                name, work = waiting.pop()
-                with _signals_held():  # until the process is one of those that are killed in the end
-                    running |= _start(context, name, work)
-            # A signal that another thread took does not wake this one, and its handler runs here: hence the timeout.
-            for connection in wait(list(running), timeout=_WAKE_SECONDS):
-                name, process = running[connection]
-                kind, content = _receive(connection, process)
-                if kind == "progress":
-                    on_progress(name, content)
-                    continue
-                del running[connection]
-                connection.close()
+
+    workers: int
+    folder: Path
+    start_method: Literal["spawn", "fork"] = "spawn"
+
+    def outcomes(self, work: Mapping[str, Work[P, R]], on_progress: Callable[[str, P], None]) -> Outcomes[R]:
+        waiting = list(work.items())[::-1]
+        running: dict[Connection, BaseProcess] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.workers:
+                    name, job = waiting.pop()
+                    with _signals_held():  # until the process is one of those that are killed in the end
+                        receiver, process = self._start(name, job)
+                        running[receiver] = process
+                # A signal that another thread took does not wake this one, and its handler runs here: hence the timeout
+                ready = wait(list(running), timeout=_WAKE_SECONDS)
+                for receiver in [receiver for receiver in running if receiver in ready]:
+                    process = running[receiver]
+                    kind, content = _receive(receiver, process)
+                    if kind == "progress":
+                        on_progress(process.name, content)  # type: ignore[arg-type]  # pickling loses the type
+                        continue
+                    del running[receiver]
+                    receiver.close()
+                    process.join()
+                    yield process.name, content  # type: ignore[misc]  # pickling loses the type
+        finally:
+            for process in running.values():
+                process.kill()
+            for process in running.values():
                 process.join()
-                yield name, content
-    finally:
-        for _, process in running.values():
-            process.kill()
-        for _, process in running.values():
-            process.join()
+
+    def _start(self, name: str, work: Work[P, R]) -> tuple[Connection, BaseProcess]:
+        context: SpawnContext | ForkContext = multiprocessing.get_context("spawn")
+        if self.start_method == "fork":
+            context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_run, args=(sender, name, work, self.folder), name=name, daemon=True)
+        process.start()
+        sender.close()
+        return receiver, process
 
 
 @contextmanager
@@ -76,7 +110,7 @@ def _signals_held() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the end of the block.
 
     Ctrl-C reaches the whole process group; the blocked signal is inherited, so only the parent answers it. SIGTERM
-    waits until the process has been told its job; it unblocks SIGTERM itself.
+    waits until the process has its job; the process unblocks SIGTERM itself.
     """
     resource_tracker.ensure_running()  # started by the first process otherwise, which would unblock both signals
     received: list[int] = []
@@ -89,44 +123,52 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in received:
-            signal.raise_signal(number)
+        for caught in received:
+            signal.raise_signal(caught)
 
 
-def _start(context: Any, name: str, work: Work) -> dict[Connection, tuple[str, Any]]:
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, work), name=name, daemon=True)
-    process.start()
-    sender.close()
-    return {receiver: (name, process)}
-
-
-def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
+def _receive(receiver: Connection, process: BaseProcess) -> _Message:
     try:
-        return connection.recv()
+        message: _Message = receiver.recv()
     except (EOFError, OSError):  # also in the middle of a message
         process.join()
-        hint = "; memory may have run out: try fewer --workers" if process.exitcode == -signal.SIGKILL else ""
-        return "done", ProcessLost(f"the process for {process.name} ended with {process.exitcode}{hint}")
+        killed = process.exitcode == -signal.SIGKILL
+        what = "was killed, perhaps because memory ran out" if killed else f"ended with exit code {process.exitcode}"
+        remedy = "run the same command again to continue" + (", with fewer --workers" if killed else "")
+        return "done", ProcessLost(f"a worker process {what} ({process.name}); {remedy}")
+    return message
 
 
-def _run(sender: Connection, work: Work) -> None:
+def _run(sender: Connection, name: str, work: Work[P, R], folder: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process has its parent's handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with part_of_run(folder):
+        _send(sender, ("done", _outcome(name, work, lambda progress: _send(sender, ("progress", progress)), folder)))
+
+
+def _outcome(name: str, work: Work[P, R], report: Callable[[P], None], folder: Path) -> R | PipelineError:
     try:
-        result = work(lambda progress: _send(sender, ("progress", progress)))
+        return work(report)
     except PipelineError as error:
-        result = error
+        return error
     except OSError as error:
-        result = PipelineError(str(error))
+        where = "" if error.filename else f"{name}: "
+        return PipelineError(full_disk_problem(error, folder) or f"{where}{error}")
     except Exception as error:
         problem = missing_package_problem(error) if isinstance(error, ImportError) else None
-        result = PipelineError(problem or f"unexpected {type(error).__name__}: {error}; this is a bug")
-    _send(sender, ("done", result))
+        return PipelineError(problem or f"unexpected {type(error).__name__}: {error}; this is a bug")
 
 
-def _send(sender: Connection, message: tuple[str, Any]) -> None:
+def _send(sender: Connection, message: _Message) -> None:
     try:
         sender.send(message)
     except BrokenPipeError:  # the parent has gone; an OSError would be taken for a failure of the work
         sys.exit(1)
+
+
+def _exit_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None, "runs in a process of LocalProcesses only"
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,9 +1,7 @@
-"""How big a dataset will be, whether the disk holds it, and what to do when it is full."""
+"""How big a dataset will be, and whether the disk has room for it."""
 
-import errno
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -64,19 +62,6 @@ def check_free_disk(directory: Path, expected: ExpectedSize) -> None:
             f"{format_bytes(free)} are free; make space, or name another folder in the config"
         )
     print(f"expected: {about} in {directory} ({format_bytes(free)} free)", flush=True)
-
-
-@contextmanager
-def disk_errors(directory: Path) -> Iterator[None]:
-    """A full disk as a PipelineError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise PipelineError(
-            f"the disk of {directory} is full; what is done is kept: make space, then run the same command again"
-        ) from None
 
 
 def _sample(job: "Preparation") -> tuple[Sequence[int], Sequence[str]]:

@@ -1,17 +1,15 @@
 """Documents → token dataset: the run that `dataset_prep.py` and `fineweb_prep.py` share.
 
 Workers bring every shard's part to its end (`pipeline.preparation.worker`); then the parts become the dataset
-(`dataset_writer`). All state lies in the folder `unfinished/` of the dataset until metadata.json is written, and
-an interrupted run goes on from it. What comes out does not depend on workers, batches or interruptions.
+(`dataset_writer`). All state is in the folder `unfinished/` of the dataset until metadata.json is written, and
+an interrupted run continues from it. What comes out does not depend on workers, batches or interruptions.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,31 +18,25 @@ from typing import Any
 import numpy as np
 
 from pipeline.formats.token_dataset import METADATA_NAME, is_token_file
-from pipeline.jobs.local_processes import ProcessLost, run_jobs
+from pipeline.jobs.local_processes import LocalProcesses, ThisProcess
+from pipeline.jobs.runner import Executor, Job, claimed, resumable, run_pending
 from pipeline.preparation.dataset_writer import FinishedPart, metadata_of, write_files, write_metadata
 from pipeline.preparation.differences import refuse_differences, without_windows
 from pipeline.preparation.exact_duplicates import keep_masks
 from pipeline.preparation.finished import finished_metadata
-from pipeline.preparation.free_disk import check_free_disk, disk_errors, expected_size
+from pipeline.preparation.free_disk import check_free_disk, expected_size
 from pipeline.preparation.inputs import TIMES_NAME, described, write_times
 from pipeline.preparation.job import WORK_DIR, Preparation
 from pipeline.preparation.progress import BatchDone, ProgressLine
 from pipeline.preparation.remote_file import ServerError
-from pipeline.preparation.shard_output import Part, PartState, read_sealed
-from pipeline.preparation.worker import (
-    WorkerJob,
-    part_name,
-    prepare_in_process,
-    prepare_shard,
-    share_tokenizer,
-)
+from pipeline.preparation.shard_output import Part, read_sealed
+from pipeline.preparation.worker import ProcessTokenizer, WorkerJob, part_name, prepare_in_process, prepare_shard
 from pipeline.tokenization.interface import Tokenizer
 from utils.checksums import sealed
 from utils.errors import PipelineError
 from utils.files import remove_stale_temporaries, whole_file, write_json
 
 REMOVED_NAME = "contaminated.jsonl"
-LOCK_SECONDS = 10.0  # a killed run's workers are gone long before
 
 
 def available_cores() -> int:
@@ -57,12 +49,10 @@ def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
 
     Raises:
         PipelineError: the folder holds a dataset begun with other settings, input or tokenizer; another run writes to
-            it; the disk is too small or full; the input is broken.
+            it; the disk is too small or full; the input is damaged.
     """
     job.directory.mkdir(parents=True, exist_ok=True)
-    with _only_run(job), _told_how_to_go_on(job):
-        if job.restart:
-            _clear(job.directory)
+    with claimed(job.directory, partial(_clean_up, job)), resumable(job.directory), _counting_saved_documents(job):
         identity = _identity(job, tokenizer)
         finished = finished_metadata(job.directory, identity, job.inputs, job.dataset)
         if finished is None:
@@ -76,43 +66,25 @@ def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _told_how_to_go_on(job: Preparation) -> Iterator[None]:
+def _counting_saved_documents(job: Preparation) -> Iterator[None]:
+    """Add to a server's error how much of the download is kept."""
     try:
-        with disk_errors(job.directory):
-            yield
-    except KeyboardInterrupt:
-        print("\nstopped; what is done is kept, and the same command goes on from there", flush=True)
-        raise
+        yield
     except ServerError as error:
-        rows = sum(Part(job.work_dir, part_name(number)).state.rows for number in range(len(job.shards)))
+        rows = sum(part.state.rows for part in _parts(job))
         saved = f"the same command continues after the {rows:,} documents saved so far" if rows else "nothing is saved"
         raise PipelineError(f"{error}; {saved}") from None
 
 
-@contextlib.contextmanager
-def _only_run(job: Preparation) -> Iterator[None]:
-    """Hold the dataset's folder: no second run, and no worker that a killed run left behind for a moment."""
-    handle = os.open(job.directory, os.O_RDONLY)
-    try:
-        _lock(handle, f"{job.directory} is being written by another run; wait for it, or end it")
-        if job.work_dir.exists():
-            workers = os.open(job.work_dir, os.O_RDONLY)
-            _lock(workers, f"workers of an earlier run still write to {job.work_dir}; end them")
-            os.close(workers)
-        yield
-    finally:
-        os.close(handle)
+def _parts(job: Preparation) -> list[Part]:
+    return [Part(job.work_dir, part_name(number)) for number in range(len(job.shards))]
 
 
-def _lock(handle: int, refusal: str) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise PipelineError(refusal) from None
-            time.sleep(0.05)
+def _clean_up(job: Preparation) -> None:
+    if job.restart:
+        _clear(job.directory)
+    remove_stale_temporaries(job.directory, METADATA_NAME, "tokens_*.npy", REMOVED_NAME, TIMES_NAME)
+    remove_stale_temporaries(job.work_dir, "identity.json", "shard_*.json", "file_*.json")
 
 
 def _clear(directory: Path) -> None:
@@ -136,8 +108,6 @@ def _identity(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _begin(job: Preparation, identity: Mapping[str, Any]) -> None:
     """Write down what this run makes, or check that an interrupted one made the same."""
-    remove_stale_temporaries(job.directory, METADATA_NAME, "tokens_*.npy", REMOVED_NAME, TIMES_NAME)
-    remove_stale_temporaries(job.work_dir, "identity.json", "shard_*.json", "file_*.json")
     job.work_dir.mkdir(exist_ok=True)
     path = job.work_dir / "identity.json"
     now = {**identity, "modified": {file.name: file.modified for file in job.inputs}}
@@ -148,62 +118,47 @@ def _begin(job: Preparation, identity: Mapping[str, Any]) -> None:
 
 
 def _run_shards(job: Preparation, tokenizer: Tokenizer) -> None:
-    states = [Part(job.work_dir, part_name(number)).state for number in range(len(job.shards))]
-    total_size = sum(shard.size for shard in job.shards) if job.limit is None else None
-    with ProgressLine(states, total_size=total_size) as progress:
-        if job.workers == 1 or job.limit is not None:
-            _run_here(job, tokenizer, progress.add)
-        else:
-            _run_in_processes(job, tokenizer, states, progress.add)
-
-
-def _worker_job(job: Preparation) -> WorkerJob:
-    return WorkerJob(
+    worker_job = WorkerJob(
         job.work_dir,
-        job.load_tokenizer,
+        ProcessTokenizer(job.load_tokenizer, tokenizer),
         job.dataset.batch_size,
         min_tokens=job.min_tokens,
         deduplicate=job.dataset.deduplicate,
         evaluation=job.evaluation,
         prefetch=job.prefetch,
     )
+    states = [part.state for part in _parts(job)]
+    total_size = sum(shard.size for shard in job.shards) if job.limit is None else None
+    with ProgressLine(states, total_size=total_size) as progress:
+        if job.limit is not None:
+            _run_to_limit(job, worker_job, progress.add)
+            return
+        work = prepare_shard if job.workers == 1 else prepare_in_process
+        plan = [
+            Job(part_name(number), partial(work, worker_job, number, shard), done=state.done)
+            for number, (shard, state) in enumerate(zip(job.shards, states, strict=True))
+        ]
+        run_pending(plan, _executor(job), on_progress=lambda _, batch: progress.add(batch))
 
 
-def _run_here(job: Preparation, tokenizer: Tokenizer, report: Callable[[BatchDone], None]) -> None:
+def _executor(job: Preparation) -> Executor:
+    if job.workers == 1:
+        return ThisProcess()
+    # Forked where that is safe: the tokenizer is shared, and a process works at once instead of after most of a second.
+    return LocalProcesses(job.workers, job.directory, start_method="fork" if sys.platform == "linux" else "spawn")
+
+
+def _run_to_limit(job: Preparation, worker_job: WorkerJob, report: Callable[[BatchDone], None]) -> None:
+    """Prepare shards one after the other until they hold `job.limit` rows: each needs to know what came before it."""
     left = job.limit
     for number, shard in enumerate(job.shards):
-        if left == 0:
+        if not left:
             break
-        state = prepare_shard(_worker_job(job), tokenizer, number, shard, stop=left, report=report)
-        left = None if left is None else left - state.rows
-
-
-def _run_in_processes(
-    job: Preparation, tokenizer: Tokenizer, states: Sequence[PartState], report: Callable[[BatchDone], None]
-) -> None:
-    # Forked where that is safe: the tokenizer is shared, and a process works at once instead of after most of a second.
-    start_method = "fork" if sys.platform == "linux" else "spawn"
-    share_tokenizer(tokenizer)
-    todo = [number for number, state in enumerate(states) if not state.done]
-    jobs = {
-        part_name(number): partial(prepare_in_process, _worker_job(job), number, job.shards[number]) for number in todo
-    }
-    outcomes = run_jobs(
-        jobs, workers=job.workers, on_progress=lambda _, progress: report(progress), start_method=start_method
-    )
-    with contextlib.closing(outcomes):
-        for _, outcome in outcomes:
-            if isinstance(outcome, ProcessLost):
-                raise PipelineError(
-                    "a worker process was killed, perhaps for want of memory; run the same command again to continue, "
-                    "with fewer --workers or a smaller --batch"
-                )
-            if isinstance(outcome, PipelineError):
-                raise outcome
+        left -= prepare_shard(worker_job, number, shard, report, stop=left).rows
 
 
 def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
-    parts = [Part(job.work_dir, part_name(number)) for number in range(len(job.shards))]
+    parts = _parts(job)
     for part in parts:
         part.verify()
     inputs = _described_inputs(job, parts)

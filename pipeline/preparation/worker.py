@@ -1,19 +1,15 @@
 """Process one shard of a preparation: read its batches, encode them, append them to the shard's part."""
 
-import fcntl
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.preparation.exact_duplicates import hash_documents
-from pipeline.preparation.free_disk import disk_errors
 from pipeline.preparation.input_shards import Batch, Shard, batches
 from pipeline.preparation.progress import BatchDone
 from pipeline.preparation.read_ahead import prefetched
@@ -28,12 +24,28 @@ PROBE_DOCUMENTS, PROBE_CHARACTERS = 8, 8000
 _SHOWN_CHARACTERS = 200
 
 
+class ProcessTokenizer:
+    """The tokenizer of this process. A forked process uses its parent's; a spawned one loads its own."""
+
+    def __init__(self, load: Callable[[], Tokenizer], loaded: Tokenizer | None = None) -> None:
+        self._load = load
+        self._loaded = loaded
+
+    def get(self) -> Tokenizer:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def __reduce__(self) -> tuple[type["ProcessTokenizer"], tuple[Callable[[], Tokenizer]]]:
+        return ProcessTokenizer, (self._load,)
+
+
 @dataclass(frozen=True)
 class WorkerJob:
     """What is done to every shard; pickled to the workers."""
 
     work_dir: Path
-    load_tokenizer: Callable[[], Tokenizer]
+    tokenizer: ProcessTokenizer
     batch_size: int
     min_tokens: int = 0
     deduplicate: bool = True
@@ -47,12 +59,11 @@ def part_name(number: int) -> str:
 
 def prepare_shard(
     job: WorkerJob,
-    tokenizer: Tokenizer,
     number: int,
     shard: Shard,
+    report: Callable[[BatchDone], None],
     *,
     stop: int | None = None,
-    report: Callable[[BatchDone], None] = lambda progress: None,
 ) -> PartState:
     """Bring the part of shard `number` to its end, or to row `stop`.
 
@@ -61,6 +72,7 @@ def prepare_shard(
     part = Part(job.work_dir, part_name(number))
     if part.state.done:
         return part.state
+    tokenizer = job.tokenizer.get()
     found = batches(shard.rows(part.state.rows, stop), batch_size=job.batch_size)
     for batch in prefetched(found) if job.prefetch else found:
         if part.state.rows == 0:
@@ -111,26 +123,7 @@ def _without_contaminated(
     return kept, removed
 
 
-# Of a process that forks others: they use its tokenizer instead of loading it again.
-_shared: dict[str, Tokenizer] = {}
-
-
-def share_tokenizer(tokenizer: Tokenizer) -> None:
-    """Let processes that are forked from this one use `tokenizer`."""
-    _shared["tokenizer"] = tokenizer
-
-
 def prepare_in_process(job: WorkerJob, number: int, shard: Shard, report: Callable[[BatchDone], None]) -> PartState:
-    """`prepare_shard` in a process of its own, which does not outlive the main one."""
+    """`prepare_shard` in a worker process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process has one core; else the library warns of the fork
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    lock = os.open(job.work_dir, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_SH)  # the next run waits until every process of this one is gone
-    tokenizer = _shared.get("tokenizer") or job.load_tokenizer()
-    with disk_errors(job.work_dir.parent):
-        return prepare_shard(job, tokenizer, number, shard, report=report)
-
-
-def _exit_with_parent() -> None:
-    connection.wait([parent_process().sentinel])
-    os._exit(1)
+    return prepare_shard(job, number, shard, report)

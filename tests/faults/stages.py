@@ -52,8 +52,9 @@ def import_stages(last: Stage) -> None:
 
 def _replace_what_takes_long() -> None:
     """Pictures become the text of their points, the commit a word, the cleaner's processes calls."""
-    from pipeline.cleaning import articles
+    from pipeline.cleaning import run as cleaning
     from pipeline.formats import checkpoint
+    from pipeline.jobs.local_processes import ThisProcess
     from pipeline.training import curves
     from utils.files import write_text
 
@@ -63,15 +64,7 @@ def _replace_what_takes_long() -> None:
 
     curves.draw_runs = draw_runs
     checkpoint._git_commit = lambda: "none"
-    articles.run_jobs = _run_jobs_here
-
-
-def _run_jobs_here(jobs, *, workers, on_progress) -> Iterator[tuple[str, object]]:
-    for name, work in jobs.items():
-        try:
-            yield name, work(lambda progress, name=name: on_progress(name, progress))
-        except (PipelineError, OSError) as error:
-            yield name, PipelineError(str(error))
+    cleaning.LocalProcesses = lambda workers, folder: ThisProcess()
 
 
 # ---- what is compared

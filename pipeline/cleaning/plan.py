@@ -1,0 +1,99 @@
+"""The plan of a cleaning run: which raw files become which cleaned file, and how a changed input is noticed."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.formats.cleaned_text import printable_name
+from pipeline.formats.raw_files import bare_name, find_raw_files, format_of
+from utils.errors import PipelineError
+from utils.files import is_within
+
+# Small text files share an output, or a folder of 10,000 notes would become 10,000 files.
+TEXT_BYTES_TOGETHER = 64 << 20
+_SAMPLE_BYTES = 64 << 10
+REJECTS_NAME = "rejects"
+
+
+@dataclass(frozen=True)
+class CleaningJob:
+    """One output file and the raw files it is made of, cleaned by one process."""
+
+    name: str
+    files: tuple[Path, ...]
+    size: int
+    fingerprint: str
+
+    @property
+    def source(self) -> str:
+        """``cleaned_x.txt`` → ``x``."""
+        return self.name.removeprefix("cleaned_").removesuffix(".txt")
+
+    @property
+    def input_names(self) -> str:
+        """``a.jsonl``, or ``a.txt and 2 more``."""
+        first = printable_name(self.files[0].name)
+        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"
+
+
+def plan_jobs(place: Path) -> list[CleaningJob]:
+    """A job for each raw file in `place`; text files are put together up to TEXT_BYTES_TOGETHER.
+
+    Raises:
+        PipelineError: nothing can be read there, or two files would have the same output.
+    """
+    root = place if place.is_dir() else place.parent
+    jobs: dict[str, CleaningJob] = {}
+    for name, files in _outputs(find_raw_files(place), root):
+        if name in jobs:
+            both = printable_name(f"{jobs[name].files[0].name} and {files[0].name}")
+            raise PipelineError(f"{both} in {root} would both become {name}; move one of them away")
+        jobs[name] = CleaningJob(name, tuple(files), sum(file.stat().st_size for file in files), _fingerprint(files))
+    return list(jobs.values())
+
+
+def _outputs(files: list[Path], root: Path) -> list[tuple[str, list[Path]]]:
+    outputs = []
+    texts: list[list[Path]] = []
+    room = 0
+    for file in files:
+        if format_of(file) != "text":
+            source = Path(file.relative_to(root)).with_name(Path(bare_name(file)).stem)
+            outputs.append((printable_name(f"cleaned_{'__'.join(source.parts)}.txt"), [file]))
+            continue
+        size = file.stat().st_size
+        if size > room:
+            texts.append([])
+            room = TEXT_BYTES_TOGETHER
+        texts[-1].append(file)
+        room -= size
+    return outputs + [(f"cleaned_text_{number:03d}.txt", group) for number, group in enumerate(texts)]
+
+
+def _fingerprint(files: list[Path]) -> str:
+    """Over names, sizes, times of change, and both ends of each file: 50 GB are not read twice."""
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        digest.update(os.fsencode(file.name) + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        with file.open("rb") as content:
+            digest.update(content.read(_SAMPLE_BYTES))
+            content.seek(max(0, stat.st_size - _SAMPLE_BYTES))
+            digest.update(content.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:32]
+
+
+def refuse_own_output(place: Path, directory: Path, jobs: Iterable[CleaningJob]) -> None:
+    """Raise a PipelineError if a run of `jobs` would read what it writes to `directory`, or the next run would."""
+    if place.is_dir() and is_within(directory, place):
+        raise PipelineError(
+            f"the output folder {directory} is the input {place} or inside it, so the cleaner would read its own "
+            "output; name another folder with --output"
+        )
+    output = directory.resolve()
+    for file in (file.resolve() for job in jobs for file in job.files):
+        is_cleaned = file.parent == output and file.name.startswith("cleaned_") and file.suffix == ".txt"
+        if is_cleaned or output / REJECTS_NAME in file.parents:
+            raise PipelineError(f"{file} is the cleaner's own output; name another file or folder with --input")
