@@ -12,7 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.cli import load_config_from, run, stage_parser
+from pipeline.configuration import config_flags, load_config_from
+from pipeline.generation.command_line import add_model_options, add_sampling_options
+from utils.cli import run, stage_parser
 from utils.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -32,18 +34,7 @@ MODES = (
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(
-        args,
-        generation__max_length=args.max_length,
-        generation__temperature=args.temperature,
-        generation__top_k=args.top_k,
-        generation__top_p=args.top_p,
-        generation__min_p=args.min_p,
-        generation__repetition_penalty=args.repetition_penalty,
-        generation__seed=args.seed,
-        generation__quantize=args.quantize,
-        paths__tokenizer_dir=args.tokenizer,
-    )
+    config = load_config_from(args)
     from pipeline.generation.settings import GenerationSettings
 
     settings = GenerationSettings.from_config(config.generation, stop=tuple(args.stop) or None)
@@ -52,26 +43,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument(
-        "--checkpoint",
-        metavar="[NAME=]PATH",
-        action="append",
-        default=[],
-        help="a file, a run's folder, or latest (repeatable: side by side); without it: a menu",
+    add_model_options(
+        parser,
+        checkpoint_help="a file, a run's folder, or latest (repeatable: side by side); without it: a menu",
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="continue this and leave; - reads it from standard input")
-    parser.add_argument("--json", action="store_true", help="texts and statistics as one JSON object (with --prompt)")
-    parser.add_argument("--tokenizer", metavar="DIR", help="where the checkpoint's tokenizer lies")
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"), help="default: auto")
-    parser.add_argument("--quantize", choices=("int8", "none"), help="weights rounded to int8: smaller, faster (CPU)")
-    parser.add_argument("--max-length", metavar="N", type=int, help="new tokens at most")
-    parser.add_argument("--temperature", metavar="T", type=float, help="0: always the likeliest token")
-    parser.add_argument("--top-k", metavar="K", type=int, help="draw among the K likeliest tokens; 0: all")
-    parser.add_argument("--top-p", metavar="P", type=float, help="draw among those that hold this probability; 1: all")
-    parser.add_argument("--min-p", metavar="P", type=float, help="draw among those with this share of the likeliest's")
-    parser.add_argument("--repetition-penalty", metavar="R", type=float, help="above 1: less repetition")
+    add_sampling_options(parser)
     parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this (repeatable)")
-    parser.add_argument("--seed", metavar="S", type=int, help="the same seed gives the same text")
+    parser.add_argument("--prompt", metavar="TEXT", help="continue this and exit; - reads it from standard input")
+    parser.add_argument("--json", action="store_true", help="texts and statistics as one JSON object (with --prompt)")
     args = parser.parse_args(argv)
     if args.prompt is not None and not args.checkpoint:
         parser.error("--prompt needs --checkpoint; --checkpoint latest takes the newest")
@@ -142,9 +121,8 @@ def run_benchmark(args: argparse.Namespace) -> int:
         options.append("--offline-samples")
     for path in args.checkpoint:
         options += ["--checkpoint", path]
-    if args.tokenizer:
-        options += ["--tokenizer", args.tokenizer]
-    for setting in args.settings:
+    flags = [f"{key}={value}" for key, value in config_flags(args).items()]
+    for setting in [*args.settings, *flags]:
         options += ["--set", setting]
     if args.config:
         options += ["--config", args.config]

@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.configuration import load_config_from
 from pipeline.evaluation.items import PRESETS, SETS, load_sets
 from pipeline.evaluation.text_report import format_benchmark_results
-from utils.cli import EXIT_OK, load_config_from, run, stage_parser
+from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import PipelineError, UsageError, did_you_mean
 from utils.terminal import visible
 
@@ -190,13 +191,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         presets.add_argument(f"--{name}", dest="preset", action="store_const", const=name, help=shown)
     parser.set_defaults(preset="standard")
     parser.add_argument("--tasks", default=",".join(TASKS), metavar="A,B", help=f"some of {','.join(TASKS)}")
-    parser.add_argument("--data-dir", metavar="DIR", help="the sets (benchmark.data_dir)")
+    parser.add_argument(
+        "--data-dir", dest="benchmark.data_dir", metavar="DIR", help="folder of the sets (benchmark.data_dir)"
+    )
     parser.add_argument("--offline-samples", action="store_true", help="the project's own small sets, not comparable")
     parser.add_argument(
         "--questions", type=Path, metavar="FILE", help="ask a tuned model these and count right answers"
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
-    parser.add_argument("--tokenizer", metavar="DIR", help="where the checkpoints' tokenizer lies")
+    parser.add_argument(
+        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoints' tokenizer"
+    )
     args = parser.parse_args(argv)
     args.tasks = args.tasks.split(",")
     unknown = [task for task in args.tasks if task not in TASKS]
@@ -213,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipeline.evaluation.report_files import ReportFiles
 
     args = parse_args(argv)
-    config = load_config_from(args, benchmark__data_dir=args.data_dir, paths__tokenizer_dir=args.tokenizer)
+    config = load_config_from(args)
     if args.questions:
         return answer_questions(args, config)
     # The sets first: what is missing there is said before a model is loaded.

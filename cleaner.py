@@ -17,7 +17,8 @@ from pipeline.cleaning.plan import plan_jobs, refuse_own_output
 from pipeline.cleaning.preview import show
 from pipeline.cleaning.report import print_summary
 from pipeline.cleaning.run import clean_all
-from utils.cli import load_config_from, run, stage_parser
+from pipeline.configuration import load_config_from
+from utils.cli import run, stage_parser
 from utils.errors import PipelineError
 
 __all__ = ["clean_article", "main"]
@@ -25,12 +26,20 @@ __all__ = ["clean_article", "main"]
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--input", metavar="PATH", help="a raw file or folder (default: paths.raw_dir)")
-    parser.add_argument("--output", metavar="DIR", help="where the cleaned files go (default: paths.cleaned_dir)")
+    parser.add_argument("--input", dest="paths.raw_dir", metavar="PATH", help="a raw file or folder (paths.raw_dir)")
+    parser.add_argument(
+        "--output", dest="paths.cleaned_dir", metavar="DIR", help="folder for the cleaned files (paths.cleaned_dir)"
+    )
     parser.add_argument(
         "--test", action="store_true", help="only the first articles of each file (cleaning.test_articles)"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="files at once, one process each (cleaning.workers)")
+    parser.add_argument(
+        "--workers",
+        dest="cleaning.workers",
+        metavar="N",
+        type=int,
+        help="files at once, one process each (cleaning.workers)",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first malformed record")
     parser.add_argument("--show", type=int, metavar="N", help="print N articles before and after, side by side")
     args = parser.parse_args(argv)
@@ -41,9 +50,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(
-        args, paths__raw_dir=args.input, paths__cleaned_dir=args.output, cleaning__workers=args.workers
-    )
+    config = load_config_from(args)
     started = time.monotonic()
     raw_dir = config.paths.raw_dir
     jobs = plan_jobs(raw_dir)

@@ -14,13 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.configuration import Config
+from pipeline.configuration import Config, load_config_from
 from pipeline.formats.cleaned_text import check_cleaned_text, cleaned_files, first_files, from_line
-from pipeline.preparation.command_line import add_preparation_options, load_evaluation, preparation_settings, recipe
+from pipeline.preparation.command_line import add_preparation_options, load_evaluation, recipe
 from pipeline.preparation.input_shards import line_shards
 from pipeline.preparation.report import summary
 from tokenizer import load_tokenizer
-from utils.cli import load_config_from, run, stage_parser
+from utils.cli import run, stage_parser
 
 if TYPE_CHECKING:
     from pipeline.preparation.job import Preparation
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    add_preparation_options(parser, documents="articles")
+    add_preparation_options(parser, section="dataset", documents="articles")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(args, dataset__workers=args.workers, **preparation_settings(args))
+    config = load_config_from(args)
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     if args.inspect:
         from pipeline.preparation.inspection import inspect_dataset

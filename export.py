@@ -15,7 +15,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import load_config_from, run, stage_parser
+from pipeline.configuration import config_flags, load_config_from
+from utils.cli import run, stage_parser
 from utils.errors import PipelineError, UsageError
 from utils.files import remove_stale_temporaries, sync_directory, sync_file, temporary_path
 
@@ -36,7 +37,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", metavar="DIR", type=Path, help="the Hugging Face folder to write")
     parser.add_argument("--gguf", metavar="FILE", type=Path, help="the GGUF file to write")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights there (%(default)s)")
-    parser.add_argument("--tokenizer", metavar="DIR", help="folder of the checkpoint's tokenizer")
+    parser.add_argument(
+        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoint's tokenizer"
+    )
     parser.add_argument("--scores", metavar="FILE.json", type=Path, help="benchmark results for the model card")
     parser.add_argument("--import-hf", metavar="DIR", type=Path, help="turn this folder into a checkpoint in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
@@ -61,7 +64,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(args, paths__tokenizer_dir=args.tokenizer)
+    config = load_config_from(args)
     if args.import_hf:
         print(f"{import_from_hf(args.import_hf, args.output, config)}: the logits are the folder's")
         return 0
@@ -202,7 +205,7 @@ def import_checkpoint(args: argparse.Namespace, config: "Config") -> Path:
     imported = import_foreign(
         args.import_checkpoint,
         config,
-        tokenizer=load_tokenizer(config.paths.tokenizer_dir) if args.tokenizer else None,
+        tokenizer=load_tokenizer(config.paths.tokenizer_dir) if "paths.tokenizer_dir" in config_flags(args) else None,
         model_config=args.model_config,
         rotation=args.rope,
         ignore_unknown=args.ignore_unknown,

@@ -17,9 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.configuration import Config
+from pipeline.configuration import Config, load_config_from
 from pipeline.formats.raw_files import find_raw_files
-from pipeline.preparation.command_line import add_preparation_options, load_evaluation, preparation_settings, recipe
+from pipeline.preparation.command_line import add_preparation_options, load_evaluation, recipe
 from pipeline.preparation.config import FineWebConfig
 from pipeline.preparation.hub_files import hub_server, hub_shards
 from pipeline.preparation.input_shards import Shard, record_shards
@@ -27,7 +27,7 @@ from pipeline.preparation.quality_rules import check_rule_names, rejection
 from pipeline.preparation.remote_file import Retries
 from pipeline.preparation.report import summary
 from tokenizer import load_tokenizer
-from utils.cli import load_config_from, run, stage_parser
+from utils.cli import run, stage_parser
 from utils.errors import PipelineError
 from utils.files import is_within
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    add_preparation_options(parser, documents="documents")
+    add_preparation_options(parser, section="fineweb", documents="documents")
     parser.add_argument("--source", type=Path, metavar="DIR", help="read Parquet or JSONL files in DIR, not the hub")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(args, fineweb__workers=args.workers, **preparation_settings(args))
+    config = load_config_from(args)
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     if args.inspect:
         from pipeline.preparation.inspection import inspect_dataset

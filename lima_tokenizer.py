@@ -9,9 +9,9 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-from pipeline.configuration import Config
+from pipeline.configuration import Config, load_config_from
 from tokenizer import load_tokenizer
-from utils.cli import load_config_from, run, stage_parser
+from utils.cli import run, stage_parser
 from utils.errors import PipelineError, UsageError
 from utils.files import refuse_overwriting, whole_file
 from utils.hub_connection import HubError, download
@@ -23,7 +23,13 @@ RAW_NAME = "lima_train.jsonl"
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--input", metavar="FILE.jsonl", type=Path, help="your own conversations in place of LIMA")
-    parser.add_argument("--max-length", type=int, help="tokens of a conversation at most (sft.max_length)")
+    parser.add_argument(
+        "--max-length",
+        dest="sft.max_length",
+        metavar="N",
+        type=int,
+        help="tokens of a conversation at most (sft.max_length)",
+    )
     parser.add_argument("--batch-size", type=int, default=100, help="conversations tokenized at once (%(default)s)")
     parser.add_argument(
         "--too-long", choices=("drop", "truncate"), default="drop", help="what becomes of longer ones (%(default)s)"
@@ -37,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.batch_size < 1 or args.preview < 0:
         raise UsageError("--batch-size wants at least 1, --preview at least 0")
-    config = load_config_from(args, sft__max_length=args.max_length)
+    config = load_config_from(args)
     prepare_lima(
         config, source=args.input, batch_size=args.batch_size, too_long=args.too_long, strict=args.strict,
         preview=args.preview,

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from utils.cli import load_config_from, require_package, run, stage_parser
+from utils.cli import require_package, run, stage_parser
 
 if __name__ == "__main__":
     require_package("torch")
@@ -309,6 +309,7 @@ def load_model(
 
 
 def main(argv: list[str] | None = None) -> int:
+    from pipeline.configuration import load_config_from
     from pipeline.modeling.summary import summary
 
     parser = stage_parser("Describes a model before it is trained.")

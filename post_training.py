@@ -11,7 +11,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 
-from pipeline.configuration import load_config
+from pipeline.configuration import load_config_from
 from pipeline.formats.run_names import check_run_name
 from utils.cli import run, stage_parser
 from utils.errors import UsageError
@@ -19,8 +19,7 @@ from utils.errors import UsageError
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    flags = chosen_settings(args)
-    paths = load_config(args.config, settings=args.settings, flags=flags).paths  # wrong values end here, before torch
+    paths = load_config_from(args).paths  # wrong values end here, before torch
 
     from pipeline.formats.checkpoint import only_training_run
     from pipeline.tuning.finetuning import build_trainer, chosen_checkpoint, print_outcome, run_config, write_record
@@ -28,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with ExitStack() as held:
         path, content = chosen_checkpoint(args, paths.checkpoint_dir, held)
-        config = run_config(args, flags, path, content)
+        config = run_config(args, path, content)
         device = resolve_device(config.training.device)
         trainer = build_trainer(config, path, content, device=device, resume=bool(args.resume), name=args.name)
         if not args.resume:
@@ -42,13 +41,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--checkpoint", metavar="PATH", help="the base model: a file, a run's folder, or: latest")
     parser.add_argument("--resume", metavar="PATH", help="go on with a fine-tuning run: a file, its folder, or: latest")
-    parser.add_argument("--epochs", type=int, help="passes over the conversations (sft.num_epochs)")
-    parser.add_argument("--lr", type=float, help="learning rate after the warm-up (sft.learning_rate)")
-    parser.add_argument("--batch-size", type=int, help="conversations in one forward pass (sft.batch_size)")
-    parser.add_argument("--packing", action="store_true", default=None, help="several conversations share a row")
+    add_tuning_options(parser)
     parser.add_argument("--name", help="a name for the run, shown in lists and in the logs")
-    parser.add_argument("--tokenizer", metavar="DIR", help="where the checkpoint's tokenizer lies")
-    parser.add_argument("--device", choices=("cuda", "cpu", "mps"), help="overrides training.device")
     args = parser.parse_args(argv)
     if bool(args.checkpoint) == bool(args.resume):
         raise UsageError("wanted: --checkpoint PATH to tune it, or --resume RUN to go on, one of the two")
@@ -58,17 +52,42 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def chosen_settings(args: argparse.Namespace) -> dict[str, object]:
-    """The configuration keys that options set."""
-    settings = {
-        "sft.num_epochs": args.epochs,
-        "sft.learning_rate": args.lr,
-        "sft.batch_size": args.batch_size,
-        "sft.packing": args.packing,
-        "training.device": args.device,
-        "paths.tokenizer_dir": args.tokenizer,
-    }
-    return {key: value for key, value in settings.items() if value is not None}
+def add_tuning_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that set a key of the configuration."""
+    parser.add_argument(
+        "--epochs",
+        dest="sft.num_epochs",
+        metavar="N",
+        type=int,
+        help="passes over the conversations (sft.num_epochs)",
+    )
+    parser.add_argument(
+        "--lr",
+        dest="sft.learning_rate",
+        metavar="RATE",
+        type=float,
+        help="learning rate after the warm-up (sft.learning_rate)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        dest="sft.batch_size",
+        metavar="N",
+        type=int,
+        help="conversations in one forward pass (sft.batch_size)",
+    )
+    parser.add_argument(
+        "--packing",
+        dest="sft.packing",
+        action="store_true",
+        default=None,
+        help="several conversations share a row",
+    )
+    parser.add_argument(
+        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoint's tokenizer"
+    )
+    parser.add_argument(
+        "--device", dest="training.device", choices=("cuda", "cpu", "mps"), help="overrides training.device"
+    )
 
 
 if __name__ == "__main__":

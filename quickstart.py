@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.configuration import CHECKOUT, Config
+from pipeline.configuration import CHECKOUT, Config, load_config_from
 from pipeline.demo.docstring_corpus import write_corpus
 from pipeline.demo.docstring_questions import write_conversations
-from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, load_config_from, run, stage_parser
+from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, run, stage_parser
 from utils.errors import PipelineError
 from utils.files import write_text
 from utils.logging_utils import read_log

@@ -10,7 +10,9 @@ import argparse
 import socket
 from typing import TYPE_CHECKING
 
-from utils.cli import load_config_from, run, stage_parser
+from pipeline.configuration import load_config_from
+from pipeline.generation.command_line import add_model_options
+from utils.cli import run, stage_parser
 from utils.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -23,31 +25,20 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument(
-        "--checkpoint",
-        metavar="[NAME=]PATH",
-        action="append",
-        help="a checkpoint file, a run folder, or latest (the default); repeatable, each under a name of its own",
+    add_model_options(
+        parser,
+        checkpoint_help="a file, a run's folder, or latest (the default); repeatable, each under its own name",
     )
-    parser.add_argument("--tokenizer", metavar="DIR", help="where the checkpoints' tokenizer lies")
-    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, help="TCP port (8000); 0: a free one")
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="auto: bfloat16 on CUDA")
-    parser.add_argument("--quantize", choices=("int8", "none"), help="weights rounded to int8: a quarter of the memory")
+    parser.add_argument("--host", dest="server.host", metavar="HOST", help="address to listen on (server.host)")
+    parser.add_argument(
+        "--port", dest="server.port", metavar="N", type=int, help="TCP port, 0: a free one (server.port)"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    config = load_config_from(
-        args,
-        server__host=args.host,
-        server__port=args.port,
-        generation__dtype=args.dtype,
-        generation__quantize=args.quantize,
-        paths__tokenizer_dir=args.tokenizer,
-    )
+    config = load_config_from(args)
     listener = listen(config.server)
     from pipeline.serving.access import read_api_key
     from pipeline.serving.api import create_app

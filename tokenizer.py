@@ -18,10 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.configuration import load_config_from
 from pipeline.formats.cleaned_text import check_cleaned_text, from_line
 from pipeline.tokenization.vocabulary import Vocabulary
 from utils.checksums import SUMS_NAME, check_sums, write_sums
-from utils.cli import load_config_from, run, stage_parser
+from utils.cli import run, stage_parser
 from utils.errors import PipelineError, UsageError
 from utils.files import refuse_overwriting, remove_stale_temporaries, whole_file, write_text
 from utils.quickstart_hint import or_quickstart

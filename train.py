@@ -12,8 +12,9 @@ import argparse
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from pipeline.configuration import load_config_from
 from pipeline.formats.run_names import check_run_name
-from utils.cli import EXIT_OK, load_config_from, run, stage_parser
+from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import UsageError
 from utils.terminal import format_count
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    paths = load_config_from(args, training__device=args.device).paths  # wrong values end here, before torch loads
+    paths = load_config_from(args).paths  # wrong values end here, before torch loads
     if args.compare:
         from pipeline.training.curves import compare_runs
 
@@ -56,7 +57,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--test", action="store_true", help="one epoch over the test dataset (or training.max_steps)")
     parser.add_argument("--name", help="a name for the run, shown in lists and in the logs")
-    parser.add_argument("--device", choices=("cuda", "cpu", "mps"), help="overrides training.device")
+    parser.add_argument(
+        "--device", dest="training.device", choices=("cuda", "cpu", "mps"), help="overrides training.device"
+    )
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument("--resume", metavar="CHECKPOINT", help="go on with a run: a file, a run's folder, or: latest")
     begin.add_argument("--init-from", metavar="CHECKPOINT", help="a new run that begins with these weights")

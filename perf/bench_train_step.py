@@ -23,9 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.configuration import section_to_dict  # noqa: E402
+from pipeline.configuration import load_config_from, section_to_dict  # noqa: E402
 from pipeline.modeling.flops import training_flops_per_token  # noqa: E402
-from utils.cli import load_config_from, stage_parser  # noqa: E402
+from utils.cli import stage_parser  # noqa: E402
 from utils.devices import describe_device, peak_flops, resolve_device  # noqa: E402
 from utils.terminal import format_bytes, format_table  # noqa: E402
 

@@ -8,6 +8,7 @@ it, the defaults to the checkout, ``--set`` and flags to the working directory. 
 unless they are set themselves.
 """
 
+import argparse
 import json
 import re
 import typing
@@ -173,6 +174,16 @@ def load_config(
     origins += ["--set"] if settings else []
     origin = " and ".join([*origins, *(["flags"] if flags else [])])
     return _checked(values, origin=origin, explicit=frozenset(explicit))
+
+
+def load_config_from(args: argparse.Namespace) -> Config:
+    """The configuration of a stage's parsed arguments: its own options over ``--set``, ``--set`` over ``--config``."""
+    return load_config(args.config, settings=args.settings, flags=config_flags(args))
+
+
+def config_flags(args: argparse.Namespace) -> dict[str, object]:
+    """The keys that a stage's own options set: those given on the command line whose ``dest`` is ``section.key``."""
+    return {name: value for name, value in vars(args).items() if "." in name and value is not None}
 
 
 def config_from_dict(content: Mapping[str, Any], *, origin: str) -> Config:

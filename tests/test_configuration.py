@@ -1,11 +1,13 @@
 """The configuration: its files agree, and what does not fit is refused in one clear line."""
 
 import json
+import re
 
 import pytest
 
-from pipeline.configuration import DEFAULT_CONFIG, SECTIONS, config_from_dict, load_config
+from pipeline.configuration import CHECKOUT, DEFAULT_CONFIG, SECTIONS, config_from_dict, load_config, load_config_from
 from pipeline.configuration_docs import CONFIGURATION_PAGE, config_json, configuration_page
+from utils.cli import stage_parser
 from utils.errors import PipelineError, UsageError
 
 
@@ -133,3 +135,18 @@ def test_a_setting_may_hold_null_numbers_and_text():
 def test_a_stored_config_reads_back_equal():
     config = load_config(settings=["training.device=cpu", "training.max_steps=3"])
     assert config_from_dict(json.loads(json.dumps(config.to_dict())), origin="checkpoint") == config
+
+
+def test_options_beat_set_and_unused_ones_change_nothing():
+    parser = stage_parser("")
+    parser.add_argument("--batch-size", dest="sft.batch_size", type=int)
+    parser.add_argument("--epochs", dest="sft.num_epochs", type=int)
+    config = load_config_from(parser.parse_args(["--set", "sft.batch_size=4", "--set", "sft.seed=3", "--batch-size=2"]))
+    assert (config.sft.batch_size, config.sft.seed) == (2, 3)
+    assert config.explicit == {"sft.batch_size", "sft.seed"}
+
+
+def test_every_option_sets_a_key_that_exists():
+    for path in [*CHECKOUT.glob("*.py"), *CHECKOUT.glob("pipeline/*/command_line.py")]:
+        for section, key in re.findall(r'dest="(\w+)\.(\w+)"', path.read_text(encoding="utf-8")):
+            assert key in SECTIONS[section].__dataclass_fields__, f"{path.name}: {section}.{key}"

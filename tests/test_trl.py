@@ -90,7 +90,7 @@ def test_one_step_has_the_loss_the_tokens_and_the_masks_of_trl(folder):
     arguments = ["--checkpoint", str(folder / "base.pt"), "--device", "cpu", *settings(folder)]
     args = post_training.parse_args(arguments)
     path, content = chosen_checkpoint(args, folder)
-    config = run_config(args, post_training.chosen_settings(args), path, content)
+    config = run_config(args, path, content)
     trainer = build_trainer(config, path, content, device=torch.device("cpu"))
     loader = ConversationLoader(data, np.arange(BATCH), batch_size=BATCH, device=torch.device("cpu"))
     batch = next(iter(loader))

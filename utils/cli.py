@@ -21,10 +21,15 @@ from utils.terminal import visible
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 
-def stage_parser(description: str, **options) -> argparse.ArgumentParser:
-    """An argument parser with the options that every stage takes: ``--config``, ``--set``, ``--debug``."""
+def stage_parser(description: str) -> argparse.ArgumentParser:
+    """An argument parser with the options that every stage takes: ``--config``, ``--set``, ``--debug``.
+
+    An option that sets a key of the configuration has that key as its ``dest``; `load_config_from` reads it there:
+
+        parser.add_argument("--lr", dest="sft.learning_rate", metavar="RATE", type=float, help="…")
+    """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", metavar="PATH", help="a JSON file whose keys are laid over config.json")
     parser.add_argument(
@@ -37,18 +42,6 @@ def stage_parser(description: str, **options) -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
     return parser
-
-
-def load_config_from(args: argparse.Namespace, **flags: object):
-    """The `Config` of parsed arguments.
-
-    `flags` are keys that a stage's own options set, written ``section__key=value``; a None is an option not given.
-    Flags win over ``--set``, ``--set`` over ``--config``, ``--config`` over the defaults.
-    """
-    from pipeline.configuration import load_config
-
-    settings = {name.replace("__", ".", 1): value for name, value in flags.items() if value is not None}
-    return load_config(args.config, settings=args.settings, flags=settings)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

@@ -10,16 +10,30 @@ if TYPE_CHECKING:
     from pipeline.preparation.decontamination import EvaluationIndex
 
 
-def add_preparation_options(parser: argparse.ArgumentParser, *, documents: str) -> None:
-    """`documents` is what the stage calls them in its help."""
+def add_preparation_options(parser: argparse.ArgumentParser, *, section: str, documents: str) -> None:
+    """Add the shared options: `section` holds the key `workers`, and the help calls the input `documents`."""
     parser.add_argument("--test", action="store_true", help=f"the first dataset.test_documents {documents}, one worker")
-    parser.add_argument("--window", type=int, metavar="N", help="tokens in a training window")
-    parser.add_argument("--overlap", type=float, metavar="SHARE", help="share of a window that the next one repeats")
-    parser.add_argument("--batch", "--batch-size", type=int, metavar="N", help=f"{documents} tokenized in one go")
-    parser.add_argument("--max-files", type=int, metavar="N", help="token files at most")
-    parser.add_argument("--workers", type=int, metavar="N", help="worker processes")
+    parser.add_argument("--window", dest="dataset.window", type=int, metavar="N", help="tokens in a training window")
+    parser.add_argument(
+        "--overlap",
+        dest="dataset.overlap",
+        type=float,
+        metavar="SHARE",
+        help="share of a window that the next one repeats",
+    )
+    parser.add_argument(
+        "--batch",
+        "--batch-size",
+        dest="dataset.batch_size",
+        type=int,
+        metavar="N",
+        help=f"{documents} tokenized in one go",
+    )
+    parser.add_argument("--max-files", dest="dataset.max_files", type=int, metavar="N", help="token files at most")
+    parser.add_argument("--workers", dest=f"{section}.workers", type=int, metavar="N", help="worker processes")
     parser.add_argument(
         "--decontaminate",
+        dest="dataset.decontaminate",
         metavar="DIR",
         help=f"leave out {documents} that share a 13-gram with the benchmark's files in DIR",
     )
@@ -30,17 +44,6 @@ def add_preparation_options(parser: argparse.ArgumentParser, *, documents: str) 
         metavar="DIR",
         help="describe a finished dataset: totals, lengths, five documents, sha256",
     )
-
-
-def preparation_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The configuration keys that the shared options set."""
-    return {
-        "dataset__window": args.window,
-        "dataset__overlap": args.overlap,
-        "dataset__batch_size": args.batch,
-        "dataset__max_files": args.max_files,
-        "dataset__decontaminate": args.decontaminate,
-    }
 
 
 def recipe(

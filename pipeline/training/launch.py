@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's modules are found as utils.NAME only
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the checkout, not this folder
     from utils.cli import exit_code_of
 
     sys.exit(exit_code_of(lambda: main(sys.argv[1:])))

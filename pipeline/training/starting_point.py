@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from model import TransformerLM, load_weights
-from pipeline.configuration import Config, folder_keys, load_config
+from pipeline.configuration import Config, config_flags, folder_keys, load_config, load_config_from
 from pipeline.dataloading.loaders import FourthLoader
 from pipeline.dataloading.prepared_window import with_prepared_window
 from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of
 from pipeline.formats.run_folders import find_checkpoint
 from pipeline.formats.run_names import check_run_name
 from pipeline.training.trainer import Trainer
-from utils.cli import load_config_from
 from utils.errors import PipelineError
 from utils.logging_utils import LogPlace
 
@@ -76,8 +75,9 @@ class StartingPoint:
     def config(self) -> Config:
         """A resumed run's own configuration, or the present one with the weights' model; over either are laid
         ``--config``, ``--set`` and flags."""
-        flags = {"training.device": self.args.device} if self.args.device else {}
-        flags |= {"training.num_epochs": 1} if self.args.test else {}
+        flags = config_flags(self.args)
+        if self.args.test:
+            flags["training.num_epochs"] = 1
         stored = self.content.get("config", {})
         base: dict[str, dict[str, Any]] | None = None
         if self.resumes:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from model import TransformerLM, create_model, load_weights
-from pipeline.configuration import Config, load_config
+from pipeline.configuration import Config, config_flags, load_config
 from pipeline.formats.chat_template import TEMPLATE_NAME
 from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of, versions
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
@@ -94,10 +94,10 @@ def chosen_checkpoint(args: argparse.Namespace, checkpoint_dir: Path, held: Exit
     return path, content
 
 
-def run_config(args: argparse.Namespace, flags: Mapping[str, object], path: Path, content: Mapping[str, Any]) -> Config:
-    """A resumed run keeps its own configuration; a file, ``--set`` and `flags` are laid over it."""
+def run_config(args: argparse.Namespace, path: Path, content: Mapping[str, Any]) -> Config:
+    """A resumed run keeps its own configuration; ``--config``, ``--set`` and flags are laid over it."""
     base = settings_to_resume(content) if args.resume else None
-    config = load_config(args.config, settings=args.settings, flags=flags, base=base)
+    config = load_config(args.config, settings=args.settings, flags=config_flags(args), base=base)
     return tuning_config(config, content, origin=path)
 
 
