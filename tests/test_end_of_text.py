@@ -20,6 +20,7 @@ from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.sample_answers import SampleAnswers
 from tests.small_models import small_checkpoint, trained_tokenizer
 from tokenizer import WikipediaTokenizer
+from utils.checksums import write_sums
 
 END = 7
 GREEDY = GenerationSettings(temperature=0, max_length=4)
@@ -37,6 +38,7 @@ def tokenizer(tmp_path_factory) -> WikipediaTokenizer:
     for token in content["added_tokens"]:
         token["id"] = vocabulary[token["content"]]
     path.write_text(json.dumps(content), encoding="utf-8")
+    write_sums(folder, [path.name])
     return WikipediaTokenizer(folder)
 
 
