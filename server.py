@@ -98,7 +98,8 @@ def load_models(arguments: list[str], config: "Config", *, device: str) -> list[
 
 def serve(app: "FastAPI", listener: socket.socket, server: "ServerConfig") -> None:
     """Runs until Ctrl-C or SIGTERM; uvicorn then lets running answers end and raises the signal again."""
-    from pipeline.serving.connections import BACKLOG, make_uvicorn
+    from pipeline.serving.connections import make_uvicorn
+    from pipeline.serving.request_limits import BACKLOG
 
     listener.listen(BACKLOG)
     host, port = listener.getsockname()[:2]

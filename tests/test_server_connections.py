@@ -1,5 +1,6 @@
 """Connections under a clock of the test's own: deadlines, the limit of connections, what is answered on the way out."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 
@@ -8,8 +9,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from pipeline.serving.config import ServerConfig
-from pipeline.serving.connections import FILES_IN_RESERVE, HEAD_BYTES, GuardedProtocol, reserve_files
+from pipeline.serving.connections import GuardedProtocol, make_uvicorn, reserve_files
 from pipeline.serving.log import RECORDS, SECONDS, RepeatLimit
+from pipeline.serving.request_limits import FILES_IN_RESERVE, HEAD_BYTES, SHUTDOWN_SECONDS
 from utils.errors import PipelineError
 
 LIMITS = ServerConfig(header_timeout=10, body_timeout=30, max_connections=3)
@@ -187,6 +189,46 @@ def test_shutdown_waits_for_no_unfinished_request(running):
         connection.shutdown()
     assert body.transport.written.startswith(b"HTTP/1.1 503 ")
     assert (body.transport.closed, head.transport.closed, answering.transport.closed) == (True, True, False)
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._select, self._selector.select = self._selector.select, self._jump
+
+    def _jump(self, timeout: float | None) -> list:
+        self.now += timeout or 0
+        return self._select(0)
+
+    def time(self) -> float:
+        return self.now
+
+
+class Lifespan:
+    should_exit = False
+
+    async def shutdown(self) -> None: ...
+
+
+def test_shutdown_cuts_unread_answers_after_a_short_grace():
+    async def stop() -> float:
+        server = make_uvicorn(lambda: None, ServerConfig(request_timeout=600))
+        server.lifespan, server.servers = Lifespan(), []
+        answer = asyncio.ensure_future(asyncio.Event().wait())
+        server.server_state.tasks.add(answer)
+        begun = loop.time()
+        await server.shutdown()
+        assert answer.cancelling()
+        return loop.time() - begun
+
+    loop = JumpingLoop()
+    try:
+        assert SHUTDOWN_SECONDS <= loop.run_until_complete(stop()) < SHUTDOWN_SECONDS + 1
+    finally:
+        loop.close()
 
 
 def test_too_many_headers_are_refused_even_at_once(running):

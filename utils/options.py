@@ -9,7 +9,7 @@ import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,6 @@ def type_name(hint: Any) -> str:
     names = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
     name = names.get(wanted, "list of text")
     return f"{name} or null" if optional else name
-
-
-def default_of(each: Field) -> Any:
-    assert each.default is not MISSING, f"option {each.name} has no default"
-    return each.default
 
 
 def _unwrap(hint: Any) -> tuple[Any, bool]:

@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,13 @@ from pipeline.serving.request_limits import BodyLimit, check_max_tokens, check_n
 from pipeline.serving.request_schemas import ChatCompletionRequest, CompletionRequest, SamplingRequest
 from pipeline.serving.response_formatter import (
     ChatCompletionResponse,
-    ChatShape,
+    ChatFormatter,
     Choice,
+    CompletionFormatter,
     CompletionResponse,
-    CompletionShape,
     ModelCard,
     ModelList,
-    Shape,
+    ResponseFormatter,
 )
 from utils.errors import did_you_mean
 
@@ -68,7 +68,7 @@ def create_app(
     )
     app.router.route_class = JsonRoute
     add_error_handlers(app)
-    # The last one added comes first: of a request that may not ask, no body is read.
+    # The middleware added last runs first: a request that is not allowed is refused before its body is read.
     app.add_middleware(BodyLimit, max_bytes=server.max_body_bytes)
     if api_key:
         app.add_middleware(ApiKey, key=api_key)
@@ -77,8 +77,27 @@ def create_app(
     return app
 
 
+@dataclass(frozen=True)
+class EncodedRequest:
+    """A completion's or a chat's request, checked and with its prompts encoded.
+
+    `logprobs` is the number of alternatives to report with each token; None: no log-probabilities.
+    """
+
+    served: ServedModel
+    sampling: SamplingRequest
+    prompts: Prompts
+    max_tokens: int | None
+    logprobs: int | None
+    formatter: ResponseFormatter
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(map(len, self.prompts))
+
+
 class Routes:
-    """What the paths answer."""
+    """One method for each path."""
 
     def __init__(self, engine: Engine, generation: GenerationConfig, server: ServerConfig, metrics: Metrics) -> None:
         self.engine = engine
@@ -88,9 +107,14 @@ class Routes:
         self.encoder = PromptEncoder(server.max_waiting)
 
     def add_to(self, app: FastAPI) -> None:
-        post = {"responses": DOCUMENTED_ERRORS}
-        app.post("/v1/completions", response_model=CompletionResponse, tags=["OpenAI"], **post)(self.completions)
-        app.post("/v1/chat/completions", response_model=ChatCompletionResponse, tags=["OpenAI"], **post)(self.chat)
+        complete = app.post(
+            "/v1/completions", response_model=CompletionResponse, tags=["OpenAI"], responses=DOCUMENTED_ERRORS
+        )
+        chat = app.post(
+            "/v1/chat/completions", response_model=ChatCompletionResponse, tags=["OpenAI"], responses=DOCUMENTED_ERRORS
+        )
+        complete(self.completions)
+        chat(self.chat)
         app.get("/v1/models", tags=["OpenAI"])(self.models)
         app.get("/v1/models/{name}", tags=["OpenAI"], responses={404: DOCUMENTED_ERRORS[404]})(self.model)
         app.get("/health", tags=["operation"])(self.health)
@@ -98,7 +122,7 @@ class Routes:
         app.get("/", include_in_schema=False)(self.page)
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
-        """Continues a text, or several."""
+        """Continue one text or several."""
         served = self._served(body.model)
         given = body.prompts()
         self._check_counts(body, len(given), body.max_tokens)
@@ -108,14 +132,15 @@ class Routes:
         prompts = await self._encode(
             served, body, len(given), lambda: [encode_text_or_ids(served.tokenizer, prompt) for prompt in given]
         )
-        shape = CompletionShape(served.name, served.token_bytes, with_logprobs=body.logprobs is not None)
-        return await self._answer(request, body, served, prompts, shape, body.max_tokens, body.logprobs)
+        formatter = CompletionFormatter(served.name, served.token_bytes, with_logprobs=body.logprobs is not None)
+        encoded = EncodedRequest(served, body, prompts, body.max_tokens, body.logprobs, formatter)
+        return await self._answer(request, encoded)
 
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
-        """Answers a conversation; for fine-tuned checkpoints, with the template they were trained with."""
+        """Answer a conversation, with the template that the fine-tuned checkpoint was trained with."""
         served = self._served(body.model)
         if not served.is_chat:
-            message = f"{served.name} is a base model and has learned no conversation; use /v1/completions"
+            message = f"{served.name} is a base model, not trained on conversations; use /v1/completions"
             raise ApiError(400, message, param="model", code="no_chat_model")
         max_tokens = body.max_completion_tokens or body.max_tokens
         self._check_counts(body, 1, max_tokens)
@@ -125,19 +150,19 @@ class Routes:
             served, body, 1, lambda: [encode_prompt(ThreadTokenizer(served.tokenizer), messages)]
         )
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        shape = ChatShape(served.name, served.token_bytes, with_logprobs=body.logprobs)
-        return await self._answer(request, body, served, prompts, shape, max_tokens, logprobs)
+        formatter = ChatFormatter(served.name, served.token_bytes, with_logprobs=body.logprobs)
+        return await self._answer(request, EncodedRequest(served, body, prompts, max_tokens, logprobs, formatter))
 
     async def models(self) -> ModelList:
         """The models by name."""
-        return ModelList(data=[_card(each) for each in self.engine.models.values()])
+        return ModelList(data=[_card(served) for served in self.engine.models.values()])
 
     async def model(self, name: str) -> ModelCard:
         """One model."""
         return _card(self._served(name))
 
     async def health(self) -> dict[str, Any]:
-        """``ok``, with how many requests are being answered and how many wait."""
+        """``ok``, with the numbers of answers being written and waiting."""
         return {"status": "ok", "running": self.engine.num_running, "waiting": self.engine.num_waiting}
 
     async def prometheus(self) -> Response:
@@ -147,41 +172,34 @@ class Routes:
     async def page(self) -> HTMLResponse:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": PAGE_POLICY})
 
-    async def _answer(
-        self,
-        request: Request,
-        body: SamplingRequest,
-        served: ServedModel,
-        prompts: Sequence[Sequence[int]],
-        shape: Shape,
-        max_tokens: int | None,
-        logprobs: int | None,
-    ) -> Response:
+    async def _answer(self, request: Request, encoded: EncodedRequest) -> Response:
+        served = encoded.served
         jobs = [
-            (ids, self._settings(body, served, ids, max_tokens, logprobs, choice))
-            for ids in prompts
-            for choice in range(body.n)
+            (ids, self._settings(encoded, ids, choice))
+            for ids in encoded.prompts
+            for choice in range(encoded.sampling.n)
         ]
-        num_prompt_tokens = sum(map(len, prompts))
         answers = self.engine.submit(served, jobs)
-        self.metrics.prompt_tokens.labels(served.name).inc(num_prompt_tokens)
-        if body.stream:
-            events = self._stream(answers, served, shape, num_prompt_tokens, include_usage=body.include_usage())
+        self.metrics.prompt_tokens.labels(served.name).inc(encoded.num_prompt_tokens)
+        if encoded.sampling.stream:
+            events = self._stream(answers, encoded)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         choices = await self._gather(request, answers, served)
-        return JSONResponse(shape.whole(choices, num_prompt_tokens)) if choices else Response(status_code=499)
+        if not choices:
+            return Response(status_code=499)
+        return JSONResponse(encoded.formatter.whole(choices, encoded.num_prompt_tokens))
 
     def _served(self, name: str | None) -> ServedModel:
         models = self.engine.models
         if name is None:
             return next(iter(models.values()))
         if name not in models:
-            message = f"no model {name!r} here, only {', '.join(models)}{did_you_mean(name, models)}"
+            message = f"unknown model {name!r}{did_you_mean(name, models)}; expected one of {', '.join(models)}"
             raise ApiError(404, message, param="model", code="model_not_found")
         return models[name]
 
     def _check_counts(self, body: SamplingRequest, num_prompts: int, max_tokens: int | None) -> None:
-        """Refuses what asks for too much before any work is done for it."""
+        """Refuse a request that asks for too much, before any work is done for it."""
         check_num_answers(num_prompts, body.n, most=self.server.max_waiting)
         check_max_tokens(max_tokens, most=self.server.max_tokens)
 
@@ -192,31 +210,25 @@ class Routes:
         self.engine.check_room(served, num_answers)
         return await self.encoder.encode(encode, num_answers=num_answers)
 
-    def _settings(
-        self,
-        body: SamplingRequest,
-        served: ServedModel,
-        prompt_ids: Sequence[int],
-        max_tokens: int | None,
-        logprobs: int | None,
-        choice: int,
-    ) -> GenerationSettings:
-        """The request's settings, checked against the model's context; each choice draws with a seed of its own."""
+    def _settings(self, encoded: EncodedRequest, prompt_ids: Sequence[int], choice: int) -> GenerationSettings:
+        """The request's settings, checked against the model's context; each choice has its own seed."""
+        served = encoded.served
+        sampling = encoded.sampling
         room = served.context - len(prompt_ids)
-        given = {name: getattr(body, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+        seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
         settings = replace(
             self.defaults,
-            **{name: value for name, value in given.items() if value is not None},
-            max_length=max_tokens or max(1, min(self.defaults.max_length, self.server.max_tokens, room)),
-            seed=None if body.seed is None else (body.seed + choice) % 2**63,
-            stop=body.stops(),
-            logprobs=logprobs,
+            **sampling.given_settings(),
+            max_length=encoded.max_tokens or max(1, min(self.defaults.max_length, self.server.max_tokens, room)),
+            seed=seed,
+            stop=sampling.stops(),
+            logprobs=encoded.logprobs,
         )
         check_prompt(prompt_ids, settings, context=served.context, vocab_size=served.vocab_size)
         return settings
 
     async def _gather(self, request: Request, answers: Answers, served: ServedModel) -> list[Choice]:
-        """The finished answers; none where the client goes away first."""
+        """The finished answers; none if the client disconnects first."""
         choices = [Choice() for _ in answers.jobs]
 
         async def read() -> None:
@@ -236,24 +248,23 @@ class Routes:
             reading.cancel()
             leaving.cancel()
 
-    async def _stream(
-        self, answers: Answers, served: ServedModel, shape: Shape, num_prompt_tokens: int, *, include_usage: bool
-    ) -> AsyncIterator[str]:
-        """Server-sent events; an error after the first is one more event. Closed early, it frees the places."""
+    async def _stream(self, answers: Answers, encoded: EncodedRequest) -> AsyncIterator[str]:
+        """Server-sent events; a later error is one more event. Closing the generator early frees the places."""
+        formatter = encoded.formatter
         num_tokens = 0
         try:
-            for chunk in shape.opening(len(answers.jobs)):
+            for chunk in formatter.opening(len(answers.jobs)):
                 yield _server_sent(chunk)
             async for index, event in answers:
                 num_tokens += 1
-                yield _server_sent(shape.chunk(index, event))
-            if include_usage:
-                yield _server_sent(shape.usage_chunk(num_prompt_tokens, num_tokens))
+                yield _server_sent(formatter.chunk(index, event))
+            if encoded.sampling.include_usage():
+                yield _server_sent(formatter.usage_chunk(encoded.num_prompt_tokens, num_tokens))
         except Exception as error:
             yield _server_sent(error_body(as_api_error(error)))
         finally:
             answers.cancel()
-            self.metrics.count_answer(served.name, num_tokens)
+            self.metrics.count_answer(encoded.served.name, num_tokens)
         yield "data: [DONE]\n\n"
 
 
@@ -267,7 +278,7 @@ def _server_sent(content: dict[str, Any]) -> str:
 
 
 def _plain_message(role: str, content: str) -> dict[str, str]:
-    """OpenAI's newer clients call the system's role developer."""
+    """OpenAI's newer clients name the system role ``developer``."""
     return {"role": "system" if role == "developer" else role, "content": check_text(content)}
 
 

@@ -19,15 +19,11 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from pipeline.serving.config import ServerConfig
 from pipeline.serving.errors import ApiError, error_body
+from pipeline.serving.request_limits import ACCEPTED_AT_ONCE, BACKLOG, FILES_IN_RESERVE, HEAD_BYTES, SHUTDOWN_SECONDS
 from utils.errors import PipelineError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
-
-HEAD_BYTES = 16_384  # a request's line and headers, at most twice this
-BACKLOG = 2048  # connections that wait to be accepted; a client whose connection finds no place tries again after 1 s
-ACCEPTED_AT_ONCE = 128  # before the first of them is looked at
-FILES_IN_RESERVE = ACCEPTED_AT_ONCE + 64  # besides connections: those just accepted, the libraries' files
 
 
 class Wait(Enum):
@@ -173,7 +169,7 @@ class _Server(uvicorn.Server):
 
 
 def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
-    """The HTTP server for `app`; running answers have `request_timeout` to end when it is stopped."""
+    """The HTTP server for `app`; when it is stopped, running answers have `SHUTDOWN_SECONDS` to finish."""
     options = uvicorn.Config(
         app,
         http=partial(GuardedProtocol, server),
@@ -183,7 +179,7 @@ def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         backlog=ACCEPTED_AT_ONCE,
-        timeout_graceful_shutdown=max(1, int(server.request_timeout)),
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     return _Server(options)
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
-    """As many requests wait as the server lets wait."""
+    """The queue is full: `server.max_waiting` answers are waiting."""
 
 
 class RequestTimeoutError(Exception):
@@ -34,7 +34,7 @@ class RequestTimeoutError(Exception):
 
 
 class EngineError(Exception):
-    """The model failed in a step; the request cannot be answered, the server goes on."""
+    """The model failed in a step; its requests cannot be answered, the server keeps running."""
 
 
 class ServedModel:
@@ -65,8 +65,8 @@ class ServedModel:
         self.max_rows = max_rows
         self.batch = self._new_batch()
 
-    def start_anew(self) -> None:
-        """An empty batch, after a step that failed half-way."""
+    def reset(self) -> None:
+        """Begin with an empty batch after a step that failed halfway."""
         self.running.clear()
         self.batch = self._new_batch()
 
@@ -82,6 +82,9 @@ class Job:
     is_cancelled: bool = False
 
 
+Outcome = tuple[Job, TokenEvent | Exception]  # an answer's next event, or why it gets no more
+
+
 class Answers:
     """The answers that one request asked for, as they are written. Belongs to the event loop that submitted them."""
 
@@ -92,7 +95,7 @@ class Answers:
         self._outcomes: asyncio.Queue[tuple[int, TokenEvent | Exception]] = asyncio.Queue()
 
     def cancel(self) -> None:
-        """Their reader has gone; the thread frees their places before its next step."""
+        """Give up these answers; the thread frees their places before its next step."""
         for job in self.jobs:
             job.is_cancelled = True
 
@@ -112,14 +115,15 @@ class Answers:
             if isinstance(outcome, Exception):
                 raise outcome
             yield index, outcome
-            num_open -= outcome.finish_reason is not None
+            if outcome.finish_reason is not None:
+                num_open -= 1
 
 
 class Engine:
     """The thread. One for all models: they share the device, and in turn each makes one step."""
 
     def __init__(self, models: Sequence[ServedModel], *, max_waiting: int, timeout: float) -> None:
-        self.models: Mapping[str, ServedModel] = {each.name: each for each in models}
+        self.models: Mapping[str, ServedModel] = {served.name: served for served in models}
         self._max_waiting = max_waiting
         self._timeout = timeout
         self._condition = threading.Condition()
@@ -137,24 +141,24 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        return sum(len(each.waiting) for each in self.models.values())
+        return sum(len(served.waiting) for served in self.models.values())
 
     @property
     def num_running(self) -> int:
-        return sum(len(each.running) for each in self.models.values())
+        return sum(len(served.running) for served in self.models.values())
 
     def submit(
         self,
         served: ServedModel,
         requests: Sequence[tuple[Sequence[int], GenerationSettings]],
     ) -> Answers:
-        """Queues the answers that one request asks for, all or none; called from the event loop.
+        """Queue the answers that one request asks for, all or none; called from the event loop.
 
         Args:
             requests: for each answer its prompt's ids and its settings.
 
         Raises:
-            QueueFullError: so many would wait that the last would wait too long.
+            QueueFullError: more answers would wait than `server.max_waiting` allows.
         """
         answers = Answers(deadline=time.monotonic() + self._timeout)
         answers.jobs = [Job(index, ids, settings, answers) for index, (ids, settings) in enumerate(requests)]
@@ -180,30 +184,31 @@ class Engine:
                 self._advance(served)
 
     def _advance(self, served: ServedModel) -> None:
-        """One step of one model: who leaves, who joins, a token for each."""
-        outcomes = [*self._let_leave(served), *self._let_join(served)]
+        """One step of one model: requests leave, requests join, each running one gets a token."""
+        outcomes = self._let_leave(served) + self._let_join(served)
         if served.running:
             try:
                 outcomes += self._step(served)
             except Exception as error:
                 logger.exception("%s failed in a step", served.name)
                 outcomes += [(job, EngineError(f"{type(error).__name__} in a step")) for job in served.running.values()]
-                served.start_anew()
+                served.reset()
         for job, outcome in outcomes:
             job.answers.put(job.index, outcome)
 
-    def _let_leave(self, served: ServedModel) -> list[tuple[Job, Exception]]:
+    def _let_leave(self, served: ServedModel) -> "list[Outcome]":
         now = time.monotonic()
-        late = []
+        late: list[Outcome] = []
         for row, job in list(served.running.items()):
             if job.is_cancelled or now > job.answers.deadline:
                 served.batch.leave(row)
                 del served.running[row]
-                late += [] if job.is_cancelled else [(job, RequestTimeoutError())]
+                if not job.is_cancelled:
+                    late.append((job, RequestTimeoutError()))
         return late
 
-    def _let_join(self, served: ServedModel) -> list[tuple[Job, Exception]]:
-        refused = []
+    def _let_join(self, served: ServedModel) -> "list[Outcome]":
+        refused: list[Outcome] = []
         while served.waiting and len(served.running) < served.max_rows:
             with self._condition:
                 job = served.waiting.popleft()
@@ -218,8 +223,8 @@ class Engine:
                 refused.append((job, error))
         return refused
 
-    def _step(self, served: ServedModel) -> list[tuple[Job, TokenEvent]]:
-        outcomes = []
+    def _step(self, served: ServedModel) -> "list[Outcome]":
+        outcomes: list[Outcome] = []
         for event in served.batch.step():
             outcomes.append((served.running[event.row], event))
             if event.finish_reason:

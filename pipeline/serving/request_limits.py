@@ -1,4 +1,4 @@
-"""Every limit on what one request may ask for. How many connections there may be, and for how long: connections.py."""
+"""Every fixed limit of the server, and the checks of one request. The configurable ones are in config.py."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from pipeline.serving.errors import ApiError, error_response
 if TYPE_CHECKING:
     from pipeline.serving.engine import ServedModel
 
+# One request.
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 4
@@ -18,9 +19,19 @@ MAX_MESSAGES = 1000
 MAX_JSON_CONTAINERS = 5_000  # lists and objects of a body: a thousand messages are a thousand
 MAX_JSON_FIELDS = 10_000  # members of all its objects: a message has two or three
 
+# Connections.
+HEAD_BYTES = 16_384  # of a request's line and headers; twice this may be read before they are refused
+BACKLOG = 2048  # connections that wait to be accepted; beyond it a client retries after a second
+ACCEPTED_AT_ONCE = 128  # before the first of them is looked at
+FILES_IN_RESERVE = ACCEPTED_AT_ONCE + 64  # besides connections: those just accepted, the libraries' files
+
+# Docker kills a container 10 s after SIGTERM, Kubernetes and systemd after 30 s and 90 s: the connections are closed
+# and the log is written before that. A client that never reads would otherwise hold the server for minutes.
+SHUTDOWN_SECONDS = 8
+
 
 def check_num_answers(num_prompts: int, num_choices: int, *, most: int) -> None:
-    """Refuses a request for too many answers, before any prompt of it is encoded."""
+    """Refuse a request for too many answers before any of its prompts is encoded."""
     num_answers = num_prompts * num_choices
     if not 1 <= num_answers <= most:
         message = f"the request asks for {num_answers:,} answers; expected 1 to {most:,} (server.max_waiting)"
@@ -28,7 +39,7 @@ def check_num_answers(num_prompts: int, num_choices: int, *, most: int) -> None:
 
 
 def check_num_characters(texts: Sequence[str], served: "ServedModel") -> None:
-    """Refuses texts that the context cannot hold however well they compress, before time is spent on encoding them."""
+    """Refuse texts that cannot fit the context however well they compress, before spending time on encoding them."""
     num_characters = sum(map(len, texts))
     if num_characters > served.max_characters:
         message = f"the prompt has {num_characters:,} characters, more than the model's context of {served.context:,} "
@@ -42,15 +53,17 @@ def check_max_tokens(max_tokens: int | None, *, most: int) -> None:
 
 
 class BodyLimit:
-    """Reads each body before the app does, and answers 413 if it is too large, whatever its headers say."""
+    """Read each body before the app does, and answer 413 if it is too large, whatever its headers say."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
+        self.app = app
+        self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        body, has_more = bytearray(), True
+        body = bytearray()
+        has_more = True
         while has_more:
             message = await receive()
             if message["type"] == "http.disconnect":

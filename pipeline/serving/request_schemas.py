@@ -1,17 +1,26 @@
-"""What a request may say: OpenAI's fields, those of ours beside them, and nothing that would be ignored in silence.
+"""The fields of a request: OpenAI's, our own extensions, and none that would be silently ignored.
 
 A field of OpenAI's that this server cannot honour is accepted only at the value that means "not used".
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from pipeline.serving.request_limits import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS
 
 TokenId = Annotated[int, Field(ge=0, le=65_535)]
-Unused = Literal[0] | None
-# A list stops at its first fault: a report on each of a hundred thousand takes seconds.
+
+
+def _refuse_boolean(value: object) -> object:
+    """For `Literal`, which takes false for 0 and true for 1."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+Unused = Annotated[Literal[0] | None, BeforeValidator(_refuse_boolean)]
+# Validation of a list stops at the first error: reporting a hundred thousand of them takes seconds.
 FAIL_FAST = Field(fail_fast=True)
 
 
@@ -38,7 +47,7 @@ Prompt = Annotated[
 
 
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
 
@@ -46,7 +55,8 @@ class StreamOptions(BaseModel):
 class SamplingRequest(BaseModel):
     """The fields that completions and chat share. A field left out takes the server's configured default."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    # Strict: a true is not a 1, and "1" is not a number.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     model: str | None = Field(None, max_length=200, description="one of /v1/models; left out: the first")
     max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="new tokens at most")
@@ -74,6 +84,11 @@ class SamplingRequest(BaseModel):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    def given_settings(self) -> dict[str, float]:
+        """The sampling settings that the request names, by their names in `GenerationSettings`."""
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
@@ -82,7 +97,7 @@ class CompletionRequest(SamplingRequest):
     prompt: Prompt = Field(description="a text, several, or the token ids of one or several")
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="alternatives to list at each token")
     echo: Literal[False] | None = None
-    best_of: Literal[1] | None = None
+    best_of: Annotated[Literal[1] | None, BeforeValidator(_refuse_boolean)] = None
     suffix: Literal[""] | None = None
 
     def prompts(self) -> list[str] | list[list[int]]:
@@ -90,8 +105,8 @@ class CompletionRequest(SamplingRequest):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return self.prompt
+            return [cast(list[int], self.prompt)]
+        return cast(list[str] | list[list[int]], self.prompt)
 
 
 class ChatMessage(BaseModel):

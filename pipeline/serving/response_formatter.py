@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shape, whole or in chunks: one class for completions, one for chat."""
+"""Formats answers as OpenAI does, whole or in chunks: one class for completions, one for chat."""
 
 import itertools
 import time
@@ -65,8 +65,8 @@ class Choice:
         self.finish_reason = event.finish_reason
 
 
-class Shape(ABC):
-    """What the two kinds of answer share: the envelope and the usage."""
+class ResponseFormatter(ABC):
+    """The envelope and the usage, which completions and chat share."""
 
     prefix: str
     whole_object: str
@@ -88,7 +88,7 @@ class Shape(ABC):
         return self._envelope(self.chunk_object, [self.chunk_choice(index, event)])
 
     def usage_chunk(self, num_prompt_tokens: int, num_tokens: int) -> dict[str, Any]:
-        """The last chunk, where ``stream_options.include_usage`` asked for it."""
+        """The last chunk, sent if ``stream_options.include_usage`` asked for it."""
         return {**self._envelope(self.chunk_object, []), "usage": usage(num_prompt_tokens, num_tokens)}
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
@@ -97,14 +97,14 @@ class Shape(ABC):
 
     @abstractmethod
     def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        """One of the choices of an answer that is sent whole."""
+        """One choice of an answer that is sent whole."""
 
     @abstractmethod
     def chunk_choice(self, index: int, event: TokenEvent) -> dict[str, Any]:
-        """The same, for one event of a stream."""
+        """One choice of a chunk: a single event of a stream."""
 
     def shown(self, events: Sequence[TokenEvent]) -> list[TokenEvent]:
-        """Those that have a text: all but the EOS."""
+        """The events whose token has a text: all but the EOS."""
         return [event for event in events if self.token_bytes[event.token_id]]
 
     def token_text(self, token_id: int) -> str:
@@ -114,8 +114,10 @@ class Shape(ABC):
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
 
 
-class CompletionShape(Shape):
-    prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
+class CompletionFormatter(ResponseFormatter):
+    prefix = "cmpl"
+    whole_object = "text_completion"
+    chunk_object = "text_completion"
 
     def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         text = "".join(choice.texts)
@@ -130,7 +132,9 @@ class CompletionShape(Shape):
         events = self.shown(events)
         tokens = [self.token_text(event.token_id) for event in events]
         offsets = [0, *itertools.accumulate(map(len, tokens))][:-1]
-        top = [{self.token_text(each): logprob for each, logprob in event.top_logprobs or ()} for event in events]
+        top = [
+            {self.token_text(token_id): logprob for token_id, logprob in event.top_logprobs or ()} for event in events
+        ]
         return {
             "tokens": tokens,
             "token_logprobs": [event.logprob for event in events],
@@ -139,13 +143,15 @@ class CompletionShape(Shape):
         }
 
 
-class ChatShape(Shape):
-    """The answer's one leading space, which the template puts after ``Assistant:``, is no part of the message."""
+class ChatFormatter(ResponseFormatter):
+    """The answer's one leading space, which the template puts after ``Assistant:``, is not part of the message."""
 
-    prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, model: str, token_bytes: Sequence[bytes], *, with_logprobs: bool) -> None:
+        super().__init__(model, token_bytes, with_logprobs=with_logprobs)
         self._begun: set[int] = set()
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
@@ -155,9 +161,7 @@ class ChatShape(Shape):
 
     def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(choice.texts).removeprefix(" "), "refusal": None}
-        logprobs = (
-            {"content": [self._logprob(event) for event in self.shown(choice.events)]} if self.with_logprobs else None
-        )
+        logprobs = self._logprobs(choice.events) if self.with_logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
     def chunk_choice(self, index: int, event: TokenEvent) -> dict[str, Any]:
@@ -165,12 +169,15 @@ class ChatShape(Shape):
         if text and index not in self._begun:
             self._begun.add(index)
             text = text.removeprefix(" ")
-        logprobs = {"content": [self._logprob(each) for each in self.shown([event])]} if self.with_logprobs else None
+        logprobs = self._logprobs([event]) if self.with_logprobs else None
         delta = {"content": text} if text else {}
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": event.finish_reason}
 
+    def _logprobs(self, events: Sequence[TokenEvent]) -> dict[str, Any]:
+        return {"content": [self._logprob(event) for event in self.shown(events)]}
+
     def _logprob(self, event: TokenEvent) -> dict[str, Any]:
-        top = [self._token(each, logprob) for each, logprob in event.top_logprobs or ()]
+        top = [self._token(token_id, logprob) for token_id, logprob in event.top_logprobs or ()]
         return {**self._token(event.token_id, event.logprob), "top_logprobs": top}
 
     def _token(self, token_id: int, logprob: float | None) -> dict[str, Any]:
