@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dataloader import create_simple_train_val_dataloaders
-from pipeline.dataloading.loaders import FourthLoader, ValidationLoader, _copied
+from pipeline.dataloading.loaders import LoaderOptions, TrainingLoader, ValidationLoader
+from pipeline.dataloading.resident_parts import copied
 from pipeline.dataloading.split import split_windows, window_positions
 from pipeline.formats.token_dataset import TokenDataset, file_sha256
 from pipeline.preparation.config import DatasetConfig
@@ -35,18 +36,21 @@ def make_dataset(directory, lengths, *, window=16, stride=8, legacy=False) -> To
     return TokenDataset.open(directory, window=window, stride=stride)
 
 
-def make_loader(dataset, *, batch_size=4, parts=3, batches_per_step=2, world=None, **options) -> FourthLoader:
-    split = split_windows(dataset, val_split=0.2, seed=42)
-    options = {"seed": 5, "device": CPU, **options}
-    return FourthLoader(
-        dataset,
-        split,
+def make_loader(dataset, *, batch_size=4, parts=3, batches_per_step=2, shuffle=True, world=None, free_bytes=None):
+    options = LoaderOptions(
         batch_size=batch_size,
-        num_parts=parts,
         batches_per_step=batches_per_step,
+        shuffle=shuffle,
+        order_seed=5,
+        min_parts=parts,
         world=world or World(),
-        **options,
     )
+    split = split_windows(dataset, val_split=0.2, seed=42)
+    return TrainingLoader(dataset, split, options, device=CPU, free_bytes=free_bytes)
+
+
+def validation_ids(dataset, split, **options):
+    return torch.cat(list(ValidationLoader(dataset, split, LoaderOptions(**options))))
 
 
 @pytest.fixture
@@ -61,9 +65,9 @@ def test_no_validation_token_is_ever_in_a_training_window(tmp_path, lengths, ove
     dataset = make_dataset(tmp_path / "data", lengths, stride=16 - overlap, legacy=legacy)
     split = split_windows(dataset, val_split=0.1, seed=42)
     train = np.concatenate([batch.numpy().ravel() for batch in make_loader(dataset, batch_size=1, batches_per_step=1)])
-    validation = np.concatenate([batch.numpy().ravel() for batch in ValidationLoader(dataset, split, batch_size=4)])
+    validation = validation_ids(dataset, split, batch_size=4).numpy().ravel()
     split_20 = split_windows(dataset, val_split=0.2, seed=42)  # what make_loader splits by
-    held_out = np.concatenate([batch.numpy().ravel() for batch in ValidationLoader(dataset, split_20, batch_size=4)])
+    held_out = validation_ids(dataset, split_20, batch_size=4).numpy().ravel()
     assert len(np.intersect1d(train, held_out)) == 0
     assert len(np.unique(validation)) == len(validation), "validation windows do not overlap"
     assert len(validation) >= 16
@@ -74,10 +78,10 @@ def test_no_validation_token_is_ever_in_a_training_window(tmp_path, lengths, ove
 
 def test_a_part_is_copied_piece_by_piece(monkeypatch):
     pieces = []
-    monkeypatch.setattr("pipeline.dataloading.loaders._LOCKED_VALUES", 7)
+    monkeypatch.setattr("pipeline.dataloading.resident_parts._LOCKED_VALUES", 7)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pieces.append(len(tensor)) or tensor)
     tokens = torch.arange(30).to(torch.int16)
-    assert torch.equal(_copied(tokens, torch.device("cpu")), tokens)
+    assert torch.equal(copied(tokens, torch.device("cpu")), tokens)
     assert pieces == [7, 7, 7, 7, 2]
 
 
@@ -100,13 +104,13 @@ def test_every_training_window_is_a_window_of_the_dataset(dataset):
 
 def test_parts_are_loaded_in_the_background_but_the_first(dataset, monkeypatch):
     loader, threads = make_loader(dataset, parts=3), []
-    original = loader._load
+    original = loader.resident.load
 
-    def load(epoch, part):
+    def load(key):
         threads.append(threading.current_thread() is threading.main_thread())
-        return original(epoch, part)
+        return original(key)
 
-    monkeypatch.setattr(loader, "_load", load)
+    monkeypatch.setattr(loader.resident, "load", load)
     list(loader), list(loader)
     assert threads[:6] == [True, *[False] * 5]
 
@@ -192,13 +196,13 @@ def test_small_memory_makes_more_parts_and_the_windows_stay_the_same(dataset):
 
 def test_validation_is_a_fixed_subset_spread_over_the_text(dataset):
     split = split_windows(dataset, val_split=0.2, seed=42)
-    full = torch.cat(list(ValidationLoader(dataset, split, batch_size=7)))
-    part = ValidationLoader(dataset, split, batch_size=7, max_tokens=20 * 16)
+    full = validation_ids(dataset, split, batch_size=7)
+    part = ValidationLoader(dataset, split, LoaderOptions(batch_size=7, val_tokens=20 * 16))
     subset = torch.cat(list(part))
     assert (len(subset), len(part), part.num_windows) == (20, 3, 20)
     assert torch.equal(subset[0], full[0])
     assert torch.equal(subset[-1], full[-1])
-    shares = [torch.cat(list(ValidationLoader(dataset, split, batch_size=3, world=World(r, 2)))) for r in (0, 1)]
+    shares = [validation_ids(dataset, split, batch_size=3, world=World(rank, 2)) for rank in (0, 1)]
     assert sorted(torch.cat(shares)[:, 0].tolist()) == sorted(full[:, 0].tolist())
 
 

@@ -2,7 +2,7 @@
 
 check = BackgroundCheck(dataset)
 check.poll()    # raises if damage has been found so far
-check.wait()    # returns once every file has been read and is as it was written
+check.wait()    # returns once every file has been verified
 """
 
 import os
@@ -16,7 +16,7 @@ _NICENESS = 10  # training goes first
 
 
 class BackgroundCheck:
-    """Compares every file with the sha256 of the metadata, in a thread of low priority that ends with the process."""
+    """Compares every file with the sha256 in the metadata, in a thread of low priority that ends with the process."""
 
     def __init__(self, dataset: TokenDataset) -> None:
         self._dataset = dataset
@@ -35,7 +35,7 @@ class BackgroundCheck:
         self.poll()
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
+        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         try:
             damaged = next(self._dataset.damaged_files(), None)
@@ -45,6 +45,6 @@ class BackgroundCheck:
         if damaged:
             self._error = PipelineError(
                 f"token file {self._dataset.directory / damaged} is damaged: its sha256 is not the one in "
-                "metadata.json; training has stopped, what it saved has seen the damage; copy the file again, or "
-                "make the dataset again with --restart, then train from scratch"
+                "metadata.json; training has stopped, and what it saved was trained on the damage; copy the file "
+                "again, or make the dataset again with --restart, then train from scratch"
             )

@@ -1,20 +1,20 @@
-"""The window that training uses: the one that the dataset was prepared with, unless the user sets another."""
+"""The window that training uses: the one the dataset was prepared with, unless the user sets another."""
 
 from dataclasses import replace
 
 from pipeline.configuration import Config
-from pipeline.formats.token_dataset import METADATA_NAME, PreparedWindows, prepared_windows
+from pipeline.formats.token_dataset import METADATA_NAME, prepared_windows
 from pipeline.preparation.config import DatasetConfig
 from utils.errors import PipelineError
 
 
 def with_prepared_window(config: Config, *, test: bool, source: str | None = None) -> Config:
-    """`config` with its dataset's window and overlap in place of those that the user did not set.
+    """`config` with the dataset's own window and overlap, except for what the user set.
 
-    A dataset that is not there changes nothing: whoever opens it says how to make it.
+    A dataset that does not exist changes nothing: opening it says how to make it.
 
     Raises:
-        PipelineError: the window is longer than the model's context, or the dataset cannot have the one asked for.
+        PipelineError: the window is longer than the model's context, or the dataset cannot have the configured one.
     """
     directory = config.dataset.directory(test=test, source=source)
     if not (directory / METADATA_NAME).exists():
@@ -30,7 +30,7 @@ def with_prepared_window(config: Config, *, test: bool, source: str | None = Non
     if prepared.window and "dataset.window" not in config.explicit:
         dataset = replace(dataset, window=prepared.window)
     if prepared.window and prepared.stride and "dataset.overlap" not in config.explicit:
-        dataset = replace(dataset, overlap=_overlap(prepared))
+        dataset = replace(dataset, overlap=_overlap(prepared.window, prepared.stride, prepared.overlap))
     config = replace(config, dataset=dataset)
     problem = config.context_problem()
     if problem:
@@ -38,10 +38,8 @@ def with_prepared_window(config: Config, *, test: bool, source: str | None = Non
     return config
 
 
-def _overlap(prepared: PreparedWindows) -> float:
-    """The share of a window that the next one repeats, as the metadata words it if that gives its stride."""
-    if prepared.overlap is not None:
-        declared = DatasetConfig(window=prepared.window, overlap=prepared.overlap)
-        if declared.stride == prepared.stride:
-            return prepared.overlap
-    return max(0.0, 1 - prepared.stride / prepared.window)
+def _overlap(window: int, stride: int, declared: float | None) -> float:
+    """The share of a window that the next one repeats: `declared`, if it gives this stride."""
+    if declared is not None and DatasetConfig(window=window, overlap=declared).stride == stride:
+        return declared
+    return max(0.0, 1 - stride / window)

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.formats.token_dataset import TokenDataset
+from utils.arithmetic import ceil_div
 from utils.errors import PipelineError
 
-_LONGEST_BLOCK, _SHORTEST_BLOCK = 64, 4  # in windows; each validation block costs about two training windows
+_LONGEST_BLOCK = 64  # in windows; each validation block costs about two training windows
+_SHORTEST_BLOCK = 4
 _MOST_BLOCKS_NEEDED = 200
 
 # Windows that follow one another in one file: `count` of them, the first at token `start`.
@@ -46,21 +48,19 @@ def split_windows(dataset: TokenDataset, *, val_split: float, seed: int) -> Spli
     Raises:
         PipelineError: too few windows to have both.
     """
+    window = dataset.window
     step = row_stride(dataset) if dataset.is_windowed else dataset.stride
     # Rows of a two-dimensional dataset begin at multiples of their stride only, so a tile is such a multiple.
-    tile = -(-dataset.window // step) * step if dataset.is_windowed else dataset.window
+    tile = ceil_div(window, step) * step if dataset.is_windowed else window
     lengths = [stream_length(dataset, file, step) for file in range(len(dataset.files))]
-    file, start, end = _cut(lengths, _block_length(sum(lengths), tile))
-    held_out = np.zeros(len(start), dtype=bool)
-    count = max(1, round(val_split * len(start)))
-    held_out[np.random.default_rng(seed).permutation(len(start))[:count]] = True
-    train = _training_runs(dataset.window, step, np.asarray(lengths), file, start, end, held_out)
-    tiles = (end - start - dataset.window) // tile + 1
-    validation = _runs(file, start, tiles)[held_out]
+    blocks = _cut(lengths, _block_length(sum(lengths), tile))
+    held_out = _draw(len(blocks), val_split, seed)
+    train = _training_runs(blocks, held_out, window=window, step=step)
+    validation = _validation_runs(blocks, held_out, window=window, tile=tile)
     if not train["count"].sum():
         raise PipelineError(
             f"token dataset {dataset.directory} is too small to hold out validation text: {sum(lengths)} tokens, "
-            f"windows of {dataset.window}; prepare more text, or take a shorter window with --set dataset.window=N"
+            f"windows of {window}; prepare more text, or take a shorter window with --set dataset.window=N"
         )
     return Split(train, validation, step, tile)
 
@@ -72,7 +72,7 @@ def stream_length(dataset: TokenDataset, file: int, step: int) -> int:
 
 
 def row_stride(dataset: TokenDataset) -> int:
-    """Tokens from one row's start to the next one's, found by laying the first rows over one another."""
+    """Tokens from the start of one row to that of the next, found by comparing the first rows."""
     rows = np.asarray(dataset.files[0][:8])
     for step in range(1, dataset.window):
         if len(rows) > 1 and np.array_equal(rows[:-1, step:], rows[1:, : dataset.window - step]):
@@ -86,7 +86,8 @@ def read_run(dataset: TokenDataset, run: np.void, step: int) -> tuple[np.ndarray
     Raises:
         PipelineError: an id is not in the vocabulary.
     """
-    tokens, count = dataset.files[run["file"]], int(run["count"])
+    tokens = dataset.files[run["file"]]
+    count = int(run["count"])
     if dataset.is_windowed:
         first = int(run["start"]) // row_stride(dataset)
         covered = tokens[first : first + count].reshape(-1)
@@ -124,6 +125,19 @@ def window_positions(runs: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarra
     return runs["file"][index], runs["start"][index] + (np.arange(len(index)) - before) * step
 
 
+@dataclass(frozen=True)
+class _Blocks:
+    """The blocks that the streams are cut into, in order: parallel arrays, one entry a block."""
+
+    file: np.ndarray  # the file that the block is in
+    start: np.ndarray  # its first token in that file
+    end: np.ndarray  # the token after its last
+    file_length: np.ndarray  # tokens in the whole file
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+
 def _block_length(num_tokens: int, tile: int) -> int:
     """Long blocks waste few windows, many blocks make a fair sample: at best 200 and more of 64 windows each."""
     shortest = _SHORTEST_BLOCK if num_tokens >= 10 * _SHORTEST_BLOCK * tile else 1
@@ -131,35 +145,56 @@ def _block_length(num_tokens: int, tile: int) -> int:
     return min(max(windows, shortest), _LONGEST_BLOCK) * tile
 
 
-def _cut(lengths: list[int], block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """File, start and end of every block; a file's last block takes the rest, so it is no shorter than the others."""
-    counts = np.maximum(1, np.asarray(lengths) // block)
+def _cut(lengths: list[int], block: int) -> _Blocks:
+    """Cut every file into blocks of `block` tokens; its last one takes the rest, so none is shorter."""
+    file_lengths = np.asarray(lengths)
+    counts = np.maximum(1, file_lengths // block)
     file = np.repeat(np.arange(len(lengths)), counts)
-    within = np.arange(len(file)) - np.repeat(np.cumsum(counts) - counts, counts)
-    start = within * block
-    is_last = within == counts[file] - 1
-    return file, start, np.where(is_last, np.asarray(lengths)[file], start + block)
+    number = np.arange(len(file)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the file
+    start = number * block
+    is_last = number == counts[file] - 1
+    end = np.where(is_last, file_lengths[file], start + block)
+    return _Blocks(file, start, end, file_lengths[file])
 
 
-def _training_runs(
-    window: int,
-    step: int,
-    lengths: np.ndarray,
-    file: np.ndarray,
-    start: np.ndarray,
-    end: np.ndarray,
-    held_out: np.ndarray,
-) -> np.ndarray:
-    first = -(-start // step)
-    num_windows = -(-(lengths[file] - window) // step) + 1  # of the block's whole file
-    limit = np.minimum(-(-end // step), num_windows)  # windows that begin in the block
-    next_is_held_out = np.append(held_out[1:] & (file[1:] == file[:-1]), False)
-    limit = np.where(next_is_held_out, np.minimum(limit, (end - window) // step + 1), limit)
-    runs = _runs(file, first * step, np.maximum(limit - first, 0))[~held_out]
-    return runs[runs["count"] > 0]
+def _draw(num_blocks: int, val_split: float, seed: int) -> np.ndarray:
+    """Which blocks are held out, bool (blocks,); at least one."""
+    count = max(1, round(val_split * num_blocks))
+    held_out = np.zeros(num_blocks, dtype=bool)
+    held_out[np.random.default_rng(seed).permutation(num_blocks)[:count]] = True
+    return held_out
+
+
+def _validation_runs(blocks: _Blocks, held_out: np.ndarray, *, window: int, tile: int) -> np.ndarray:
+    """The windows of the blocks that are held out, without overlap."""
+    count = (blocks.end - blocks.start - window) // tile + 1
+    return _runs(blocks.file[held_out], blocks.start[held_out], count[held_out])
+
+
+def _training_runs(blocks: _Blocks, held_out: np.ndarray, *, window: int, step: int) -> np.ndarray:
+    """The windows that begin in the other blocks and do not reach into one that is held out."""
+    first = _ceil_div(blocks.start, step)  # numbers of windows in the file
+    behind_block = _ceil_div(blocks.end, step)
+    behind_file = _ceil_div(blocks.file_length - window, step) + 1
+    behind = np.minimum(behind_block, behind_file)
+    same_file = blocks.file[1:] == blocks.file[:-1]
+    next_is_held_out = np.append(held_out[1:] & same_file, False)
+    ending_in_block = (blocks.end - window) // step + 1
+    behind = np.where(next_is_held_out, np.minimum(behind, ending_in_block), behind)
+    count = np.where(held_out, 0, behind - first)
+    begun = count > 0
+    return _runs(blocks.file[begun], first[begun] * step, count[begun])
+
+
+def _ceil_div(numerators: np.ndarray, denominator: int) -> np.ndarray:
+    """`ceil_div` for every element."""
+    rounded_up: np.ndarray = (numerators + denominator - 1) // denominator
+    return rounded_up
 
 
 def _runs(file: np.ndarray, start: np.ndarray, count: np.ndarray) -> np.ndarray:
     runs = np.empty(len(start), dtype=RUN)
-    runs["file"], runs["start"], runs["count"] = file, start, count
+    runs["file"] = file
+    runs["start"] = start
+    runs["count"] = count
     return runs

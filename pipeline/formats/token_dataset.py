@@ -22,16 +22,17 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from utils.arithmetic import ceil_div
 from utils.errors import PipelineError
 from utils.quickstart_hint import or_quickstart
 
 FORMAT_VERSION = 1
 METADATA_NAME = "metadata.json"
-MAX_VOCAB_SIZE = 65_536  # what uint16 can tell apart
+MAX_VOCAB_SIZE = 65_536  # ids that fit in uint16
 _READ_BYTES = 4 << 20
 _CHECKED_TOKENS = 1 << 24
 _TOKEN_FILE = re.compile(r"tokens_(\d+)\.npy")
-# The types of what metadata.json holds; of a file's entry, too.
+# The types of the values in metadata.json, and in its entry of a file.
 _KEYS = {
     "tokenizer": dict,
     "vocab_size": int,
@@ -59,7 +60,7 @@ def is_token_file(path: Path) -> bool:
 
 def num_windows(num_tokens: int, window: int, stride: int) -> int:
     """Windows over a stream: one every `stride` tokens, and a last one that ends at the stream's end."""
-    return 0 if num_tokens < window else -(-(num_tokens - window) // stride) + 1
+    return 0 if num_tokens < window else ceil_div(num_tokens - window, stride) + 1
 
 
 def window_starts(num_tokens: int, window: int, stride: int) -> np.ndarray:
@@ -113,7 +114,7 @@ class TokenDataset:
         window = arrays[0].shape[1] if rows else window or content.get("window")
         stride = window if rows else stride or content.get("stride")
         if not (window and stride):
-            raise PipelineError(f"{directory / METADATA_NAME} names no window and stride; set dataset.window")
+            raise PipelineError(f"{directory / METADATA_NAME} has no window and stride; set dataset.window")
         vocab_size = vocab_size or content.get("vocab_size") or MAX_VOCAB_SIZE
         dataset = cls(directory, content if own else {}, tuple(arrays), tuple(files), window, stride, vocab_size)
         dataset._refuse_short_files()
@@ -129,7 +130,7 @@ class TokenDataset:
 
     @property
     def is_foreign(self) -> bool:
-        """True if another tool wrote its metadata.json, which then says nothing that is used."""
+        """True if another tool wrote its metadata.json, of which only window and stride are used."""
         return not self.metadata
 
     @property
@@ -159,10 +160,12 @@ class TokenDataset:
         if not 0 <= index < self.num_windows:
             raise IndexError(f"window {index} of {self.num_windows}")
         file = bisect_right(self._window_ends, index)
-        index -= self._window_ends[file - 1] if file else 0
+        if file > 0:
+            index -= self._window_ends[file - 1]  # within the file
         tokens = self.files[file]
         if tokens.ndim == 2:
-            return tokens[index]
+            row: np.ndarray = tokens[index]
+            return row
         start = min(index * self.stride, len(tokens) - self.window)
         return tokens[start : start + self.window]
 
@@ -215,7 +218,7 @@ class TokenDataset:
 
 
 def read_metadata(directory: Path, *, command: str = "") -> dict[str, Any]:
-    """metadata.json of a complete dataset; of one that another tool wrote only `window` and `stride`, if it has them.
+    """metadata.json of a complete dataset; if another tool wrote it, only its `window` and `stride`.
 
     Raises:
         PipelineError: there is none, or it is ours and damaged.
@@ -243,7 +246,7 @@ def read_metadata(directory: Path, *, command: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PreparedWindows:
-    """How a dataset was windowed when it was made, as far as it says. `is_fixed`: its arrays are rows."""
+    """How a dataset was windowed when it was made; None if it does not say. `is_fixed`: its arrays are rows."""
 
     window: int | None
     stride: int | None = None
@@ -266,7 +269,7 @@ def prepared_windows(directory: Path) -> PreparedWindows:
 
 
 def metadata_sha256(metadata: Mapping[str, Any]) -> str:
-    """The sha256 of everything in the metadata but the sha256 itself."""
+    """The sha256 of everything in the metadata except the sha256 itself."""
     content = {key: value for key, value in metadata.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -282,8 +285,8 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _metadata_problem(content: Any) -> str:
-    """What is wrong with metadata of our format, or an empty string; another tool's is never wrong."""
+def _metadata_problem(content: object) -> str:
+    """The fault of metadata in our format, or an empty string; another tool's is not checked."""
     if not isinstance(content, dict) or "format_version" not in content:
         return ""
     if content["format_version"] != FORMAT_VERSION:
@@ -305,7 +308,7 @@ def _metadata_problem(content: Any) -> str:
     return ""
 
 
-def _type_problem(content: Any, types: Mapping[str, type], *, required: Iterable[str]) -> str:
+def _type_problem(content: object, types: Mapping[str, type], *, required: Iterable[str]) -> str:
     if not isinstance(content, dict):
         return f"is damaged: it holds {content!r:.40} in place of a file's entry"
     for key, expected in types.items():
@@ -315,7 +318,7 @@ def _type_problem(content: Any, types: Mapping[str, type], *, required: Iterable
     return ""
 
 
-def _hints(content: Any) -> dict[str, Any]:
+def _hints(content: object) -> dict[str, Any]:
     keys = content if isinstance(content, dict) else {}
     return {key: keys[key] for key in ("window", "stride") if type(keys.get(key)) is int and keys[key] > 0}
 
@@ -326,13 +329,14 @@ def _holds_rows(directory: Path) -> bool:
 
 
 def _open_listed_files(directory: Path, metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    files = {}
+    files: dict[str, np.ndarray] = {}
     for entry in metadata["files"]:
-        name, expected = entry["name"], entry["tokens"]
+        name = entry["name"]
+        expected = entry["tokens"]
         tokens = _map_file(directory / name)
         if tokens.shape != (expected,):
             _refuse_file(directory / name, f"has shape {tokens.shape}, metadata.json says {expected} tokens")
-        # What np.load does not look at: bytes after the array.
+        # np.load ignores bytes after the array.
         extra = (directory / name).stat().st_size - tokens.offset - tokens.nbytes
         if extra:
             _refuse_file(directory / name, f"has {extra} bytes after its tokens")
@@ -342,7 +346,7 @@ def _open_listed_files(directory: Path, metadata: Mapping[str, Any]) -> dict[str
 
 def _open_found_files(directory: Path) -> dict[str, np.ndarray]:
     """`tokens_*.npy` in the order of their numbers; all must have rows of one length, or none."""
-    files = {path.name: _map_file(path) for path in _found_paths(directory)}
+    files: dict[str, np.ndarray] = {path.name: _map_file(path) for path in _found_paths(directory)}
     if not files:
         raise PipelineError(f"token dataset {directory} holds no tokens_*.npy; make it with python3 dataset_prep.py")
     rows = {tokens.shape[1:] for tokens in files.values()}
@@ -375,6 +379,6 @@ def _refuse_file(path: Path, problem: str) -> NoReturn:
 
 
 def _sum_of_ends(tokens: np.ndarray) -> str:
-    """Older datasets keep no sha256: shape and the first and last thousand tokens tell them apart."""
+    """Older datasets have no sha256: their shape and first and last thousand tokens identify them."""
     flat = tokens.reshape(-1)
     return f"{tokens.shape}{hashlib.sha256(flat[:1000].tobytes() + flat[-1000:].tobytes()).hexdigest()}"

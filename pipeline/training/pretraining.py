@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from dataloader import create_simple_train_val_dataloaders
+from dataloader import open_dataset, open_loaders
 from model import create_model
 from pipeline.configuration import Config
-from pipeline.dataloading.loaders import FourthLoader, ValidationLoader
+from pipeline.dataloading.loaders import LoaderOptions, TrainingLoader, ValidationLoader
 from pipeline.formats.checkpoint import run_folder_of, versions
 from pipeline.formats.run_folders import new_run_folder
 from pipeline.formats.token_dataset import TokenDataset
@@ -67,27 +67,26 @@ def build_trainer(config: Config, device: torch.device, start: StartingPoint, *,
 
 def load_data(
     config: Config, device: torch.device, *, test: bool, num_parts: int | None = None
-) -> tuple[FourthLoader, ValidationLoader, TokenDataset]:
-    train_loader, val_loader, info = create_simple_train_val_dataloaders(
+) -> tuple[TrainingLoader, ValidationLoader, TokenDataset]:
+    dataset = open_dataset(config.dataset, test=test, vocab_size=config.model.vocab_size)
+    options = LoaderOptions(
         batch_size=config.training.batch_size,
-        test_mode=test,
-        verbose=current_world().is_main,
-        device=device,
-        config=config.dataset,
-        order_seed=config.training.seed,
-        val_tokens=config.training.val_tokens,
         batches_per_step=config.training.gradient_accumulation_steps,
+        order_seed=config.training.seed,
+        min_parts=config.dataset.parts,
         num_parts=num_parts,
-        vocab_size=config.model.vocab_size,
+        val_tokens=config.training.val_tokens,
     )
-    dataset = info["dataset"]
+    loaders = open_loaders(dataset, config.dataset, options, device)
+    if current_world().is_main:
+        print(loaders.summary())
     found = dataset.metadata.get("vocab_size", config.model.vocab_size)
     if found != config.model.vocab_size:
         raise PipelineError(
             f"token dataset {dataset.directory} was made with a vocabulary of {found}, model.vocab_size is "
             f"{config.model.vocab_size}; choose another dataset, or: --set model.vocab_size={found}"
         )
-    return train_loader, val_loader, dataset
+    return loaders.train, loaders.validation, dataset
 
 
 def describe_run(config: Config, dataset: TokenDataset, device: torch.device, start: StartingPoint) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from model import TransformerLM, load_weights
 from pipeline.configuration import Config, config_flags, folder_keys, load_config, load_config_from
-from pipeline.dataloading.loaders import FourthLoader
+from pipeline.dataloading.loaders import TrainingLoader
 from pipeline.dataloading.prepared_window import with_prepared_window
 from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of
 from pipeline.formats.run_folders import find_checkpoint
@@ -142,7 +142,7 @@ class StartingPoint:
         changed = setting_changes(self.content["config"], description["config"])
         return [f"  {section}.{key}: {was} → {now}" for section, key, was, now in changed]
 
-    def place(self, model: TransformerLM, loader: FourthLoader) -> None:
+    def place(self, model: TransformerLM, loader: TrainingLoader) -> None:
         """The weights to begin with, or a resumed run's place in the data: what can still be refused, before anything
         is written."""
         if self.resumes:
