@@ -106,17 +106,16 @@ def converse(args: argparse.Namespace, config: "Config", settings: "GenerationSe
 def run_benchmark(args: argparse.Namespace) -> int:
     """Run benchmark.py, as a stage of its own, with the size and the data that the user chooses."""
     from pipeline.console.menus import choose_of
-    from pipeline.evaluation.items import PRESETS
+    from pipeline.evaluation.presets import PRESETS, preset_summary
     from utils.processes import run_process
 
-    sizes = {name: ", ".join(f"{count} {task}" for task, count in counts.items()) for name, counts in PRESETS.items()}
-    size = choose_of("Items", "Size", [f"{name}: {counts or 'everything'}" for name, counts in sizes.items()])
+    size = choose_of("Items", "Size", [f"{name}: {preset_summary(name)}" for name in PRESETS])
     sources = [
         "WikiText, LAMBADA, HellaSwag (benchmark.data_dir, or the hub)",
         "the project's own samples: no download",
     ]
     is_offline = choose_of("Data", "Data", sources) == 2
-    options = [f"--{list(sizes)[size - 1]}", "--device", args.device]
+    options = [f"--{list(PRESETS)[size - 1]}", "--device", args.device]
     if is_offline:
         options.append("--offline-samples")
     for path in args.checkpoint:

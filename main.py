@@ -35,7 +35,6 @@ _CONVERSATIONS = (*_TOKENIZER, "pyarrow")
 _MODEL = (*_TOKENIZER, "torch")
 _TRAINING = (*_MODEL, "tqdm", "tensorboard", "matplotlib")
 _TUNING = (*_TRAINING, "pyarrow")
-_WRITING = (*_MODEL, "pyarrow", "datasets")
 _SCORING = (*_MODEL, "tqdm", "matplotlib", "pyarrow", "datasets", "rouge_score", "sacrebleu")
 _SERVING = (*_MODEL, "fastapi", "uvicorn", "prometheus_client")
 _EXPORTING = (*_MODEL, "transformers", "safetensors", "gguf")
@@ -56,7 +55,7 @@ STAGES = (
     Stage(3, "prepare", "dataset_prep.py", "cleaned articles → token dataset", _CORPUS),
     Stage(4, "fineweb", "fineweb_prep.py", "FineWeb → token dataset", _CORPUS),
     Stage(5, "train", "train.py", "pretrain a model", _TRAINING),
-    Stage(6, "inference", "Inference.py", "write with a model, or compare several", _WRITING),
+    Stage(6, "inference", "Inference.py", "write with a model, or compare several", _MODEL),
     Stage(8, "benchmark", "benchmark.py", "score checkpoints", _SCORING),
     Stage(9, "lima", "lima_tokenizer.py", "conversations → tokenized examples", _CONVERSATIONS),
     Stage(10, "sft", "post_training.py", "instruction tuning", _TUNING),

@@ -29,9 +29,10 @@ def main() -> None:
     from export import export_to_hf
     from model import create_model
     from pipeline.configuration import load_config
-    from pipeline.evaluation.items import evenly_spaced, load_sets
-    from pipeline.evaluation.requests import encode_pairs, rolling_requests
-    from pipeline.evaluation.scoring import Scorer
+    from pipeline.evaluation.benchmark_sets import load_sets
+    from pipeline.evaluation.scoring import Scorer, encode_pairs
+    from pipeline.evaluation.task import evenly_spaced
+    from pipeline.evaluation.wikitext_perplexity import rolling_requests
     from pipeline.generation.loading import LoadedModel
     from tokenizer import WikipediaTokenizer
 

@@ -13,15 +13,16 @@ import lima_tokenizer
 import post_training
 from benchmark import ModelBenchmark, format_benchmark_results
 from pipeline.configuration import load_config
+from pipeline.evaluation.benchmark_sets import TASKS, load_sets
 from pipeline.evaluation.contamination import contamination
-from pipeline.evaluation.items import BenchmarkSet, Choice, LastWord, Page, evenly_spaced, load_sets, wikitext_pages
+from pipeline.evaluation.hellaswag import Choice, chance_of_best
+from pipeline.evaluation.lambada import LastWord
 from pipeline.evaluation.report_files import ReportFiles
-from pipeline.evaluation.requests import Request, encode_pairs, rolling_requests
 from pipeline.evaluation.results import NOT_COMPARABLE
-from pipeline.evaluation.scoring import Score, Scorer
+from pipeline.evaluation.scoring import Request, Score, Scorer, encode_pairs
 from pipeline.evaluation.statistics import BleuFigure, Figure, compare, mcnemar, mean_ranks
-from pipeline.evaluation.tasks import TASKS as SCORED
-from pipeline.evaluation.tasks import chance_of_best
+from pipeline.evaluation.task import evenly_spaced
+from pipeline.evaluation.wikitext_perplexity import Page, rolling_requests, wikitext_pages
 from pipeline.generation.loading import load_for_inference
 from tests.small_models import small_checkpoint, trained_tokenizer
 from utils.errors import PipelineError
@@ -88,7 +89,7 @@ def test_a_continuation_longer_than_the_context_is_refused(model):
         Scorer(model).score([Request((1,), random_ids(length, 0))])
 
 
-def test_groups_that_do_not_fit_one_padded_batch_are_scored_apart(model):
+def test_groups_too_long_for_one_batch_are_split(model):
     window = model.config.context_length
     long_context, long_continuations = random_ids(window - 4, 0), random_ids(20, 1)
     requests = [Request(long_context, random_ids(5, each)) for each in (2, 3)]
@@ -113,7 +114,7 @@ def test_context_and_continuation_are_encoded_together(tokenizer):
     assert list(request.context) == tokenizer.encode("the quick", add_bos=True)
 
 
-def test_last_word_after_a_line_break_is_split_wrongly_at_a_space_and_rightly_at_the_word():
+def test_last_word_is_split_at_space_and_at_word():
     passage = LastWord("It certainly was some kind of\n\nPower")
     assert passage.at_space == ("It certainly was some kind", " of\n\nPower")
     assert passage.at_word == ("It certainly was some kind of", "\n\nPower")
@@ -121,7 +122,7 @@ def test_last_word_after_a_line_break_is_split_wrongly_at_a_space_and_rightly_at
     assert plain.at_space == plain.at_word == ("one two", " three")
 
 
-def test_wikitext_is_detokenized_but_counted_as_it_stands():
+def test_wikitext_is_scored_detokenized_but_counted_raw():
     page = Page(" The well @-@ known 1 @,@ 000 men ( and women ) came . \n")
     assert page.text.strip() == "The well-known 1,000 men (and women) came."
     assert page.num_bytes == len(page.raw)
@@ -133,7 +134,7 @@ def test_wikitext_pages_begin_at_headings_of_the_first_level():
     assert [page.split("\n")[0] for page in wikitext_pages(text)] == [" = One = ", " = Two = "]
 
 
-def test_chosen_items_are_spread_over_the_whole_set_and_always_the_same():
+def test_chosen_items_are_spread_evenly_and_fixed():
     assert evenly_spaced(range(100), 4) == [0, 25, 50, 75]
     assert evenly_spaced(range(3), 5) == [0, 1, 2]
 
@@ -152,12 +153,12 @@ def test_standard_errors_are_those_of_resampling():
 def test_bleu_is_sacrebleu_s_corpus_score():
     from sacrebleu.metrics import BLEU
 
-    from pipeline.evaluation.completion import _bleu_figure
+    from pipeline.evaluation.completion import bleu_figure
 
     written = ["the cat sat on the mat today", "a dog ran over the road", "nothing alike here at all"]
     references = ["the cat sat on a mat today", "the dog ran over the street", "quite something else was meant"]
     bleu = BLEU(effective_order=True)
-    figure = _bleu_figure([bleu.sentence_score(w, [r]) for w, r in zip(written, references, strict=True)])
+    figure = bleu_figure([bleu.sentence_score(w, [r]) for w, r in zip(written, references, strict=True)])
     assert isinstance(figure, BleuFigure)
     assert figure.value == pytest.approx(BLEU().corpus_score(written, [references]).score)
 
@@ -192,7 +193,7 @@ def test_with_equal_weights_ratios_are_compared_as_paired_means(count):
     assert p == pytest.approx(expected, rel=1e-6 if count > 200 else 0.15)
 
 
-def test_best_is_named_only_where_the_difference_is_more_than_noise():
+def test_best_is_marked_only_beyond_noise():
     generator = np.random.default_rng(0)
     base = generator.normal(3, 1, 300)
     better = Figure((base - 0.5 + generator.normal(0, 0.1, 300)).tolist(), higher_is_better=False)
@@ -237,7 +238,7 @@ def test_missing_and_empty_sets_are_named(tmp_path):
         load_sets(["wikitext"], data_dir=tmp_path, preset="full", offline_samples=False)
 
 
-def test_without_data_the_hub_s_refusal_names_both_ways_on(monkeypatch):
+def test_an_unreachable_hub_names_both_alternatives(monkeypatch):
     import datasets
 
     def refuse(*arguments, **options):
@@ -256,7 +257,7 @@ def test_real_sets_have_the_known_counts(real_data):
     assert not any(each.comparable for each in quick)
 
 
-def test_contamination_is_clean_only_with_the_stamp_of_this_very_file(real_data):
+def test_clean_requires_the_stamp_of_this_file(real_data):
     (wikitext,) = load_sets(["wikitext"], data_dir=real_data, preset="full", offline_samples=False)
     stamp = {"sets": [{"name": "wikitext", "files": wikitext.files}]}
     assert contamination({"data": {"decontamination": stamp}}, wikitext) == "clean"
@@ -288,7 +289,7 @@ def results(checkpoints, tmp_path_factory) -> dict:
     return chosen.run_full_benchmark({name: (each.model, each.tokenizer) for name, each in models.items()})
 
 
-def test_results_are_the_same_every_time_and_plain_values(results, checkpoints, tmp_path):
+def test_results_are_repeatable_plain_values(results, checkpoints, tmp_path):
     config = load_config(settings=[f"paths.benchmark_dir={tmp_path}"])
     again = load_for_inference(str(checkpoints), config)
     chosen = ModelBenchmark(config, preset="quick", offline_samples=True)
@@ -297,7 +298,7 @@ def test_results_are_the_same_every_time_and_plain_values(results, checkpoints, 
     assert json.loads(json.dumps(results)) == results
 
 
-def test_every_line_with_a_figure_of_an_offline_sample_is_marked(results):
+def test_every_figure_of_an_offline_sample_is_marked(results):
     text = format_benchmark_results(results)
     lines = [line for line in text.splitlines() if "↑" in line or "↓" in line]
     assert len(lines) == 18
@@ -342,7 +343,7 @@ def workshop(tokenizer, tmp_path_factory) -> tuple[Path, list[str]]:
     return folder, settings
 
 
-def test_a_fine_tuned_run_is_scored_beside_its_base(workshop, tmp_path, capsys):
+def test_a_fine_tuned_run_is_compared_with_its_base(workshop, tmp_path, capsys):
     _, settings = workshop
     models = ["--checkpoint", "tuned=latest", "--checkpoint", "base=run_2026_01_01_00_00"]
     place = ["--set", f"paths.benchmark_dir={tmp_path}"]
@@ -355,7 +356,7 @@ def test_a_fine_tuned_run_is_scored_beside_its_base(workshop, tmp_path, capsys):
     assert tuned["speed"]
 
 
-def test_over_training_scores_the_epochs_of_a_fine_tuned_run(workshop, tmp_path):
+def test_over_training_scores_each_epoch_of_fine_tuning(workshop, tmp_path):
     _, settings = workshop
     place = ["--set", f"paths.benchmark_dir={tmp_path}", "--tasks", "lambada"]
     assert benchmark.main(["--over-training", "latest", *QUICK, *settings, *place]) == 0
@@ -372,7 +373,7 @@ def test_over_training_scores_the_epochs_of_a_fine_tuned_run(workshop, tmp_path)
         ("html_report.benchmark_page", "the page"),
     ],
 )
-def test_an_optional_part_that_fails_leaves_the_results(checkpoints, tmp_path, capsys, monkeypatch, broken, what):
+def test_a_failing_optional_part_keeps_the_results(checkpoints, tmp_path, capsys, monkeypatch, broken, what):
     def fail(*arguments, **options):
         raise ValueError("no\nluck")
 
@@ -428,11 +429,8 @@ def test_a_model_of_zeros_does_no_better_than_chance(checkpoints, tokenizer):
     choices = [Choice("a quick brown", endings, label) for label in range(4)]
     words = [LastWord("the quick brown fox"), LastWord("over a lazy dog")]
     pages = [Page("the quick brown fox jumps over the lazy dog . ")]
-    sets = {
-        name: BenchmarkSet(name, items, "test", {}, len(items), False)
-        for name, items in (("hellaswag", choices), ("lambada", words), ("wikitext", pages))
-    }
-    scored = {name: SCORED[name](Scorer(loaded.model), tokenizer, data).figures for name, data in sets.items()}
+    sets = {"hellaswag": choices, "lambada": words, "wikitext": pages}
+    scored = {name: TASKS[name].score(Scorer(loaded.model), tokenizer, items).figures for name, items in sets.items()}
     assert scored["hellaswag"]["acc"].x == scored["hellaswag"]["acc_norm"].x == [0.25] * 4
     assert scored["lambada"]["acc"].value <= 1 / tokenizer.vocab_size
     assert scored["wikitext"]["next_token_top10"].value == pytest.approx(10 / tokenizer.vocab_size)
@@ -446,7 +444,7 @@ def test_ties_count_as_chance():
     assert tied.top_chance(5) == pytest.approx([1, 1 / 3, 0])
 
 
-def test_other_line_separators_end_no_line(tmp_path):
+def test_unusual_line_separators_do_not_end_lines(tmp_path):
     (tmp_path / "lambada").mkdir()
     text = {"text": "one\u2028two\u0085three four"}
     (tmp_path / "lambada" / "set.jsonl").write_text(json.dumps(text, ensure_ascii=False) + "\n", encoding="utf-8")

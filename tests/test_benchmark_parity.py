@@ -14,9 +14,9 @@ import torch
 
 from export import export_to_hf
 from model import create_model
-from pipeline.evaluation.items import load_sets, wikitext_pages
+from pipeline.evaluation.benchmark_sets import TASKS, load_sets
 from pipeline.evaluation.scoring import Scorer
-from pipeline.evaluation.tasks import TASKS
+from pipeline.evaluation.wikitext_perplexity import wikitext_pages
 from pipeline.generation.loading import LoadedModel
 from pipeline.modeling.config import ModelConfig
 from tokenizer import WikipediaTokenizer
@@ -120,7 +120,7 @@ def _local_task(installed: Path, target: Path, name: str, data: Path) -> None:
 def ours(data_dir, model_and_tokenizer) -> dict:
     model, tokenizer = model_and_tokenizer
     sets = load_sets(TASKS, data_dir=data_dir, preset="full", offline_samples=False)
-    return {each.name: TASKS[each.name](Scorer(model), tokenizer, each) for each in sets}
+    return {data.name: TASKS[data.name].score(Scorer(model), tokenizer, data.items) for data in sets}
 
 
 def metric(reference: dict, task: str, name: str) -> float:
@@ -139,18 +139,18 @@ def test_lambada_figures_are_the_harness_s(reference, ours):
 
 
 def test_lambada_agrees_item_by_item(reference, ours):
-    theirs = sorted(reference["samples"]["local_lambada_openai"], key=lambda each: each["doc_id"])
-    assert [bool(each["acc"]) for each in theirs] == [item["acc"] for item in ours["lambada"].items]
-    expected = [float(each["filtered_resps"][0][0]) for each in theirs]
+    theirs = sorted(reference["samples"]["local_lambada_openai"], key=lambda sample: sample["doc_id"])
+    assert [bool(sample["acc"]) for sample in theirs] == [item["acc"] for item in ours["lambada"].items]
+    expected = [float(sample["filtered_resps"][0][0]) for sample in theirs]
     assert [item["loglikelihood"] for item in ours["lambada"].items] == pytest.approx(expected, rel=1e-5)
 
 
 def test_hellaswag_agrees_item_by_item(reference, ours):
-    theirs = sorted(reference["samples"]["local_hellaswag"], key=lambda each: each["doc_id"])
+    theirs = sorted(reference["samples"]["local_hellaswag"], key=lambda sample: sample["doc_id"])
     for name in ("acc", "acc_norm"):
-        assert [bool(each[name]) for each in theirs] == [item[name] for item in ours["hellaswag"].items]
+        assert [bool(sample[name]) for sample in theirs] == [item[name] for item in ours["hellaswag"].items]
         error = reference["results"]["local_hellaswag"][f"{name}_stderr,none"]
         assert ours["hellaswag"].figures[name].stderr == pytest.approx(error, rel=1e-6)
-    for each, item in zip(theirs, ours["hellaswag"].items, strict=True):
-        expected = [float(response[0]) for response in each["filtered_resps"]]
+    for sample, item in zip(theirs, ours["hellaswag"].items, strict=True):
+        expected = [float(response[0]) for response in sample["filtered_resps"]]
         assert item["loglikelihoods"] == pytest.approx(expected, rel=1e-5)

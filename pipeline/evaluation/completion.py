@@ -1,25 +1,28 @@
-"""Text completion: a passage's beginning goes in, its real continuation is compared with what the model writes.
+"""Text completion: the model continues the beginning of a WikiText passage; compared with the real continuation.
 
 BLEU by sacrebleu and ROUGE by rouge-score, both from 0 to 100. Greedy, so the same for every seed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluation.items import Page, detokenize_wikitext, evenly_spaced
-from pipeline.evaluation.statistics import BleuFigure, Figure
-from pipeline.evaluation.tasks import TaskResult
+from pipeline.evaluation.statistics import AnyFigure, BleuFigure, Figure
+from pipeline.evaluation.task import TaskResult, evenly_spaced
+from pipeline.evaluation.wikitext_perplexity import Page, detokenize_wikitext
 from pipeline.generation.generate import encode_prompt, generate_batch
 from pipeline.generation.settings import GenerationSettings
+from pipeline.tokenization.interface import Tokenizer
 
 if TYPE_CHECKING:
-    from model import TransformerLM
-    from tokenizer import WikipediaTokenizer
+    from sacrebleu.metrics.bleu import BLEUScore
 
-PROMPT_WORDS = REFERENCE_WORDS = 32
+    from model import TransformerLM
+
+PROMPT_WORDS = 32
+REFERENCE_WORDS = 32
 MAX_PASSAGES = 100
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -42,40 +45,43 @@ def passages_of(pages: Sequence[Page], limit: int) -> list[Passage]:
     return evenly_spaced(found, min(limit, len(found)))
 
 
-def score_completion(
-    model: "TransformerLM", tokenizer: "WikipediaTokenizer", passages: Sequence[Passage]
-) -> TaskResult:
+def score_completion(model: "TransformerLM", tokenizer: Tokenizer, passages: Sequence[Passage]) -> TaskResult:
     """BLEU and ROUGE of the first words that the model writes, as many as the reference has."""
     from rouge_score.rouge_scorer import RougeScorer
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
-    new = min(3 * REFERENCE_WORDS, model.config.context_length // 2)
-    # A prompt that the context does not hold loses its beginning.
-    prompts = [encode_prompt(tokenizer, each.prompt)[new - model.config.context_length :] for each in passages]
-    settings = GenerationSettings(max_length=new, temperature=0.0)
-    written = []
-    for ids in generate_batch(model, prompts, settings, tokenizer=tokenizer):
-        text = tokenizer.decode(ids)
-        written.append(" ".join(text.split()[:REFERENCE_WORDS]))
-    references = [passage.reference for passage in passages]
+    written = _continuations(model, tokenizer, passages)
+    pairs = [(passage.reference, text) for passage, text in zip(passages, written, strict=True)]
     rouge = RougeScorer(list(ROUGE), use_stemmer=True)
-    scores = [rouge.score(reference, text) for reference, text in zip(references, written, strict=True)]
+    scores = [rouge.score(reference, text) for reference, text in pairs]
     bleu = BLEU(effective_order=True)
-    sentences = [bleu.sentence_score(text, [reference]) for text, reference in zip(written, references, strict=True)]
-    figures: dict[str, Any] = {"bleu": _bleu_figure(sentences)}
+    figures: dict[str, AnyFigure] = {
+        "bleu": bleu_figure([bleu.sentence_score(text, [reference]) for reference, text in pairs])
+    }
     for name in ROUGE:
         figures[name] = Figure([100 * score[name].fmeasure for score in scores], unit="points")
-    items = [
+    records: list[dict[str, object]] = [
         {"prompt": passage.prompt, "reference": passage.reference, "written": text}
         for passage, text in zip(passages, written, strict=True)
     ]
-    return TaskResult(figures, items)
+    return TaskResult(figures, records)
 
 
-def _bleu_figure(sentences: Sequence[Any]) -> BleuFigure:
+def _continuations(model: "TransformerLM", tokenizer: Tokenizer, passages: Sequence[Passage]) -> list[str]:
+    """Greedy continuations, cut to the length of the references."""
+    context_length = model.config.context_length
+    new_tokens = min(3 * REFERENCE_WORDS, context_length // 2)
+    # A prompt that does not fit into the context loses its beginning.
+    prompts = [encode_prompt(tokenizer, passage.prompt)[new_tokens - context_length :] for passage in passages]
+    settings = GenerationSettings(max_length=new_tokens, temperature=0.0)
+    texts = map(tokenizer.decode, generate_batch(model, prompts, settings, tokenizer=tokenizer))
+    return [" ".join(text.split()[:REFERENCE_WORDS]) for text in texts]
+
+
+def bleu_figure(sentences: "Sequence[BLEUScore]") -> BleuFigure:
     """The counts that corpus BLEU adds up, from sacrebleu's score of each sentence."""
     return BleuFigure(
-        counts=np.array([each.counts for each in sentences]),
-        totals=np.array([each.totals for each in sentences]),
-        lengths=np.array([[each.sys_len, each.ref_len] for each in sentences]),
+        counts=np.array([sentence.counts for sentence in sentences]),
+        totals=np.array([sentence.totals for sentence in sentences]),
+        lengths=np.array([[sentence.sys_len, sentence.ref_len] for sentence in sentences]),
     )

@@ -1,21 +1,23 @@
-"""Whether a model may have been trained on what it is benchmarked with."""
+"""Whether a model may have been trained on the sets it is benchmarked with."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.items import BenchmarkSet
+from pipeline.evaluation.benchmark_sets import BenchmarkSet
 
-CLEAN, NOT_CHECKED, CONTAMINATED = "clean", "not checked", "contaminated"
+CLEAN = "clean"
+NOT_CHECKED = "not checked"
+CONTAMINATED = "contaminated"
 
 
 def contamination(content: Mapping[str, Any], data: BenchmarkSet) -> str:
-    """`clean` if all the training data was decontaminated against exactly these files, else what is known.
+    """`clean` if all training data was decontaminated against exactly these files, otherwise what is known.
 
     WikiText's articles are Wikipedia's, so a model trained on Wikipedia is marked unless its data was decontaminated.
 
     Args:
-        content: a checkpoint's, without its tensors; of an unknown model, an empty one.
+        content: a checkpoint's content without its tensors; empty for an unknown model.
 
     Raises:
         PipelineError: the pretraining data is still there but can no longer be read.
@@ -30,7 +32,7 @@ def contamination(content: Mapping[str, Any], data: BenchmarkSet) -> str:
 
 
 def _pretraining(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the checkpoint, or the one that it was fine-tuned from, says of its pretraining data."""
+    """What the checkpoint, or the one it was fine-tuned from, records about its pretraining data."""
     data = _pretrained(content).get("data") or {}
     return {} if "training_conversations" in data else data  # fine-tuned twice: only the last base is recorded
 
@@ -40,7 +42,7 @@ def _pretrained(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _unchecked_training(content: Mapping[str, Any]) -> str:
-    """What the model learned besides that data. Conversations carry no decontamination stamp."""
+    """What else the model was trained on. Conversations carry no decontamination stamp."""
     parts = ["conversations"] if content.get("chat_template") else []
     parts += ["training before --init-from"] if _pretrained(content).get("init_from") else []
     return " and ".join(parts)
@@ -52,7 +54,7 @@ def _stamped_files(metadata: Mapping[str, Any], name: str) -> set[str]:
 
 
 def _metadata(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The metadata of the training data, if that dataset is still here and still the same."""
+    """The metadata of the training data, if that dataset still exists and has not changed."""
     if "decontamination" in data:
         return data
     directory = data.get("directory")

@@ -3,10 +3,13 @@
 import base64
 from collections.abc import Mapping
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluation.text_report import LABELS, TITLES, figure_text, speed_cells
 from utils.plots import png_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c1e21 }
@@ -20,8 +23,8 @@ img { max-width: 100% } blockquote { margin: .5rem 0; padding-left: 1rem; border
 """
 
 
-def benchmark_page(results: Mapping[str, Any], chart: Any) -> str:
-    """The results as HTML, with the picture inside if there is one."""
+def benchmark_page(results: Mapping[str, Any], chart: "Figure | None") -> str:
+    """The results as HTML, with the chart embedded."""
     models = results["models"]
     parts = [
         f"<h1>Benchmark: {escape(', '.join(models))}</h1>",
@@ -31,17 +34,17 @@ def benchmark_page(results: Mapping[str, Any], chart: Any) -> str:
         *(_task_part(results, task) for task in results["sets"]),
         _ranking_part(results),
         "<h2>Contamination</h2>",
-        *(_contamination(name, each) for name, each in models.items()),
+        *(_contamination(name, model) for name, model in models.items()),
         "<h2>Speed</h2>",
         _speed_part(models),
         "<h2>Samples</h2>",
-        *(_sample(name, each) for name, each in models.items()),
+        *(_sample(name, model) for name, model in models.items()),
     ]
     head = f"<meta charset=utf-8><title>Benchmark</title><style>{_STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
-def _picture(chart: Any) -> str:
+def _picture(chart: "Figure | None") -> str:
     if chart is None:
         return ""
     encoded = base64.b64encode(png_bytes(chart)).decode()
@@ -55,10 +58,10 @@ def _task_part(results: Mapping[str, Any], task: str) -> str:
     rows = ["<tr><th>figure</th>" + "".join(f"<th>{escape(name)}</th>" for name in models) + "</tr>"]
     for name, figure in next(iter(models.values()))["figures"][task].items():
         best = results["comparisons"].get(f"{task}.{name}", {}).get("best")
-        cells = "".join(
-            f"<td{' class=best' if model == best else ''}>{escape(figure_text(each['figures'][task][name]))}</td>"
-            for model, each in models.items()
-        )
+        cells = ""
+        for model, result in models.items():
+            mark_best = " class=best" if model == best else ""
+            cells += f"<td{mark_best}>{escape(figure_text(result['figures'][task][name]))}</td>"
         arrow = "↑" if figure["higher_is_better"] else "↓"
         note = f" <span class=quiet>({escape(figure['note'])})</span>" if figure["note"] else ""
         rows.append(f"<tr><td>{LABELS[name]} {arrow}{note}{mark}</td>{cells}</tr>")
@@ -72,7 +75,7 @@ def _ranking_part(results: Mapping[str, Any]) -> str:
         f"<li value={ranked['place']}>{escape(ranked['model'])}, mean rank {ranked['mean_rank']:.2f}</li>"
         for ranked in results["ranking"]
     )
-    best = "<p class=quiet>A figure is highlighted where it is better than every other model's with p &lt; 0.05.</p>"
+    best = "<p class=quiet>A figure is highlighted if it is better than every other model's with p &lt; 0.05.</p>"
     return f"<h2>Ranking over all figures</h2><ol>{items}</ol>{best}"
 
 
@@ -83,7 +86,7 @@ def _contamination(name: str, model: Mapping[str, Any]) -> str:
 
 def _speed_part(models: Mapping[str, Any]) -> str:
     header = ("model", "parameters", "memory of weights", "reads tokens/s", "writes tokens/s")
-    rows = ["<tr>" + "".join(f"<th>{each}</th>" for each in header) + "</tr>"]
+    rows = ["<tr>" + "".join(f"<th>{title}</th>" for title in header) + "</tr>"]
     for name, model in models.items():
         cells = "".join(f"<td>{cell}</td>" for cell in speed_cells(model["speed"]))
         rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")

@@ -1,21 +1,24 @@
-"""A benchmark's files: the results first, then what may fail without taking them along."""
+"""A benchmark's files: the results first, then the reports that may fail without losing them."""
 
 import sys
 import time
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.evaluation.text_report import format_benchmark_results
 from utils.files import write_json, write_text
 from utils.terminal import visible
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 T = TypeVar("T")
 
 
 class ReportFiles:
-    """benchmark_<timestamp>.json, .txt, .png and .html in `directory`, which is created at once, before the scoring."""
+    """benchmark_<timestamp>.json, .txt, .png and .html in `directory`, which is created at once, before any scoring."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -27,16 +30,16 @@ class ReportFiles:
         return [path for suffix in (".json", ".txt", ".png", ".html") if (path := self._path(suffix)).exists()]
 
     def save(self, results: Mapping[str, Any]) -> None:
-        """Write the JSON and the text, again if the results have grown."""
+        """Write the JSON and the text; call it again when the results have grown."""
         write_json(self._path(".json"), results)
         write_text(self._path(".txt"), format_benchmark_results(results))
 
     def add_pictures(self, results: Mapping[str, Any], *, over_training: bool) -> None:
-        """Draw the chart and write the page with it; report in a line if one of them fails."""
+        """Draw the chart and write the page with it; print a warning if one of them fails."""
         chart = attempt("the chart", lambda: self._draw(results, over_training=over_training))
         attempt("the page", lambda: self._write_page(results, chart))
 
-    def _draw(self, results: Mapping[str, Any], *, over_training: bool) -> Any:
+    def _draw(self, results: Mapping[str, Any], *, over_training: bool) -> "Figure":
         from pipeline.evaluation.charts import comparison_chart, training_chart
         from utils.plots import save_figure
 
@@ -44,7 +47,7 @@ class ReportFiles:
         save_figure(self._path(".png"), chart)
         return chart
 
-    def _write_page(self, results: Mapping[str, Any], chart: Any) -> None:
+    def _write_page(self, results: Mapping[str, Any], chart: "Figure | None") -> None:
         from pipeline.evaluation.html_report import benchmark_page
 
         write_text(self._path(".html"), benchmark_page(results, chart))
@@ -54,7 +57,7 @@ class ReportFiles:
 
 
 def attempt(what: str, work: Callable[[], T]) -> T | None:
-    """The result of `work`, or None if it fails: the scores are worth more than what is added to them."""
+    """The result of `work`, or None and a warning if it fails: nothing optional may cost the scores."""
     try:
         return work()
     except Exception as error:

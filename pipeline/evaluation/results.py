@@ -1,28 +1,30 @@
-"""The results of a benchmark as plain values: what the JSON report holds, and what the other reports are made of."""
+"""The results of a benchmark as plain values: the JSON report, from which the others are made."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.evaluation.items import BenchmarkSet
-from pipeline.evaluation.statistics import compare, rank_models
-from pipeline.evaluation.tasks import TaskResult
+from pipeline.evaluation.benchmark_sets import BenchmarkSet
+from pipeline.evaluation.statistics import AnyFigure, compare, rank_models
+from pipeline.evaluation.task import TaskResult
 
 FORMAT_VERSION = 1
 NOT_COMPARABLE = "sample, not comparable"
-# What is left out of the ranking: a second view of a figure that is in it already.
+# Left out of the ranking: each restates a figure that is already in it.
 UNRANKED = {"byte_perplexity", "word_perplexity_corrected", "token_perplexity", "acc_corrected", "perplexity_corrected"}
 
 
 def set_description(data: BenchmarkSet, *, offline_samples: bool) -> dict[str, Any]:
-    """`mark` stands on every line of a figure that must not be held against published ones."""
-    counted = f"{len(data.items):,} of {data.total:,}"
-    mark = NOT_COMPARABLE if offline_samples else "" if data.comparable else f"{counted}, not comparable"
+    """`mark` is shown on every line of a figure that must not be held against published ones."""
+    mark = "" if data.comparable else f"{len(data.items):,} of {data.total:,}, not comparable"
+    if offline_samples:
+        mark = NOT_COMPARABLE
     return {"origin": data.origin, "files": data.files, "items": len(data.items), "total": data.total, "mark": mark}
 
 
-def figure_values(figure: Any) -> dict[str, Any]:
-    value, error = figure.value, figure.stderr
+def figure_values(figure: AnyFigure) -> dict[str, Any]:
+    value = figure.value
+    error = figure.stderr
     return {
         "value": value if math.isfinite(value) else None,
         "stderr": error if error is not None and math.isfinite(error) else None,

@@ -6,7 +6,7 @@ are compared on the differences of their residuals, item by item.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,10 +54,12 @@ class Figure:
     def residuals(self) -> np.ndarray:
         """Each item's share of the ratio's error, so that the ratio's variance is that of their mean."""
         weights = self._weights()
-        return (np.asarray(self.x, dtype=np.float64) - self._ratio() * weights) / weights.mean()
+        errors = np.asarray(self.x, dtype=np.float64) - self._ratio() * weights
+        residuals: np.ndarray = errors / weights.mean()
+        return residuals
 
     def p_value(self, other: "Figure") -> float | None:
-        """How likely such a difference is between models that are equally good; None where it cannot be said."""
+        """How likely such a difference is between equally good models; None for a single item."""
         if self.is_yes_no:
             return mcnemar(self.x, other.x)
         # The residuals are around each model's own ratio: their difference has mean 0, the ratios differ by `gap`.
@@ -73,7 +75,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class BleuFigure:
-    """Corpus BLEU, 0 to 100, from each item's counts: BLEU is no mean over items, so its error is resampled."""
+    """Corpus BLEU, 0 to 100, from each item's counts: BLEU is not a mean over items, so its error is resampled."""
 
     counts: np.ndarray  # (items, 4) matching n-grams
     totals: np.ndarray  # (items, 4) n-grams written
@@ -107,9 +109,9 @@ class BleuFigure:
 
     def _bleu(self, draws: np.ndarray) -> np.ndarray:
         """BLEU of each row of `draws` (R, items), with sacrebleu's exponential smoothing of n-grams without a match."""
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
 
-        sums = [(draws @ each).round().astype(int) for each in (self.counts, self.totals, self.lengths)]
+        sums = [(draws @ values).round().astype(int) for values in (self.counts, self.totals, self.lengths)]
         return np.array(
             [
                 BLEU.compute_bleu(c.tolist(), t.tolist(), int(n[0]), int(n[1]), smooth_method="exp").score
@@ -118,16 +120,24 @@ class BleuFigure:
         )
 
 
+AnyFigure = Figure | BleuFigure
+
+
 def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     values = np.asarray(values, dtype=np.float64)
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def paired(differences: np.ndarray) -> float | None:
-    """Is their mean more than noise? A normal test; of few items, a test by random signs, which assumes no shape."""
+    """The p-value of the hypothesis that their mean is 0; None for a single item.
+
+    A normal test; for few items a test by random signs, which assumes nothing about the distribution.
+    """
     error = standard_error(differences)
-    if error is None or len(differences) > FEW_ITEMS:
-        return None if error is None else two_sided(float(differences.mean()), error)
+    if error is None:
+        return None
+    if len(differences) > FEW_ITEMS:
+        return two_sided(float(differences.mean()), error)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(10_000, len(differences)))
     reached = np.abs(signs @ differences) >= abs(differences.sum()) * (1 - 1e-9)
     return float((reached.sum() + 1) / (len(signs) + 1))
@@ -144,22 +154,24 @@ def mcnemar(mine: Sequence[float], others: Sequence[float]) -> float:
     """The exact test of McNemar (1947) on items that one model has right and the other wrong."""
     only_mine = sum(1 for a, b in zip(mine, others, strict=True) if a > b)
     only_others = sum(1 for a, b in zip(mine, others, strict=True) if a < b)
-    both = only_mine + only_others
+    disagreements = only_mine + only_others
     # Beyond a thousand disagreements the normal distribution is as exact as the figures are.
-    if both > 1000:
-        return two_sided(only_mine - only_others, math.sqrt(both))
-    tail = sum(math.comb(both, k) for k in range(min(only_mine, only_others) + 1))
-    return min(1.0, 2 * tail / 2**both)
+    if disagreements > 1000:
+        return two_sided(only_mine - only_others, math.sqrt(disagreements))
+    tail = sum(math.comb(disagreements, k) for k in range(min(only_mine, only_others) + 1))
+    return min(1.0, 2.0 * tail / 2.0**disagreements)
 
 
-def compare(figures: dict[str, Any]) -> dict[str, Any]:
-    """The ranks of several models' figures, which is best, and against which others that is more than noise.
+def compare(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The order, ranks and pairwise p-values of several models' figures; which is best, if one clearly is.
 
     Equal figures share the mean of their ranks. `best` is None if even the runner-up is within noise.
+
+    Args:
+        figures: model → its `AnyFigure`, all of the same kind.
     """
-    ordered = sorted(
-        figures, key=lambda name: figures[name].value, reverse=next(iter(figures.values())).higher_is_better
-    )
+    higher_is_better = next(iter(figures.values())).higher_is_better
+    ordered = sorted(figures, key=lambda name: figures[name].value, reverse=higher_is_better)
     pairs = [
         {"better": better, "worse": worse, "p": figures[better].p_value(figures[worse])}
         for index, better in enumerate(ordered)
@@ -181,7 +193,7 @@ def mean_ranks(ordered: Sequence[float]) -> list[float]:
     return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in ordered]
 
 
-def rank_models(comparisons: dict[str, dict[str, Any]]) -> list[tuple[str, float]]:
+def rank_models(comparisons: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, float]]:
     """(model, mean rank over all figures), the best first."""
     ranks: dict[str, list[float]] = {}
     for comparison in comparisons.values():

@@ -33,7 +33,7 @@ LABELS = {
 
 
 def format_benchmark_results(results: Mapping[str, Any], *, colour: bool = False) -> str:
-    """The whole report as text; the best figure is marked ``*`` only where the difference is more than noise."""
+    """The whole report as text; the best figure is marked ``*`` only if the difference is more than noise."""
     models = results["models"]
     lines = [f"{results['settings']['preset']} benchmark of {visible(', '.join(models))}", ""]
     for task, data in results["sets"].items():
@@ -57,8 +57,9 @@ def figure_text(figure: Mapping[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    decimals = 0 if abs(value) >= 1000 else 2 if abs(value) >= 1 else 4
-    return f"{value:,.{decimals}f}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
 
 
 def _task_heading(task: str, data: Mapping[str, Any]) -> str:
@@ -67,16 +68,19 @@ def _task_heading(task: str, data: Mapping[str, Any]) -> str:
 
 
 def _task_table(results: Mapping[str, Any], task: str, colour: bool) -> str:
-    models, mark = results["models"], results["sets"][task]["mark"]
+    models = results["models"]
+    mark = results["sets"][task]["mark"]
+    marks = [mark] if mark else []
     names = next(iter(models.values()))["figures"][task]
-    rows = [("figure", *map(visible, models), *([""] if mark else []))]
+    rows = [["figure", *map(visible, models), *("" for _ in marks)]]
     for name, figure in names.items():
         direction = "↑" if figure["higher_is_better"] else "↓"
         best = results["comparisons"].get(f"{task}.{name}", {}).get("best")
-        cells = [
-            figure_text(each["figures"][task][name]) + (" *" if model == best else "") for model, each in models.items()
-        ]
-        rows.append((f"{LABELS[name]} {direction}", *cells, *([mark] if mark else [])))
+        row = [f"{LABELS[name]} {direction}"]
+        for model, result in models.items():
+            star = " *" if model == best else ""
+            row.append(figure_text(result["figures"][task][name]) + star)
+        rows.append([*row, *marks])
     table = format_table(rows, right=range(1, len(models) + 1))
     if not colour:
         return table
@@ -106,8 +110,8 @@ def _sample_lines(models: Mapping[str, Any]) -> list[str]:
 
 
 def _speed_table(models: Mapping[str, Any]) -> str:
-    rows = [("model", "parameters", "weights", "reads tokens/s", "writes tokens/s")]
-    rows += [(visible(name), *speed_cells(model["speed"])) for name, model in models.items()]
+    rows = [["model", "parameters", "weights", "reads tokens/s", "writes tokens/s"]]
+    rows += [[visible(name), *speed_cells(model["speed"])] for name, model in models.items()]
     return format_table(rows, right=range(1, 5))
 
 
