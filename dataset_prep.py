@@ -4,7 +4,7 @@
     python3 dataset_prep.py                     # everything in paths.cleaned_dir, on all cores
     python3 dataset_prep.py --window 1024 --overlap 0.25 --batch 5000 --max-files 20 --workers 4
 
-Interrupted, even killed, it goes on when the same command is run again; --restart begins anew.
+Interrupted, even killed, it continues when you run the same command again; --restart starts from scratch.
 """
 
 import argparse

@@ -6,12 +6,12 @@
     python3 fineweb_prep.py --window 1024 --batch-size 5000 --max-files 20
     python3 fineweb_prep.py --set fineweb.name=HuggingFaceFW/fineweb-edu
 
-A broken connection is tried again where it broke. Interrupted, even killed, the run goes on when the same command is
-given again; --restart begins anew.
+A broken connection is resumed where it broke. Interrupted, even killed, the run continues when you run the same command
+again; --restart starts from scratch.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -94,7 +94,7 @@ def preparation(config: Config, *, test: bool, source: Path | None = None, resta
     )
 
 
-def document_shards(fineweb: FineWebConfig, *, source: Path | None = None) -> list[Shard]:
+def document_shards(fineweb: FineWebConfig, *, source: Path | None = None) -> Sequence[Shard]:
     """The pieces of input, in order; their documents pass `rejection_reason` when they are read."""
     reject = partial(rejection_reason, fineweb=fineweb)
     if source is not None:

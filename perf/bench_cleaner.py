@@ -24,8 +24,8 @@ import orjson
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from perf.wikipedia_corpus import structured_articles
-from pipeline.cleaning.articles import clean_file
-from pipeline.cleaning.run import Job, plan_jobs
+from pipeline.cleaning.cleaned_file import CleaningOptions, clean_file
+from pipeline.cleaning.plan import CleaningJob, plan_jobs
 from pipeline.configuration import load_config
 from utils.terminal import format_table
 
@@ -54,12 +54,12 @@ def parse_only(files: list[Path]) -> None:
                 orjson.loads(line)
 
 
-def clean_here(jobs: list[Job], directory: Path) -> None:
+def clean_here(jobs: list[CleaningJob], directory: Path) -> None:
     """Clean in this process as a worker does: no start-up, no progress bar."""
     gc.disable()
     config = load_config().cleaning
     for job in jobs:
-        clean_file(job, directory, config, limit=None, strict=False, report=lambda progress: None)
+        clean_file(job, CleaningOptions(directory, config), lambda progress: None)
 
 
 def run_cleaner(raw: Path, directory: Path, *options: str) -> None:
@@ -113,7 +113,7 @@ def start_up(scratch: Path) -> None:
     print(f"one article, start-up included: {statistics.median(times):.2f} s")
 
 
-def profile(jobs: list[Job], scratch: Path) -> None:
+def profile(jobs: list[CleaningJob], scratch: Path) -> None:
     import cProfile
     import pstats
 

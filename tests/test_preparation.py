@@ -466,7 +466,7 @@ def test_repeated_documents_are_left_out_but_the_first(make, tokenizer_class, ar
 
 
 def test_comparing_hashes_in_groups_changes_nothing(make, tokenizer_class, monkeypatch):
-    monkeypatch.setattr(preparation, "write_files", lambda parts, *_, **__: [part.keep for part in parts])
+    monkeypatch.setattr(preparation.Writer, "write", lambda *_, **__: [])
     monkeypatch.setattr(preparation, "metadata_of", lambda *_, **__: {})
     job = make()
     monkeypatch.setattr(preparation.shutil, "rmtree", lambda *_, **__: None)

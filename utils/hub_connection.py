@@ -1,9 +1,8 @@
-"""One file from the Hugging Face hub, and what every request to the hub shares: the hash that the hub states."""
+"""The Hugging Face hub: one file of it, and what all requests share: the token, redirects and the stated hash."""
 
 import hashlib
 import re
-from email.message import Message
-from http.client import HTTPResponse
+from http.client import HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -31,7 +30,7 @@ def download(repository: str, file: str, *, repo_type: str | None = None) -> byt
     from http.client import HTTPException
     from urllib.error import HTTPError
 
-    from huggingface_hub import get_token, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     try:
@@ -40,9 +39,7 @@ def download(repository: str, file: str, *, repo_type: str | None = None) -> byt
             return _cached_content(Path(cached))
         if HF_HUB_OFFLINE:
             raise HubError("HF_HUB_OFFLINE is set")
-        request = Request(hf_hub_url(repository, file, repo_type=repo_type))
-        if get_token():  # not sent on to the server that the hub redirects to
-            request.add_unredirected_header("Authorization", f"Bearer {get_token()}")
+        request = hub_request(hf_hub_url(repository, file, repo_type=repo_type))
         response, stated = open_url(request, timeout=20)
         with response:
             content = response.read()
@@ -55,6 +52,19 @@ def download(repository: str, file: str, *, repo_type: str | None = None) -> byt
     if stated and not has_hash(content, stated):
         raise HubError(f"{file} arrived damaged: its hash is not {stated}, as the hub says; try again")
     return content
+
+
+def hub_request(url: str, *, byte_range: tuple[int, int] | None = None) -> Request:
+    """A request to the hub with the user's token, if there is one, for all bytes or for [start, end) of them."""
+    from huggingface_hub import get_token
+
+    request = Request(url)
+    token = get_token()
+    if token:  # not for the storage that the hub redirects to
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    if byte_range:
+        request.add_header("Range", f"bytes={byte_range[0]}-{byte_range[1] - 1}")
+    return request
 
 
 def open_url(request: Request, *, timeout: float) -> tuple[HTTPResponse, str | None]:
@@ -84,7 +94,7 @@ class _Redirects(HTTPRedirectHandler):
     linked_etag: str | None = None
 
     def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         self.linked_etag = self.linked_etag or headers.get("X-Linked-ETag")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

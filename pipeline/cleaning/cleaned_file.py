@@ -14,7 +14,7 @@ from pipeline.cleaning.articles import COLUMNS, MALFORMED, Counts, clean_article
 from pipeline.cleaning.config import CleaningConfig
 from pipeline.cleaning.plan import REJECTS_NAME, CleaningJob
 from pipeline.cleaning.policy import Policy
-from pipeline.formats.cleaned_text import FileFacts, FileReport, printable_name, to_line
+from pipeline.formats.cleaned_text import CleanedFile, FileFacts, printable_name, to_line
 from pipeline.formats.raw_files import RawFile, Record
 from utils.errors import PipelineError
 from utils.files import whole_file
@@ -40,14 +40,14 @@ class CleaningOptions:
     strict: bool = False
 
 
-def clean_in_process(job: CleaningJob, options: CleaningOptions, report: Callable[[FileProgress], None]) -> FileReport:
+def clean_in_process(job: CleaningJob, options: CleaningOptions, report: Callable[[FileProgress], None]) -> CleanedFile:
     """`clean_file` in a worker process."""
     # Parsed articles are trees without cycles; looking for cycles in them takes a third of the time.
     gc.disable()
     return clean_file(job, options, report)
 
 
-def clean_file(job: CleaningJob, options: CleaningOptions, report: Callable[[FileProgress], None]) -> FileReport:
+def clean_file(job: CleaningJob, options: CleaningOptions, report: Callable[[FileProgress], None]) -> CleanedFile:
     """Clean the raw files of one job and return its part of the report.
 
     Raises:
@@ -81,12 +81,11 @@ def clean_file(job: CleaningJob, options: CleaningOptions, report: Callable[[Fil
                 f"{cleaner.rejects.first}; none of its {counts.read:,} records can be used: fix it, or move it out of "
                 "the input"
             )
-    report_on_file: FileReport = {  # type: ignore[typeddict-item]  # the run adds the keys that are not required
+    return {
         "limit": options.limit if is_cut else None,
         **cleaner.lines.facts(output),
         **counts.to_dict(),
     }
-    return report_on_file
 
 
 class _RawRecords:

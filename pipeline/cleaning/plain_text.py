@@ -1,6 +1,7 @@
 """Articles that are already plain text as blocks: `{title|name, text}` records and people's own files."""
 
 import re
+from typing import Any
 
 from pipeline.cleaning.policy import Block, Page, Policy
 from pipeline.formats.cleaned_text import with_plain_newlines
@@ -13,19 +14,19 @@ _CATEGORIES = re.compile(r"^(?:Category|Kategorie|Catégorie):\S.*\n?", re.MULTI
 _LONGEST_HEADING = 80
 
 
-def read_page(record: dict, policy: Policy) -> Page:
+def read_page(record: dict[str, Any], policy: Policy) -> Page:
     """The page of a record whose text is plain.
 
     Plain text has no levels. A paragraph that is exactly the name of a section to drop therefore begins what goes, and
     the end of the article ends it, unless headings are marked (`== Legacy ==`).
 
     Raises:
-        ValueError: there is no text, or it is no text.
+        ValueError: the text is missing, or is not a string.
     """
     text = next((record[key] for key in TEXT_KEYS if record.get(key) is not None), None)
     if not isinstance(text, str):
         found = f"a {type(text).__name__}" if text is not None else "missing"
-        raise ValueError(f"its text is {found}; wanted: text, or sections (keys found: {', '.join(list(record)[:8])})")
+        raise ValueError(f"its text is {found}; expected text, or sections (keys found: {', '.join(list(record)[:8])})")
     title = record.get("title") or record.get("name")
     if not title:
         return _own_text(text)
@@ -35,7 +36,7 @@ def read_page(record: dict, policy: Policy) -> Page:
 
 
 def _own_text(text: str) -> Page:
-    """Text without a title (a `.txt` file, a web page) is no encyclopedia's: its paragraphs stay as they are."""
+    """Text without a title (a `.txt` file, a web page) is not from an encyclopedia: its paragraphs stay unchanged."""
     return Page("", [Block("preformatted", paragraph) for paragraph in paragraphs_of(text)])
 
 

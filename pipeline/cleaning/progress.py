@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pipeline.cleaning.cleaned_file import FileProgress
 from pipeline.cleaning.plan import CleaningJob
-from pipeline.formats.cleaned_text import FileReport
+from pipeline.formats.cleaned_text import CleanedFile
 
 
 class CleaningBar:
@@ -35,7 +35,7 @@ class CleaningBar:
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(sum(seen.size for seen in self._seen.values()) - self._bar.n)
 
-    def finish(self, job: CleaningJob, result: FileReport) -> None:
+    def finish(self, job: CleaningJob, result: CleanedFile) -> None:
         self._done += 1
         self.update(job.name, FileProgress(job.size, result["read"], result["articles"]))
         rejected = f", {result['rejected']:,} malformed" if result["rejected"] else ""

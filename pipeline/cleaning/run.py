@@ -15,7 +15,15 @@ from pipeline.cleaning.config import CleaningConfig
 from pipeline.cleaning.plan import REJECTS_NAME, CleaningJob
 from pipeline.cleaning.policy import CLEANING_VERSION
 from pipeline.cleaning.progress import CleaningBar
-from pipeline.formats.cleaned_text import REPORT_NAME, FileReport, Report, change_of, read_report, write_report
+from pipeline.formats.cleaned_text import (
+    REPORT_NAME,
+    CleanedFile,
+    FileReport,
+    Report,
+    change_of,
+    read_report,
+    write_report,
+)
 from pipeline.jobs.local_processes import LocalProcesses
 from pipeline.jobs.runner import Job, claimed, resumable, run_pending
 from utils.files import remove_stale_temporaries
@@ -49,7 +57,7 @@ def _run(cleaning: "CleaningRun", options: CleaningOptions) -> None:
     plan = [Job(name, partial(clean_in_process, job, options)) for name, job in pending.items()]
     with CleaningBar(cleaning.pending) as bar:
 
-        def finish(name: str, result: FileReport) -> None:
+        def finish(name: str, result: CleanedFile) -> None:
             cleaning.finish(pending[name], result)
             bar.finish(pending[name], result)
 
@@ -113,7 +121,7 @@ class CleaningRun:
     def save(self) -> None:
         write_report(self.directory, self.report())
 
-    def finish(self, job: CleaningJob, result: FileReport) -> None:
+    def finish(self, job: CleaningJob, result: CleanedFile) -> None:
         self.results[job.name] = {**result, "input": job.fingerprint, "policy": self.policy_fingerprint}
         self.save()
 

@@ -35,7 +35,7 @@ def read_page(record: Part, unknown: Counter[str]) -> Page:
     """The page of one record. Types that are not known are counted in `unknown`.
 
     Raises:
-        ValueError: a field is no JSON, or not of the shape that the schema says.
+        ValueError: a field is not JSON, or does not have the shape of the schema.
     """
     title = record.get("name") or record.get("title") or ""
     sections = parts_of(record, next((key for key in SECTION_KEYS if record.get(key)), SECTION_KEYS[0]))
@@ -45,7 +45,7 @@ def read_page(record: Part, unknown: Counter[str]) -> Page:
         blocks += reader.blocks(section, level=0)
     blocks += (_table(table) for table in reader.tables.values())
     if not isinstance(title, str):
-        raise ValueError(f"its name is a {type(title).__name__}, wanted: text")
+        raise ValueError(f"its name is a {type(title).__name__}, expected text")
     return Page(title, blocks, _is_redirect(record, blocks), _is_disambiguation(title, record, blocks))
 
 
@@ -61,7 +61,7 @@ def parts_of(record: Part, key: str) -> list[Part]:
     if isinstance(value, dict):
         return [value]
     if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
-        raise ValueError(f"its {key} is no list of parts")
+        raise ValueError(f"its {key} is not a list of parts")
     return value
 
 

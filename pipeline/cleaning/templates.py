@@ -123,7 +123,7 @@ def _japanese(arguments: list[str]) -> str:
 
 def _english_sounds(arguments: list[str]) -> str:
     """`IPAc-en|lang|ˌ|æ|l|ə` → `/ˌælə/`."""
-    sounds = "".join(each for each in arguments if "." not in each and each.lower() not in _SOUND_LABELS)
+    sounds = "".join(sound for sound in arguments if "." not in sound and sound.lower() not in _SOUND_LABELS)
     return f"/{sounds}/" if sounds else ""
 
 

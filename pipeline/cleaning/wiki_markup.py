@@ -8,7 +8,7 @@ import itertools
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.cleaning import templates
@@ -37,7 +37,7 @@ _SUPERSCRIPT = re.compile(r"[-−+\d]+")
 _SUPERSCRIPTS = str.maketrans("0123456789+-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻")
 _LEFTOVER = ("|", "{|", "}}")  # of a table or template that was never closed
 _HARD_BREAK = "\x01"
-_MARK = "\x02"  # a line of _MARK and a number stands for a block that is not text
+_MARK = "\x02"  # a line of _MARK and a number is the place of a block that is not text
 
 
 def read_page(record: dict[str, Any], policy: Policy, removed: Counter[str]) -> Page:
@@ -87,10 +87,12 @@ class _Reader:
         return "".join([self._node(node) for node in code.nodes]) if code is not None else ""
 
     def _node(self, node: Any) -> str:
-        return getattr(self, "_" + type(node).__name__.lower())(node)
+        render: Callable[[_Reader, Any], str] = _RENDERERS[type(node).__name__]
+        return render(self, node)
 
     def _text(self, node: Any) -> str:
-        return MAGIC_WORD.sub("", node.value) if "__" in node.value else node.value
+        text: str = node.value
+        return MAGIC_WORD.sub("", text) if "__" in text else text
 
     def _comment(self, node: Any) -> str:
         return ""
@@ -99,7 +101,7 @@ class _Reader:
         return self.render(node.default) if node.default is not None else ""
 
     def _htmlentity(self, node: Any) -> str:
-        return node.normalize()
+        return str(node.normalize())
 
     def _heading(self, node: Any) -> str:
         return self._block("heading", self.render(node.title).strip(), level=max(1, node.level - 1))
@@ -162,7 +164,7 @@ class _Reader:
         if "table" in self.policy.dropped_kinds:
             self.removed["table"] += 1
             return "\n\n"
-        # The cells before the first `|-` lie in the table itself.
+        # The cells before the first `|-` are in the table itself.
         rows = [node, *(row for row in node.contents.nodes if getattr(row, "tag", None) == "tr")]
         return self._block("table", "\n".join(filter(None, map(self._row, rows))))
 
@@ -179,12 +181,14 @@ class _Reader:
         if name in templates.COORDINATES:
             self.removed["coordinates"] += 1
             return ""
-        arguments, named = [], {}
-        for each in node.params:
-            if each.showkey and not (key := str(each.name).strip()).isdigit() and key != "text":
-                named[key] = self.render(each.value).strip()
+        arguments: list[str] = []
+        named: dict[str, str] = {}
+        for parameter in node.params:
+            key = str(parameter.name).strip()
+            if parameter.showkey and not key.isdigit() and key != "text":
+                named[key] = self.render(parameter.value).strip()
             else:
-                arguments.append(self.render(each.value))
+                arguments.append(self.render(parameter.value))
         text = templates.render(name, arguments, named)
         if text is None:
             self.removed["template"] += 1
@@ -194,7 +198,7 @@ class _Reader:
         if "infobox" in self.policy.dropped_kinds:
             self.removed["infobox"] += 1
             return ""
-        fields = ((str(each.name).strip(), " ".join(self.render(each.value).split())) for each in node.params)
+        fields = ((str(field.name).strip(), " ".join(self.render(field.value).split())) for field in node.params)
         return self._block("infobox", "\n".join(f"{name}: {value}" for name, value in fields if value))
 
     def _block(self, kind: str, text: str, level: int = 0) -> str:
@@ -203,6 +207,20 @@ class _Reader:
             text = _without_quotes(text)
         self.special.append(Block(kind, text.replace(_HARD_BREAK, "\n"), level))
         return f"\n\n{_MARK}{len(self.special) - 1}\n\n"
+
+
+# By the classes of mwparserfromhell's nodes.
+_RENDERERS: dict[str, Callable[[_Reader, Any], str]] = {
+    "Text": _Reader._text,
+    "Comment": _Reader._comment,
+    "Argument": _Reader._argument,
+    "HTMLEntity": _Reader._htmlentity,
+    "Heading": _Reader._heading,
+    "ExternalLink": _Reader._externallink,
+    "Wikilink": _Reader._wikilink,
+    "Tag": _Reader._tag,
+    "Template": _Reader._template,
+}
 
 
 def _blocks_of(text: str, special: list[Block]) -> Iterator[Block]:

@@ -1,8 +1,8 @@
-"""An English corpus out of what every Python has, so that the quickstart downloads nothing.
+"""An English corpus from what every Python installation has, so that the quickstart downloads nothing.
 
 The language's help topics (`pydoc_data`) and the docstrings of the standard library and of some installed packages,
 read with `ast`: nothing is imported or run. Articles are written as raw JSON lines in the schema of Wikipedia's
-structured contents, so the very stages read them that read Wikipedia.
+structured contents, so the same stages read them that read Wikipedia.
 
     summary = write_corpus(Path("quickstart/raw"), max_bytes=9_000_000)
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils.files import write_text
 
@@ -31,7 +31,9 @@ NUM_FILES = 4
 LONG_DOCSTRING = 600
 SHORTEST_ARTICLE = 150
 
-Part = dict[str, object]
+Part = dict[str, Any]
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Documented = ast.Module | ast.ClassDef | Function
 
 
 class CorpusSummary(NamedTuple):
@@ -41,9 +43,11 @@ class CorpusSummary(NamedTuple):
 
 
 def write_corpus(directory: Path, *, max_bytes: int, workers: int | None = None) -> CorpusSummary:
-    """Writes the raw files and says what is in them; the same Python and packages give the same bytes."""
+    """Write the raw files and count what is in them; the same Python and packages give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
-    lines, size, num_sources = [], 0, 0
+    lines: list[str] = []
+    size = 0
+    num_sources = 0
     for articles in iter_source_articles(workers=workers):
         num_sources += 1
         for article in articles:
@@ -92,19 +96,19 @@ def articles_of_file(path: Path, module: str) -> list[Part]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError):
         return []
-    functions = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [node for node in tree.body if isinstance(node, Function)]
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     articles = [_article(module, _node_sections(tree, functions))]
-    for node in classes:
-        methods = [each for each in node.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))]
-        articles.append(_article(f"{module}.{node.name}", _node_sections(node, methods)))
-    for node in functions:
-        if len(ast.get_docstring(node) or "") >= LONG_DOCSTRING:
-            articles.append(_article(f"{module}.{node.name}", _node_sections(node, [])))
+    for documented in classes:
+        methods = [node for node in documented.body if isinstance(node, Function)]
+        articles.append(_article(f"{module}.{documented.name}", _node_sections(documented, methods)))
+    for function in functions:
+        if len(ast.get_docstring(function) or "") >= LONG_DOCSTRING:
+            articles.append(_article(f"{module}.{function.name}", _node_sections(function, [])))
     return [article for article in articles if len(str(article["sections"])) >= SHORTEST_ARTICLE]
 
 
-def _node_sections(node: ast.AST, members: Iterable[ast.AST]) -> list[Part]:
+def _node_sections(node: Documented, members: Iterable[Function]) -> list[Part]:
     """The sections of a module's, class's or function's own docstring, then one for each of its public members."""
     sections = _split_headings(ast.get_docstring(node) or "")
     for member in members:

@@ -1,4 +1,4 @@
-"""Questions and answers out of the quickstart's corpus: what a class or function does, and how it is called.
+"""Questions and answers from the quickstart's corpus: what a class or function does, and how it is called.
 
 num = write_conversations(Path("quickstart/raw"), Path("quickstart/conversations.jsonl"))
 """
@@ -18,16 +18,16 @@ _CALLABLE = re.compile(r"(\w+)(\(.*\))")
 
 
 def write_conversations(raw_dir: Path, path: Path, *, limit: int = MAX_CONVERSATIONS) -> int:
-    """Writes up to `limit` conversations, one a line, and returns how many; the same corpus gives the same bytes."""
-    found = [each for file in sorted(raw_dir.glob("*.jsonl")) for each in iter_conversations(file)]
+    """Write up to `limit` conversations, one a line, and return how many; the same corpus gives the same bytes."""
+    found = [texts for file in sorted(raw_dir.glob("*.jsonl")) for texts in iter_conversations(file)]
     # By a checksum of the question: a mix of the whole corpus, the same each time.
     chosen = sorted(found, key=lambda texts: (zlib.crc32(texts[0].encode()), texts[0]))[:limit]
-    write_text(path, "".join(json.dumps({"conversations": each}, ensure_ascii=False) + "\n" for each in chosen))
+    write_text(path, "".join(json.dumps({"conversations": texts}, ensure_ascii=False) + "\n" for texts in chosen))
     return len(chosen)
 
 
 def iter_conversations(file: Path) -> Iterator[list[str]]:
-    """Texts in turn, question first. A documented function's conversation goes on with how it is called."""
+    """Texts in turn, question first. A documented function's conversation continues with how it is called."""
     with file.open(encoding="utf-8") as lines:
         for article in map(json.loads, lines):
             if re.search(r"(^|\.)_", article["name"]) or "." not in article["name"]:  # private, or a help topic

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path, PurePath
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
@@ -72,12 +72,17 @@ class FileCounts(TypedDict):
     unknown_types: dict[str, int]
 
 
-class FileReport(FileFacts, FileCounts):
-    """What the report says about a cleaned file. `limit`: a test run stopped after so many records."""
+class CleanedFile(FileFacts, FileCounts):
+    """What cleaning one file gave. `limit`: a test run stopped after so many records."""
 
     limit: int | None
-    input: NotRequired[str]
-    policy: NotRequired[str]
+
+
+class FileReport(CleanedFile):
+    """What the report says about a cleaned file: also the fingerprints of its input and of the policy."""
+
+    input: str
+    policy: str
 
 
 class Report(TypedDict):

@@ -10,8 +10,9 @@ damaged (cut short, not what its name says) raises a PipelineError.
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
 
 from utils.errors import PipelineError
@@ -26,6 +27,7 @@ MAX_LINE_BYTES = 24 << 20
 TEXT_PIECE_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
 _ROWS_AT_ONCE = 64
+_PARQUET_BUFFER_BYTES = 4 << 20
 _BUFFER_BYTES = 1 << 20
 
 
@@ -60,7 +62,7 @@ def find_raw_files(place: Path) -> list[Path]:
         raise PipelineError(f"{place} does not exist; expected a folder or file of {expected}; {remedy}")
     if place.is_file():
         if not format_of(place):
-            raise PipelineError(f"{place} has a name of no known format; expected {expected}")
+            raise PipelineError(f"{place} has an unknown format; expected {expected}")
         return [place]
     candidates = sorted(path for path in place.rglob("*") if path.is_file() and not _is_hidden(path, place))
     found = [path for path in candidates if format_of(path)]
@@ -73,6 +75,76 @@ def find_raw_files(place: Path) -> list[Path]:
 
 def _is_hidden(path: Path, place: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(place).parts)
+
+
+class ParquetRow(NamedTuple):
+    """`number` counts from 1 over all row groups; `size` is a row's share of its row group's compressed bytes."""
+
+    number: int
+    fields: dict[str, Any]
+    size: int
+
+
+class ParquetRows:
+    """A Parquet file, on disk or far away, as rows; pages are read as they are needed, `at_once` rows at a time."""
+
+    def __init__(self, stream: IO[bytes] | io.RawIOBase, *, at_once: int = _ROWS_AT_ONCE) -> None:
+        from pyarrow import parquet
+
+        # A row group may hold all of a big file: nothing is fetched ahead.
+        self._file = parquet.ParquetFile(
+            stream, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES, page_checksum_verification=True
+        )
+        self._at_once = at_once
+        self.columns: list[str] = self._file.schema_arrow.names
+        self.num_rows: int = self._file.metadata.num_rows
+
+    def __enter__(self) -> "ParquetRows":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    @property
+    def group_sizes(self) -> list[int]:
+        """The compressed bytes of every row group."""
+        groups = (self._file.metadata.row_group(group) for group in range(self._file.num_row_groups))
+        return [sum(group.column(n).total_compressed_size for n in range(group.num_columns)) for group in groups]
+
+    def rows(
+        self, columns: Sequence[str] | None, *, start: int = 0, first_group: int = 0, last_group: int | None = None
+    ) -> Iterator[ParquetRow]:
+        """The rows of the row groups [first_group, last_group) after the first `start`, with those of `columns` that
+        the file has (None: all).
+        """
+        chosen = [name for name in self.columns if columns is None or name in columns]
+        sizes = self.group_sizes
+        number = 0
+        for group in range(first_group, len(sizes) if last_group is None else last_group):
+            num_rows = self._file.metadata.row_group(group).num_rows
+            if number + num_rows <= start:
+                number += num_rows
+                continue
+            size = sizes[group] // max(num_rows, 1)
+            for batch in self._file.iter_batches(self._at_once, row_groups=[group], columns=chosen, use_threads=False):
+                skipped = min(max(start - number, 0), batch.num_rows)
+                number += skipped
+                for fields in batch.slice(skipped).to_pylist() if skipped < batch.num_rows else ():
+                    number += 1
+                    yield ParquetRow(number, fields, size)
+
+
+@contextmanager
+def reading_parquet(source: object) -> Iterator[None]:
+    """A damaged file as a PipelineError that names `source`; errors of the disk or the network stay as they are."""
+    from pyarrow import ArrowInvalid
+
+    try:
+        yield
+    except (ArrowInvalid, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise PipelineError(f"{source} is not a Parquet file, or is damaged: {error}; fetch it again") from None
 
 
 class RawFile:
@@ -153,42 +225,15 @@ class RawFile:
             yield number, line.removeprefix(BOM) if number == 1 else line
 
     def _json_lines(self, start: int) -> Iterator[Record]:
-        import orjson
-
-        loads = orjson.loads
         for number, line in self._lines():
-            if number <= start or line.isspace():
-                continue
-            try:
-                value = loads(line)
-            except orjson.JSONDecodeError as error:
-                yield Record(number, None, _line_problem(line, error), _excerpt(line))
-                continue
-            if isinstance(value, dict):
-                yield Record(number, value)
-            else:
-                yield Record(number, None, f"a JSON {type(value).__name__}, expected an object", _excerpt(line))
+            if number > start and not line.isspace():
+                yield json_record(number, line)
 
     def _rows(self, start: int, columns: Sequence[str] | None) -> Iterator[Record]:
-        from pyarrow import parquet
-
-        options = {"memory_map": True, "pre_buffer": False, "page_checksum_verification": True}
-        with parquet.ParquetFile(self.path, **options) as file:
-            names = file.schema_arrow.names
-            wanted = [name for name in names if columns is None or name in columns]
-            total, number = file.metadata.num_rows, 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if number + rows <= start:
-                    number += rows
-                    continue
-                batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=wanted, use_threads=False)
-                for batch in batches:
-                    for value in batch.to_pylist():
-                        number += 1
-                        if number > start:
-                            self._share_read = number / total
-                            yield Record(number, value)
+        with ParquetRows(self._file) as file:
+            for row in file.rows(columns, start=start):
+                self._share_read = row.number / file.num_rows
+                yield Record(row.number, row.fields)
 
     def _pages(self, start: int) -> Iterator[Record]:
         """MediaWiki pages as {title, namespace, redirect, wikitext}, in an XML namespace or none."""
@@ -219,7 +264,8 @@ class RawFile:
     def _byte_pieces(self) -> Iterator[bytes]:
         stream = self._open_stream()
         piece = stream.readline(8 * TEXT_PIECE_BYTES).removeprefix(BOM)
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         while piece:
             parts.append(piece)
             size += len(piece)
@@ -227,10 +273,24 @@ class RawFile:
                 whole = b"".join(parts)
                 cut = _last_whole_character(whole)
                 yield whole[:cut]
-                parts, size = [whole[cut:]], len(whole) - cut
+                parts = [whole[cut:]]
+                size = len(whole) - cut
             piece = stream.readline(8 * TEXT_PIECE_BYTES)
         if size:
             yield b"".join(parts)
+
+
+def json_record(number: int, line: bytes) -> Record:
+    """The record of one line of JSON."""
+    import orjson
+
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return Record(number, None, _line_problem(line, error), _excerpt(line))
+    if isinstance(value, dict):
+        return Record(number, value)
+    return Record(number, None, f"a JSON {type(value).__name__}, expected an object", _excerpt(line))
 
 
 def _last_whole_character(data: bytes) -> int:
@@ -239,8 +299,8 @@ def _last_whole_character(data: bytes) -> int:
     while start > 0 and data[start] & 0xC0 == 0x80:
         start -= 1
     length = {0b110: 2, 0b1110: 3, 0b11110: 4}
-    wanted = next((size for bits, size in length.items() if data[start] >> (8 - bits.bit_length()) == bits), 1)
-    return len(data) if start + wanted <= len(data) else start
+    expected = next((size for bits, size in length.items() if data[start] >> (8 - bits.bit_length()) == bits), 1)
+    return len(data) if start + expected <= len(data) else start
 
 
 def _local_name(element: ElementTree.Element) -> str:

@@ -37,7 +37,7 @@ def add_preparation_options(parser: argparse.ArgumentParser, *, section: str, do
         metavar="DIR",
         help=f"leave out {documents} that share a 13-gram with the benchmark's files in DIR",
     )
-    parser.add_argument("--restart", action="store_true", help="remove what is there of this dataset and begin anew")
+    parser.add_argument("--restart", action="store_true", help="remove this dataset and start from scratch")
     parser.add_argument(
         "--inspect",
         type=Path,
@@ -49,11 +49,12 @@ def add_preparation_options(parser: argparse.ArgumentParser, *, section: str, do
 def recipe(
     dataset: DatasetConfig, *, source: str, test: bool, evaluation: "EvaluationIndex | None", **more: Any
 ) -> dict[str, Any]:
-    """The settings that decide the dataset's bytes; a run that goes on must have the same, the metadata keeps them."""
+    """The settings that decide the dataset's bytes; a resumed run must have the same; the metadata records them."""
+    limit = {"test_documents": dataset.test_documents} if test else {}
     return {
         "source": source,
         "test": test,
-        **({"test_documents": dataset.test_documents} if test else {}),
+        **limit,
         "window": dataset.window,
         "overlap": dataset.overlap,
         "max_files": dataset.max_files,

@@ -7,12 +7,12 @@ the files depend on nothing but the documents: not on workers, batches or interr
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -24,13 +24,26 @@ from pipeline.formats.token_dataset import (
     num_windows,
     token_file_name,
 )
+from pipeline.preparation.config import DatasetConfig
 from pipeline.preparation.shard_output import Part, read_sealed
 from pipeline.tokenization.interface import Tokenizer
+from utils.arithmetic import ceil_div
 from utils.checksums import sealed
 from utils.errors import PipelineError
 from utils.files import whole_file, write_json
 
 _COPY_TOKENS = 2 << 20
+
+
+class FileEntry(TypedDict):
+    """What metadata.json says about one token file. `source` names the input files that its documents come from."""
+
+    name: str
+    source: list[str]
+    documents: int
+    tokens: int
+    windows: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -71,86 +84,119 @@ def file_bounds(num_tokens: int, *, window: int, file_tokens: int, max_files: in
     last equally long, and the last no shorter than a window."""
     smallest = max(file_tokens, window + max_files)
     count = min(max(1, num_tokens // smallest), max_files)
-    length = -(-num_tokens // count)
+    length = ceil_div(num_tokens, count)
     return [(start, min(start + length, num_tokens)) for start in range(0, num_tokens, length)]
 
 
-def write_files(
-    parts: Sequence[FinishedPart],
-    directory: Path,
-    records: Path,
-    *,
-    window: int,
-    stride: int,
-    bos_id: int,
-    file_tokens: int,
-    max_files: int,
-    workers: int = 1,
-    on_tokens: Callable[[int], None] = lambda tokens: None,
-) -> list[dict[str, Any]]:
-    """Write `tokens_*.npy` and return their metadata entries.
+@dataclass(frozen=True)
+class Layout:
+    """How a stream becomes files and windows: `window` and `stride` in tokens, `file_tokens` or more in a file."""
 
-    Each finished file leaves its entry in `records`; called again after a kill, those files are taken as they are.
-    Parts whose tokens all stand in finished files are removed on the way, so the disk holds them twice at no time.
+    window: int
+    stride: int
+    file_tokens: int
+    max_files: int
+
+    @classmethod
+    def of(cls, dataset: DatasetConfig) -> "Layout":
+        return cls(dataset.window, dataset.stride, dataset.file_tokens, dataset.max_files)
+
+
+class Writer:
+    """Writes the kept documents of `parts` as `tokens_*.npy` into `directory`.
+
+    Each finished file leaves its entry in `records`; after a kill, the next `write` takes those files as they are.
 
     Raises:
         PipelineError: there are fewer tokens than one window.
     """
-    offsets = np.concatenate([[0], np.cumsum([part.num_tokens for part in parts], dtype=np.int64)]).tolist()
-    if offsets[-1] < window:
-        raise PipelineError(
-            f"{directory.name} would hold {offsets[-1]:,} tokens, fewer than one window of {window}; "
-            "prepare more text or take a shorter --window"
-        )
-    bounds = file_bounds(offsets[-1], window=window, file_tokens=file_tokens, max_files=max_files)
 
-    def write(index: int) -> dict[str, Any]:
-        record, path = records / f"file_{index}.json", directory / token_file_name(index)
-        start, end = bounds[index]
+    def __init__(
+        self, parts: Sequence[FinishedPart], directory: Path, records: Path, layout: Layout, *, bos_id: int
+    ) -> None:
+        self._parts = parts
+        self._directory = directory
+        self._records = records
+        self._layout = layout
+        self._bos_id = bos_id
+        # Part i holds the tokens [offsets[i], offsets[i + 1]) of the whole stream.
+        self._offsets = [0, *accumulate(part.num_tokens for part in parts)]
+        num_tokens = self._offsets[-1]
+        if num_tokens < layout.window:
+            raise PipelineError(
+                f"{directory.name} would hold {num_tokens:,} tokens, fewer than one window of {layout.window}; "
+                "prepare more text or take a shorter --window"
+            )
+        self._bounds = file_bounds(
+            num_tokens, window=layout.window, file_tokens=layout.file_tokens, max_files=layout.max_files
+        )
+
+    def write(self, *, workers: int = 1) -> list[FileEntry]:
+        """Write the files, `workers` at once, and return their metadata entries.
+
+        Parts whose tokens are all in finished files are removed on the way, so that the disk never holds them twice.
+        """
+        entries: list[FileEntry] = []
+        with ThreadPoolExecutor(workers) as threads:
+            # A few at a time: little is on disk twice, and an interruption waits for one file only.
+            for first in range(0, len(self._bounds), workers):
+                entries += threads.map(self._write_file, range(first, min(first + workers, len(self._bounds))))
+                self._remove_parts(written=self._bounds[len(entries) - 1][1])
+        return entries
+
+    def _remove_parts(self, *, written: int) -> None:
+        """Remove the tokens of the parts that lie in the first `written` tokens of the stream."""
+        for part, end in zip(self._parts, self._offsets[1:], strict=True):
+            if end > written:
+                break
+            part.part.remove_tokens()
+
+    def _write_file(self, index: int) -> FileEntry:
+        record = self._records / f"file_{index}.json"
+        path = self._directory / token_file_name(index)
+        start, end = self._bounds[index]
         if record.exists():
-            entry = read_sealed(record)
-            if entry["tokens"] != end - start:
-                raise PipelineError(
-                    f"{path} was written with another window, which cuts files elsewhere; finish with that window, "
-                    "then change it, or start again with --restart"
-                )
-            return entry
-        inside = [place for place in range(len(parts)) if offsets[place] < end and offsets[place + 1] > start]
-        pieces = (_pieces(parts[place], start - offsets[place], end - offsets[place]) for place in inside)
-        documents, sha256 = _write_stream(path, chain.from_iterable(pieces), end - start, bos_id=bos_id)
-        entry = {
+            return _recorded_entry(record, path, num_tokens=end - start)
+        inside = [
+            place
+            for place in range(len(self._parts))
+            if self._offsets[place] < end and self._offsets[place + 1] > start
+        ]
+        pieces = (
+            _pieces(self._parts[place], start - self._offsets[place], end - self._offsets[place]) for place in inside
+        )
+        documents, sha256 = _write_stream(path, chain.from_iterable(pieces), end - start, bos_id=self._bos_id)
+        entry: FileEntry = {
             "name": path.name,
-            "source": list(dict.fromkeys(parts[place].source for place in inside)),
+            "source": list(dict.fromkeys(self._parts[place].source for place in inside)),
             "documents": documents,
             "tokens": end - start,
-            "windows": num_windows(end - start, window, stride),
+            "windows": num_windows(end - start, self._layout.window, self._layout.stride),
             "sha256": sha256,
         }
         write_json(record, sealed(entry))
         return entry
 
-    entries = []
-    removed = 0
-    with ThreadPoolExecutor(workers) as threads:
-        # A few at a time: what is written twice stays small, and an interruption waits for one file only.
-        for first in range(0, len(bounds), workers):
-            entries += threads.map(write, range(first, min(first + workers, len(bounds))))
-            while removed < len(parts) and offsets[removed + 1] <= bounds[len(entries) - 1][1]:
-                parts[removed].part.remove_tokens()
-                removed += 1
-            on_tokens(bounds[len(entries) - 1][1])
-    return entries
+
+def _recorded_entry(record: Path, path: Path, *, num_tokens: int) -> FileEntry:
+    """The entry of a file that an interrupted run has written."""
+    entry = cast(FileEntry, read_sealed(record))
+    if entry["tokens"] != num_tokens:
+        raise PipelineError(
+            f"{path} was written with another window, which cuts files elsewhere; finish with that window, then "
+            "change it, or start again with --restart"
+        )
+    return entry
 
 
 def metadata_of(
     parts: Sequence[FinishedPart],
-    files: Sequence[Mapping[str, Any]],
+    files: Sequence[FileEntry],
     tokenizer: Tokenizer,
     *,
-    window: int,
-    stride: int,
+    layout: Layout,
     config: Mapping[str, Any],
-    inputs: Sequence[Mapping[str, Any]],
+    inputs: Sequence[Mapping[str, object]],
 ) -> dict[str, Any]:
     """The content of metadata.json. No times, paths or durations: the same input gives the same bytes."""
     totals, rejected = _totals(parts)
@@ -164,9 +210,9 @@ def metadata_of(
             "eos_id": tokenizer.eos_id,
         },
         "vocab_size": tokenizer.vocab_size,
-        "window": window,
-        "stride": stride,
-        "totals": {**totals, "windows": sum(each["windows"] for each in files)},
+        "window": layout.window,
+        "stride": layout.stride,
+        "totals": {**totals, "windows": sum(entry["windows"] for entry in files)},
         "compression": {
             "bytes_per_token": round(totals["bytes"] / tokens, 6),
             "characters_per_token": round(totals["characters"] / tokens, 6),
@@ -179,7 +225,7 @@ def metadata_of(
         "token_byte_lengths": tokenizer.token_byte_lengths().tolist(),
     }
     # A file that an interrupted run wrote may have been counted in other windows.
-    return with_windows(metadata, window=window, stride=stride, overlap=config["overlap"])
+    return with_windows(metadata, window=layout.window, stride=layout.stride, overlap=config["overlap"])
 
 
 def with_windows(metadata: Mapping[str, Any], *, window: int, stride: int, overlap: float) -> dict[str, Any]:
@@ -202,14 +248,15 @@ def write_metadata(directory: Path, metadata: Mapping[str, Any]) -> None:
 
 def _totals(parts: Sequence[FinishedPart]) -> tuple[dict[str, int], dict[str, int]]:
     """What stays, and what went by reason."""
-    totals, rejected = Counter(documents=0), Counter()
-    for each in parts:
-        index = each.part.index()[each.keep]
+    totals: Counter[str] = Counter(documents=0)
+    rejected: Counter[str] = Counter()
+    for finished in parts:
+        index = finished.part.index()[finished.keep]
         totals["documents"] += len(index)
         for name in ("tokens", "bytes", "characters"):
             totals[name] += int(index[name].sum(dtype=np.int64))
-        rejected.update(each.part.state.rejected)
-        rejected["duplicate"] += int((~each.keep).sum())
+        rejected.update(finished.part.state.rejected)
+        rejected["duplicate"] += int((~finished.keep).sum())
     return dict(totals), dict(sorted((+rejected).items()))
 
 
@@ -226,15 +273,17 @@ def _pieces(part: FinishedPart, start: int, end: int) -> Iterator[np.ndarray]:
 
 def _write_stream(path: Path, pieces: Iterable[np.ndarray], num_tokens: int, *, bos_id: int) -> tuple[int, str]:
     """Write `pieces` as one array; returns the documents that begin in it and the file's sha256."""
-    digest, documents, written = hashlib.sha256(), 0, 0
+    digest = hashlib.sha256()
+    documents = 0
+    written = 0
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<u2", "fortran_order": False, "shape": (num_tokens,)})
     with whole_file(path) as stream:
         stream.write(header.getvalue())
         digest.update(header.getvalue())
         for piece in pieces:
-            stream.write(piece)
-            digest.update(piece)
+            stream.write(piece.data)
+            digest.update(piece.data)
             documents += int(np.count_nonzero(piece == bos_id))
             written += len(piece)
     assert written == num_tokens, f"{path.name}: {written} tokens instead of {num_tokens}"

@@ -8,7 +8,6 @@ Words are compared without case, punctuation and spacing, so WikiText's "well @-
 the length of Brown et al. 2020, "Language Models are Few-Shot Learners", arXiv:2005.14165, appendix C.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.formats.benchmark_files import PATTERNS, files_sha256, set_files
+from pipeline.formats.raw_files import RawFile
 from utils.errors import PipelineError
 
 NGRAM_WORDS = 13
@@ -68,7 +68,7 @@ class EvaluationIndex:
             for name, rows in words.items()
         )
         hashes = [np.concatenate([np.empty(0, np.uint64), *map(self._hashes, rows)]) for rows in words.values()]
-        owners = np.repeat(np.arange(len(hashes)), [len(each) for each in hashes])
+        owners = np.repeat(np.arange(len(hashes)), [len(group) for group in hashes])
         self._hashes_sorted, first = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]), return_index=True)
         self._owners = owners[first]
         # One look into 16 MB settles nearly every sequence; only what may be there is searched for.
@@ -91,11 +91,11 @@ class EvaluationIndex:
                 files[name] = files_sha256(paths)
         if not items:
             expected = ", ".join(f"{name}/{pattern}" for name, pattern in PATTERNS.items())
-            raise PipelineError(f"{folder} holds no evaluation set; expected {expected}")
+            raise PipelineError(f"{folder} does not hold an evaluation set; expected {expected}")
         return cls(items, files=files)
 
     def find(self, text: str) -> Match | None:
-        """The first thirteen words in a row of `text` that stand in a set."""
+        """The first thirteen words in a row of `text` that are in a set."""
         words = words_of(text)
         hashes = self._hashes(words)
         for place in np.flatnonzero(self._table[hashes >> _TABLE_SHIFT]):
@@ -108,8 +108,8 @@ class EvaluationIndex:
     def stamp(self) -> dict[str, Any]:
         """What a dataset's metadata says of the sets that it holds nothing of."""
         sets = [
-            {"name": each.name, "files": dict(each.files), "items": each.items, "short_items": each.short_items}
-            for each in self.sets
+            {"name": one.name, "files": dict(one.files), "items": one.items, "short_items": one.short_items}
+            for one in self.sets
         ]
         return {"ngram_words": NGRAM_WORDS, "sets": sets}
 
@@ -139,7 +139,8 @@ def _joined(left: np.ndarray, right: np.ndarray, *, left_words: int, right_words
     """Hashes of sequences of `left_words` + `right_words` words from those of their two parts."""
     factor = np.uint64(pow(_MULTIPLIER, right_words, 1 << 64))
     count = len(right) - left_words
-    return left[:count] * factor + right[left_words:]
+    joined: np.ndarray = left[:count] * factor + right[left_words:]
+    return joined
 
 
 def _read(path: Path, read: Callable[[Path], Iterator[str]]) -> list[str]:
@@ -154,8 +155,11 @@ def _paragraphs(path: Path) -> Iterator[str]:
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        yield from map(json.loads, filter(str.strip, lines))
+    with RawFile(path) as file:
+        for record in file.records():
+            if record.value is None:
+                raise ValueError(f"in line {record.number}: {record.problem}")
+            yield record.value
 
 
 def _lambada(path: Path) -> Iterator[str]:
@@ -164,7 +168,7 @@ def _lambada(path: Path) -> Iterator[str]:
 
 
 def _hellaswag(path: Path) -> Iterator[str]:
-    """The context with the right ending; the wrong ones are machine-made and stand nowhere else."""
+    """The context with the right ending; the wrong ones are machine-made and occur nowhere else."""
     for record in _records(path):
         yield f"{record['ctx']} {record['endings'][int(record['label'])]}"
 

@@ -37,8 +37,8 @@ def keep_masks(hashes: Sequence[np.ndarray]) -> list[np.ndarray]:
     Earlier is by the order of `hashes`, then of their rows: whoever made them, and however many did, the same stay.
     Memory: about 48 bytes a document.
     """
-    lengths = [len(each) for each in hashes]
-    pairs = np.concatenate([each.reshape(-1, 2) for each in hashes]) if hashes else np.empty((0, 2), dtype=np.uint64)
+    lengths = [len(part) for part in hashes]
+    pairs = np.concatenate([part.reshape(-1, 2) for part in hashes]) if hashes else np.empty((0, 2), dtype=np.uint64)
     # lexsort is stable: among equal hashes the first document comes first.
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     ordered = pairs[order]

@@ -7,8 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipeline.preparation.shard_output import INDEX_DTYPE
 from utils.errors import PipelineError
 from utils.terminal import format_bytes, format_count
@@ -31,23 +29,24 @@ class ExpectedSize:
 
 
 def expected_size(job: "Preparation", tokenizer: "Tokenizer") -> ExpectedSize:
-    """Guessed from the first documents: tokens a byte of input, and bytes a document."""
+    """An estimate from the first documents: tokens per byte of input, and bytes per document."""
     sizes, texts = _sample(job)
-    total = sum(shard.size for shard in job.shards)
-    documents = total / max(np.mean(sizes or [1]), 1)
+    row_size = max(sum(sizes) / max(len(sizes), 1), 1.0)
+    total: float = sum(shard.size for shard in job.shards)
+    documents = total / row_size
     if job.limit is not None:
         documents = min(documents, job.limit)
-        total = min(total, job.limit * np.mean(sizes or [1]))
+        total = min(total, job.limit * row_size)
     tokens = sum(len(tokenizer.encode(text)) + 2 for text in texts) / max(sum(sizes), 1) * total
     dataset = int(tokens * 2)
     files = min(max(1, int(tokens) // job.dataset.file_tokens), job.dataset.max_files)
-    # Until they are removed, parts stand beside the files that are being written of them.
+    # Until they are removed, parts are on disk besides the files that are written from them.
     at_most = dataset + dataset * min(job.workers, files) // files + int(documents * INDEX_DTYPE.itemsize)
     return ExpectedSize(int(tokens), dataset, at_most)
 
 
-def check_free_disk(directory: Path, expected: ExpectedSize) -> None:
-    """Say what is expected and what is free.
+def refuse_small_disk(directory: Path, expected: ExpectedSize) -> None:
+    """Print the expected size and the free space.
 
     Raises:
         PipelineError: it does not fit.
@@ -66,7 +65,8 @@ def check_free_disk(directory: Path, expected: ExpectedSize) -> None:
 
 def _sample(job: "Preparation") -> tuple[Sequence[int], Sequence[str]]:
     """Input bytes and texts of the first documents."""
-    sizes, texts = [], []
+    sizes: list[int] = []
+    texts: list[str] = []
     rows = (row for shard in job.shards for row in shard.rows(0, _SAMPLE_ROWS))
     for row in islice(rows, _SAMPLE_ROWS):
         sizes.append(row.size)

@@ -12,12 +12,10 @@ from utils.errors import PipelineError, did_you_mean
 
 
 def hub_server(retries: Retries) -> Server:
-    """The hub that `HF_ENDPOINT` names, with the user's token where there is one."""
-    from huggingface_hub import get_token
+    """The hub that `HF_ENDPOINT` names."""
     from huggingface_hub.constants import ENDPOINT
 
-    token = get_token()
-    return Server(ENDPOINT.rstrip("/"), retries, {"Authorization": f"Bearer {token}"} if token else {})
+    return Server(ENDPOINT.rstrip("/"), retries)
 
 
 def hub_shards(server: Server, name: str, subset: str, reject: Rejection) -> list[ParquetShard]:
@@ -53,7 +51,7 @@ def _dataset_info(server: Server, name: str) -> dict[str, Any]:
 
 def _patterns(info: dict[str, Any], name: str, subset: str) -> list[str]:
     """Which files the dataset's card gives to the training split of `subset`."""
-    configs = {each["config_name"]: each for each in (info.get("cardData") or {}).get("configs", [])}
+    configs = {config["config_name"]: config for config in (info.get("cardData") or {}).get("configs", [])}
     if not configs:
         return ["*.parquet"]
     if subset not in configs:
@@ -62,7 +60,7 @@ def _patterns(info: dict[str, Any], name: str, subset: str) -> list[str]:
     splits = configs[subset]["data_files"]
     if isinstance(splits, str):
         return [splits]
-    train = next((each for each in splits if each["split"] == "train"), splits[0])
+    train = next((split for split in splits if split["split"] == "train"), splits[0])
     return [train["path"]] if isinstance(train["path"], str) else list(train["path"])
 
 

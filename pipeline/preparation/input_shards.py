@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from io import RawIOBase
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from pipeline.formats.cleaned_text import LINE_BREAK, PARAGRAPH_BREAK, printable_name
-from pipeline.formats.raw_files import BOM, RawFile, format_of
+from pipeline.formats.raw_files import BOM, ParquetRows, RawFile, format_of, json_record, reading_parquet
 from utils.errors import PipelineError
 
 SHARD_BYTES = 32 << 20
@@ -24,7 +25,7 @@ Rejection = Callable[[Mapping[str, Any]], str | None]  # a document's fields →
 
 
 class Row(NamedTuple):
-    """A document that was read: its text, or the reason why it is left out. `size` is in input bytes."""
+    """A document that was read: its text, or the reason to leave it out. `size` is in input bytes."""
 
     text: str
     reason: str | None
@@ -48,10 +49,17 @@ class Shard(Protocol):
     `path` is None for a file on the hub.
     """
 
-    source: str
-    size: int
-    modified: str
-    path: Path | None
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def modified(self) -> str: ...
+
+    @property
+    def path(self) -> Path | None: ...
 
     def rows(self, start: int, stop: int | None) -> Iterator[Row]:
         """The rows [start, stop); `stop` None: to the shard's end."""
@@ -59,7 +67,7 @@ class Shard(Protocol):
 
 
 def batches(rows: Iterable[Row], *, batch_size: int) -> Iterator[Batch]:
-    """`rows` in batches of `batch_size`, or fewer where they are long."""
+    """`rows` in batches of `batch_size`, or of fewer if they are long."""
     texts: list[str] = []
     rejected: Counter[str] = Counter()
     number = size = held = 0
@@ -128,14 +136,8 @@ class JsonLineShard(LineShard):
     reject: Rejection
 
     def rows(self, start: int, stop: int | None) -> Iterator[Row]:
-        import orjson
-
-        for line in islice(self.lines(), start, stop):
-            try:
-                fields = orjson.loads(line.removeprefix(BOM))
-            except orjson.JSONDecodeError:
-                fields = None
-            yield _row(fields, self.reject, len(line))
+        for number, line in enumerate(islice(self.lines(), start, stop), start + 1):
+            yield _row(json_record(number, line.removeprefix(BOM)).value, self.reject, len(line))
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class ParquetShard:
     source: str
     size: int
     modified: str
-    open: Callable[[], BinaryIO]
+    open: Callable[[], IO[bytes] | RawIOBase]
     reject: Rejection
     first: int = 0
     last: int | None = None
@@ -174,50 +176,22 @@ class ParquetShard:
     path: Path | None = None
 
     def rows(self, start: int, stop: int | None) -> Iterator[Row]:
-        from pyarrow import ArrowInvalid, parquet
-
-        try:
-            # Pages are read as they are needed: a row group may hold all of a big file.
-            options = {"pre_buffer": False, "buffer_size": 4 << 20, "page_checksum_verification": True}
-            with self.open() as stream, parquet.ParquetFile(stream, **options) as file:
-                yield from islice(self._rows_of(file, start), None if stop is None else max(stop - start, 0))
-        except (ArrowInvalid, UnicodeDecodeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno:
-                raise
-            raise PipelineError(f"{self.source} is no Parquet file, or damaged: {error}; fetch it again") from None
-
-    def _rows_of(self, file: Any, start: int) -> Iterator[Row]:
-        names = file.schema_arrow.names
-        if "text" not in names:
-            raise PipelineError(f"{self.source} has no column 'text'; found: {', '.join(names)}")
-        columns = [name for name in self.columns if name in names]
-        for group in range(self.first, file.num_row_groups if self.last is None else self.last):
-            facts = file.metadata.row_group(group)
-            if facts.num_rows <= start:
-                start -= facts.num_rows
-                continue
-            size = _compressed_size(facts) // max(facts.num_rows, 1)
-            for batch in file.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=columns, use_threads=False):
-                if batch.num_rows <= start:
-                    start -= batch.num_rows
-                    continue
-                for fields in batch.slice(start).to_pylist():
-                    yield _row(fields, self.reject, size)
-                start = 0
+        with self.open() as stream, reading_parquet(self.source), ParquetRows(stream, at_once=_PARQUET_ROWS) as file:
+            if "text" not in file.columns:
+                raise PipelineError(f"{self.source} has no column 'text'; found: {', '.join(file.columns)}")
+            rows = file.rows(self.columns, start=start, first_group=self.first, last_group=self.last)
+            for row in islice(rows, None if stop is None else max(stop - start, 0)):
+                yield _row(row.fields, self.reject, row.size)
 
 
 def _row(fields: Mapping[str, Any] | None, reject: Rejection, size: int) -> Row:
-    text = fields.get("text") if isinstance(fields, dict) else None
-    if not isinstance(text, str):
+    text = fields.get("text") if fields is not None else None
+    if fields is None or not isinstance(text, str):
         return Row("", "malformed", size)
     return Row(text, reject(fields) if text else "empty", size)
 
 
-def _compressed_size(row_group: Any) -> int:
-    return sum(row_group.column(column).total_compressed_size for column in range(row_group.num_columns))
-
-
-def line_shards(paths: Sequence[Path], kind: Callable[..., LineShard] = LineShard) -> list[LineShard]:
+def line_shards(paths: Sequence[Path], kind: Callable[..., LineShard] = LineShard) -> Sequence[LineShard]:
     """Every file cut into shards of about `SHARD_BYTES`."""
     facts = [(path, path.stat()) for path in paths]
     return [
@@ -239,23 +213,28 @@ def record_shards(paths: Sequence[Path], reject: Rejection) -> list[Shard]:
         elif format_of(path) == "jsonl":
             shards.append(CompressedShard(path, fact.st_size, str(fact.st_mtime_ns), reject))
         else:
-            raise PipelineError(f"{path} is neither Parquet nor JSONL; wanted: *.parquet, *.jsonl (.gz, .bz2, .zst)")
+            raise PipelineError(f"{path} is neither Parquet nor JSONL; expected *.parquet, *.jsonl (.gz, .bz2, .zst)")
     return shards
 
 
-def _parquet_shards(path: Path, reject: Rejection) -> list[ParquetShard]:
-    from pyarrow import ArrowInvalid, parquet
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
 
-    try:
-        metadata = parquet.read_metadata(path)
-    except ArrowInvalid as error:
-        raise PipelineError(f"{path} is no Parquet file, or damaged: {error}; fetch it again") from None
-    shards, first, size = [], 0, 0
+
+def _parquet_shards(path: Path, reject: Rejection) -> list[Shard]:
+    with path.open("rb") as stream, reading_parquet(path), ParquetRows(stream) as file:
+        sizes = file.group_sizes
+    shards: list[Shard] = []
+    first = 0
+    size = 0
     modified = str(path.stat().st_mtime_ns)
-    for group in range(metadata.num_row_groups):
-        size += _compressed_size(metadata.row_group(group))
-        if size >= SHARD_BYTES // 2 or group == metadata.num_row_groups - 1:
-            open_file, rows = partial(path.open, "rb"), (first, group + 1)
-            shards.append(ParquetShard(printable_name(path.name), size, modified, open_file, reject, *rows, path=path))
-            first, size = group + 1, 0
+    for group, group_size in enumerate(sizes):
+        size += group_size
+        if size >= SHARD_BYTES // 2 or group == len(sizes) - 1:
+            rows = (first, group + 1)
+            shards.append(
+                ParquetShard(printable_name(path.name), size, modified, partial(_open, path), reject, *rows, path=path)
+            )
+            first = group + 1
+            size = 0
     return shards

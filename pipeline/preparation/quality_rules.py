@@ -55,7 +55,7 @@ def gopher_repetition(text: str) -> str | None:
     """No more than a share of repeated lines and paragraphs, of one n-gram, and of repeated n-grams."""
     if _is_repetitive([line for line in text.splitlines() if line.strip()], len(text)):
         return "gopher_duplicate_lines"
-    if _is_repetitive([each for each in re.split(r"\n\s*\n", text) if each.strip()], len(text)):
+    if _is_repetitive([part for part in re.split(r"\n\s*\n", text) if part.strip()], len(text)):
         return "gopher_duplicate_paragraphs"
     return _ngram_reason(text.split(), len(text))
 
@@ -88,7 +88,7 @@ def check_rule_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in RULES:
             raise PipelineError(
-                f"no quality rule is called {name!r}; wanted: {', '.join(RULES)}{did_you_mean(name, RULES)}"
+                f"no quality rule is called {name!r}; expected one of {', '.join(RULES)}{did_you_mean(name, RULES)}"
             )
 
 
@@ -111,10 +111,10 @@ def _ngram_reason(words: Sequence[str], num_characters: int) -> str | None:
     ends = np.cumsum([0, *map(len, words)])
     ngrams = word_ids
     for n in range(2, min(len(words), 10) + 1):
-        # An n-gram's number: that of its first n - 1 words and its last word, numbered anew so that it stays small.
+        # An n-gram's number: that of its first n - 1 words and its last word, renumbered so that it stays small.
         ngrams = np.unique(ngrams[:-1] * len(numbers) + word_ids[n - 1 :], return_inverse=True)[1]
         counts = np.bincount(ngrams)
-        if counts.max() == 1:  # no n words stand twice, so no longer run does either
+        if counts.max() == 1:  # no n words occur twice, so no longer run does
             return None
         lengths = ends[n:] - ends[:-n]  # characters of the n-gram that begins at each word
         if n in _TOP_NGRAM_LIMITS:
@@ -127,9 +127,10 @@ def _ngram_reason(words: Sequence[str], num_characters: int) -> str | None:
 
 
 def _repeated_characters(ngrams: Sequence[int], lengths: Sequence[int], n: int) -> int:
-    """Characters in n words that stood together before; those of overlapping n-grams count once."""
+    """Characters in n words that occurred together before; those of overlapping n-grams count once."""
     seen: set[int] = set()
-    characters = i = 0
+    characters = 0
+    i = 0
     while i < len(ngrams):
         if ngrams[i] in seen:
             characters += lengths[i]

@@ -6,39 +6,44 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
-_END = object()
+_WAKE_SECONDS = 0.1
+
+
+class _Ended:
+    """The iterable is at its end."""
 
 
 def prefetched(items: Iterable[Item], *, depth: int = 2) -> Iterator[Item]:
-    """`items`, up to `depth` of them fetched ahead. An exception of theirs is raised here, in its place."""
-    ready: queue.Queue = queue.Queue(depth)
-    left = threading.Event()
+    """`items`, up to `depth` of them fetched ahead. An exception that they raise is raised here, in its place."""
+    ready: queue.Queue[tuple[Item] | BaseException | _Ended] = queue.Queue(depth)
+    abandoned = threading.Event()
 
-    def put(kind: object, value: object) -> None:
-        while not left.is_set():
+    def put(message: tuple[Item] | BaseException | _Ended) -> None:
+        while not abandoned.is_set():
             try:
-                return ready.put((kind, value), timeout=0.1)
+                ready.put(message, timeout=_WAKE_SECONDS)
+                return
             except queue.Full:
                 continue
 
     def fetch() -> None:
         try:
             for item in items:
-                put(None, item)
-                if left.is_set():
+                put((item,))
+                if abandoned.is_set():
                     return
-            put(_END, None)
+            put(_Ended())
         except BaseException as error:
-            put(error, None)
+            put(error)
 
     threading.Thread(target=fetch, daemon=True).start()
     try:
         while True:
-            kind, value = ready.get()
-            if kind is _END:
+            message = ready.get()
+            if isinstance(message, _Ended):
                 return
-            if isinstance(kind, BaseException):
-                raise kind
-            yield value
+            if isinstance(message, BaseException):
+                raise message
+            yield message[0]
     finally:
-        left.set()
+        abandoned.set()

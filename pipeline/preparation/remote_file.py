@@ -12,15 +12,14 @@ import re
 import sys
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from email.message import Message
 from typing import Any
 from urllib.parse import urlsplit
 
 from utils.errors import PipelineError
-from utils.hub_connection import open_url
+from utils.hub_connection import hub_request, open_url
 
 BLOCK_BYTES = 8 << 20  # a request each; the text column is most of a Parquet file, so little is read for nothing
 REQUEST_SECONDS = 60.0  # then a new request asks for the rest, and a server that only trickles counts as failing
@@ -29,7 +28,7 @@ _FIRST_ATTEMPTS, _FIRST_TIMEOUT_SECONDS = 3, 10.0  # before any connection: most
 _LEAST_PROGRESS = 0.01  # the share of a range that one request must bring to count as progress
 _LONGEST_WAIT = 60.0
 _CHUNK_BYTES = 1 << 18
-_FINAL = {401: "it wants a login: set HF_TOKEN", 403: "access is refused: accept its terms, set HF_TOKEN", 404: ""}
+_FINAL = {401: "it asks for a login: set HF_TOKEN", 403: "access is refused: accept its terms, set HF_TOKEN", 404: ""}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -85,11 +84,10 @@ class Retries:
 
 @dataclass(frozen=True)
 class Server:
-    """The hub: its address, what it wants to see with a request, and how patient we are."""
+    """The hub: its address, the headers of a request, and how patient we are."""
 
     endpoint: str
     retries: Retries
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def json(self, path: str, *, first: bool = False) -> tuple[Any, str | None]:
         """A JSON answer, and the address of its next page if there is one.
@@ -133,11 +131,7 @@ class Server:
             self.retries.wait(urlsplit(url).netloc, failure, failures, attempts)
 
     def _request(self, url: str, body: bytearray, span: Span | None, timeout: float) -> Message:
-        request = urllib.request.Request(url)
-        for name, value in self.headers.items():
-            request.add_unredirected_header(name, value)  # not for the storage that the hub redirects to
-        if span is not None:
-            request.add_header("Range", f"bytes={span.start + len(body)}-{span.end - 1}")
+        request = hub_request(url, byte_range=(span.start + len(body), span.end) if span else None)
         deadline = time.monotonic() + REQUEST_SECONDS
         response, stated_hash = open_url(request, timeout=timeout)
         with response:
@@ -179,9 +173,11 @@ def _check_range(response: http.client.HTTPResponse, span: Span, *, received: in
         raise http.client.HTTPException(f"status {response.status} for a range, expected 206")
     found = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(found.strip())
-    start, total = span.start + received, span.file_size or "*"
-    is_right = match and int(match[1]) == start and int(match[2]) < span.end
-    if not is_right or (span.file_size and match[3] not in ("*", str(span.file_size))):
+    start = span.start + received
+    total = span.file_size or "*"
+    sizes = ("*", str(span.file_size)) if span.file_size else None
+    is_right = match and int(match[1]) == start and int(match[2]) < span.end and (not sizes or match[3] in sizes)
+    if not is_right:
         raise http.client.HTTPException(f"Content-Range {found!r}, expected bytes {start}-{span.end - 1}/{total}")
 
 
@@ -198,7 +194,10 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, server: Server, path: str, size: int, file_hash: str = "") -> None:
-        self._server, self._path, self._size, self._hash = server, path, size, file_hash
+        self._server = server
+        self._path = path
+        self._size = size
+        self._hash = file_hash
         self._position = 0
         self._blocks: dict[int, bytes] = {}
 
@@ -228,12 +227,12 @@ class RemoteFile(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """`size` bytes, fewer only at the end: pyarrow takes a short read for the file's end."""
-        wanted = self._size - self._position if size < 0 else min(size, self._size - self._position)
+        left = self._size - self._position if size < 0 else min(size, self._size - self._position)
         pieces = []
-        while wanted > 0:
-            piece = super().read(wanted)
+        while left > 0:
+            piece = super().read(left)
             pieces.append(piece)
-            wanted -= len(piece)
+            left -= len(piece)
         return b"".join(pieces)
 
     def _block(self, number: int) -> bytes:

@@ -20,11 +20,11 @@ import numpy as np
 from pipeline.formats.token_dataset import METADATA_NAME, is_token_file
 from pipeline.jobs.local_processes import LocalProcesses, ThisProcess
 from pipeline.jobs.runner import Executor, Job, claimed, resumable, run_pending
-from pipeline.preparation.dataset_writer import FinishedPart, metadata_of, write_files, write_metadata
+from pipeline.preparation.dataset_writer import FinishedPart, Layout, Writer, metadata_of, write_metadata
 from pipeline.preparation.differences import refuse_differences, without_windows
 from pipeline.preparation.exact_duplicates import keep_masks
 from pipeline.preparation.finished import finished_metadata
-from pipeline.preparation.free_disk import check_free_disk, expected_size
+from pipeline.preparation.free_disk import expected_size, refuse_small_disk
 from pipeline.preparation.inputs import TIMES_NAME, described, write_times
 from pipeline.preparation.job import WORK_DIR, Preparation
 from pipeline.preparation.progress import BatchDone, ProgressLine
@@ -58,7 +58,7 @@ def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
         if finished is None:
             _begin(job, identity)
             job.check_input()
-            check_free_disk(job.directory, expected_size(job, tokenizer))
+            refuse_small_disk(job.directory, expected_size(job, tokenizer))
             _run_shards(job, tokenizer)
             finished = _put_together(job, tokenizer)
         shutil.rmtree(job.work_dir, ignore_errors=True)
@@ -103,7 +103,8 @@ def _identity(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
         "tokenizer": {"fingerprint": tokenizer.fingerprint},
         "inputs": {file.name: file.size for file in job.inputs},
     }
-    return json.loads(json.dumps(content))
+    identity: dict[str, Any] = json.loads(json.dumps(content))
+    return identity
 
 
 def _begin(job: Preparation, identity: Mapping[str, Any]) -> None:
@@ -166,23 +167,15 @@ def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
     finished = [
         FinishedPart(part, shard.source, mask) for part, shard, mask in zip(parts, job.shards, keep, strict=True)
     ]
-    windows = {"window": job.dataset.window, "stride": job.dataset.stride}
-    files = write_files(
-        finished,
-        job.directory,
-        job.work_dir,
-        **windows,
-        bos_id=tokenizer.bos_id,
-        file_tokens=job.dataset.file_tokens,
-        max_files=job.dataset.max_files,
-        workers=job.workers,
-    )
+    layout = Layout.of(job.dataset)
+    writer = Writer(finished, job.directory, job.work_dir, layout, bos_id=tokenizer.bos_id)
+    files = writer.write(workers=job.workers)
     if job.evaluation is not None:
         with whole_file(job.directory / REMOVED_NAME) as stream:
             for part in parts:
                 stream.write(part.removed())
     write_times(job.directory, job.inputs)
-    metadata = metadata_of(finished, files, tokenizer, **windows, config=job.recipe, inputs=inputs)
+    metadata = metadata_of(finished, files, tokenizer, layout=layout, config=job.recipe, inputs=inputs)
     write_metadata(job.directory, metadata)
     return metadata
 

@@ -22,7 +22,7 @@ from utils.errors import PipelineError
 from utils.files import write_json
 
 # tokens counts <s> and </s>; hash is the 128-bit hash of the normalised text in two halves.
-_REMEDY = "begin again with --restart"
+_REMEDY = "start again with --restart"
 _READ_BYTES = 4 << 20
 
 INDEX_DTYPE = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("characters", "<u4"), ("hash", "<u8", (2,))])
@@ -87,7 +87,7 @@ class Part:
         listed of those that are left out."""
         _extend(self._tokens_path, self.state.tokens * 2, streams)
         _extend(self._index_path, self.state.documents * INDEX_DTYPE.itemsize, [index])
-        listed = b"".join(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in removed)
+        listed = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in removed)
         if listed:
             _extend(self._removed_path, self.state.removed_bytes, [listed])
         self._write_state(
@@ -131,7 +131,7 @@ class Part:
                 )
 
     def remove_tokens(self) -> None:
-        """Give the stream's space back once it stands in finished files."""
+        """Give the stream's space back once it is in finished files."""
         self._tokens_path.unlink(missing_ok=True)
 
     def _read_state(self) -> PartState:
@@ -159,10 +159,14 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return unsealed(content, origin=path, remedy=_REMEDY)
 
 
+def _bytes_of(array: np.ndarray | bytes) -> memoryview:
+    return memoryview(array if isinstance(array, bytes) else array.data).cast("B")
+
+
 def _crc(arrays: Sequence[np.ndarray], crc: int) -> int:
     """The CRC-32 of bytes whose CRC is `crc` with `arrays` after them."""
     for array in arrays:
-        crc = zlib.crc32(memoryview(array).cast("B"), crc)
+        crc = zlib.crc32(_bytes_of(array), crc)
     return crc
 
 
@@ -184,6 +188,6 @@ def _extend(path: Path, length: int, arrays: Sequence[np.ndarray | bytes]) -> No
         stream.truncate(length)
         stream.seek(length)
         for array in arrays:
-            stream.write(memoryview(array).cast("B"))
+            stream.write(_bytes_of(array))
         stream.flush()
         os.fsync(stream.fileno())

@@ -91,7 +91,7 @@ def encode(
     them is to be listed."""
     rejected = Counter(batch.rejected)
     texts, removed = _without_contaminated(batch.texts, job.evaluation, source)
-    rejected.update(each["reason"] for each in removed)
+    rejected.update(record["reason"] for record in removed)
     encoded = tokenizer.encode_batch(texts)
     kept = [place for place, ids in enumerate(encoded) if len(ids) >= job.min_tokens]
     rejected["too_short"] += len(texts) - len(kept)
