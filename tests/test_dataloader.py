@@ -11,8 +11,9 @@ from dataloader import create_simple_train_val_dataloaders
 from pipeline.dataloading.loaders import LoaderOptions, TrainingLoader, ValidationLoader
 from pipeline.dataloading.resident_parts import copied
 from pipeline.dataloading.split import split_windows, window_positions
-from pipeline.formats.token_dataset import TokenDataset, file_sha256
+from pipeline.formats.token_dataset import TokenDataset
 from pipeline.preparation.config import DatasetConfig
+from utils.checksums import sha256_of
 from utils.devices import World
 from utils.errors import PipelineError
 
@@ -30,7 +31,7 @@ def make_dataset(directory, lengths, *, window=16, stride=8, legacy=False) -> To
             stream = np.lib.stride_tricks.sliding_window_view(stream, window)[::stride].copy()
         path = directory / f"tokens_{index}.npy"
         np.save(path, stream)
-        files.append({"name": path.name, "tokens": length, "sha256": file_sha256(path)})
+        files.append({"name": path.name, "tokens": length, "sha256": sha256_of(path)})
     metadata = {"window": window, "stride": stride, "files": files, "totals": {}, "format_version": 1}
     (directory / "metadata.json").write_text(json.dumps({} if legacy else metadata))
     return TokenDataset.open(directory, window=window, stride=stride)

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.formats.token_dataset import TokenDataset, file_sha256, num_windows, window_starts
+from pipeline.formats.token_dataset import TokenDataset, num_windows, window_starts
+from utils.checksums import sha256_of
 from utils.errors import PipelineError
 
 
@@ -17,7 +18,7 @@ def _store(directory, streams, *, window=4, stride=2, **metadata):
     for index, stream in enumerate(streams):
         path = directory / f"tokens_{index}.npy"
         np.save(path, np.asarray(stream, dtype=np.uint16))
-        entries.append({"name": path.name, "tokens": len(stream), "sha256": file_sha256(path)})
+        entries.append({"name": path.name, "tokens": len(stream), "sha256": sha256_of(path)})
     content = {"format_version": 1, "window": window, "stride": stride, "files": entries, **metadata}
     (directory / "metadata.json").write_text(json.dumps(content))
     return directory

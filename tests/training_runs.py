@@ -8,7 +8,7 @@ import torch
 
 import train
 from pipeline.formats.checkpoint import read_checkpoint
-from pipeline.formats.token_dataset import file_sha256
+from utils.checksums import sha256_of
 from utils.logging_utils import read_log
 
 VOCAB_SIZE, WINDOW = 48, 16
@@ -31,7 +31,7 @@ def write_tokens(directory: Path, *, tokens: int = 6_000, fingerprint: str = "f0
         "token_byte_lengths": [0, 0, 0, *[4] * (VOCAB_SIZE - 3)],
         "window": WINDOW,
         "stride": WINDOW // 2,
-        "files": [{"name": path.name, "tokens": tokens, "sha256": file_sha256(path)}],
+        "files": [{"name": path.name, "tokens": tokens, "sha256": sha256_of(path)}],
     }
     (directory / "metadata.json").write_text(json.dumps(metadata))
     return directory

@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all.
+"""Files that exist whole or not at all.
 
-with whole_file(path) as file:          # a binary file of a temporary name beside it
+with whole_file(path) as file:          # a binary file under a temporary name next to it
     np.save(file, array)
 write_json(folder / "metadata.json", metadata)
 remove_stale_temporaries(folder, "metadata.json", "tokens_*.npy")   # what a killed process left of them

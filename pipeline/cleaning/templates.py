@@ -1,4 +1,4 @@
-"""What the common inline templates of Wikipedia stand for in plain text: `{{convert|5|km|mi}}` is `5 km`.
+"""The common inline templates of Wikipedia as plain text: `{{convert|5|km|mi}}` is `5 km`.
 
 A template that is not here is left out: most are boxes, notes to editors, or navigation.
 """
@@ -49,7 +49,7 @@ def is_disambiguation(name: str) -> bool:
 
 
 def render(name: str, arguments: list[str], named: dict[str, str]) -> str | None:
-    """The text that a template stands for, or None where it is not known."""
+    """The text of a template, or None if the template is unknown."""
     if name == "val":
         return _value(arguments, named)
     renderer = _RENDERERS.get(name)

@@ -1,6 +1,6 @@
-"""Mends the text of one block: leftover wiki markup, citation marks, coordinates and stray spaces go.
+"""Clean up the text of one block: remove leftover wiki markup, citation marks, coordinates and stray spaces.
 
-Each rule is looked for with `in` first: nearly every paragraph holds nothing to mend, and a search that finds nothing
+Each rule is looked for with `in` first: nearly every paragraph needs no fix, and a search that finds nothing
 costs a tenth of a regular expression. No pattern takes more than linear time, whatever the text: what one runs over is
 bounded, or ends where the next match could begin. Removals of content are counted under the rule's name.
 """

@@ -202,7 +202,7 @@ class _Reader:
         return self._block("infobox", "\n".join(f"{name}: {value}" for name, value in fields if value))
 
     def _block(self, kind: str, text: str, level: int = 0) -> str:
-        """Put a block aside; the line that stands for it is resolved by `_blocks_of`."""
+        """Put a block aside; `_blocks_of` resolves the line that takes its place."""
         if kind != "preformatted":
             text = _without_quotes(text)
         self.special.append(Block(kind, text.replace(_HARD_BREAK, "\n"), level))

@@ -23,13 +23,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from utils.arithmetic import ceil_div
+from utils.checksums import sha256_of
 from utils.errors import PipelineError
 from utils.quickstart_hint import or_quickstart
 
 FORMAT_VERSION = 1
 METADATA_NAME = "metadata.json"
 MAX_VOCAB_SIZE = 65_536  # ids that fit in uint16
-_READ_BYTES = 4 << 20
 _CHECKED_TOKENS = 1 << 24
 _TOKEN_FILE = re.compile(r"tokens_(\d+)\.npy")
 # The types of the values in metadata.json, and in its entry of a file.
@@ -178,7 +178,8 @@ class TokenDataset:
     def damaged_files(self) -> Iterator[str]:
         """Names of files whose bytes no longer have the sha256 of the metadata; reads everything, file by file."""
         for entry in self.metadata.get("files", []):
-            if file_sha256(self.directory / entry["name"]) != entry["sha256"]:
+            path = self.directory / entry["name"]
+            if not path.exists() or sha256_of(path) != entry["sha256"]:
                 yield entry["name"]
 
     def refuse_unknown_ids(self, tokens: np.ndarray) -> None:
@@ -272,17 +273,6 @@ def metadata_sha256(metadata: Mapping[str, Any]) -> str:
     """The sha256 of everything in the metadata except the sha256 itself."""
     content = {key: value for key, value in metadata.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, or an empty string if there is no such file."""
-    if not path.exists():
-        return ""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _metadata_problem(content: object) -> str:

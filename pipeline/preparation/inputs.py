@@ -4,7 +4,6 @@ metadata.json keeps a hash of each file's content; the side file `input_times.js
 unchanged input need not be read again. A copy has other times and is recognised by its content.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.preparation.input_shards import Shard
+from utils.checksums import sha256_of
 from utils.files import write_json
 
 TIMES_NAME = "input_times.json"
-_READ_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,7 @@ class InputFile:
         """A hash of what the file holds: the sha256 of its bytes, or what the hub says."""
         if not self.paths:
             return f"hub:{self.modified}"
-        digest = hashlib.sha256()
-        for path in self.paths:
-            with path.open("rb") as stream:
-                while block := stream.read(_READ_BYTES):
-                    digest.update(block)
-        return f"sha256:{digest.hexdigest()}"
+        return f"sha256:{sha256_of(*self.paths)}"
 
 
 def input_files(shards: Iterable[Shard]) -> list[InputFile]:

@@ -92,7 +92,7 @@ class Server:
     def json(self, path: str, *, first: bool = False) -> tuple[Any, str | None]:
         """A JSON answer, and the address of its next page if there is one.
 
-        `first`: nothing has been heard of the server so far; if it cannot be reached, that is said soon.
+        `first`: the server has not answered yet; if it cannot be reached, give up soon.
         """
         body = bytearray()
         url = path if path.startswith("http") else f"{self.endpoint}{path}"

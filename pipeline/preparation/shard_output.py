@@ -2,7 +2,7 @@
 
 A part is four files: `NAME.tokens` (uint16 stream `<s> document </s> …`), `NAME.index` (a record a document),
 `NAME.removed` (what is to be listed of removed documents) and `NAME.json` (how far it got). The last is replaced in one
-step after the others were extended and synced, and what lies beyond it is cut off when the part is extended again: a
+step after the others were extended and synced, and what is beyond it is cut off when the part is extended again: a
 kill at any moment costs one batch and nothing else.
 """
 

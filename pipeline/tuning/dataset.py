@@ -18,7 +18,6 @@ import numpy as np
 
 from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
 from pipeline.formats.cleaned_text import printable_name
-from pipeline.formats.token_dataset import file_sha256
 from pipeline.tuning.conversations import Example, Preparation
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
@@ -100,7 +99,7 @@ def write_sft_dataset(
             "eos_id": tokenizer.eos_id,
         },
         "vocab_size": tokenizer.vocab_size,
-        "source": {"name": printable_name(source.name), "sha256": file_sha256(source)},
+        "source": {"name": printable_name(source.name), "sha256": sha256_of(source)},
         "max_length": preparation.max_length,
         "too_long": preparation.too_long,
         "examples": len(examples),
@@ -111,7 +110,7 @@ def write_sft_dataset(
         "truncated": preparation.truncated,
         "open_questions": preparation.open_questions,
         "left_out": dict(sorted(preparation.refused.items())),
-        "files": {name: file_sha256(directory / name) for name in (EXAMPLES_NAME, MASKS_NAME)},
+        "files": {name: sha256_of(directory / name) for name in (EXAMPLES_NAME, MASKS_NAME)},
     }
     write_json(directory / METADATA_NAME, sealed(metadata))
     return metadata
