@@ -158,7 +158,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     with RawFile(path) as file:
         for record in file.records():
             if record.value is None:
-                raise ValueError(f"in line {record.number}: {record.problem}")
+                raise PipelineError(f"{path} is not an evaluation file: line {record.number} is {record.problem}")
             yield record.value
 
 
