@@ -149,7 +149,7 @@ def test_a_checkpoint_loads_equal_and_its_context_can_be_stretched(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"rope_scaling": "yarn"}, {"rope_scaling_factor": 2.0}], ids=str)
 def test_half_a_scaling_is_refused(changes):
-    with pytest.raises(PipelineError, match=r"rope_scaling .* wanted: both or neither"):
+    with pytest.raises(PipelineError, match=r"rope_scaling .* expected both or neither"):
         create_model(replace(SMALL, **changes))
 
 

@@ -14,8 +14,8 @@ import torch
 from utils.errors import PipelineError
 
 # Dense bf16 floating-point operations a second, from the makers' data sheets (without sparsity, sums in float32: on
-# GeForce cards twice the shaders' float32 rate). The first name that stands in the device's as whole words counts, so
-# the longer names come first; cards of laptops have other rates.
+# GeForce cards twice the shaders' float32 rate). The first name found in the device's name as whole words counts,
+# so the longer names come first; laptop cards have other rates.
 _PEAK_FLOPS = {
     "B200": 2250e12,
     "GH200": 989e12,
@@ -69,7 +69,7 @@ class World:
 
 
 def current_world() -> World:
-    """From torchrun's environment variables; one process where there are none."""
+    """From torchrun's environment variables; one process if they are not set."""
     return World(*(int(os.environ.get(name, default)) for name, default in _WORLD_VARIABLES))
 
 
@@ -95,7 +95,8 @@ def _local_gpu() -> int:
     if not torch.cuda.is_available():
         reason = "this PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch finds no NVIDIA GPU"
         raise PipelineError(f"device cuda: {reason}; run it with --device cpu (slow, for small models and tests)")
-    local_rank, count = current_world().local_rank, torch.cuda.device_count()
+    local_rank = current_world().local_rank
+    count = torch.cuda.device_count()
     if local_rank >= count:
         raise PipelineError(
             f"device cuda: process {local_rank} of this machine has no GPU, {count} found; lower --nproc"
@@ -128,12 +129,12 @@ def describe_device(device: torch.device) -> str:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 operations a second of a known GPU, the base of model FLOPs utilisation; None where not known."""
+    """Dense bf16 operations a second of a known GPU, the base of model FLOPs utilisation; None if it is not known."""
     return peak_flops_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def peak_flops_of(name: str) -> float | None:
-    """The same for a device that need not be here, by a name such as ``H100`` or ``RTX 4090``."""
+    """The same for a GPU by its name, such as ``H100`` or ``RTX 4090``, which need not be in this machine."""
     if "laptop" in name.lower():
         return None
     found = (flops for known, flops in _PEAK_FLOPS.items() if re.search(rf"\b{known}\b", name, re.IGNORECASE))
@@ -145,7 +146,7 @@ def known_gpus() -> list[str]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that this process held at most: on the GPU, or in main memory for the CPU."""
+    """The most bytes that this process has held: on the GPU, or in main memory for the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
@@ -157,17 +158,17 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken: on the GPU, or in main memory for the CPU."""
+    """Bytes that are still free: on the GPU, or in main memory for the CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return max(available, _linux_available_memory())
-    return 8 * 1024**3  # macOS tells nothing without a further package; a part of the data seldom reaches this
+    return 8 * 1024**3  # macOS does not say without a further package; a part of the data rarely needs this much
 
 
 def _linux_available_memory() -> int:
-    """What Linux could free without swapping (page cache included), or 0 elsewhere."""
+    """Bytes that Linux could free without swapping, page cache included; 0 elsewhere."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))

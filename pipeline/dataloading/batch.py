@@ -1,4 +1,4 @@
-"""What a loader yields, as the model takes it."""
+"""From what a loader yields to the arguments of the model: on the device, with labels and segment ids."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ Batch = dict[str, Tensor]
 
 
 def as_batch(item: Tensor | Mapping[str, Tensor], device: torch.device, *, document_start: int | None = None) -> Batch:
-    """On the device and with labels; with `document_start` also with segment ids (B, T) that rise at that token."""
+    """`item` on the device with labels; with `document_start` also segment ids (B, T), counted up at that token."""
     named = dict(item) if isinstance(item, Mapping) else {"input_ids": item}
     batch = {name: value.to(device, non_blocking=True) for name, value in named.items()}
     ids = batch["input_ids"]
@@ -22,5 +22,5 @@ def as_batch(item: Tensor | Mapping[str, Tensor], device: torch.device, *, docum
 
 
 def num_supervised(batch: Batch) -> Tensor:
-    """How many tokens are predicted: every label but the first of a row and those that are -100."""
+    """The number of predicted tokens: all labels except the first of each row and those that are -100."""
     return (batch["labels"][:, 1:] != IGNORED).sum()

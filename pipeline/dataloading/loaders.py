@@ -78,7 +78,7 @@ class TrainingLoader:
         self.num_parts = options.num_parts or _fitting_parts(
             split,
             step_windows=self.step_windows,
-            wanted=options.min_parts,
+            min_parts=options.min_parts,
             bytes_per_window=_bytes_per_window(dataset, split),
             free_bytes=free_memory(device) if free_bytes is None else free_bytes,
         )
@@ -259,11 +259,11 @@ def _bytes_per_window(dataset: TokenDataset, split: Split) -> int:
     return 2 * tokens + 8
 
 
-def _fitting_parts(split: Split, *, step_windows: int, wanted: int, bytes_per_window: int, free_bytes: int) -> int:
-    """`wanted` parts, fewer if they would be too short, more if two of them would not fit in the device's memory."""
+def _fitting_parts(split: Split, *, step_windows: int, min_parts: int, bytes_per_window: int, free_bytes: int) -> int:
+    """`min_parts` parts, fewer if they would be too short, more if two of them would not fit in the device's memory."""
     most = len(split.train)  # a part holds at least one run of windows
     long_enough = split.train_size // (step_windows * _MIN_STEPS_PER_PART)
-    parts = max(1, min(wanted, long_enough, most))
+    parts = max(1, min(min_parts, long_enough, most))
     two_whole_copies = 2 * split.train_size * bytes_per_window  # a part, and its successor, which is loaded meanwhile
     budget = _MEMORY_SHARE * free_bytes
     if two_whole_copies / parts <= budget:

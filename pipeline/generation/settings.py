@@ -77,7 +77,8 @@ def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, con
     length = len(prompt_ids)
     if not length:
         raise PipelineError("the prompt is empty; expected at least one token")
-    low, high = min(prompt_ids), max(prompt_ids)
+    low = min(prompt_ids)
+    high = max(prompt_ids)
     if low < 0 or high >= vocab_size:
         unknown = low if low < 0 else high
         raise PipelineError(

@@ -70,8 +70,8 @@ class ModelConfig:
             heads = f"model.num_attention_heads {self.num_attention_heads}"
             return f"model.num_key_value_heads {self.num_key_value_heads} does not divide {heads}"
         if self.head_dim % 2:
-            return f"a head has {self.head_dim} values (hidden_size / num_attention_heads); RoPE wants an even number"
+            return f"a head has {self.head_dim} values (hidden_size / num_attention_heads); RoPE needs an even number"
         if (self.rope_scaling == "none") != (self.rope_scaling_factor == 1):
             scaling = f"model.rope_scaling {self.rope_scaling!r}"
-            return f"{scaling} with model.rope_scaling_factor {self.rope_scaling_factor}; wanted: both or neither"
+            return f"{scaling} with model.rope_scaling_factor {self.rope_scaling_factor}; expected both or neither"
         return ""

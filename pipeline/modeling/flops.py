@@ -4,8 +4,9 @@ from pipeline.modeling.config import ModelConfig
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Weights that every token is multiplied with: all matrices and the head, not the embedding's look-up."""
-    width, key_value = config.hidden_size, config.num_key_value_heads * config.head_dim
+    """Weights that every token is multiplied by: all matrices and the head, but not the embedding's lookup."""
+    width = config.hidden_size
+    key_value = config.num_key_value_heads * config.head_dim
     attention = 2 * width * width + 2 * width * key_value
     return config.num_hidden_layers * (attention + 3 * width * config.ffn_size) + config.vocab_size * width
 

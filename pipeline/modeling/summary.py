@@ -20,7 +20,8 @@ EXPECTED_UTILISATION = 0.4
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     """Weights of each part; their sum is the model's."""
-    width, layers = config.hidden_size, config.num_hidden_layers
+    width = config.hidden_size
+    layers = config.num_hidden_layers
     key_value = config.num_key_value_heads * config.head_dim
     parts = {
         "embedding" if not config.tie_word_embeddings else "embedding = output head": config.vocab_size * width,
@@ -37,7 +38,9 @@ def training_memory(config: ModelConfig, *, batch_size: int, length: int, bytes_
     """Bytes of a training step with AdamW and `batch_size` windows of `length` tokens, `bytes_per_value` a value of the
     compute type. Activations are what the backward pass keeps; a compiled step may do with less."""
     weights = sum(parameters_by_part(config).values())
-    rows, width, heads = batch_size * length, config.hidden_size, config.num_attention_heads
+    rows = batch_size * length
+    width = config.hidden_size
+    heads = config.num_attention_heads
     key_value = 2 * config.num_key_value_heads * config.head_dim
     # What each product, norm, rotation, attention and activation keeps: its input, once.
     block = 2 * width + width + (width + key_value) + 2 * width + 3 * config.ffn_size  # values in the compute type
@@ -47,9 +50,8 @@ def training_memory(config: ModelConfig, *, batch_size: int, length: int, bytes_
         blocks = block_bytes + config.num_hidden_layers * rows * width * bytes_per_value
     else:
         blocks = config.num_hidden_layers * block_bytes
-    held_logits = (
-        min(rows, 4096) * config.vocab_size * bytes_per_value
-    )  # pipeline/modeling/head_loss.py never holds more
+    held_rows = min(rows, 4096)  # pipeline/modeling/head_loss.py never holds more
+    held_logits = held_rows * config.vocab_size * bytes_per_value
     return {
         "weights, gradients, AdamW (float32)": 16 * weights,
         "weights in the compute type": bytes_per_value * weights,
@@ -80,14 +82,16 @@ def expected_tokens_per_second(config: ModelConfig, *, length: int, device_name:
 
 def summary(config: Config, *, device_name: str | None = None) -> str:
     """The whole report of a configuration, as text."""
-    model, training, length = config.model, config.training, config.dataset.window
+    model = config.model
+    training = config.training
+    length = config.dataset.window
     parts = parameters_by_part(model)
     total = sum(parts.values())
     size = 4 if training.dtype == "float32" else 2
     memory = training_memory(model, batch_size=training.batch_size, length=length, bytes_per_value=size)
     tokens_a_step = training.batch_size * training.gradient_accumulation_steps * length
     flops = training_flops_per_token(model, length)
-    # A new run takes its window for the context, unless positions are scaled from the start.
+    # In a new run the window becomes the context, unless positions are scaled from the start.
     written = model if model.rope_scaling != "none" else replace(model, max_position_embeddings=length)
     sections = [
         _table(
