@@ -1,253 +1,177 @@
-"""The whole pipeline on your machine in minutes, from raw text to a model that writes and answers. No GPU or downloads.
+"""The whole pipeline on your machine in minutes, from raw text to a model that answers. No GPU, no downloads.
 
-    python3 main.py quickstart               # or: make quickstart
+    python3 main.py quickstart                      # or: make quickstart
+    python3 main.py quickstart --corpus texts/      # your own .txt, .md, .jsonl, …
+    python3 main.py quickstart --corpus python      # Python's docstrings
+    python3 main.py quickstart --again              # train again although a model is finished
 
-The text is what every Python has: its help topics and docstrings. Every stage is run as you would run it yourself,
-through main.py with configs/quickstart.json; everything it makes lies in quickstart/.
+The text is a tiny encyclopedia: articles generated from tables of facts. Every stage is run as you would run it
+yourself, through main.py with configs/quickstart.json; everything it makes is in quickstart/. Interrupted, it continues
+where it was.
 """
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.configuration import CHECKOUT, Config, load_config_from
-from pipeline.demo.docstring_corpus import write_corpus
-from pipeline.demo.docstring_questions import write_conversations
-from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, run, stage_parser
+from pipeline.demo import summary
+from pipeline.demo.corpus import NUM_CHARACTERS
+from pipeline.demo.finished_stages import FinishedStages, stage_key
+from pipeline.demo.screen import Screen
+from pipeline.demo.sources import Source, find_source
+from pipeline.demo.stage_process import Route
+from pipeline.demo.stages import Stage, Stages, read_json, validation_losses
+from pipeline.demo.walkthrough import Walkthrough
+from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import PipelineError
 from utils.files import write_text
-from utils.logging_utils import read_log
-from utils.processes import run_process
-from utils.terminal import format_bytes, format_count, format_seconds, format_table, styled
+from utils.terminal import ask, format_seconds, styled
 
 DEFAULT_CONFIG = CHECKOUT / "configs" / "quickstart.json"
-RUN_NAME = "quickstart"
-PROMPTS = ("Return a list of", "The module provides")
-QUESTION = "What does matplotlib.axes.Axes.get_title do?"
-NEXT_COMMANDS = """
-Write with it:        python3 main.py inference --config {config}
-Talk to it:           python3 main.py inference --config {config} --checkpoint latest
-Train it longer:      python3 main.py train --config {config} --set training.max_steps=3000 --set training.num_epochs=4
-
-The real thing, on a GPU, with the CodeLlama tokenizer (32,016 pieces) and the 25M model:
-  FineWeb:            python3 main.py fineweb && python3 main.py train --set dataset.source=fineweb
-  Wikipedia:          put the dump's *.jsonl into data/raw/enwiki_namespace_0/, then
-                      python3 main.py cleanup && python3 main.py prepare && python3 main.py train
-  a larger model:     python3 main.py train --config configs/110m.json
-"""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Quickstart:
-    """One pass through the pipeline: the configuration, what to hand on to each stage, and what came out so far."""
+    """What a quickstart consists of, put together and not yet run."""
 
     config: Config
     config_path: Path
-    settings: Sequence[str]
-    corpus_bytes: int
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
-    samples: list[str] = field(default_factory=list)
-    answer: str = ""
+    source: Source
+    stages: Stages
+    all: list[Stage]
+    record: FinishedStages
+    route: Route
+    walk: Walkthrough
 
     @property
-    def folder(self) -> Path:
-        return self.config.paths.raw_dir.parent
-
-    def stage(self, name: str, purpose: str, arguments: Sequence[str], outcome: Callable[[], str]) -> None:
-        """Runs a stage through the router, in view."""
-        self.part(name, purpose, lambda: self.route(name, arguments), outcome)
-
-    def part(self, name: str, purpose: str, work: Callable[[], object], outcome: Callable[[], str]) -> None:
-        print(f"\n{styled(f'━━ {name}', 'bold', 'cyan')}  {purpose}", flush=True)
-        started = time.monotonic()
-        work()
-        duration, what = format_seconds(time.monotonic() - started), outcome()
-        self.rows.append((name, duration, what))
-        print(styled(f"✓ {what} in {duration}", "green"), flush=True)
-
-    def route(self, name: str, arguments: Sequence[str], *, capture: bool = False) -> str:
-        """The stage's output where it is captured.
-
-        Raises:
-            PipelineError: the stage failed; it has said why itself.
-            KeyboardInterrupt: it was interrupted.
-        """
-        settings = [part for setting in self.settings for part in ("--set", setting)]
-        command = [sys.executable, str(CHECKOUT / "main.py"), name, "--config", str(self.config_path)]
-        code, _, output = run_process([*command, *settings, *arguments], capture=capture)
-        if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
-            raise KeyboardInterrupt
-        if code:
-            shown = " ".join(["python3 main.py", name, "--config", _short(self.config_path), *arguments])
-            raise PipelineError(f"{name} ended with exit code {code}; run it by itself: {shown} --debug")
-        return output
+    def is_finished(self) -> bool:
+        return all(self.record.find(self.stages.keys[stage.name], stage.outputs) for stage in self.all)
 
 
-def prepare_data(quickstart: Quickstart) -> None:
-    paths, dataset = quickstart.config.paths, quickstart.config.dataset.directory(test=False)
-    corpus = {}
-
-    def make_corpus() -> None:
-        corpus["summary"] = write_corpus(paths.raw_dir, max_bytes=quickstart.corpus_bytes)
-
-    def corpus_outcome() -> str:
-        summary = corpus["summary"]
-        return f"{summary.articles:,} articles, {format_bytes(summary.bytes)}, from {summary.source_files:,} files"
-
-    def cleaned_outcome() -> str:
-        totals = _read_json(paths.cleaned_dir / "cleaning_report.json")["totals"]
-        kept = f"{totals['articles']:,} of {totals['read']:,} articles kept"
-        return f"{kept}, {format_count(totals['characters'])} characters"
-
-    def dataset_outcome() -> str:
-        metadata = _read_json(dataset / "metadata.json")
-        tokens = metadata["totals"]["tokens"]
-        return f"{format_count(tokens)} tokens, {metadata['totals']['bytes'] / tokens:.2f} bytes a token"
-
-    pieces = quickstart.config.model.vocab_size
-    quickstart.part(
-        "corpus", "Python's help topics and docstrings, written as raw articles", make_corpus, corpus_outcome
-    )
-    quickstart.stage("cleanup", "raw articles → cleaned text, one article a line", [], cleaned_outcome)
-    files = [str(path) for path in sorted(paths.cleaned_dir.glob("cleaned_*.txt"))]
-    training = ["--train", *files, "--vocab-size", str(pieces), "--output", str(paths.tokenizer_dir)]
-    quickstart.stage("tokenize", "learn the pieces that text is cut into", training, lambda: f"{pieces:,} pieces")
-    quickstart.stage("prepare", "cleaned text → token dataset", ["--restart"], dataset_outcome)
-
-
-def train_model(quickstart: Quickstart) -> None:
-    config = quickstart.config
-    picture = quickstart.folder / "loss.png"
-
-    def outcome() -> str:
-        curves = loss_curves(newest_run(config.paths.log_dir))
-        save_loss_picture(picture, curves)
-        first, last = curves["train"][0][1], curves["validation"][-1][1]
-        return f"{curves['train'][-1][0]:,} steps, loss {first:.2f} → {last:.2f} on text it has not seen"
-
-    purpose = "the model reads the text and learns to guess the next piece; most of the time goes here"
-    quickstart.stage("train", purpose, ["--name", RUN_NAME], outcome)
-
-
-def write_samples(quickstart: Quickstart) -> None:
-    def work() -> None:
-        for prompt in PROMPTS:
-            arguments = ["--checkpoint", "latest", "--prompt", prompt, "--seed", "1"]
-            quickstart.samples.append(quickstart.route("inference", arguments, capture=True).strip())
-            print(f"\n{styled(prompt, 'bold')} {quickstart.samples[-1]}\n", flush=True)
-
-    quickstart.part("inference", "the model continues a text", work, lambda: f"{len(PROMPTS)} samples")
-
-
-def tune_model(quickstart: Quickstart) -> None:
-    paths = quickstart.config.paths
-    conversations = paths.post_training_dir / "conversations.jsonl"
-
-    def prepared() -> str:
-        metadata = _read_json(paths.post_training_dir / "metadata.json")
-        kept = f"{metadata['examples']:,} of {metadata['read']:,} conversations"
-        return f"{kept}, {format_count(metadata['learned_tokens'])} tokens to learn"
-
-    def tuned() -> str:
-        losses = [loss for _, loss in loss_curves(newest_run(paths.log_dir))["validation"]]
-        return f"validation loss {losses[0]:.2f} before, {min(losses):.2f} after"
-
-    def ask() -> None:
-        quickstart.answer = quickstart.route(
-            "inference", ["--checkpoint", "latest", "--prompt", QUESTION, "--temperature", "0"], capture=True
-        ).strip()
-        print(f"\n{styled(QUESTION, 'bold')} {quickstart.answer}\n", flush=True)
-
-    write_conversations(paths.raw_dir, conversations)
-    purpose = "questions and answers out of the docstrings → token ids and what is to be learned"
-    quickstart.stage("lima", purpose, ["--input", str(conversations)], prepared)
-    quickstart.stage("sft", "the model learns to answer", ["--checkpoint", "latest", "--name", RUN_NAME], tuned)
-    quickstart.part("chat", "the tuned model answers", ask, lambda: "one answer")
-
-
-def benchmark_model(quickstart: Quickstart) -> None:
-    folder = quickstart.config.paths.benchmark_dir
-
-    def outcome() -> str:
-        newest = max(folder.glob("benchmark_*.json"), key=lambda path: path.stat().st_mtime)
-        (model,) = _read_json(newest)["models"].values()
-        wikitext = model["figures"]["wikitext"]
-        bits, top = wikitext["bits_per_byte"]["value"], wikitext["next_token_top1"]["value"]
-        scores = f"{bits:.2f} bits per byte on other text, {top:.0%} of next tokens guessed"
-        return f"{scores}; {_short(newest.with_suffix('.html'))}"
-
-    arguments = ["--checkpoint", "latest", "--offline-samples", "--full"]
-    quickstart.stage("benchmark", "scores on the project's own small sample", arguments, outcome)
-
-
-def newest_run(log_dir: Path) -> Path:
-    """The newest raw metrics file."""
-    logs = sorted((log_dir / "raw_metrics").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        raise PipelineError(f"{log_dir}/raw_metrics is empty, so training has logged nothing; run it again")
-    return logs[-1]
-
-
-def loss_curves(log: Path) -> dict[str, list[tuple[float, float]]]:
-    """(step, loss) of training and of validation."""
-    lines = read_log(log)
-    names = {"train": "train_loss", "validation": "val_loss"}
-    return {name: [(line["step"], line[key]) for line in lines if line.get(key)] for name, key in names.items()}
-
-
-def save_loss_picture(path: Path, curves: dict[str, list[tuple[float, float]]]) -> None:
-    from utils.plots import save_curves
-
-    save_curves(path, curves, title="Loss of the quickstart model", x_label="step", y_label="loss (nats a token)")
-
-
-def report(quickstart: Quickstart, started: float) -> None:
-    total = time.monotonic() - started
-    table = format_table([("stage", "time", "what came out"), *quickstart.rows], right=[1])
-    text = f"{table}\n\nAll in {format_seconds(total)}. The loss curve: {_short(quickstart.folder / 'loss.png')}"
-    written = "\n\n".join(f"{prompt} {sample}" for prompt, sample in zip(PROMPTS, quickstart.samples, strict=True))
-    commands = NEXT_COMMANDS.format(config=_short(quickstart.config_path))
-    written += f"\n\nUser: {QUESTION}\nAssistant: {quickstart.answer}"
-    write_text(quickstart.folder / "summary.txt", f"{text}\n\n{written}\n{commands}")
-    print(f"\n{styled('━━ Summary', 'bold', 'cyan')}\n\n{text}\n{commands}")
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    screen = Screen(sys.stdout)
+    quickstart = build(args, screen)
+    if args.again:
+        quickstart.record.forget()
+    is_new = not quickstart.is_finished
+    if is_new:
+        train(quickstart, screen)
+    print(describe(quickstart))
+    if not is_new:
+        print("\nThis model was finished earlier; --again trains it again.")
+    if sys.stdin.isatty() and screen.is_terminal:
+        talk(quickstart, offer=not is_new)
+    return EXIT_OK
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.set_defaults(config=str(DEFAULT_CONFIG))
-    parser.add_argument("--corpus-bytes", type=int, default=14_000_000, metavar="N", help="raw text at most")
+    parser.add_argument(
+        "--corpus", default="encyclopedia", metavar="NAME", help="encyclopedia (default), python, or a folder of texts"
+    )
+    parser.add_argument("--again", action="store_true", help="train again although a model is finished")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the encyclopedia")
+    parser.add_argument("--characters", type=int, default=NUM_CHARACTERS, metavar="N", help="of the encyclopedia")
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
+def build(args: argparse.Namespace, screen: Screen) -> Quickstart:
+    paths = load_config_from(args).paths
+    source = find_source(args.corpus, paths, seed=args.seed, characters=args.characters)
+    settings = [*source.settings, *args.settings]  # the last one counts
+    args.settings = settings
     config = load_config_from(args)
-    import matplotlib  # noqa: F401  needed at the end, for the loss curve: better missed now than then
+    folder = paths.raw_dir.parent
+    log = open_log(folder)
+    record = FinishedStages(folder / "progress.json")
+    walk = Walkthrough(screen, record)
+    walk.prompt = next(iter(config.training.sample_prompts), "")
+    route = Route(Path(args.config).absolute(), settings, log)
+    stages = Stages(config, source, route, record, walk)
+    every = stages.all()
+    key = ""
+    for stage in every:
+        key = stages.keys[stage.name] = stage_key(key, stage.name, stage.depends)
+    return Quickstart(config, Path(args.config).absolute(), source, stages, every, record, route, walk)
+
+
+def open_log(folder: Path) -> Path:
+    """The log, which shows early whether the folder can be written to."""
+    path = folder / "quickstart.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as log:
+            log.write(time.strftime("\n==== %Y-%m-%d %H:%M:%S\n"))
+    except OSError as error:
+        raise PipelineError(
+            f"{folder} cannot be written to: {error.strerror or error}; copy the checkout to a folder of your own"
+        ) from None
+    return path
+
+
+def train(quickstart: Quickstart, screen: Screen) -> None:
+    import matplotlib  # noqa: F401  needed at the end: better missed now than then
 
     started = time.monotonic()
-    quickstart = Quickstart(config, Path(args.config).absolute(), args.settings, args.corpus_bytes)
-    print(f"Everything goes to {_short(quickstart.folder)}/; it takes about five minutes on two cores.")
-    if quickstart.folder.exists():
-        print("What an earlier quickstart left there is made anew; its checkpoints and logs stay.")
-    prepare_data(quickstart)
-    train_model(quickstart)
-    write_samples(quickstart)
-    benchmark_model(quickstart)
-    tune_model(quickstart)
-    report(quickstart, started)
-    return EXIT_OK
+    screen.line(f"Everything goes to {_short(quickstart.stages.folder)}/, the stages' own output to quickstart.log.")
+    try:
+        quickstart.walk.through(quickstart.all, quickstart.stages.keys, received=quickstart.route.received)
+    except KeyboardInterrupt:
+        screen.line()
+        screen.line("Stopped; the same command continues here.")
+        raise
+    draw_pictures(quickstart)
+    screen.line(f"All in {format_seconds(time.monotonic() - started)}.", "bold")
 
 
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+def draw_pictures(quickstart: Quickstart) -> None:
+    stages = quickstart.stages
+    summary.draw_losses(stages.folder / "loss.png", stages.log_of(stages.run_of("train")))
+    if quickstart.source.questions:
+        last_step = validation_losses(stages.log_of(stages.run_of("sft")))[-1][0]
+        summary.draw_scores(stages.folder / "score.png", read_json(stages.folder / "score.json"), last_step)
+
+
+def describe(quickstart: Quickstart) -> str:
+    """The summary, which is also written to summary.txt."""
+    stages, source = quickstart.stages, quickstart.source
+    parts = [styled("━━ Summary", "bold", "cyan")]
+    if source.questions:
+        score = read_json(stages.folder / "score.json")["tuned"]
+        replies = summary.chosen_replies(score, summary.read_questions(source.questions))
+        parts += [styled(summary.format_score(score), "bold"), summary.format_replies(replies)]
+    parts += [summary.format_text(prompt, text) for prompt, text in read_json(stages.folder / "written.json")]
+    if source.name == "encyclopedia":
+        parts.append(summary.wrapped(summary.ABOUT_ENCYCLOPEDIA, indent=0))
+    pictures = [path for path in ("loss.png", "score.png") if (stages.folder / path).exists()]
+    parts.append("Pictures: " + ", ".join(_short(stages.folder / path) for path in pictures))
+    commands = summary.next_commands(
+        _short(quickstart.config_path), _short(quickstart.config.paths.log_dir), is_tuned=bool(source.conversations)
+    )
+    parts.append(summary.format_commands(commands))
+    text = "\n\n".join(parts)
+    write_text(stages.folder / "summary.txt", f"{text}\n")
+    return f"\n{text}"
+
+
+def talk(quickstart: Quickstart, *, offer: bool) -> None:
+    """Opens the chat, or for people's own text the prompt, in this terminal."""
+    if offer and ask("\nTalk to it? [Y/n] ").lower() in ("n", "no", "q"):
+        return
+    is_tuned = bool(quickstart.source.conversations)
+    print(f"\n{'Ask it something' if is_tuned else 'Begin a text'}, q to leave.")
+    run_folder = quickstart.stages.run_of("sft" if is_tuned else "train")
+    quickstart.route.attach("inference", ["--checkpoint", str(run_folder)])
 
 
 def _short(path: Path) -> str:
-    """Relative to the working directory where it lies below."""
+    """Relative to the working directory if it is below it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

@@ -8,7 +8,7 @@ import quickstart
 
 
 @pytest.mark.slow
-def test_the_whole_quickstart_with_a_tiny_model(tmp_path):
+def test_the_whole_quickstart_with_a_tiny_model(tmp_path, capsys):
     paths = {
         "raw_dir": "out/raw", "cleaned_dir": "out/cleaned", "tokenizer_dir": "out/tokenizer", "log_dir": "out/logs",
         "checkpoint_dir": "out/checkpoints", "benchmark_dir": "out/results", "post_training_dir": "out/post-training",
@@ -17,10 +17,21 @@ def test_the_whole_quickstart_with_a_tiny_model(tmp_path):
     overlay["paths"] = paths
     overlay["dataset"]["custom_dir"] = "out/dataset"
     overlay["model"] |= {"vocab_size": 600, "hidden_size": 48, "num_hidden_layers": 1}
-    overlay["training"] |= {"max_steps": 6, "warmup_steps": 2, "val_tokens": 2000}
+    overlay["training"] |= {"compile": "off", "max_steps": 6, "warmup_steps": 2, "val_tokens": 2000}
+    overlay["sft"] |= {"max_length": 24, "val_split": 0.1}  # few conversations are that short
     (tmp_path / "tiny.json").write_text(json.dumps(overlay))
-    assert quickstart.main(["--config", str(tmp_path / "tiny.json"), "--corpus-bytes", "900000"]) == 0
+    arguments = ["--config", str(tmp_path / "tiny.json"), "--characters", "600000"]
+    assert quickstart.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    before = lines[: lines.index("━━ Summary")]
+    for stage in ("corpus", "cleanup", "tokenize", "prepare", "lima", "train", "sft", "benchmark", "inference"):
+        assert any(line.startswith(f"✓ {stage}") for line in before)
+    assert len(before) <= 30
+    assert max(map(len, lines)) <= 80 + len(str(tmp_path))
     summary = (tmp_path / "out" / "summary.txt").read_text()
-    for stage in ("corpus", "cleanup", "tokenize", "prepare", "train", "inference", "benchmark", "lima", "sft"):
-        assert stage in summary
-    assert (tmp_path / "out" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "of 300 held-out questions right" in summary
+    assert "of 50 unknown ones admitted" in summary
+    for picture in ("loss.png", "score.png"):
+        assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+    assert quickstart.main(arguments) == 0
+    assert "--again trains it again" in capsys.readouterr().out

@@ -1,59 +1,217 @@
-"""The quickstart's corpus; the quickstart itself is run in test_end_to_end.py."""
+"""What the quickstart shows, remembers and prints; the whole of it is run in test_end_to_end.py."""
 
-from pipeline.cleaning.articles import iter_raw_articles
-from pipeline.demo.docstring_corpus import articles_of_file, topic_articles, write_corpus
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
 
-MODULE = '''"""Sorts things.
+import pytest
 
-Long text about sorting that goes on and on, so that the article is long enough to be kept in the corpus.
-
-Notes
------
-It uses `heapq`, see :func:`heapq.heappush`.
-"""
-
-def first(items, *, default=None):
-    """Return the first of `items`.
-
-    >>> first([1])
-    1
-    """
-
-def _hidden():
-    """Not for the corpus."""
-'''
-
-
-def test_a_module_becomes_an_article_with_its_sections(tmp_path):
-    path = tmp_path / "sorting.py"
-    path.write_text(MODULE)
-    (article,) = articles_of_file(path, "sorting")
-    assert article["name"] == "sorting"
-    assert [section["name"] for section in article["sections"]] == [
-        "Abstract",
-        "Notes",
-        "first(items, *, default=None)",
-    ]
-    notes = article["sections"][1]["has_parts"][0]["value"]
-    assert notes == "It uses heapq, see heapq.heappush."
-    assert article["sections"][2]["has_parts"][1]["value"] == ">>> first([1])\n1"
+import main
+import quickstart
+from pipeline.configuration import CHECKOUT, load_config
+from pipeline.demo import summary
+from pipeline.demo.finished_stages import FinishedStage, FinishedStages
+from pipeline.demo.screen import WIDTH, Screen, sparkline
+from pipeline.demo.sources import find_source
+from pipeline.demo.stage_process import Route
+from pipeline.demo.stages import Stage
+from pipeline.demo.time_left import Pace, TimeLeft
+from pipeline.demo.walkthrough import Walkthrough
+from utils.errors import PipelineError
 
 
-def test_a_file_that_is_no_python_is_left_out(tmp_path):
-    (tmp_path / "broken.py").write_text("def (:")
-    assert articles_of_file(tmp_path / "broken.py", "broken") == []
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
-def test_help_topics_are_articles():
-    names = {article["name"] for article in topic_articles()}
-    assert {"if", "while", "lambda"} <= names
+@dataclass
+class FakeStages:
+    """Stages that note that they ran, and fail or are interrupted when told so."""
+
+    folder: Path
+    ran: list[str] = field(default_factory=list)
+    trouble: dict[str, BaseException] = field(default_factory=dict)
+
+    def all(self) -> list[Stage]:
+        return [self.stage(name) for name in ("corpus", "cleanup", "tokenize")]
+
+    def stage(self, name: str) -> Stage:
+        def work() -> None:
+            self.ran.append(name)
+            if name in self.trouble:
+                raise self.trouble.pop(name)
+            (self.folder / name).touch()
+
+        return Stage(name, "", work, lambda: f"made {name}", outputs=(self.folder / name,))
+
+    def walk(self) -> list[str]:
+        """A process of its own: it knows only what the record on disk says."""
+        self.ran.clear()
+        walk = Walkthrough(Screen(io.StringIO()), FinishedStages(self.folder / "progress.json"))
+        walk.through(self.all(), {stage.name: stage.name for stage in self.all()})
+        return self.ran
 
 
-def test_corpus_is_the_same_every_time_and_the_cleaner_reads_it(tmp_path):
-    first = write_corpus(tmp_path / "one", max_bytes=600_000)
-    assert write_corpus(tmp_path / "two", max_bytes=600_000, workers=1) == first
-    files = sorted((tmp_path / "one").glob("*.jsonl"))
-    assert [path.read_bytes() for path in files] == [(tmp_path / "two" / path.name).read_bytes() for path in files]
-    records = [record for path in files for record in iter_raw_articles(path)]
-    assert len(records) == first.articles
-    assert not any(record.problem for record in records)
+def shown(commands: list[summary.NextCommand]) -> dict[str, list[str]]:
+    return {" ".join(command.arguments): list(command.arguments) for command in commands}
+
+
+PRINTED = shown(summary.next_commands("configs/quickstart.json", "quickstart/logs", is_tuned=True))
+
+
+@pytest.mark.parametrize("arguments", PRINTED.values(), ids=PRINTED)
+def test_every_printed_command_parses(arguments, monkeypatch, tmp_path):
+    """A stage's own parser takes the arguments; --help would not show a wrong one."""
+    if arguments[0] == "-m":
+        import importlib.util
+
+        assert importlib.util.find_spec(arguments[1])
+        return
+    stage = main.find_stage(arguments[1])
+    module = __import__(Path(stage.script).stem)
+    assert module.parse_args(arguments[2:])
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_printed_commands_fit_a_terminal(tuned):
+    text = summary.format_commands(summary.next_commands("configs/quickstart.json", "quickstart/logs", is_tuned=tuned))
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_an_interrupted_quickstart_continues_where_it_was(tmp_path):
+    stages = FakeStages(tmp_path, trouble={"cleanup": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        stages.walk()
+    assert stages.walk() == ["cleanup", "tokenize"]
+    assert stages.walk() == []
+
+
+def test_a_lost_output_is_made_again_with_what_follows(tmp_path):
+    stages = FakeStages(tmp_path)
+    stages.walk()
+    (tmp_path / "cleanup").unlink()
+    assert stages.walk() == ["cleanup", "tokenize"]
+
+
+def test_a_damaged_record_means_nothing_is_done(tmp_path):
+    stages = FakeStages(tmp_path)
+    stages.walk()
+    (tmp_path / "progress.json").write_text("{")
+    assert stages.walk() == ["corpus", "cleanup", "tokenize"]
+
+
+def test_an_unfinished_run_is_found_again(tmp_path):
+    record = FinishedStages(tmp_path / "progress.json")
+    old, new = tmp_path / "run_1", tmp_path / "run_2"
+    old.mkdir()
+    (old / "checkpoint_latest.pt").touch()
+    record.begin_run("key", [old])
+    assert record.new_run("key", [old]) is None
+    new.mkdir()
+    (new / "checkpoint_latest.pt").touch()
+    assert FinishedStages(record.path).new_run("key", [old, new]) == new
+    record.add("key", FinishedStage("train", 1.0, "done", str(new)))
+    assert FinishedStages(record.path).new_run("key", [old, new]) is None
+
+
+def test_a_failing_stage_shows_its_error_line(tmp_path):
+    route = Route(CHECKOUT / "configs" / "quickstart.json", [], tmp_path / "quickstart.log")
+    with pytest.raises(PipelineError, match=r"cleanup: .*nowhere.*quickstart\.log"):
+        route.run("cleanup", ["--input", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")])
+    assert "main.py cleanup --config" in route.log.read_text()
+
+
+def test_a_read_only_folder_is_one_clear_line(tmp_path):
+    (tmp_path / "taken").touch()  # a file where a folder is needed fails for root as well
+    with pytest.raises(PipelineError, match="cannot be written to"):
+        quickstart.open_log(tmp_path / "taken" / "quickstart")
+
+
+def test_a_corpus_that_does_not_exist_is_named(tmp_path):
+    paths = load_config(quickstart.DEFAULT_CONFIG).paths
+    with pytest.raises(PipelineError, match="encyclopaedia is not a folder; expected encyclopedia, python"):
+        find_source("encyclopaedia", paths)
+    with pytest.raises(PipelineError, match="is empty"):
+        find_source(str(tmp_path), paths)
+
+
+def test_other_configurations_are_refused_before_anything_is_written():
+    with pytest.raises(PipelineError, match="expected a folder called raw"):
+        find_source("encyclopedia", load_config().paths)
+
+
+def test_own_texts_come_without_questions(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    source = find_source(str(tmp_path), load_config(quickstart.DEFAULT_CONFIG).paths)
+    assert (source.conversations, source.questions) == (None, None)
+    assert source.write() == "1 files, 4 B"
+
+
+def test_live_line_stays_within_the_terminal():
+    terminal = Terminal()
+    Screen(terminal).live(0.5, "train 1234567/1234567 " * 3, [5.0, 2.0, 1.0] * 9, 100.0)
+    assert len(terminal.getvalue().strip("\r")) <= WIDTH
+
+
+def test_nothing_is_redrawn_without_a_terminal():
+    output = io.StringIO()
+    Screen(output).live(0.5, "train", [], 1.0)
+    assert output.getvalue() == ""
+
+
+def test_samples_fit_one_line_with_two_colours(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    Screen(terminal).sample("  step 100:", "The capital", "of\nthe " * 40)
+    (line,) = terminal.getvalue().splitlines()
+    assert len(re.sub(r"\x1b\[\d+m", "", line)) <= WIDTH
+    assert len(set(re.findall(r"\x1b\[([1-9]\d*)m", line))) == 3
+
+
+def test_sparkline_falls_with_the_losses():
+    assert sparkline([5.0, 3.0, 1.0]) == "█▅▁"
+    assert sparkline([]) == ""
+
+
+def test_time_left_follows_the_measured_steps():
+    estimate = TimeLeft({"corpus": 10, "train": 80, "sft": 20})
+    assert estimate.left("corpus", elapsed=1.0) is None
+    estimate.finish("corpus", 20.0)
+    assert estimate.left("train", elapsed=0.0) == pytest.approx(200.0)
+    pace = Pace()
+    pace.read("step 10/100: loss 5\n", now=30.0)
+    assert pace.left(30.0) is None
+    pace.read("step 20/100: loss 4\nnoise\n", now=40.0)
+    assert pace.left(40.0) == pytest.approx(80.0)
+    left = estimate.left("train", elapsed=40.0, stage_left=80.0)
+    assert left == pytest.approx(80.0 + 20 * (20 + 120) / 90)
+
+
+def test_summary_gives_counts_with_error_bars():
+    count = {"right": 290, "total": 300, "interval_95": [0.94, 0.98]}
+    text = summary.format_score({"known": count, "unknown": count | {"right": 31, "total": 50}})
+    assert "290 of 300 held-out questions right (95% interval: 94% to 98%)" in text
+    assert "31 of 50 unknown ones admitted" in text
+
+
+def test_shown_questions_are_of_different_kinds(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    asked = [{"question": f"q{n}", "answers": ["a"], "kind": f"k{n // 2}"} for n in range(40)]
+    asked += [{"question": f"u{n}", "unknown": True} for n in range(5)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*asked, {"kind": "k1", "rivals": ["b"]}]))
+    replies = [{"question": one["question"], "reply": "a", "right": True} for one in asked]
+    chosen = summary.chosen_replies({"replies": replies}, summary.read_questions(path))
+    assert [reply["question"] for reply in chosen] == [f"q{n}" for n in range(0, 16, 2)] + ["u0", "u1"]
+
+
+def test_help_names_the_choices():
+    command = [sys.executable, "quickstart.py", "--help"]
+    result = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert "--corpus" in result.stdout
+    assert "--again" in result.stdout

@@ -1,0 +1,76 @@
+"""Remembers which stages of a quickstart are done, so that an interrupted one continues where it was.
+
+    record = FinishedStages(Path("quickstart/progress.json"))
+    if not record.has(key):
+        record.add(key, name="train", seconds=200.0, outcome="850 steps", run=folder)
+
+A stage's key is a checksum of everything that decides its result, the key of the stage before it included.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from utils.files import write_json
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    name: str
+    seconds: float
+    outcome: str
+    run: str = ""  # the run's folder, if it trained
+
+
+class FinishedStages:
+    """The stages that are done and the training runs that were begun, by key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._done: dict[str, FinishedStage] = {}
+        self._begun: dict[str, list[str]] = {}  # the run folders that were there when a stage began
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            self._done = {key: FinishedStage(**value) for key, value in content["done"].items()}
+            self._begun = dict(content["begun"])
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._done, self._begun = {}, {}  # damaged, so nothing counts as done: every stage can be repeated
+
+    def find(self, key: str, outputs: Iterable[Path]) -> FinishedStage | None:
+        """The stage, if it is done and what it made is still there."""
+        stage = self._done.get(key)
+        if stage is None or not all(path.exists() for path in outputs):
+            return None
+        return stage if not stage.run or Path(stage.run).is_dir() else None
+
+    def add(self, key: str, stage: FinishedStage) -> None:
+        self._done[key] = stage
+        self._begun.pop(key, None)
+        self._write()
+
+    def begin_run(self, key: str, folders: Iterable[Path]) -> None:
+        """A training stage begins; `folders` are the runs that are there already."""
+        self._begun[key] = sorted(path.name for path in folders)
+        self._write()
+
+    def new_run(self, key: str, folders: Iterable[Path]) -> Path | None:
+        """The folder that has come since the stage began, if it holds a checkpoint to continue from."""
+        if key not in self._begun:
+            return None
+        new = [path for path in sorted(folders) if path.name not in self._begun[key]]
+        return next((path for path in reversed(new) if (path / "checkpoint_latest.pt").exists()), None)
+
+    def forget(self) -> None:
+        self._done, self._begun = {}, {}
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.path, {"done": {key: asdict(stage) for key, stage in self._done.items()}, "begun": self._begun})
+
+
+def stage_key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

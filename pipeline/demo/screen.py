@@ -1,0 +1,84 @@
+"""What the quickstart shows: finished lines, and below them one live line with a bar and the time left.
+
+    screen = Screen(sys.stdout)
+    screen.live(0.4, "train 420/850", [5.1, 3.2, 2.9], seconds_left=160)     # only on a terminal; replaces itself
+    screen.line("✓ train    850 steps, validation loss 5.10 → 1.90", "green")
+
+Nothing is wider than 79 columns.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from typing import TextIO
+
+from utils.terminal import format_seconds, styled, visible
+
+WIDTH = 79
+_BAR_WIDTH = 20
+_HEIGHTS = "▁▂▃▄▅▆▇█"
+_SPARKS = 12  # validations shown at most, the newest
+
+
+class Screen:
+    def __init__(self, output: TextIO) -> None:
+        self.output = output
+        self.is_terminal = output.isatty()
+        self._live = 0  # columns of the live line
+
+    def line(self, text: str = "", *styles: str) -> None:
+        """A line that stays."""
+        self._wipe()
+        print(styled(fit(text), *styles, stream=self.output), file=self.output, flush=True)
+
+    def sample(self, label: str, prompt: str, written: str) -> None:
+        """A text of the model in one line: the prompt bold, the model's own words coloured."""
+        self._wipe()
+        room = WIDTH - len(label) - len(prompt) - 2
+        own = shorten(visible(" ".join(written.split())), max(0, room))
+        styles = (styled(prompt, "bold", stream=self.output), styled(own, "cyan", stream=self.output))
+        print(f"{styled(label, 'dim', stream=self.output)} {' '.join(styles)}", file=self.output, flush=True)
+
+    def live(self, share: float, text: str, losses: Sequence[float], seconds_left: float | None) -> None:
+        if not self.is_terminal:
+            return
+        left = "measuring the speed" if seconds_left is None else f"{format_seconds(max(1.0, seconds_left))} left"
+        shown = fit("  ".join(filter(None, (f"{bar(share)} {share:4.0%}", text, sparkline(losses), left))))
+        self.output.write(f"\r{shown.ljust(self._live)}")
+        self.output.flush()
+        self._live = len(shown)
+
+    def _wipe(self) -> None:
+        if self._live:
+            self.output.write(f"\r{' ' * self._live}\r")
+            self._live = 0
+
+
+def bar(share: float) -> str:
+    full = round(min(1.0, max(0.0, share)) * _BAR_WIDTH)
+    return "█" * full + "░" * (_BAR_WIDTH - full)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """One bar a value, the highest full: ``█▅▃▂▁``."""
+    shown = values[-_SPARKS:]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    scale = (len(_HEIGHTS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_HEIGHTS[round((value - low) * scale)] for value in shown)
+
+
+def fit(text: str) -> str:
+    """At most `WIDTH` columns, all in one line."""
+    return shorten(" ".join(text.splitlines()), WIDTH)
+
+
+def shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def wrapped(text: str, *, indent: int) -> str:
+    """Paragraphs in lines of at most `WIDTH` columns, each indented."""
+    space = " " * indent
+    lines = [textwrap.fill(part, WIDTH, initial_indent=space, subsequent_indent=space) for part in text.splitlines()]
+    return "\n".join(line for line in lines if line.strip())
