@@ -142,13 +142,13 @@ def _load(args: argparse.Namespace, config: "Config") -> "list[Writer]":
     if len(args.checkpoint) > 1:
         from pipeline.console.comparison import memory_report
 
-        paths = [find_named_checkpoint(each, config.paths.checkpoint_dir)[1] for each in args.checkpoint]
+        paths = [find_named_checkpoint(argument, config.paths.checkpoint_dir)[1] for argument in args.checkpoint]
         line, fits = memory_report(paths, device=args.device, dtype=chosen.dtype, quantize=chosen.quantize)
         print(line if fits else styled(f"warning: {line}", "yellow", stream=sys.stderr), file=sys.stderr)
         if not fits and args.prompt is None:
             confirm("Load them all the same?")
     loaded = load_all(args.checkpoint, config, device=args.device, dtype=chosen.dtype, quantize=chosen.quantize)
-    writers = [Writer(each, chosen.compile) for each in loaded]
+    writers = [Writer(model, chosen.compile) for model in loaded]
     if len(writers) > 1:
         for writer in writers:
             writer.warm_up()
@@ -159,7 +159,7 @@ def _standard_input() -> str:
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PipelineError(f"the prompt is not valid UTF-8 at byte {error.start}; wanted: UTF-8 text") from None
+        raise PipelineError(f"the prompt is not valid UTF-8 at byte {error.start}; expected UTF-8 text") from None
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from utils.terminal import ask, styled
 CHECKOUT = Path(__file__).resolve().parent
 LAUNCHED_STAGE = "train"  # the stage that takes --nproc
 LAUNCHER = str(CHECKOUT / "pipeline" / "training" / "launch.py")
-# torch.distributed.run kills its workers so long after a signal; a large checkpoint on a slow disk takes minutes.
+# How long torch.distributed.run waits before it kills its workers; saving a large checkpoint can take minutes.
 SAVING_GRACE_SECONDS = 900
 
 # What the stages import, at once or when an option asks for it.
@@ -74,7 +74,7 @@ def find_stage(name: str) -> Stage:
     """The stage called `name`.
 
     Raises:
-        UsageError: there is none; names the nearest one.
+        UsageError: no stage has this name; suggests the nearest one.
     """
     stages = {stage.name: stage for stage in available_stages()}
     if name not in stages:
@@ -99,11 +99,11 @@ def build_command(stage: Stage, arguments: Sequence[str], *, python: str = sys.e
 
 
 def run_stage(stage: Stage, arguments: Sequence[str] = ()) -> int:
-    """Runs `stage` to its end and returns its exit code; signals reach it, and it may take its time to save."""
+    """Run `stage` to its end and return its exit code; signals reach it, and it has time to save."""
     command = build_command(stage, arguments, python=stage_python(stage))
     launched = LAUNCHER in command
-    # Under the launcher every rank must be signalled once: in a process group of their own they do not get the
-    # terminal's Ctrl-C besides the launcher's.
+    # Under the launcher every rank must be signalled once: in their own process group they do not get the terminal's
+    # Ctrl-C in addition to the launcher's.
     code, signals, _ = run_process(command, own_group=launched)
     if launched and code and signals:
         return EXIT_TERMINATED if signal.SIGTERM in signals else EXIT_INTERRUPTED
@@ -118,7 +118,7 @@ def run_stage(stage: Stage, arguments: Sequence[str] = ()) -> int:
 def stage_python(stage: Stage) -> str:
     """The Python that runs `stage`: the checkout's .venv if this one lacks any of its packages, otherwise this one.
 
-    Without a .venv it is this one too: what the stage cannot do without, the stage names itself.
+    Without a .venv it is this one too, and the stage itself reports what is missing.
     """
     environment = CHECKOUT / ".venv"
     installed = environment / "bin" / "python"
@@ -159,12 +159,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{__doc__}\n{_menu_text()}\n\nEach stage explains its arguments: python3 main.py NAME --help")
         return EXIT_OK
     if arguments[0].startswith("-"):
-        raise UsageError(f"{arguments[0]} stands before the stage's name; wanted: python3 main.py NAME {arguments[0]}")
+        raise UsageError(f"{arguments[0]} comes before the stage's name; expected python3 main.py NAME {arguments[0]}")
     return run_stage(find_stage(arguments[0]), arguments[1:])
 
 
 def _take_processes(arguments: list[str]) -> tuple[int, list[str]]:
-    """``["--nproc", "2", "--test"]`` → (2, ["--test"]); 1 where it is not asked for."""
+    """``["--nproc", "2", "--test"]`` → (2, ["--test"]); 1 if it is not given."""
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name != "--nproc":
@@ -172,13 +172,13 @@ def _take_processes(arguments: list[str]) -> tuple[int, list[str]]:
         if not equals:
             value = arguments[index + 1] if index + 1 < len(arguments) else ""
         if not value.isdecimal() or int(value) < 1:
-            raise UsageError(f"--nproc is {value!r}; wanted: a number of processes, for example --nproc 2")
+            raise UsageError(f"--nproc is {value!r}; expected a number of processes, for example --nproc 2")
         return int(value), arguments[:index] + arguments[index + (1 if equals else 2) :]
     return 1, arguments
 
 
 def _launcher_has_grace_option(python: str) -> bool:
-    """Older launchers have none and give 30 seconds; read from the file, as importing torch takes seconds."""
+    """Whether torch has --shutdown-timeout; older ones wait 30 s. Reads the file, as importing takes seconds."""
     root = Path(python).parent.parent if python != sys.executable else Path(sys.prefix)
     launchers = root.glob("lib*/python3*/site-packages/torch/distributed/run.py")
     return any("--shutdown-timeout" in launcher.read_text(encoding="utf-8") for launcher in launchers)
@@ -213,7 +213,7 @@ def _ask_arguments(stage: Stage) -> list[str]:
         try:
             return shlex.split(answer)
         except ValueError as error:
-            print(styled(f"{error}: a quotation mark has no partner", "yellow"))
+            print(styled(f"{error}: a quotation mark is not closed", "yellow"))
 
 
 def _outcome(stage: Stage, code: int) -> str:

@@ -1,4 +1,4 @@
-"""Reads the configuration: defaults, files laid over them, ``--set`` and flags, each checked.
+"""Read the configuration: defaults, files laid over them, ``--set`` and flags, each checked.
 
     config = load_config()                                   # the config.json of the checkout
     config = load_config("configs/110m.json", settings=["training.batch_size=16"])
@@ -126,7 +126,7 @@ def section_to_dict(section: Any) -> dict[str, Any]:
             return str(value)
         return list(value) if isinstance(value, tuple) else value
 
-    return {each.name: plain(getattr(section, each.name)) for each in fields(section)}
+    return {key.name: plain(getattr(section, key.name)) for key in fields(section)}
 
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -149,7 +149,7 @@ def load_config(
         base: values in place of config.json's, such as a checkpoint's configuration.
 
     Raises:
-        PipelineError: a file that is missing or no JSON, an unknown key, a value that does not fit.
+        PipelineError: a file that is missing or not JSON, an unknown key, a value that does not fit.
     """
     files = [] if base else [DEFAULT_CONFIG]
     files += [Path(path)] if path and Path(path).resolve() != DEFAULT_CONFIG else []
@@ -200,7 +200,7 @@ def folder_keys(section: str) -> set[str]:
 
 def config_values(content: Mapping[str, Any], *, origin: str, base: Path) -> dict[str, dict[str, Any]]:
     """Every key's value: the defaults, their paths in the checkout, with `content` laid over them."""
-    values = {name: {each.name: each.default for each in fields(section)} for name, section in SECTIONS.items()}
+    values = {name: {key.name: key.default for key in fields(section)} for name, section in SECTIONS.items()}
     for name, section in SECTIONS.items():
         values[name] = read_section(section, values[name], name=name, origin="defaults", base=CHECKOUT)
     _overlay(values, content, origin=origin, base=base)
@@ -252,7 +252,7 @@ def _overlay(values: dict[str, dict[str, Any]], content: Mapping[str, Any], *, o
         if name not in SECTIONS:
             raise PipelineError(f"{origin}: unknown section {name!r}{did_you_mean(name, SECTIONS)}")
         if not isinstance(section_values, Mapping):
-            raise PipelineError(f"{origin}: section {name!r} is {section_values!r}; wanted: an object with keys")
+            raise PipelineError(f"{origin}: section {name!r} is {section_values!r}; expected an object with keys")
         values[name].update(read_section(SECTIONS[name], section_values, name=name, origin=origin, base=base))
 
 
@@ -260,14 +260,14 @@ def _split_setting(setting: str) -> tuple[str, str, str]:
     name, equals, text = setting.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and key):
-        raise UsageError(f"--set {setting!r}: wanted SECTION.KEY=VALUE, for example --set training.batch_size=8")
+        raise UsageError(f"--set {setting!r}: expected SECTION.KEY=VALUE, for example --set training.batch_size=8")
     if section not in SECTIONS:
         raise UsageError(f"--set {setting!r}: unknown section {section!r}{did_you_mean(section, SECTIONS)}")
     return section, key, text
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; ``// comments`` are allowed, a key that stands twice is not."""
+    """A JSON file's object; ``// comments`` are allowed, a repeated key is not."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -283,7 +283,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise PipelineError(f"config file {path} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise PipelineError(f"config file {path} holds a {type(content).__name__}; wanted: an object with sections")
+        raise PipelineError(f"config file {path} holds a {type(content).__name__}; expected an object with sections")
     return content
 
 
@@ -291,5 +291,5 @@ def _refuse_doubles(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
-        raise PipelineError(f"config file {path}: key {doubles[0]!r} stands twice in one object")
+        raise PipelineError(f"config file {path}: key {doubles[0]!r} appears twice in one object")
     return dict(pairs)

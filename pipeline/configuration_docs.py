@@ -2,8 +2,9 @@
 
 import json
 import typing
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 from pipeline.configuration import CHECKOUT, DEFAULT_CONFIG, SECTIONS, section_to_dict
 from utils.options import type_name
@@ -17,11 +18,11 @@ _INTRODUCTION = """# Configuration
 error that names the nearest known one. `// comments` are allowed. A path is relative to the file that names it, the
 defaults to the checkout, `--set` and flags to the working directory.
 
-Data that is somewhere else needs one key: `{"paths": {"data_dir": "../data"}}`, or `--set paths.data_dir=../data`.
+To keep the data elsewhere, set one key: `{"paths": {"data_dir": "../data"}}`, or `--set paths.data_dir=../data`.
 Every path whose default below starts with `data/` then follows, unless it is set itself: by a file that `--config`
 names, by `--set` or a flag, or in `config.json` by a value that differs from the default.
 
-This page and `config.json` are written by `make config` from `pipeline/configuration.py`, where every key is defined.
+This page and `config.json` are written by `make config` from `pipeline/*/config.py`, which define the keys.
 """
 
 
@@ -36,8 +37,8 @@ def configuration_page() -> str:
     for name, section in SECTIONS.items():
         hints = typing.get_type_hints(section)
         rows = [
-            _row(each, hints[each.name], default)
-            for each, default in zip(fields(section), section_to_dict(section()).values(), strict=True)
+            _row(key, hints[key.name], default)
+            for key, default in zip(fields(section), section_to_dict(section()).values(), strict=True)
         ]
         parts.append(
             f"## `{name}`\n\n{section.__doc__}\n\n| key | default | type | meaning |\n|---|---|---|---|\n"
@@ -47,13 +48,13 @@ def configuration_page() -> str:
     return "\n".join(parts)
 
 
-def _row(each, hint: object, default: object) -> str:
-    bounds = each.metadata
+def _row(key: Field[Any], hint: object, default: object) -> str:
+    bounds = key.metadata
     limits = [f"at least {bounds['minimum']}"] if bounds["minimum"] is not None else []
     limits += [f"above {bounds['above']}"] if bounds["above"] is not None else []
     limits += [f"at most {bounds['maximum']}"] if bounds["maximum"] is not None else []
     kind = ", ".join(f"`{choice}`" for choice in bounds["choices"]) or ", ".join([type_name(hint), *limits])
-    return f"| `{each.name}` | `{json.dumps(default)}` | {kind} | {bounds['doc']} |"
+    return f"| `{key.name}` | `{json.dumps(default)}` | {kind} | {bounds['doc']} |"
 
 
 def write(page: Path = CONFIGURATION_PAGE, config: Path = DEFAULT_CONFIG) -> None:

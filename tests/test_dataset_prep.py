@@ -89,7 +89,7 @@ def test_iter_articles_gives_the_articles_back(config, articles):
     [
         (["--set", "model.vocab_size=301"], "300 tokens, model.vocab_size is 301; give the right tokenizer"),
         (["--set", "paths.cleaned_dir=nowhere"], "nowhere does not exist; run: python3 cleaner.py"),
-        (["--window", "1"], "dataset.window is 1; wanted: at least 2"),
+        (["--window", "1"], "dataset.window is 1; expected at least 2"),
     ],
 )
 def test_mistakes_are_one_line_that_says_what_to_do(config, capsys, arguments, message):

@@ -206,7 +206,7 @@ def test_third_ctrl_c_within_seconds_kills_a_stage_that_does_not_leave(checkout)
     while "killed by SIGKILL" not in seen:  # two presses at once count as one, so it is pressed until it works
         os.write(terminal, b"\x03")
         seen += read_available(terminal)
-    assert "Ctrl-C once more kills it" in seen
+    assert "press Ctrl-C once more to kill it" in seen
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 137
@@ -248,7 +248,7 @@ def test_processes_are_started_through_the_launcher():
 @pytest.mark.parametrize("value", ["0", "two", "-1"])
 def test_a_wrong_number_of_processes_is_a_usage_error(value):
     train = next(stage for stage in main.STAGES if stage.name == "train")
-    with pytest.raises(UsageError, match="wanted: a number of processes"):
+    with pytest.raises(UsageError, match="expected a number of processes"):
         main.build_command(train, ["--nproc", value])
 
 

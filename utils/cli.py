@@ -45,7 +45,7 @@ def stage_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and leave the process with its exit code, or with the one that its exception stands for."""
+    """Call `main` and leave the process with its exit code, or with that of its exception."""
     signal.signal(signal.SIGTERM, _raise_terminated)
     # A shell starts background jobs with SIGINT ignored; `kill -INT` must still let a stage save.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -62,7 +62,7 @@ def exit_code_of(main: Callable[[], int | None], *, debug: bool = False) -> int:
     except PipelineError as error:
         return _report(error, EXIT_ERROR, debug)
     except BrokenPipeError:
-        # The reader (`| head`) has gone; what is still buffered has nowhere to go, and that is no error of ours.
+        # The reader (`| head`) has gone; discarding what is still buffered is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except Terminated:
@@ -82,7 +82,7 @@ def exit_code_of(main: Callable[[], int | None], *, debug: bool = False) -> int:
 
 
 def require_package(name: str) -> None:
-    """For a script whose imports need `name`: without it, leave with one line instead of a traceback."""
+    """Exit with one line instead of a traceback if the package `name`, which the script imports, is missing."""
     if not is_installed(name):
         error = ModuleNotFoundError(f"No module named {name!r}", name=name)
         sys.exit(_report(PipelineError(missing_package_problem(error)), EXIT_ERROR, debug=False))
@@ -92,7 +92,7 @@ def _report(error: Exception, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     message = visible(" ".join(str(error).split()))  # it may quote what a file holds
-    sys.stderr.write(f"error: {message}\n")  # in one piece: several processes may say it at once
+    sys.stderr.write(f"error: {message}\n")  # in one write: several processes may fail at once
     return code
 
 

@@ -5,15 +5,15 @@ from difflib import get_close_matches
 
 
 class PipelineError(Exception):
-    """Something the user can mend.
+    """A mistake that the user can fix.
 
-    The message is one line: the thing, what was found, what was wanted, and the command that mends it.
+    The message is one line: the thing, what was found, what was expected, and the command that fixes it.
     `utils.cli.run` prints it as ``error: …`` and exits with 1.
     """
 
 
 class UsageError(PipelineError):
-    """A command line that cannot be carried out; exits with 2."""
+    """An invalid command line; exits with 2."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -21,6 +21,6 @@ class Terminated(KeyboardInterrupt):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest of `known`, or ``""`` where none is near."""
+    """``"; did you mean 'x'?"`` for the nearest of `known`, or ``""`` if none is near."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

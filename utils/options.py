@@ -1,7 +1,7 @@
 """The machinery below `pipeline/configuration.py`: typed, documented options and their checks.
 
 An option is a dataclass field that carries its documentation and its bounds, so a key, its default, its check and its
-line in docs/configuration.md stand in one place.
+line in docs/configuration.md are defined in one place.
 """
 
 import math
@@ -34,9 +34,9 @@ def read_section(section: type, values: Mapping[str, Any], *, name: str, origin:
     """`values` of one section, each checked and in its field's type; paths absolute, relative ones from `base`.
 
     Raises:
-        PipelineError: an unknown key, a wrong type, a value out of range; names `origin`, the key and what was wanted.
+        PipelineError: an unknown key, a wrong type, a value out of range; names `origin` and the key.
     """
-    known = {each.name: each for each in fields(section)}
+    known = {key.name: key for key in fields(section)}
     hints = typing.get_type_hints(section)
     result = {}
     for key, value in values.items():
@@ -50,10 +50,10 @@ def parse_setting(text: str, hint: Any) -> Any:
     """The value of ``--set KEY=text``: a string stays one, anything else is read as JSON."""
     import json
 
-    wanted, optional = _unwrap(hint)
+    kind, optional = _unwrap(hint)
     if optional and text == "null":
         return None
-    if wanted in (str, Path):
+    if kind in (str, Path):
         return text
     try:
         return json.loads(text)
@@ -63,45 +63,45 @@ def parse_setting(text: str, hint: Any) -> Any:
 
 def type_name(hint: Any) -> str:
     """A type as people read it: ``integer``, ``number or null``."""
-    wanted, optional = _unwrap(hint)
+    kind, optional = _unwrap(hint)
     names = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
-    name = names.get(wanted, "list of text")
+    name = names.get(kind, "list of text")
     return f"{name} or null" if optional else name
 
 
 def _unwrap(hint: Any) -> tuple[Any, bool]:
     """``int | None`` → (int, True); ``int`` → (int, False)."""
     if isinstance(hint, types.UnionType):
-        inner = [each for each in typing.get_args(hint) if each is not type(None)]
+        inner = [member for member in typing.get_args(hint) if member is not type(None)]
         return inner[0], True
     return hint, False
 
 
-def _read_value(value: Any, each: Field, hint: Any, *, where: str, base: Path) -> Any:
-    wanted, optional = _unwrap(hint)
+def _read_value(value: Any, key: Field[Any], hint: Any, *, where: str, base: Path) -> Any:
+    kind, optional = _unwrap(hint)
     if value is None and optional:
         return None
-    converted = _convert(value, wanted, base)
+    converted = _convert(value, kind, base)
     if converted is None:
-        raise PipelineError(f"{where} is {value!r}; wanted: {type_name(hint)}")
-    problem = _bounds_problem(converted, each.metadata)
+        raise PipelineError(f"{where} is {value!r}; expected {type_name(hint)}")
+    problem = _bounds_problem(converted, key.metadata)
     if problem:
-        raise PipelineError(f"{where} is {value!r}; wanted: {problem}")
+        raise PipelineError(f"{where} is {value!r}; expected {problem}")
     return converted
 
 
-def _convert(value: Any, wanted: Any, base: Path) -> Any:
-    """`value` in the type `wanted`, or None where it does not fit. True is no integer, and 3.0 is not one either."""
-    if wanted is bool:
+def _convert(value: Any, kind: Any, base: Path) -> Any:
+    """`value` in the type `kind`, or None if it does not fit. Neither True nor 3.0 is an integer."""
+    if kind is bool:
         return value if isinstance(value, bool) else None
-    if wanted is int:
+    if kind is int:
         return value if isinstance(value, int) and not isinstance(value, bool) else None
-    if wanted is float:
+    if kind is float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return float(value) if is_number and math.isfinite(value) else None
-    if wanted is str:
+    if kind is str:
         return value if isinstance(value, str) else None
-    if wanted is Path:
+    if kind is Path:
         if not isinstance(value, (str, Path)) or not str(value):
             return None
         return Path(os.path.normpath((base / Path(value).expanduser()).absolute()))  # without the ".." of an overlay

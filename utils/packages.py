@@ -1,4 +1,4 @@
-"""Which packages this Python has, and what to say about one that it lacks. The standard library only.
+"""Find missing packages, and say what to run to install them. Uses the standard library only.
 
 missing_packages(("numpy", "torch"))            # those that importing would not find
 problem = missing_package_problem(error)        # of an ImportError: one line, or None if it is a bug of ours
@@ -26,7 +26,7 @@ def missing_packages(packages: Iterable[str]) -> list[str]:
 
 
 def missing_package_problem(error: ImportError) -> str | None:
-    """What to do about an import that failed for want of a package; None if the module should have been there."""
+    """What to do about an import of a missing package; None if the module should have been there."""
     package = (error.name or "").partition(".")[0]
     if not package or package in sys.stdlib_module_names or _is_ours(package):
         return None

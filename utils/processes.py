@@ -1,4 +1,4 @@
-"""Runs another program to its end, and lets it finish when it is interrupted.
+"""Run another program to its end, and let it finish when it is interrupted.
 
 code, signals, output = run_process([sys.executable, "train.py"])
 """
@@ -16,7 +16,7 @@ SERIES_SECONDS = 3.0
 
 
 class Finished(NamedTuple):
-    """`code` is negative where a signal killed the program; `signals` are those that came while it ran."""
+    """`code` is negative if a signal killed the program; `signals` arrived while it ran."""
 
     code: int
     signals: list[int]
@@ -24,12 +24,12 @@ class Finished(NamedTuple):
 
 
 def run_process(command: Sequence[str], *, own_group: bool = False, capture: bool = False) -> Finished:
-    """Runs `command` and waits, also through Ctrl-C, which `subprocess.run` would answer by killing it.
+    """Run `command` and wait for it, even through Ctrl-C, on which `subprocess.run` would kill it.
 
     Args:
-        own_group: the program is put into a process group of its own, so the terminal's Ctrl-C does not reach it by
-            itself and is passed on; it cannot read from the terminal then.
-        capture: its standard output is returned instead of shown.
+        own_group: put the program into its own process group: the terminal's Ctrl-C does not reach it directly but
+            is passed on. It cannot read from the terminal then.
+        capture: return its standard output instead of showing it.
     """
     with SignalRelay(shares_group=not own_group) as relay:
         process = subprocess.Popen(
@@ -41,31 +41,31 @@ def run_process(command: Sequence[str], *, own_group: bool = False, capture: boo
 
 
 class SignalRelay:
-    """While a program runs: passes SIGTERM on, and Ctrl-C where the terminal has not already sent it there.
+    """Passes SIGTERM on to a running program, and Ctrl-C if the terminal has not already sent it there.
 
-    Nothing is printed at the first Ctrl-C, the program says itself what it does; the third within seconds kills it.
+    The first Ctrl-C prints nothing, as the program itself reports what it does; the third within seconds kills it.
     """
 
     def __init__(self, *, shares_group: bool) -> None:
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[str] | None = None
         self.shares_group = shares_group
         self.received: list[int] = []
         self.series = 0
         self.last = 0.0
 
-    def start(self, process: subprocess.Popen) -> None:
-        """From now on signals go to `process`; those that came before it was there go first."""
+    def start(self, process: subprocess.Popen[str]) -> None:
+        """Send signals to `process` from now on, beginning with those that arrived before it was started."""
         self.process = process
         for signum in self.received:
             process.send_signal(signum)
 
     def __enter__(self) -> "SignalRelay":
-        self.saved = {each: signal.signal(each, self._handle) for each in (signal.SIGINT, signal.SIGTERM)}
+        self.saved = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for each, handler in self.saved.items():
-            signal.signal(each, handler)
+        for number, handler in self.saved.items():
+            signal.signal(number, handler)
 
     def _handle(self, signum: int, frame: object) -> None:
         self.received.append(signum)
@@ -80,13 +80,13 @@ class SignalRelay:
         self.series = self.series + 1 if now - self.last < SERIES_SECONDS else 1
         self.last = now
         if self.series == 2:
-            print("\nCtrl-C once more kills it, whatever it is saving", file=sys.stderr)
+            print("\npress Ctrl-C once more to kill it, even while it is saving", file=sys.stderr)
         elif self.series >= 3:
             self.process.kill()
 
 
 def _in_foreground() -> bool:
-    """True where this process group is the terminal's foreground one, so that its Ctrl-C went to the stage as well."""
+    """True if this is the terminal's foreground process group, so that its Ctrl-C reached the stage as well."""
     try:
         terminal = os.open(os.ctermid(), os.O_RDONLY)
     except OSError:

@@ -14,13 +14,13 @@ _STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34
 
 
 def use_colour(stream: TextIO | None = None) -> bool:
-    """True where `stream` (standard output) is a terminal and ``NO_COLOR`` is not set (no-color.org)."""
+    """True if `stream` (default: standard output) is a terminal and ``NO_COLOR`` is not set (no-color.org)."""
     stream = stream or sys.stdout
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def styled(text: str, *styles: str, stream: TextIO | None = None) -> str:
-    """`text` in the named styles (``bold``, ``dim`` or a colour), or as it is where colour is off."""
+    """`text` in the named styles (``bold``, ``dim`` or a colour), or unchanged if colour is off."""
     if not styles or not use_colour(stream):
         return text
     codes = ";".join(str(_STYLES[style]) for style in styles)
@@ -53,7 +53,10 @@ def format_table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) ->
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
-        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(rows[0]), "  ".join("─" * width for width in widths), *map(line, rows[1:])])

@@ -14,6 +14,7 @@ from pipeline.console.single_model import read_prompt, say
 from pipeline.console.streaming_output import Statistics, Writer
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.generation.settings import GenerationSettings
+from utils.arithmetic import ceil_div
 from utils.devices import choose_dtype, free_memory, resolve_device
 from utils.errors import PipelineError
 from utils.terminal import format_bytes, format_seconds, format_table, styled, terminal_width, visible
@@ -97,10 +98,10 @@ def show(results: Sequence[Result]) -> None:
 
 
 def side_by_side(results: Sequence[Result], *, width: int) -> str:
-    """The texts in columns that fit `width`; where they would be too narrow, in groups below one another."""
+    """The texts in columns that fit `width`; if they would be too narrow, in groups below one another."""
     fitting = max(1, min(len(results), (width + len(_GAP)) // (_LEAST_WIDTH + len(_GAP))))
-    groups = -(-len(results) // fitting)
-    per_group = -(-len(results) // groups)
+    groups = ceil_div(len(results), fitting)
+    per_group = ceil_div(len(results), groups)
     parts = [results[start : start + per_group] for start in range(0, len(results), per_group)]
     column = (width - len(_GAP) * (per_group - 1)) // per_group
     return "\n\n".join(_columns(part, column) for part in parts)

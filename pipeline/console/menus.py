@@ -45,7 +45,7 @@ def choose_of(title: str, question: str, options: Sequence[str]) -> int:
 
 
 def choose_run(checkpoint_dir: Path) -> Run:
-    """A training run; the newest is marked. Where checkpoints lie flat in one folder there is nothing to ask."""
+    """A training run; the newest is marked. If all checkpoints are directly in the folder, there is nothing to ask."""
     runs = list_runs(checkpoint_dir)
     if not runs:
         remedy = f"train a model first: python3 main.py train{or_quickstart(checkpoint_dir)}"
@@ -92,7 +92,7 @@ def choose_checkpoints(run: Run) -> list[Path]:
 
 
 def parse_numbers(answer: str, count: int) -> list[int]:
-    """``1,3,5`` or ``all`` → numbers without repetition; empty where it is neither."""
+    """``1,3,5`` or ``all`` → numbers without repetition; empty if it is neither."""
     if answer.strip().lower() == "all":
         return list(range(1, count + 1))
     parts = [part.strip() for part in answer.replace(" ", ",").split(",") if part.strip()]
@@ -134,7 +134,7 @@ _PARAMETERS = (
 
 def choose_settings(default: GenerationSettings) -> GenerationSettings:
     """The default parameters, or the user's own, each asked for until it is possible; Enter keeps what is shown."""
-    shown = ", ".join(f"{each.name} {getattr(default, each.name)}" for each in _PARAMETERS[:4])
+    shown = ", ".join(f"{parameter.name} {getattr(default, parameter.name)}" for parameter in _PARAMETERS[:4])
     print(f"Parameters: 1. as they are ({shown})  2. my own")
     if choose("Parameters", 2, default=1) == 1:
         return default
@@ -145,7 +145,7 @@ def choose_settings(default: GenerationSettings) -> GenerationSettings:
 
 
 def _ask_parameter(parameter: _Parameter, settings: GenerationSettings) -> GenerationSettings:
-    values = {each.name: getattr(settings, each.name) for each in fields(settings)}
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     current = values[parameter.name]
     while True:
         answer = ask_or_quit(f"  {parameter.question} [{'' if current is None else current}]: ")
@@ -158,6 +158,6 @@ def _ask_parameter(parameter: _Parameter, settings: GenerationSettings) -> Gener
 
 
 def confirm(question: str) -> None:
-    """Leaves unless the user says yes."""
+    """Quit unless the user says yes."""
     if not ask_or_quit(f"{question} [y/N]: ").lower().startswith("y"):
         raise Quit

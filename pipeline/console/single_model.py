@@ -25,11 +25,11 @@ def read_prompt(question: str) -> str | None:
     except (Quit, UsageError):
         return None
     except UnicodeDecodeError:
-        raise PipelineError("the prompt is not valid UTF-8; wanted: UTF-8 text") from None
+        raise PipelineError("the prompt is not valid UTF-8; expected UTF-8 text") from None
 
 
 def say(error: PipelineError) -> None:
-    """A mistake in a prompt; one in the command line is none that the next prompt could mend."""
+    """A mistake in a prompt; a mistake in the command line cannot be fixed at the next prompt."""
     if isinstance(error, UsageError):
         raise error
     print(styled(visible(str(error)), "red"))

@@ -12,16 +12,16 @@ class ServerConfig:
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens it to the network")
     port: int = option(8000, "TCP port; 0: a free one", minimum=0, maximum=65_535)
     max_batch: int = option(16, "answers that a model writes at once", minimum=1)
-    max_waiting: int = option(64, "answers that may wait for a place; more are told to come again (429)", minimum=1)
+    max_waiting: int = option(64, "answers that may wait for a place; further requests are refused (429)", minimum=1)
     max_tokens: int = option(1024, "new tokens that a request may ask for", minimum=1)
-    max_body_bytes: int = option(1_000_000, "size of a request's body at most", minimum=1)
-    request_timeout: float = option(120.0, "seconds that an answer may take, waiting included", above=0.0)
+    max_body_bytes: int = option(1_000_000, "largest body of a request, in bytes", minimum=1)
+    request_timeout: float = option(120.0, "seconds that an answer may take, including waiting", above=0.0)
     max_connections: int = option(
-        512, "open connections; beyond it, the one goes that has kept the server waiting longest", minimum=1
+        512, "open connections; one more replaces the one that has kept the server waiting longest", minimum=1
     )
     header_timeout: float = option(10.0, "seconds that a client may take to send a request's headers", above=0.0)
     body_timeout: float = option(
-        30.0, "seconds that a client may take to send a request's body, or to take in what was answered", above=0.0
+        30.0, "seconds that a client may take to send a request's body, or to read the answer", above=0.0
     )
     allowed_hosts: tuple[str, ...] = option(
         (),
