@@ -220,7 +220,7 @@ def _read_scores(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PipelineError(f"{path} cannot be read: {error}; wanted: a benchmark's results as JSON") from None
+        raise PipelineError(f"{path} cannot be read: {error}; expected a benchmark's results as JSON") from None
 
 
 if __name__ == "__main__":

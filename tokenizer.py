@@ -1,7 +1,7 @@
 """The CodeLlama tokenizer: fetch, load, save, encode, decode, train another.
 
     python3 tokenizer.py                                  # fetch it once into tokenizers/codellama_tokenizer/
-    python3 tokenizer.py --encode "Hello world"           # the last line: the ids, comma separated
+    python3 tokenizer.py --encode "Hello world"           # the last line: the ids, comma-separated
     python3 tokenizer.py --decode 15043,3186
     python3 tokenizer.py --load DIR [--encode …]          # another folder's tokenizer.json or tokenizer.model
     python3 tokenizer.py --report data/cleaned_articles/cleaned_0.txt   # compression, byte fallback, speed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.tokenization.bulk_encoding import BulkEncoder
 
 DEFAULT_DIRECTORY = Path(__file__).resolve().parent / "tokenizers" / "codellama_tokenizer"
-FILE_NAMES = ("tokenizer.model", "tokenizer.json")  # where both are there, SentencePiece's own file counts
+FILE_NAMES = ("tokenizer.model", "tokenizer.json")  # if both are there, SentencePiece's own file counts
 
 
 class WikipediaTokenizer:
@@ -52,7 +52,7 @@ class WikipediaTokenizer:
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary, directory: str | Path) -> "WikipediaTokenizer":
-        """A tokenizer of `vocabulary` that is called after `directory`, where `save` may put it."""
+        """A tokenizer of `vocabulary` named after `directory`, where `save` puts it by default."""
         tokenizer = cls.__new__(cls)
         tokenizer._set(vocabulary, Path(directory))
         return tokenizer
@@ -71,7 +71,9 @@ class WikipediaTokenizer:
         self.directory = directory
         self.name = directory.resolve().name
         self.vocab_size = len(vocabulary.pieces)
-        self.unk_id, self.bos_id, self.eos_id = vocabulary.unk_id, vocabulary.bos_id, vocabulary.eos_id
+        self.unk_id = vocabulary.unk_id
+        self.bos_id = vocabulary.bos_id
+        self.eos_id = vocabulary.eos_id
         # Without added tokens: the characters <s> in a text are text.
         self._engine = Tokenizer.from_str(vocabulary.to_json(added_tokens=False))
 
@@ -80,7 +82,7 @@ class WikipediaTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """What this tokenizer is, whichever file it was read from; stored with datasets and checkpoints."""
+        """The same for every file form of this tokenizer; stored with datasets and checkpoints."""
         return self.vocabulary.fingerprint
 
     def encode(self, text: str, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
@@ -90,11 +92,15 @@ class WikipediaTokenizer:
             PipelineError: `text` holds a lone surrogate.
         """
         try:
-            ids = self._engine.encode(text, add_special_tokens=False).ids
+            ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError):
             _refuse_surrogates([text])
             raise
-        return [self.bos_id] * add_bos + ids + [self.eos_id] * add_eos
+        if add_bos:
+            ids.insert(0, self.bos_id)
+        if add_eos:
+            ids.append(self.eos_id)
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> "list[np.ndarray]":
         """The ids of each text as uint16, without BOS and EOS, by the bulk engine."""
@@ -105,20 +111,20 @@ class WikipediaTokenizer:
             raise
 
     def verify_batch(self, texts: Sequence[str]) -> None:
-        """Stop with a PipelineError where the bulk engine's ids for `texts` are not those of the reference."""
+        """Raise a PipelineError if the bulk engine's ids for `texts` differ from the reference's."""
         self._bulk.verify(texts)
 
     def encode_batch_reference(self, texts: Sequence[str]) -> list[list[int]]:
         """What `encode_batch` is checked against: Hugging Face's engine, itself tested against SentencePiece."""
-        return [each.ids for each in self._engine.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [encoding.ids for encoding in self._engine.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; special ids are left out, bytes that are no UTF-8 become U+FFFD."""
+        """The text of `ids`; special ids are left out, bytes that are not UTF-8 become U+FFFD."""
         pieces = self.vocabulary.token_bytes
         ids = list(ids)
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-            raise PipelineError(f"id {wrong} is not in the vocabulary; wanted: 0 to {self.vocab_size - 1}")
+            raise PipelineError(f"id {wrong} is not in the vocabulary; expected 0 to {self.vocab_size - 1}")
         content = b"".join([pieces[i] for i in ids])
         # The space that encoding put before the text is taken off again.
         return content.removeprefix(b" ").decode("utf-8", errors="replace")
@@ -131,7 +137,7 @@ class WikipediaTokenizer:
         """(V,) how many bytes each id stands for, 0 for special ids: bits per byte need it."""
         import numpy as np
 
-        return np.array([len(each) for each in self.vocabulary.token_bytes], dtype=np.int64)
+        return np.array([len(piece) for piece in self.vocabulary.token_bytes], dtype=np.int64)
 
     def save(self, directory: str | Path | None = None) -> Path:
         """Write `tokenizer.json`, as Hugging Face's programs read it too, by default into `directory`."""
@@ -151,7 +157,7 @@ class WikipediaTokenizer:
 
 
 def load_tokenizer(directory: str | Path, *, name: str | None = None) -> WikipediaTokenizer:
-    """The tokenizer in `directory`; where there is none, `name` is fetched from the Hugging Face hub into it first."""
+    """The tokenizer in `directory`; if there is none, `name` is fetched into it from the Hugging Face hub first."""
     directory = Path(directory)
     if name is not None and not _file_in(directory):
         fetch(name, directory)
@@ -162,7 +168,7 @@ def fetch(name: str, directory: Path) -> None:
     """Save the tokenizer of the hub's repository `name` in `directory`.
 
     Raises:
-        PipelineError: the hub can't be reached, or has no such tokenizer; names the three ways on.
+        PipelineError: the hub can't be reached, or has no such tokenizer; names three alternatives.
     """
     from utils.hub_connection import HubError, download
 
@@ -179,7 +185,7 @@ def fetch(name: str, directory: Path) -> None:
     except HubError as error:
         reason = error
     problem = f"tokenizer {name} could not be fetched from the Hugging Face hub ({reason})"
-    raise PipelineError(f"{problem}; {_ways_on(directory)}")
+    raise PipelineError(f"{problem}; {_alternatives(directory)}")
 
 
 def _check_fetched(path: Path) -> None:
@@ -191,7 +197,7 @@ def _check_fetched(path: Path) -> None:
         raise
 
 
-def _ways_on(directory: Path) -> str:
+def _alternatives(directory: Path) -> str:
     return (
         f"put its tokenizer.json or tokenizer.model into {directory}, or name a folder that has one with --load DIR, "
         "or train your own: python3 tokenizer.py --train FILE… --vocab-size 8000 --output DIR"
@@ -206,7 +212,7 @@ def read_articles(files: Iterable[str | Path]) -> Iterator[str]:
             with path.open(encoding="utf-8", newline="\n") as lines:
                 yield from map(from_line, lines)
         except FileNotFoundError:
-            raise PipelineError(f"{path} does not exist; wanted: cleaned text, run: python3 cleaner.py") from None
+            raise PipelineError(f"{path} does not exist; expected cleaned text, run: python3 cleaner.py") from None
         except UnicodeDecodeError as error:
             raise PipelineError(f"{path} is not UTF-8: {error}") from None
 
@@ -236,8 +242,8 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--load", metavar="DIR", help="use the tokenizer in this folder")
-    parser.add_argument("--encode", metavar="TEXT", help="print the ids of TEXT, the last line, comma separated")
-    parser.add_argument("--decode", metavar="IDS", help="print the text of comma separated ids")
+    parser.add_argument("--encode", metavar="TEXT", help="print the ids of TEXT, the last line, comma-separated")
+    parser.add_argument("--decode", metavar="IDS", help="print the text of comma-separated ids")
     parser.add_argument("--report", metavar="FILE", help="measure the tokenizer on a text, one article a line")
     parser.add_argument(
         "--train", metavar="FILE", nargs="+", help="learn a tokenizer from cleaned text, one article a line"
@@ -246,7 +252,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", metavar="DIR", help="folder for the trained tokenizer")
     args = parser.parse_args(argv)
     if args.train and not (args.vocab_size and args.output):
-        raise UsageError("--train wants --vocab-size N and --output DIR too")
+        raise UsageError("--train needs --vocab-size N and --output DIR too")
     if not args.train and (args.vocab_size or args.output):
         raise UsageError("--vocab-size and --output belong to --train FILE…")
     if args.train and args.load:
@@ -276,9 +282,9 @@ def _train(args: argparse.Namespace) -> WikipediaTokenizer:
 
 def _parse_ids(text: str) -> list[int]:
     try:
-        return [int(each) for each in text.replace(",", " ").split()]
+        return [int(number) for number in text.replace(",", " ").split()]
     except ValueError:
-        raise UsageError(f"--decode {text!r}; wanted: comma separated ids such as 15043,3186") from None
+        raise UsageError(f"--decode {text!r}; expected comma-separated ids such as 15043,3186") from None
 
 
 def _file_in(directory: Path) -> Path | None:
@@ -286,7 +292,7 @@ def _file_in(directory: Path) -> Path | None:
 
 
 def _refuse_other_file(path: Path) -> None:
-    """Refuse to write a tokenizer.json that would not count, because a tokenizer.model stands beside it."""
+    """Refuse to write a tokenizer.json that would not count, because a tokenizer.model is next to it."""
     if _file_in(path.parent) not in (None, path):
         raise PipelineError(
             f"{path.parent} holds a {FILE_NAMES[0]}, which would be read instead of what is saved; give another folder"
@@ -296,9 +302,9 @@ def _refuse_other_file(path: Path) -> None:
 def _read_vocabulary(directory: Path) -> Vocabulary:
     path = _file_in(directory)
     if directory.is_file():
-        raise PipelineError(f"{directory} is a file; wanted: the folder that holds it, {directory.parent}")
+        raise PipelineError(f"{directory} is a file; expected the folder that holds it, {directory.parent}")
     if path is None:
-        raise PipelineError(f"{directory} holds no tokenizer; {_ways_on(directory)}")
+        raise PipelineError(f"{directory} holds no tokenizer; {_alternatives(directory)}")
     check_sums(directory, remedy="fetch or train it again")
     if path.suffix == ".model":
         from pipeline.tokenization.sentencepiece_file import read_sentencepiece
@@ -310,13 +316,13 @@ def _read_vocabulary(directory: Path) -> Vocabulary:
 
 
 def _refuse_surrogates(texts: Sequence[str]) -> None:
-    """Raise a PipelineError for the first text that is no Unicode."""
+    """Raise a PipelineError for the first text that is not valid Unicode."""
     for text in texts:
         for place, character in enumerate(text):
             if "\ud800" <= character <= "\udfff":
                 raise PipelineError(
-                    f"the text holds a lone surrogate U+{ord(character):04X} at character {place}, no Unicode text; "
-                    "mend its source, or drop it: text.encode('utf-8', 'ignore').decode()"
+                    f"the text holds a lone surrogate U+{ord(character):04X} at character {place}; "
+                    "fix its source, or drop it: text.encode('utf-8', 'ignore').decode()"
                 )
 
 

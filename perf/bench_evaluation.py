@@ -37,7 +37,7 @@ def main() -> None:
     from tokenizer import WikipediaTokenizer
 
     if "LLM_REAL_DATA" not in os.environ:
-        sys.exit("error: LLM_REAL_DATA is not set; wanted: a folder with wikitext/, lambada/ and hellaswag/")
+        sys.exit("error: LLM_REAL_DATA is not set; expected a folder with wikitext/, lambada/ and hellaswag/")
     data = Path(os.environ["LLM_REAL_DATA"])
     folder = Path(tempfile.mkdtemp())
     (folder / "tokenizer").mkdir()

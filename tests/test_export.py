@@ -219,11 +219,11 @@ def test_what_a_folder_does_not_say_is_as_llama_has_it():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "gpt2"}, "model_type is 'gpt2'; wanted: llama or qwen3"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'; expected llama or qwen3"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "RoPE is of the type 'llama3'"),
         ({"attention_bias": True}, "attention_bias is True"),
-        ({"head_dim": 32}, "head_dim is 32; wanted"),
+        ({"head_dim": 32}, "head_dim is 32; expected"),
     ],
 )
 def test_a_folder_that_is_not_ours_is_refused_by_name(exported, tmp_path, capsys, change, said):

@@ -152,7 +152,7 @@ def test_added_tokens_of_a_tokenizer_json_are_never_found_in_text(trained, tmp_p
         (lambda p: setattr(p.normalizer_spec, "add_dummy_prefix", False), "does not write a space as a prefix"),
         (lambda p: setattr(p.pieces[300], "type", 4), "holds 1 user-defined or unused pieces"),
         (lambda p: setattr(p.trainer_spec, "bos_id", -1), "has no <unk>, <s> or </s>"),
-        (lambda p: setattr(p.pieces[300], "piece", p.pieces[301].piece), "a piece stands twice"),
+        (lambda p: setattr(p.pieces[300], "piece", p.pieces[301].piece), "a piece occurs twice"),
         (lambda p: setattr(p.pieces[5], "piece", "no byte"), "lacks 1 of the 256 byte pieces"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_lone_surrogate_is_refused_clearly(trained, encode):
 
 @pytest.mark.parametrize("wrong", [400, -1])
 def test_an_id_outside_the_vocabulary_is_named(trained, wrong):
-    with pytest.raises(PipelineError, match=f"id {wrong} is not in the vocabulary; wanted: 0 to 399"):
+    with pytest.raises(PipelineError, match=f"id {wrong} is not in the vocabulary; expected 0 to 399"):
         trained.decode([5, wrong])
 
 
@@ -176,7 +176,7 @@ def test_arguments_that_do_not_fit_are_usage_errors(arguments):
 
 def test_too_little_text_says_which_size_would_do(tmp_path):
     (tmp_path / "a.txt").write_text("ab ab ab\n")
-    with pytest.raises(PipelineError, match=r"holds only \d+ different pieces, wanted: 5,000; .*--vocab-size \d+"):
+    with pytest.raises(PipelineError, match=r"holds only \d+ different pieces, expected 5,000; .*--vocab-size \d+"):
         WikipediaTokenizer.train([tmp_path / "a.txt"], 5000, tmp_path)
 
 
@@ -232,11 +232,11 @@ def test_a_llama_json_with_merges_in_the_order_of_ids_is_refused(tmp_path):
 
 def test_a_vocabulary_too_large_for_uint16_is_refused():
     pieces = (*SPECIAL_PIECES, *BYTE_PIECES, *map(chr, range(0x20000, 0x20000 + 65_300)))
-    assert "65,559 pieces; wanted: at most 65,536" in Vocabulary(pieces, ()).problem()
+    assert "65,559 pieces; expected at most 65,536" in Vocabulary(pieces, ()).problem()
 
 
 def test_a_file_in_place_of_its_folder_is_named(trained):
-    with pytest.raises(PipelineError, match=r"tokenizer\.json is a file; wanted: the folder that holds it"):
+    with pytest.raises(PipelineError, match=r"tokenizer\.json is a file; expected the folder that holds it"):
         load_tokenizer(trained.directory / "tokenizer.json")
 
 

@@ -69,7 +69,7 @@ def _compare_with_llama_cpp(path: Path, loaded: "LoadedModel", dtype: torch.dtyp
     difference = _logit_difference(ours, theirs, length)
     if not difference <= TOLERANCES[dtype]:
         raise PipelineError(
-            f"{path}: llama.cpp's logits differ from the checkpoint's by {difference:.2e} of the largest; wanted: at "
+            f"{path}: llama.cpp's logits differ from the checkpoint's by {difference:.2e} of the largest; expected at "
             f"most {TOLERANCES[dtype]:.0e}; nothing was exported"
         )
     tokens = _compare_greedy_tokens(ours, theirs, tokenizer, path) if dtype == torch.float32 else 0

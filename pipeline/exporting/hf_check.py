@@ -67,7 +67,7 @@ def check_tokenizer(theirs: Any, loaded: "LoadedModel") -> None:
     """The exported tokenizer gives our ids, with BOS; its template those of `pipeline.formats.chat_template`."""
     ours = loaded.tokenizer
     if len(theirs) != ours.vocab_size:
-        raise PipelineError(f"the exported tokenizer has {len(theirs)} tokens; wanted: {ours.vocab_size}")
+        raise PipelineError(f"the exported tokenizer has {len(theirs)} tokens; expected {ours.vocab_size}")
     for text in TEXTS:
         ids = ours.encode(text, add_bos=True)
         _compare(theirs(text).input_ids, ids, f"the exported tokenizer's ids of {text!r}")
@@ -96,7 +96,7 @@ def compare_logits(ours: Any, theirs: Any, origin: object) -> float:
     difference = ((wanted - found).abs().max() / wanted.abs().max().clamp(min=1)).item()
     if not difference <= TOLERANCE:  # a NaN is no pass
         raise PipelineError(
-            f"{origin}: its logits differ from the checkpoint's by {difference:.2e} of the largest; wanted: at most "
+            f"{origin}: its logits differ from the checkpoint's by {difference:.2e} of the largest; expected at most "
             f"{TOLERANCE:.0e}; nothing was exported"
         )
     return difference
@@ -122,11 +122,10 @@ def _rounded(model: Any, dtype: torch.dtype) -> Any:
     return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype).float()
 
 
-def _compare(found: Sequence | str, wanted: Sequence | str, what: str) -> None:
-    found, wanted = (each if isinstance(each, str) else list(each) for each in (found, wanted))
-    if found != wanted:
-        place = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(wanted))
+def _compare(found: Sequence[int] | str, expected: Sequence[int] | str, what: str) -> None:
+    if found != expected:
+        place = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(expected))
         part = slice(max(0, place - 2), place + 3)
         raise PipelineError(
-            f"{what} differ at place {place}: {found[part]!r} for {wanted[part]!r}; nothing was exported"
+            f"{what} differ at place {place}: {found[part]!r} for {expected[part]!r}; nothing was exported"
         )

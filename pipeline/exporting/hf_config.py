@@ -29,7 +29,7 @@ def refuse_what_has_no_equal(config: ModelConfig) -> None:
         if getattr(config, key) == value:
             raise PipelineError(
                 f"{name} has no equal in the Llama and Qwen3 architectures, so this model cannot be exported; "
-                "wanted: model.norm rms and model.activation swiglu"
+                "expected model.norm rms and model.activation swiglu"
             )
 
 
@@ -97,14 +97,14 @@ def model_config(content: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     """
     model_type = content.get("model_type")
     if model_type not in ARCHITECTURES:
-        raise PipelineError(f"{origin}: model_type is {model_type!r}; wanted: {' or '.join(ARCHITECTURES)}")
+        raise PipelineError(f"{origin}: model_type is {model_type!r}; expected {' or '.join(ARCHITECTURES)}")
     rope = {"rope_theta": content.get("rope_theta") or 10_000.0}
     rope |= content.get("rope_parameters") or content.get("rope_scaling") or {}
     _refuse_what_is_not_ours(content, rope, origin)
     heads = content["num_attention_heads"]
     if content.get("head_dim") not in (None, content["hidden_size"] // heads):
         raise PipelineError(
-            f"{origin}: head_dim is {content['head_dim']}; wanted: hidden_size / num_attention_heads, which is "
+            f"{origin}: head_dim is {content['head_dim']}; expected hidden_size / num_attention_heads, which is "
             f"{content['hidden_size'] // heads}"
         )
     return {

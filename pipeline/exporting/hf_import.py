@@ -53,7 +53,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(f"{directory} has no config.json; wanted: a folder as transformers saves it") from None
+        raise PipelineError(f"{directory} has no config.json; expected a folder as transformers saves it") from None
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path} cannot be read: {error}") from None
 
@@ -65,7 +65,7 @@ def _read_weights(directory: Path) -> Mapping[str, torch.Tensor]:
 
     paths = sorted(directory.glob("*.safetensors"))
     if not paths:
-        raise PipelineError(f"{directory} has no *.safetensors; wanted: weights in that form, which cannot carry code")
+        raise PipelineError(f"{directory} has no *.safetensors; expected weights in that form, which cannot carry code")
     state: dict[str, torch.Tensor] = {}
     for path in paths:
         try:

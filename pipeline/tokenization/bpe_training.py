@@ -31,11 +31,11 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> Vocabulary:
     texts = list(texts)
     alphabet = _alphabet(texts, limit=(vocab_size - _NUM_RESERVED) // 2)
     if not alphabet:
-        raise PipelineError(f"no text to train a tokenizer of {vocab_size} pieces on; wanted: files that are not empty")
+        raise PipelineError(f"no text to train a tokenizer of {vocab_size} pieces on; expected non-empty files")
     pieces = _learn(texts, alphabet, vocab_size)
     if len(pieces) < vocab_size:
         raise PipelineError(
-            f"the text holds only {len(pieces):,} different pieces, wanted: {vocab_size:,}; "
+            f"the text holds only {len(pieces):,} different pieces, expected {vocab_size:,}; "
             f"give more text or --vocab-size {len(pieces)}"
         )
     reserved = frozenset(range(_NUM_RESERVED))
@@ -44,14 +44,15 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> Vocabulary:
 
 def _alphabet(texts: list[str], *, limit: int) -> list[str]:
     """The characters that get a piece of their own, the most frequent first, at most `limit`."""
-    counts = Counter()
+    counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text.replace(" ", SPACE))
     counts.pop("\n", None)
-    wanted = CHARACTER_COVERAGE * counts.total()
-    alphabet, covered = [], 0
+    needed = CHARACTER_COVERAGE * counts.total()
+    covered = 0
+    alphabet: list[str] = []
     for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        if covered >= wanted or len(alphabet) == limit:
+        if covered >= needed or len(alphabet) == limit:
             break
         alphabet.append(character)
         covered += count

@@ -8,11 +8,15 @@ encoder.verify(texts[:8])           # raises if the engine's ids differ from the
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from multiprocessing import parent_process
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.tokenization.vocabulary import Vocabulary
 from utils.errors import PipelineError
+
+if TYPE_CHECKING:
+    from gigatoken import Tokenizer
 
 Reference = Callable[[Sequence[str]], list[list[int]]]
 
@@ -32,28 +36,29 @@ class BulkEncoder:
     """gigatoken behind a check.
 
     In a worker process it runs on one core with a cache that grows with every new word (0.7 GB over 120 MB of them),
-    so there the engine is made anew after `renew_after` bytes; elsewhere it forgets its caches after every call.
+    so there the engine is replaced after `renew_after` bytes; elsewhere it forgets its caches after every call.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, reference: Reference, renew_after: int = 32 << 20) -> None:
         self._json = vocabulary.to_json(added_tokens=False)
         self._reference = reference
         self._renew_after = renew_after
-        self._engine, self._bytes_encoded = self._new_engine(), 0
+        self._engine = self._new_engine()
+        self._bytes_encoded = 0
         self.verify(PROBES)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, a view of one uint16 array.
 
         Raises:
-            UnicodeEncodeError: a text that is no Unicode (a lone surrogate).
+            UnicodeEncodeError: a text that is not valid Unicode (a lone surrogate).
         """
         if not texts:
             return []
         encoded = [text.encode("utf-8") for text in texts]
         if parent_process() is not None:
             return self._encode_on_one_core(encoded)
-        # gigatoken would import awkward itself, and a Ctrl-C in there would be lost: it goes on with lists.
+        # gigatoken would import awkward itself, and a Ctrl-C in there would be lost: it falls back to lists.
         import awkward  # noqa: F401
 
         rows = self._engine.encode_batch(encoded).layout
@@ -62,11 +67,12 @@ class BulkEncoder:
         return [ids[start:stop] for start, stop in pairwise(offsets)]
 
     def _encode_on_one_core(self, texts: Sequence[bytes]) -> list[np.ndarray]:
-        """One by one: encode keeps its cache, which encode_batch in a worker process would begin anew at every call."""
+        """One by one: encode keeps its cache, which encode_batch in a worker process would empty at every call."""
         self._bytes_encoded += sum(map(len, texts))
         if self._bytes_encoded > self._renew_after:
-            self._engine, self._bytes_encoded = self._new_engine(), 0
-        return [self._engine.encode(each).astype(np.uint16) for each in texts]
+            self._engine = self._new_engine()
+            self._bytes_encoded = 0
+        return [self._engine.encode(text).astype(np.uint16) for text in texts]
 
     def verify(self, texts: Sequence[str]) -> None:
         """Compare with the reference.
@@ -74,14 +80,14 @@ class BulkEncoder:
         Raises:
             PipelineError: the first text whose ids differ.
         """
-        for text, fast, wanted in zip(texts, self.encode(texts), self._reference(texts), strict=True):
-            if fast.tolist() != list(wanted):
+        for text, fast, expected in zip(texts, self.encode(texts), self._reference(texts), strict=True):
+            if fast.tolist() != list(expected):
                 raise PipelineError(
                     f"the bulk encoder gigatoken gives {len(fast)} ids for {text[:60]!r}, other than the reference's "
-                    f"{len(wanted)}; nothing was written from it: install the versions of requirements.txt"
+                    f"{len(expected)}; nothing was written from it: install the versions of requirements.txt"
                 )
 
-    def _new_engine(self):
+    def _new_engine(self) -> "Tokenizer":
         from gigatoken import Tokenizer
 
         return Tokenizer.from_json(self._json)

@@ -21,16 +21,16 @@ def read_sentencepiece(path: Path) -> Vocabulary:
         PipelineError: not a SentencePiece model, or one of another kind than Llama's.
     """
     model = _parse(path)
-    wanted = "wanted: a BPE model with byte fallback such as CodeLlama's, or a tokenizer.json"
+    expected = "expected a BPE model with byte fallback such as CodeLlama's, or a tokenizer.json"
     problem = _problem(model)
     if problem:
-        raise PipelineError(f"{path} {problem}; {wanted}")
-    pieces = tuple(each.piece for each in model.pieces)
-    controls = frozenset(i for i, each in enumerate(model.pieces) if each.type in (_UNKNOWN, _CONTROL))
-    byte_ids = frozenset(i for i, each in enumerate(model.pieces) if each.type == _BYTE)
+        raise PipelineError(f"{path} {problem}; {expected}")
+    pieces = tuple(piece.piece for piece in model.pieces)
+    controls = frozenset(i for i, piece in enumerate(model.pieces) if piece.type in (_UNKNOWN, _CONTROL))
+    byte_ids = frozenset(i for i, piece in enumerate(model.pieces) if piece.type == _BYTE)
     vocabulary = Vocabulary(
         pieces=pieces,
-        merges=merges_by_priority(pieces, [each.score for each in model.pieces], reserved=controls | byte_ids),
+        merges=merges_by_priority(pieces, [piece.score for piece in model.pieces], reserved=controls | byte_ids),
         unk_id=model.trainer_spec.unk_id,
         bos_id=model.trainer_spec.bos_id,
         eos_id=model.trainer_spec.eos_id,
@@ -41,7 +41,7 @@ def read_sentencepiece(path: Path) -> Vocabulary:
 
 def _parse(path: Path) -> Any:
     from google.protobuf.message import DecodeError
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # made at run time
 
     model = ModelProto()
     try:
@@ -66,10 +66,10 @@ def _problem(model: Any) -> str:
         )
     if not (normalizer.add_dummy_prefix and normalizer.escape_whitespaces) or trainer.treat_whitespace_as_suffix:
         return "does not write a space as a prefix '▁'"
-    others = sum(each.type in (_USER_DEFINED, _UNUSED) for each in model.pieces)
+    others = sum(piece.type in (_USER_DEFINED, _UNUSED) for piece in model.pieces)
     if others:
         return f"holds {others} user-defined or unused pieces"
     size = len(model.pieces)
-    if not all(0 <= each < size for each in (trainer.unk_id, trainer.bos_id, trainer.eos_id)):
+    if not all(0 <= token < size for token in (trainer.unk_id, trainer.bos_id, trainer.eos_id)):
         return "has no <unk>, <s> or </s>"
     return ""

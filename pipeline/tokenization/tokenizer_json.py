@@ -18,12 +18,11 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     try:
         content = orjson.loads(path.read_bytes())
         problem = _problem(content)
-        vocabulary = None if problem else _vocabulary(content)
+        if not problem:
+            return checked(_vocabulary(content), origin=path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PipelineError(f"{path} is not a tokenizer.json: {type(error).__name__} {error}") from None
-    if problem:
-        raise PipelineError(f"{path} {problem}; wanted: a byte-fallback BPE in SentencePiece's layout, as CodeLlama's")
-    return checked(vocabulary, origin=path)
+    raise PipelineError(f"{path} {problem}; expected a byte-fallback BPE in SentencePiece's layout, as CodeLlama's")
 
 
 def _problem(content: dict[str, Any]) -> str:
@@ -71,7 +70,7 @@ def _is_ordered_by_id(content: dict[str, Any]) -> bool:
 
 def _ids(content: dict[str, Any]) -> dict[str, int]:
     """Piece → id: the model's and the added tokens."""
-    added = {each["content"]: each["id"] for each in content.get("added_tokens") or []}
+    added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
     return {**content["model"]["vocab"], **added}
 
 
@@ -80,7 +79,9 @@ def _vocabulary(content: dict[str, Any]) -> Vocabulary:
     # An added token that is a piece of the model too (CodeLlama's ▁<PRE>) is text; one that is not, nothing can spell.
     controls = {piece for piece in ids if piece in SPECIAL_PIECES or piece not in content["model"]["vocab"]}
     reserved = controls | {piece for piece in ids if byte_of(piece) is not None}
-    pairs = (tuple(each) if isinstance(each, list) else tuple(each.split(" ")) for each in content["model"]["merges"])
+    pairs = (
+        tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in content["model"]["merges"]
+    )
     return Vocabulary(
         pieces=tuple(sorted(ids, key=ids.__getitem__)),
         # A merge that spells a control or byte piece would make the characters "</s>" a special token.

@@ -58,12 +58,12 @@ class Vocabulary:
     def problem(self) -> str:
         """What keeps these pieces from being such a tokenizer, or an empty string."""
         if len(self.pieces) > MAX_VOCAB_SIZE:
-            return f"it has {len(self.pieces):,} pieces; wanted: at most {MAX_VOCAB_SIZE:,}, token files are uint16"
+            return f"it has {len(self.pieces):,} pieces; expected at most {MAX_VOCAB_SIZE:,}, token files are uint16"
         if len(set(self.pieces)) != len(self.pieces):
-            return "a piece stands twice in it"
+            return "a piece occurs twice in it"
         missing = set(BYTE_PIECES) - set(self.pieces)
         if missing:
-            return f"it lacks {len(missing)} of the 256 byte pieces <0x00>…<0xFF>; wanted: a BPE with byte fallback"
+            return f"it lacks {len(missing)} of the 256 byte pieces <0x00>…<0xFF>; expected a BPE with byte fallback"
         return ""
 
     @cached_property
@@ -126,7 +126,7 @@ def merges_by_priority(
     """
     ids = {piece: i for i, piece in enumerate(pieces) if i not in reserved}
     merges = []
-    for piece in sorted(ids, key=lambda each: -priorities[ids[each]]):
+    for piece in sorted(ids, key=lambda piece: -priorities[ids[piece]]):
         splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
         pairs = [pair for pair in splits if pair[0] in ids and pair[1] in ids]
         merges.extend(sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]])))
