@@ -1,7 +1,7 @@
 """Pretraining: token dataset → model checkpoints.
 
 python3 train.py --test --device cpu --name first     # one epoch over the test dataset
-python3 train.py --resume latest                      # goes on exactly where the newest run stood
+python3 train.py --resume latest                      # continues the newest run exactly
 python3 train.py --init-from checkpoints/run_2026_01_31_12_00 --set dataset.source=fineweb
 python3 train.py --dry-run                            # time, memory and disk of the whole run; writes nothing
 python3 train.py --compare run_2026_01_31_12_00 run_2026_02_01_09_30
@@ -31,24 +31,13 @@ def main(argv: list[str] | None = None) -> int:
         print(compare_runs(args.compare, paths.log_dir))
         return EXIT_OK
 
-    from pipeline.formats.checkpoint import only_training_run
-    from pipeline.training.distributed import process_group
     from pipeline.training.dry_run import dry_run
-    from pipeline.training.pretraining import build_trainer
-    from pipeline.training.starting_point import StartingPoint
-    from utils.devices import current_world, resolve_device
+    from pipeline.training.pretraining import set_up
 
     with ExitStack() as held:
-        holds = current_world().is_main and not args.dry_run
-        start = StartingPoint(args, held if holds else None)
-        config = start.config()
-        device = resolve_device(config.training.device)
-        world = held.enter_context(process_group(device))
-        trainer = build_trainer(config, device, start, writes=not args.dry_run)
-        if holds and not start.resumes:
-            held.enter_context(only_training_run(trainer.run.folder))
+        trainer = set_up(args, held)
         report = dry_run(trainer) if args.dry_run else train(trainer, args)
-    if world.is_main:
+    if trainer.world.is_main:
         print(report)
     return EXIT_OK
 
@@ -61,11 +50,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--device", dest="training.device", choices=("cuda", "cpu", "mps"), help="overrides training.device"
     )
     begin = parser.add_mutually_exclusive_group()
-    begin.add_argument("--resume", metavar="CHECKPOINT", help="go on with a run: a file, a run's folder, or: latest")
-    begin.add_argument("--init-from", metavar="CHECKPOINT", help="a new run that begins with these weights")
-    parser.add_argument("--dry-run", action="store_true", help="measure a few steps, tell what the run takes, and stop")
+    begin.add_argument("--resume", metavar="CHECKPOINT", help="continue a run: a file, a run's folder, or: latest")
+    begin.add_argument("--init-from", metavar="CHECKPOINT", help="start a new run with these weights")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="measure a few steps, print what the run would take, and stop"
+    )
     parser.add_argument("--profile", action="store_true", help="write a trace of some early steps to the run's folder")
-    parser.add_argument("--compare", nargs="+", metavar="RUN", help="draw the losses of these runs over one another")
+    parser.add_argument("--compare", nargs="+", metavar="RUN", help="draw the losses of these runs in one picture")
     args = parser.parse_args(argv)
     if args.resume and args.name:
         raise UsageError("--name: a resumed run keeps its name; leave it out")
@@ -89,13 +80,17 @@ def train(trainer: "Trainer", args: argparse.Namespace) -> str:
 
 def summary(trainer: "Trainer") -> str:
     best = trainer.metrics.best
-    scored = f"; best validation loss {best['loss']:.4f} at step {trainer.metrics.best_step}" if best else ""
-    early = f"{trainer.stopped_early}\n" if trainer.stopped_early else ""
-    return (
-        f"{early}done: {trainer.step} steps, {format_count(trainer.tokens_seen)} tokens{scored}\n"
-        f"checkpoints: {trainer.run.folder}\nmetrics: {trainer.logger.path}\n"
-        f"next: python3 main.py inference --checkpoint {trainer.run.folder}"
-    )
+    done = f"done: {trainer.step} steps, {format_count(trainer.tokens_seen)} tokens"
+    if best:
+        done += f"; best validation loss {best['loss']:.4f} at step {trainer.metrics.best_step}"
+    lines = [
+        trainer.stopped_early,
+        done,
+        f"checkpoints: {trainer.run.folder}",
+        f"metrics: {trainer.logger.path}",
+        f"next: python3 main.py inference --checkpoint {trainer.run.folder}",
+    ]
+    return "\n".join(line for line in lines if line)
 
 
 if __name__ == "__main__":

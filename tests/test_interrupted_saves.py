@@ -12,9 +12,11 @@ import torch
 from pipeline.formats import checkpoint
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.training.config import TrainingConfig
-from pipeline.training.starting_point import log_place
-from pipeline.training.trainer import RunInfo, Trainer
-from tests.test_trainer import CPU, Bigram, Loader, random_ids
+from pipeline.training.log_place import LogPlace
+from pipeline.training.run_info import RunInfo
+from pipeline.training.trainer import Trainer
+from pipeline.training.training_data import TrainingData
+from tests.test_trainer import CPU, VOCAB, Bigram, Loader, random_ids
 from utils import logging_utils
 from utils.logging_utils import DualLogger, read_log
 
@@ -63,16 +65,15 @@ def trainer_in(folder: Path, content: dict | None = None, **settings) -> Trainer
         validations_per_epoch=2,
         log_every_steps=1,
     )
-    sampler = SimpleNamespace(on_validation=lambda run, metrics: run.logger.event("sample", step=run.step, text="a"))
+    sampler = SimpleNamespace(on_validation=lambda seen: seen.logger.event("sample", step=seen.step, text="a"))
     torch.manual_seed(0)
     trainer = Trainer(
         Bigram(),
-        Loader(random_ids, length=4),
-        [random_ids(999)],
+        TrainingData(Loader(random_ids, length=4), [random_ids(999)], VOCAB),
         config=replace(config, **settings),
         device=CPU,
         run=RunInfo(folder / "run_a", epoch_checkpoints=True),
-        logger=DualLogger(folder / "logs", "run_a", resume=log_place(content) if content else None, buffer_lines=5),
+        logger=DualLogger(folder / "logs", "run_a", resume=LogPlace.of(content) if content else None, buffer_lines=5),
         callbacks=[sampler],
     )
     if content:

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from pipeline.training.log_place import LogPlace
 from utils import logging_utils
 from utils.errors import PipelineError
-from utils.logging_utils import DualLogger, LogPlace, read_log
+from utils.logging_utils import DualLogger, read_log
 
 
 def scalars(folder, name="train/loss"):

@@ -3,9 +3,11 @@
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import tokenizer as tokenizer_stage
 from pipeline.cleaning.preview import side_by_side as articles_side_by_side
@@ -17,6 +19,7 @@ from pipeline.generation.batch import TokenEvent
 from pipeline.generation.generate import GenerationSettings
 from pipeline.generation.loading import load_for_inference
 from pipeline.preparation.inspection import _shown
+from pipeline.training.callbacks import Validation
 from pipeline.training.samples import SampleWriter
 from pipeline.tuning.conversations import Example, show_preview
 from tests.fake_tokenizer import ByteTokenizer
@@ -63,19 +66,9 @@ def test_samples_during_training_are_shown_safely(monkeypatch):
     monkeypatch.setattr("pipeline.training.samples.stream_text", lambda *arguments: iter([EVIL]))
     said, logged = [], []
 
-    class Trainer:
-        class device:
-            type = "cpu"
-
-        class progress:
-            say = staticmethod(said.append)
-
-        class logger:
-            event = staticmethod(lambda name, **values: logged.append(values["text"]))
-
-        model, step = None, 1
-
-    SampleWriter(ByteTokenizer(), ["a"], GenerationSettings()).on_validation(Trainer, {})
+    logger = SimpleNamespace(event=lambda name, *, step, text: logged.append(text))
+    validation = Validation(1, {}, None, torch.device("cpu"), logger, said.append)
+    SampleWriter(ByteTokenizer(), ["a"], GenerationSettings()).on_validation(validation)
     assert is_safe(said[0])
     assert logged == ["a" + EVIL]
 

@@ -13,7 +13,9 @@ from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.modeling.head_loss import IGNORED, cross_entropy_sum, next_token_labels
 from pipeline.training.config import TrainingConfig
 from pipeline.training.out_of_memory import missing_moments
-from pipeline.training.trainer import RunInfo, Trainer
+from pipeline.training.run_info import RunInfo
+from pipeline.training.trainer import Trainer
+from pipeline.training.training_data import TrainingData
 from pipeline.training.validation import score
 from utils.devices import World
 from utils.errors import PipelineError
@@ -28,7 +30,6 @@ class Bigram(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = SimpleNamespace(vocab_size=VOCAB)
         self.lm_head = nn.Embedding(VOCAB, VOCAB)
         self.scale = nn.Parameter(torch.ones(VOCAB))
         self.largest_batch, self.less_beside_gradients = 1000, 0
@@ -88,8 +89,7 @@ def make_trainer(tmp_path, make=random_ids, *, model=None, validation=None, call
     torch.manual_seed(0)
     return Trainer(
         model or Bigram(),
-        Loader(make),
-        [random_ids(999)] if validation is None else validation,
+        TrainingData(Loader(make), [random_ids(999)] if validation is None else validation, VOCAB),
         config=replace(config, **settings),
         device=CPU,
         run=RunInfo(tmp_path / "run_a"),
@@ -228,8 +228,8 @@ def test_a_spike_is_skipped_and_several_go_back_to_the_last_checkpoint_and_leave
         max_skipped_steps=4,
         spike_sigma=2.0,
     )
-    consumed, make = [], trainer.train_loader.make
-    trainer.train_loader.make = lambda number: (consumed.append(number), make(number))[1]
+    consumed, make = [], trainer.data.training.make
+    trainer.data.training.make = lambda number: (consumed.append(number), make(number))[1]
     trainer.fit()
     skipped, rollbacks = events(tmp_path, "skipped_step"), events(tmp_path, "rollback")
     assert [event["step"] for event in skipped] == [51, 52, 53, 54]
@@ -284,7 +284,7 @@ def test_a_batch_is_tried_beside_the_memory_that_the_optimizers_will_take(tmp_pa
 def test_the_batch_that_is_measured_is_like_those_of_training(tmp_path):
     trainer = make_trainer(tmp_path)
     assert set(trainer.synthetic_batch(2)) == {"input_ids", "labels"}
-    trainer.document_start = 1
+    trainer.data = replace(trainer.data, document_start=1)
     assert set(trainer.synthetic_batch(2)) == {"input_ids", "labels", "segment_ids"}
 
 
@@ -304,7 +304,9 @@ def test_training_stops_early_after_validations_without_a_new_best(tmp_path):
 
 def test_callbacks_see_every_validation(tmp_path):
     seen = []
-    watcher = SimpleNamespace(on_validation=lambda trainer, metrics: seen.append((trainer.step, metrics["loss"])))
+    watcher = SimpleNamespace(
+        on_validation=lambda validation: seen.append((validation.step, validation.metrics["loss"]))
+    )
     trainer = make_trainer(tmp_path, callbacks=[watcher])
     trainer.fit()
     assert [step for step, _ in seen] == [5, 10]

@@ -14,9 +14,8 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 from utils.errors import PipelineError
 from utils.files import make_folder, remove_stale_temporaries, sync_directory, write_text
@@ -25,47 +24,25 @@ from utils.tensorboard_log import TensorBoardLog
 LogLine = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class LogPlace:
-    """Where in its log a resumed run continues.
+class ResumedLog(Protocol):
+    """Where a resumed run's log continues, as `pipeline.training.log_place` decides it."""
 
-    `validated`: the step's validation is part of the checkpoint; otherwise it is repeated, so its lines are dropped.
-    `unwritten`: the lines that the log's disk had not taken when the checkpoint was saved.
-    `rollbacks`: how often the run had gone back by then; what happened before the last of them stays in the log.
-    """
-
-    step: int
-    validated: bool = True
-    unwritten: tuple[str, ...] = ()
-    rollbacks: int = 0
-
-    def kept(self, lines: Sequence[LogLine]) -> list[LogLine]:
-        """Those of `lines` that belong to the checkpoint."""
-        places = [index for index, line in enumerate(lines) if line.get("event") == "rollback"][: self.rollbacks]
-        settled, later = lines[: places[-1] + 1 if places else 0], lines[places[-1] + 1 if places else 0 :]
-        before = [line for line in settled if line["step"] <= self.step or "event" in line]
-        return before + [line for line in later if self._covers(line) and line.get("event") != "rollback"]
-
-    def _covers(self, line: LogLine) -> bool:
-        if line["step"] == self.step:
-            return self.validated or not _is_from_validation(line)
-        return line["step"] < self.step
-
-
-def _is_from_validation(line: LogLine) -> bool:
-    """Whether a validation wrote it: its numbers, or what the model then continued or answered."""
-    return line.get("event") in ("sample", "samples") or any(name.startswith("val_") for name in line)
+    @property
+    def step(self) -> int: ...
+    @property
+    def unwritten(self) -> tuple[str, ...]: ...
+    def kept(self, lines: Sequence[LogLine]) -> list[LogLine]: ...
 
 
 class DualLogger:
     """Buffered; `flush` at checkpoints and before the process ends.
 
     Args:
-        resume: continue a log; lines and TensorBoard events past this place are dropped first.
-        enabled: False for processes that do not log: every call is then silent.
+        resume: continue a log; the lines and TensorBoard events that it does not keep are dropped first.
+        enabled: False for processes that do not log: every call then does nothing.
 
     Raises:
-        PipelineError: the log that is to be continued cannot be rewritten.
+        PipelineError: the log cannot be rewritten to be continued.
     """
 
     def __init__(
@@ -73,12 +50,13 @@ class DualLogger:
         log_dir: Path,
         run_name: str,
         *,
-        hyperparameters: Mapping[str, Any] | None = None,
-        resume: LogPlace | None = None,
+        hyperparameters: Mapping[str, object] | None = None,
+        resume: ResumedLog | None = None,
         buffer_lines: int = 100,
         enabled: bool = True,
     ) -> None:
-        self.enabled, self.buffer_lines = enabled, buffer_lines
+        self.enabled = enabled
+        self.buffer_lines = buffer_lines
         self.path = raw_metrics_path(log_dir, run_name)
         self.tensorboard_dir = log_dir / "tensorboard" / run_name
         self._lines: list[str] = []
@@ -92,14 +70,14 @@ class DualLogger:
             raise PipelineError(
                 f"log {self.path} cannot be written: {error.strerror or error}; make room, or --set paths.log_dir=DIR"
             ) from None
-        self._open_tensorboard(None if resume is None else resume.step, kept)
+        self._tensorboard = self._open_tensorboard(None if resume is None else resume.step, kept)
         if hyperparameters is not None:
             step = 0 if resume is None else resume.step
             self.event("start" if resume is None else "resume", step=step, config=hyperparameters)
             self._tensorboard.add_text(step, "config", f"```json\n{json.dumps(hyperparameters, indent=2)}\n```")
 
-    def _begin(self, resume: LogPlace | None) -> list[LogLine]:
-        """The folder and the log as they are to be continued; returns the log's lines."""
+    def _begin(self, resume: ResumedLog | None) -> list[LogLine]:
+        """Prepare the folder and the file; returns the lines that are in it."""
         make_folder(self.path.parent)
         remove_stale_temporaries(self.path.parent, self.path.name)
         if resume is None:
@@ -113,22 +91,24 @@ class DualLogger:
         return kept
 
     def log(self, *, step: int, **values: float) -> None:
-        if not self.enabled:
-            return
-        self._append({"step": step, "time": round(time.time(), 3), **values})
-        self._tensorboard.add(step, values)
+        """The numbers of a step; `pipeline.training.logged_metrics` has their names."""
+        if self._tensorboard is not None:
+            self._append({"step": step, "time": round(time.time(), 3), **values})
+            self._tensorboard.add(step, values)
 
-    def event(self, name: str, *, step: int, **details: Any) -> None:
+    def event(self, name: str, *, step: int, **details: object) -> None:
         """Something that happened: a start, a sample, a skipped step."""
-        if not self.enabled:
+        if self._tensorboard is None:
             return
         self._append({"event": name, "step": step, "time": round(time.time(), 3), **details})
-        if isinstance(details.get("text"), str):
-            self._tensorboard.add_text(step, name, details["text"])
+        text = details.get("text")
+        if isinstance(text, str):
+            self._tensorboard.add_text(step, name, text)
 
     def flush(self) -> None:
-        """Writes what is buffered. What the disk does not take stays buffered, with one warning that names the file."""
-        if not self.enabled:
+        """Write what is buffered. Lines that the disk does not take stay buffered, with one warning that names the
+        file."""
+        if self._tensorboard is None:
             return
         if self._lines:
             self._write_lines()
@@ -140,13 +120,13 @@ class DualLogger:
         return tuple(self._lines)
 
     def lines(self) -> list[LogLine]:
-        """The whole log, what is buffered included."""
+        """The whole log, buffered lines included."""
         written = read_log(self.path) if self.path.exists() else []
         return [*written, *_log_lines(self._lines)]
 
     def drop_after(self, step: int) -> None:
-        """Removes the numbers past `step`; events, the record of what happened, stay."""
-        if not self.enabled:
+        """Remove the numbers past `step`; events, the record of what happened, stay."""
+        if self._tensorboard is None:
             return
         kept = [line for line in self.lines() if line["step"] <= step or "event" in line]
         try:
@@ -156,13 +136,12 @@ class DualLogger:
             self._lines = [_line(line) for line in _log_lines(self._lines) if line in kept]
             self._warn(error)
         self._tensorboard.close()
-        self._open_tensorboard(step, kept)
+        self._tensorboard = self._open_tensorboard(step, kept)
 
     def close(self) -> None:
-        if not self.enabled:
-            return
-        self.flush()
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            self.flush()
+            self._tensorboard.close()
 
     def _append(self, content: LogLine) -> None:
         self._lines.append(_line(content))
@@ -179,7 +158,7 @@ class DualLogger:
             if not size:
                 sync_directory(self.path.parent)
         except OSError as error:
-            with contextlib.suppress(OSError):  # so that no line is there in part, and later a second time
+            with contextlib.suppress(OSError):  # otherwise a part of a line stays, and the whole line follows later
                 os.truncate(self.path, size)
             return self._warn(error)
         self._lines.clear()
@@ -191,16 +170,19 @@ class DualLogger:
             print(f"warning: log {self.path} cannot be written: {reason}", file=sys.stderr, flush=True)
         self._failed = True
 
-    def _open_tensorboard(self, resume_step: int | None, lines: Iterable[LogLine]) -> None:
-        """From `resume_step` on TensorBoard drops what it has, so the step's own numbers are given to it again."""
-        self._tensorboard = TensorBoardLog(self.tensorboard_dir, first_step=resume_step)
+    def _open_tensorboard(self, resume_step: int | None, lines: Iterable[LogLine]) -> TensorBoardLog:
+        """TensorBoard drops its events from `resume_step` on, so the events of that step in `lines` are added again."""
+        log = TensorBoardLog(self.tensorboard_dir, first_step=resume_step)
+        if resume_step is None:
+            return log
         for line in lines:
             if line["step"] != resume_step:
                 continue
             if "event" not in line:
-                self._tensorboard.add(resume_step, _numbers(line))
+                log.add(resume_step, _numbers(line))
             elif isinstance(line.get("text"), str):
-                self._tensorboard.add_text(resume_step, line["event"], line["text"])
+                log.add_text(resume_step, line["event"], line["text"])
+        return log
 
 
 def raw_metrics_path(log_dir: Path, run_name: str) -> Path:
@@ -208,7 +190,7 @@ def raw_metrics_path(log_dir: Path, run_name: str) -> Path:
 
 
 def read_log(path: Path) -> list[LogLine]:
-    """The lines of a raw_metrics file; what is not an object with a step, such as a line cut short, is left out."""
+    """The lines of a raw_metrics file; whatever is not an object with a step, such as a line cut short, is skipped."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -230,12 +212,15 @@ def _numbers(line: LogLine) -> dict[str, float]:
     return {name: value for name, value in line.items() if name not in ("step", "time") and is_number(value)}
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _line(content: Mapping[str, Any]) -> str:
-    # NaN and infinity are no JSON: a diverged value is written as null.
-    plain = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in content.items()}
+def _line(content: Mapping[str, object]) -> str:
+    # NaN and infinity are not JSON: a diverged value is written as null.
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in content.items()
+    }
     text = json.dumps(plain, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")  # half of a character becomes \udXXX, which is JSON

@@ -80,6 +80,16 @@ class MetricsTracker:
         """True when `patience` validations in a row brought no new best."""
         return self.patience is not None and self.validations_without_best >= self.patience
 
+    @property
+    def stop_reason(self) -> str:
+        """Why training stops early; an empty string if it need not."""
+        if not self.should_stop:
+            return ""
+        return (
+            f"stopped early: {self.validations_without_best} validations in a row without a new best "
+            f"(early_stopping_patience); the best was at step {self.best_step}"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "values": {name: list(values) for name, values in self.values.items()},

@@ -1,38 +1,42 @@
-"""Curves of training runs from their logs: loss_curve.png of one run, and several runs over one another."""
+"""Loss curves from the logs of training runs: loss_curve.png of one run, comparison.png of several."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline.training.logged_metrics import TRAIN_LOSS_SMOOTHED, TRAIN_TOKENS, VAL_LOSS
 from utils.errors import PipelineError
-from utils.logging_utils import is_number, read_log
+from utils.logging_utils import LogLine, is_number, read_log
 from utils.plots import new_figure, save_figure
 from utils.terminal import format_count, format_table
 
 if TYPE_CHECKING:
-    from pipeline.training.trainer import Trainer
+    from pipeline.training.callbacks import Validation
 
 CURVE_NAME = "loss_curve.png"
-Lines = Sequence[Mapping[str, Any]]
+Lines = Sequence[LogLine]
 
 
 class LossCurve:
     """Draws loss_curve.png in the run's folder after each validation."""
 
-    def on_validation(self, trainer: "Trainer", metrics: Mapping[str, float]) -> None:
-        path = trainer.run.folder / CURVE_NAME
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation(self, validation: "Validation") -> None:
+        path = self.folder / CURVE_NAME
         try:
-            draw_runs(path, {trainer.run.folder.name: trainer.logger.lines()})
+            draw_runs(path, {self.folder.name: validation.logger.lines()})
         except OSError as error:
-            trainer.progress.say(f"warning: {path} cannot be written: {error.strerror or error}")
+            validation.say(f"warning: {path} cannot be written: {error.strerror or error}")
 
 
 def draw_runs(path: Path, runs: Mapping[str, Lines]) -> None:
     """Training loss as a line and validation loss as dots, over the tokens seen; one colour a run."""
     figure, axes = new_figure("Loss over training tokens")
     for index, (name, lines) in enumerate(runs.items()):
-        train, validation = curve(lines, "train_loss_smoothed"), curve(lines, "val_loss")
+        train, validation = curve(lines, TRAIN_LOSS_SMOOTHED), curve(lines, VAL_LOSS)
         axes.plot(*_columns(train), color=f"C{index}", linewidth=1, alpha=0.7, label=f"{name}: training, smoothed")
         axes.plot(*_columns(validation), color=f"C{index}", marker="o", markersize=4, label=f"{name}: validation")
     axes.xaxis.set_major_formatter(lambda tokens, _: format_count(tokens))
@@ -45,8 +49,11 @@ def draw_runs(path: Path, runs: Mapping[str, Lines]) -> None:
 
 def curve(lines: Lines, key: str) -> list[tuple[float, float]]:
     """(tokens seen, value) wherever `key` was logged."""
-    points = [(line.get("train_tokens"), line.get(key)) for line in lines]
-    return [(tokens, value) for tokens, value in points if is_number(tokens) and is_number(value)]
+    return [
+        (line[TRAIN_TOKENS], line[key])
+        for line in lines
+        if is_number(line.get(TRAIN_TOKENS)) and is_number(line.get(key))
+    ]
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -59,7 +66,7 @@ def compare_runs(names: Sequence[str], log_dir: Path) -> str:
     Args:
         names: run folders, their names, or names given with ``--name``.
     """
-    runs = {name: read_log(path) for name, path in ((Path(each).name, log_of(each, log_dir)) for each in names)}
+    runs = {Path(name).name: read_log(log_of(name, log_dir)) for name in names}
     path = log_dir / "comparison.png"
     draw_runs(path, runs)
     rows = [["run", "steps", "tokens", "best validation loss", "at step"], *map(_row, runs.items())]
@@ -69,26 +76,28 @@ def compare_runs(names: Sequence[str], log_dir: Path) -> str:
 def _row(run: tuple[str, Lines]) -> list[str]:
     name, lines = run
     steps = max((line["step"] for line in lines), default=0)
-    tokens = max((line["train_tokens"] for line in lines if is_number(line.get("train_tokens"))), default=0)
-    scored = [(line["val_loss"], line["step"]) for line in lines if is_number(line.get("val_loss"))]
-    best, at = min(scored, default=(None, None))
-    return [
-        name,
-        f"{steps:,}",
-        format_count(tokens),
-        "–" if best is None else f"{best:.4f}",
-        "–" if at is None else f"{at:,}",
-    ]
+    tokens = max((line[TRAIN_TOKENS] for line in lines if is_number(line.get(TRAIN_TOKENS))), default=0)
+    validations = [(line[VAL_LOSS], line["step"]) for line in lines if is_number(line.get(VAL_LOSS))]
+    row = [name, f"{steps:,}", format_count(tokens)]
+    if not validations:
+        return [*row, "–", "–"]
+    loss, step = min(validations)
+    return [*row, f"{loss:.4f}", f"{step:,}"]
 
 
 def log_of(run: str, log_dir: Path) -> Path:
-    """The raw_metrics file of a run; raises PipelineError where none or several fit."""
+    """The raw_metrics file of a run.
+
+    Raises:
+        PipelineError: none fits, or more than one.
+    """
     folder = log_dir / "raw_metrics"
     stem = Path(run).name.removesuffix(".jsonl")
     exact = folder / f"{stem}.jsonl"
-    # With a name behind it, or asked for by that name. run_…_12_00 also begins run_…_12_00_2, which is another run.
-    behind = [path for path in folder.glob(f"{stem}_*.jsonl") if not re.match(r"\d+(_|$)", path.stem[len(stem) + 1 :])]
-    found = [exact] if exact.exists() else sorted({*behind, *folder.glob(f"*_{stem}.jsonl")})
+    # Its name may end in one given with --name, or be asked for by that name alone. run_…_12_00 is also how the name
+    # of another run, run_…_12_00_2, begins.
+    named = [path for path in folder.glob(f"{stem}_*.jsonl") if not re.match(r"\d+(_|$)", path.stem[len(stem) + 1 :])]
+    found = [exact] if exact.exists() else sorted({*named, *folder.glob(f"*_{stem}.jsonl")})
     if len(found) == 1:
         return found[0]
     known = ", ".join(path.stem for path in (found or sorted(folder.glob("*.jsonl")))[-5:]) or "none"

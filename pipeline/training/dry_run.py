@@ -53,7 +53,7 @@ def _train(trainer: Trainer, num_steps: int) -> None:
 
 
 def _seconds_per_validation(trainer: Trainer, clock: Clock) -> float:
-    num_batches = len(trainer.val_loader)
+    num_batches = len(trainer.data.validation)
     measured = min(_MEASURED_VALIDATION_BATCHES, num_batches)
     return _seconds(lambda: trainer.score_validation(measured), clock) / max(1, measured) * num_batches
 

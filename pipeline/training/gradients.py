@@ -30,7 +30,7 @@ def accumulate_gradients(model: nn.Module, batches: Sequence[Batch], num_tokens:
 
 def _backward(model: nn.Module, batch: Batch, num_tokens: Tensor) -> Tensor:
     loss: Tensor = model(**batch, num_tokens=num_tokens, return_logits=False)["loss"]
-    loss.backward()
+    torch.autograd.backward(loss)
     return loss.detach()
 
 

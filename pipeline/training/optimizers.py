@@ -1,10 +1,11 @@
 """The optimizers that the configuration names: AdamW, or Muon for the hidden matrices with AdamW for the rest.
 
-Weights decay in matrices only: norms and other vectors have no direction towards zero that would make sense.
+Weights decay in matrices only: for norms and other vectors zero means nothing.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,40 +14,40 @@ from torch.optim import AdamW, Optimizer
 from pipeline.training.config import TrainingConfig
 from utils.cast_linear import FusedLinear
 
-_OUTER_NAMES = ("embed_tokens", "lm_head")  # rows are tokens: no hidden matrix
-# Quintic Newton-Schulz iteration: these take every singular value near 1 in five rounds (Jordan et al. 2024).
+_OUTER_NAMES = ("embed_tokens", "lm_head")  # their rows are tokens, so they are not hidden matrices
+# Quintic Newton-Schulz iteration: these bring every singular value close to 1 in five rounds (Jordan et al. 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig, device: torch.device) -> list[Optimizer]:
-    """Together they hold every weight that is trained, each once."""
+    """Optimizers that together hold every trained weight exactly once."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.optimizer == "adamw":
         return [_adamw(parameters, config, device)]
     hidden = hidden_matrices(model)
     inside = {id(parameter) for parameter, _ in hidden}
     return [
-        _adamw([each for each in parameters if id(each) not in inside], config, device),
+        _adamw([parameter for parameter in parameters if id(parameter) not in inside], config, device),
         Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay),
     ]
 
 
 def hidden_matrices(model: nn.Module) -> list[tuple[nn.Parameter, tuple[int, ...]]]:
     """Every weight matrix between embedding and head, with the rows of each product that is fused into it."""
-    result = []
+    result: list[tuple[nn.Parameter, tuple[int, ...]]] = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module.weight.requires_grad and not name.endswith(_OUTER_NAMES):
-            fused = isinstance(module, FusedLinear)
-            result.append((module.weight, tuple(module.sizes) if fused else (module.weight.shape[0],)))
+            sizes = tuple(module.sizes) if isinstance(module, FusedLinear) else (module.out_features,)
+            result.append((cast(nn.Parameter, module.weight), sizes))
     return result
 
 
 def _adamw(parameters: list[nn.Parameter], config: TrainingConfig, device: torch.device) -> AdamW:
     """AdamW (Loshchilov & Hutter 2019)."""
     groups = [
-        {"params": [each for each in parameters if each.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
+        {"params": [weight for weight in parameters if weight.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in parameters if weight.dim() < 2], "weight_decay": 0.0},
     ]
     return AdamW(
         [group for group in groups if group["params"]],
@@ -58,14 +59,14 @@ def _adamw(parameters: list[nn.Parameter], config: TrainingConfig, device: torch
 
 
 class Muon(Optimizer):
-    """Momentum, made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+    """Orthogonalised momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
     An update is scaled by 0.2 sqrt(max(rows, columns)), so that its entries are about as large as AdamW's and the
     weight decay fits both (Liu et al. 2025, "Muon is Scalable for LLM Training").
 
     Args:
-        matrices: weights (rows, columns), each with the rows of the products fused into it; every product is made
-            orthogonal by itself.
+        matrices: weights (rows, columns), each with the rows of the products fused into it; each product is
+            orthogonalised by itself.
     """
 
     def __init__(
@@ -83,32 +84,34 @@ class Muon(Optimizer):
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure: nothing here needs one
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if parameters:
                 self._step_group(parameters, group)
 
-    def _step_group(self, parameters: list[nn.Parameter], group: dict) -> None:
-        momentum, rate = group["momentum"], group["lr"]
-        directions = []
+    def _step_group(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        momentum: float = group["momentum"]
+        rate: float = group["lr"]
+        directions: list[Tensor] = []
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             buffer = state["momentum_buffer"]
-            buffer.lerp_(parameter.grad, 1 - momentum)
-            directions.append(parameter.grad.lerp(buffer, momentum))  # Nesterov's look ahead
-        # One batch of matrices for all layers: a handful of large products instead of many small ones.
+            gradient = cast(Tensor, parameter.grad)
+            buffer.lerp_(gradient, 1 - momentum)
+            directions.append(gradient.lerp(buffer, momentum))  # Nesterov's look-ahead
+        # All layers in one batch: a few large products instead of many small ones.
         stacked = torch.stack(directions)  # (layers, rows, columns)
-        parts = [orthogonalise(part) for part in stacked.split(group["sizes"], dim=1)]
+        parts = [orthogonalise(part) for part in torch.split(stacked, group["sizes"], dim=1)]
         for parameter, update in zip(parameters, torch.cat(parts, dim=1), strict=True):
             parameter.mul_(1 - rate * group["weight_decay"])
             parameter.add_(update, alpha=-rate)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices to `matrices` (…, R, C), roughly, scaled as `Muon` says."""
+    """Roughly the nearest semi-orthogonal matrices to `matrices` (…, R, C), scaled as `Muon` says."""
     rows, columns = matrices.shape[-2:]
     # bfloat16 is exact enough for a direction and fast on a GPU; CPUs without its instructions emulate it.
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
@@ -119,4 +122,6 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     x = x.mT if rows > columns else x
-    return x.to(matrices.dtype) * (0.2 * max(rows, columns) ** 0.5)
+    scale: float = 0.2 * max(rows, columns) ** 0.5
+    result: Tensor = x.to(matrices.dtype) * scale
+    return result

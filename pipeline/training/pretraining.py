@@ -1,80 +1,113 @@
-"""Puts a pretraining run together: data, model, trainer, logs, and what people look at meanwhile."""
+"""Set up a pretraining run: data, model, trainer, log and callbacks.
 
-from collections.abc import Mapping
+with ExitStack() as held:
+    trainer = set_up(args, held)
+    trainer.fit()
+"""
+
+from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dataloader import open_dataset, open_loaders
-from model import create_model
+from model import TransformerLM, create_model, load_weights
 from pipeline.configuration import Config
-from pipeline.dataloading.loaders import LoaderOptions, TrainingLoader, ValidationLoader
-from pipeline.formats.checkpoint import run_folder_of, versions
+from pipeline.dataloading.loaders import LoaderOptions
+from pipeline.formats.checkpoint import only_training_run, run_folder_of, versions
 from pipeline.formats.run_folders import new_run_folder
 from pipeline.formats.token_dataset import TokenDataset
 from pipeline.generation.settings import GenerationSettings
 from pipeline.modeling.flops import training_flops_per_token
+from pipeline.training.callbacks import Callback
 from pipeline.training.curves import LossCurve
-from pipeline.training.distributed import from_main
+from pipeline.training.distributed import from_main, process_group
 from pipeline.training.prepare_model import prepare_for_training
+from pipeline.training.run_info import RunInfo
 from pipeline.training.samples import SampleWriter
-from pipeline.training.starting_point import StartingPoint
-from pipeline.training.trainer import Callback, RunInfo, Trainer
-from utils.devices import current_world, describe_device, peak_flops
+from pipeline.training.starting_point import Start, choose_start
+from pipeline.training.trainer import Trainer
+from pipeline.training.training_data import TrainingData
+from utils.devices import current_world, describe_device, peak_flops, resolve_device
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger
+from utils.packages import is_installed
 from utils.terminal import format_count
 
 
-def build_trainer(config: Config, device: torch.device, start: StartingPoint, *, writes: bool = True) -> Trainer:
-    """A trainer that is ready to fit; with `writes` False it leaves nothing on disk and logs nothing."""
-    train_loader, val_loader, dataset = load_data(config, device, test=start.test, num_parts=start.num_parts)
-    description = describe_run(config, dataset, device, start)
-    start.refuse_misfit(description)
-    torch.manual_seed(config.training.seed)
-    model = create_model(config).to(device)
-    chosen = prepare_for_training(model, config.training, device)
-    start.place(model, train_loader)
-    is_main = current_world().is_main
-    if is_main:
-        print(f"{format_count(model.num_parameters())} parameters on {describe_device(device)}: {chosen}")
-        for line in (*start.notes, *start.changes(description)):
-            print(line)
-    folder = run_folder(config, start, writes=writes)
-    trainer = Trainer(
-        model,
-        train_loader,
-        val_loader,
-        config=config.training,
-        device=device,
-        run=RunInfo(
-            folder,
-            description,
-            flops_per_token=training_flops_per_token(config.model, dataset.window),
-            peak_flops=peak_flops(device),
-        ),
-        logger=run_logger(config, folder, start, enabled=is_main and writes),
-        token_bytes=token_bytes(dataset),
-        document_start=document_start(config, dataset),
-        callbacks=callbacks(config, description) if is_main and writes else (),
-    )
-    start.apply(trainer)
-    if start.resumes and is_main:
-        print(f"resuming {folder} at step {trainer.step} of {trainer.total_steps}")
+def set_up(args: Namespace, held: ExitStack) -> Trainer:
+    """A trainer ready to fit, for the arguments of ``train.py``; with ``--dry-run`` nothing is written.
+
+    Args:
+        held: takes the process group, and the lock on the run's folder.
+    """
+    writes = not args.dry_run
+    locks = writes and current_world().is_main
+    start = choose_start(args, held if locks else None)
+    device = resolve_device(start.config.training.device)
+    held.enter_context(process_group(device))
+    trainer = build_trainer(start, device, writes=writes)
+    if locks and not start.resumes:
+        held.enter_context(only_training_run(trainer.run.folder))
     return trainer
 
 
-def load_data(
-    config: Config, device: torch.device, *, test: bool, num_parts: int | None = None
-) -> tuple[TrainingLoader, ValidationLoader, TokenDataset]:
-    dataset = open_dataset(config.dataset, test=test, vocab_size=config.model.vocab_size)
+def build_trainer(start: Start, device: torch.device, *, writes: bool = True) -> Trainer:
+    """Data, model and trainer. Whatever can be refused is refused before the run's folder and log are touched."""
+    config = start.config
+    is_main = current_world().is_main
+    data, dataset = load_data(start, device)
+    description = describe_run(start, dataset, device)
+    start.refuse_misfit(description)
+    model, execution = build_model(start, device)
+    if start.resumes:
+        data.training.load_state_dict(start.content["loader"])
+    if is_main:
+        parameters = format_count(model.num_parameters())
+        print(f"{parameters} parameters on {describe_device(device)}: {execution}", *start.notes, sep="\n")
+    run = RunInfo(
+        run_folder(start, writes=writes),
+        description,
+        flops_per_token=training_flops_per_token(config.model, dataset.window),
+        peak_flops=peak_flops(device),
+    )
+    trainer = Trainer(
+        model,
+        data,
+        config=config.training,
+        device=device,
+        run=run,
+        logger=run_logger(start, run.folder, enabled=is_main and writes),
+        callbacks=callbacks(config, run) if is_main and writes else (),
+    )
+    if start.resumes:
+        trainer.resume(start.content)
+        if is_main:
+            print(f"resuming {run.folder} at step {trainer.step} of {trainer.total_steps}")
+    return trainer
+
+
+def build_model(start: Start, device: torch.device) -> tuple[TransformerLM, str]:
+    """The model with its first weights (a resumed run's come later), and in words how it will run."""
+    torch.manual_seed(start.config.training.seed)
+    model = create_model(start.config).to(device)
+    execution = prepare_for_training(model, start.config.training, device)
+    if start.checkpoint and not start.resumes:
+        load_weights(model, start.content["model"], origin=str(start.checkpoint))
+    return model, execution
+
+
+def load_data(start: Start, device: torch.device) -> tuple[TrainingData, TokenDataset]:
+    config = start.config
+    dataset = open_dataset(config.dataset, test=start.test, vocab_size=config.model.vocab_size)
     options = LoaderOptions(
         batch_size=config.training.batch_size,
         batches_per_step=config.training.gradient_accumulation_steps,
         order_seed=config.training.seed,
         min_parts=config.dataset.parts,
-        num_parts=num_parts,
+        num_parts=start.num_parts,
         val_tokens=config.training.val_tokens,
     )
     loaders = open_loaders(dataset, config.dataset, options, device)
@@ -86,66 +119,84 @@ def load_data(
             f"token dataset {dataset.directory} was made with a vocabulary of {found}, model.vocab_size is "
             f"{config.model.vocab_size}; choose another dataset, or: --set model.vocab_size={found}"
         )
-    return loaders.train, loaders.validation, dataset
+    data = TrainingData(
+        loaders.train,
+        loaders.validation,
+        config.model.vocab_size,
+        token_bytes=token_bytes(dataset),
+        document_start=document_start(dataset) if config.dataset.isolate_documents else None,
+    )
+    return data, dataset
 
 
-def describe_run(config: Config, dataset: TokenDataset, device: torch.device, start: StartingPoint) -> dict[str, Any]:
-    """What every checkpoint of the run says about it."""
+def token_bytes(dataset: TokenDataset) -> torch.Tensor | None:
+    """The byte length of every token id; None for datasets of older tools, which do not record it."""
+    lengths = dataset.metadata.get("token_byte_lengths")
+    return None if lengths is None else torch.tensor(lengths)
+
+
+def document_start(dataset: TokenDataset) -> int:
+    """The token id that begins a document.
+
+    Raises:
+        PipelineError: the dataset does not record it.
+    """
+    bos_id: int | None = dataset.metadata.get("tokenizer", {}).get("bos_id")
+    if bos_id is None:
+        raise PipelineError(
+            f"dataset.isolate_documents: token dataset {dataset.directory} does not record which token begins a "
+            "document (expected tokenizer.bos_id in its metadata.json); prepare it again with: python3 main.py "
+            "prepare, or --set dataset.isolate_documents=false"
+        )
+    return bos_id
+
+
+def describe_run(start: Start, dataset: TokenDataset, device: torch.device) -> dict[str, Any]:
+    """What every checkpoint of the run records about it."""
     return {
-        "config": config.to_dict(),
-        "tokenizer": {**dataset.metadata.get("tokenizer", {}), "vocab_size": config.model.vocab_size},
+        "config": start.config.to_dict(),
+        "tokenizer": {**dataset.metadata.get("tokenizer", {}), "vocab_size": start.config.model.vocab_size},
         "data": {"fingerprint": dataset.fingerprint, "test": start.test, "directory": str(dataset.directory)},
         "versions": versions(device),
         "name": start.name,
-        "init_from": str(start.path) if start.path and not start.resumes else start.content.get("init_from"),
+        "init_from": start.init_from,
     }
 
 
-def run_folder(config: Config, start: StartingPoint, *, writes: bool) -> Path:
+def run_folder(start: Start, *, writes: bool) -> Path:
     """The resumed run's folder, or a new one; the processes agree on it."""
-    if start.resumes:
-        return run_folder_of(start.path)
+    if start.checkpoint and start.resumes:
+        return run_folder_of(start.checkpoint)
+    checkpoint_dir = start.config.paths.checkpoint_dir
     if not writes:
-        return config.paths.checkpoint_dir / "dry_run"  # is never made
-    return from_main(new_run_folder(config.paths.checkpoint_dir) if current_world().is_main else None)
+        return checkpoint_dir / "dry_run"  # never created
+    return from_main(new_run_folder(checkpoint_dir) if current_world().is_main else checkpoint_dir)
 
 
-def run_logger(config: Config, folder: Path, start: StartingPoint, *, enabled: bool) -> DualLogger:
+def run_logger(start: Start, folder: Path, *, enabled: bool) -> DualLogger:
     return DualLogger(
-        config.paths.log_dir,
+        start.config.paths.log_dir,
         f"{folder.name}_{start.name}" if start.name else folder.name,
-        hyperparameters=config.to_dict(),
+        hyperparameters=start.config.to_dict(),
         resume=start.log_place,
         enabled=enabled,
     )
 
 
-def token_bytes(dataset: TokenDataset) -> torch.Tensor | None:
-    """The byte length of every token id; None for datasets of older tools, which do not say."""
-    lengths = dataset.metadata.get("token_byte_lengths")
-    return None if lengths is None else torch.tensor(lengths)
-
-
-def document_start(config: Config, dataset: TokenDataset) -> int | None:
-    """The id that begins a document, where documents are to be kept apart."""
-    return dataset.metadata.get("tokenizer", {}).get("bos_id", 1) if config.dataset.isolate_documents else None
-
-
-def callbacks(config: Config, description: Mapping[str, Any]) -> list[Callback]:
-    """Samples and the loss curve; what cannot be made here is said."""
+def callbacks(config: Config, run: RunInfo) -> list[Callback]:
+    """The loss curve and the samples; prints which of them cannot be made here, and why."""
     found: list[Callback] = []
-    try:
-        import matplotlib  # noqa: F401
-
-        found.append(LossCurve())
-    except ImportError:
+    if is_installed("matplotlib"):
+        found.append(LossCurve(run.folder))
+    else:
         print("no loss_curve.png: the package matplotlib is not installed")
     if config.training.sample_prompts:
-        found += _sample_writer(config, description)
+        found += sample_writers(config, run)
     return found
 
 
-def _sample_writer(config: Config, description: Mapping[str, Any]) -> list[Callback]:
+def sample_writers(config: Config, run: RunInfo) -> list[Callback]:
+    """A sample writer, or none if the dataset's tokenizer is not here."""
     directory = config.paths.tokenizer_dir
     try:
         from tokenizer import load_tokenizer
@@ -154,7 +205,7 @@ def _sample_writer(config: Config, description: Mapping[str, Any]) -> list[Callb
     except (ImportError, PipelineError) as error:
         print(f"no samples: {str(error).partition(';')[0]}; name its folder: --set paths.tokenizer_dir=DIR")
         return []
-    if tokenizer.fingerprint != description["tokenizer"].get("fingerprint"):
+    if tokenizer.fingerprint != run.description["tokenizer"].get("fingerprint"):
         print(
             f"no samples: the tokenizer in {directory} is not the one that made the dataset; name that one's folder: "
             "--set paths.tokenizer_dir=DIR"

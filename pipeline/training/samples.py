@@ -1,33 +1,35 @@
-"""Texts that the model writes at each validation, for people to read how it comes along."""
+"""Texts that the model writes after each validation, so that people see how it comes along."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from pipeline.generation.generate import stream_text
 from pipeline.generation.settings import GenerationSettings
+from pipeline.training.callbacks import Validation
+from pipeline.training.logged_metrics import SAMPLE
+from tokenizer import WikipediaTokenizer
 from utils.terminal import visible
-
-if TYPE_CHECKING:
-    from pipeline.training.trainer import Trainer
 
 
 class SampleWriter:
-    """Continues each of `prompts` after a validation, prints it and logs it. Training's random numbers stay as they
+    """A callback that continues each of `prompts`, prints and logs the text. Training's random numbers stay as they
     are."""
 
-    def __init__(self, tokenizer: Any, prompts: Sequence[str], settings: GenerationSettings) -> None:
-        self.tokenizer, self.prompts, self.settings = tokenizer, prompts, settings
+    def __init__(self, tokenizer: WikipediaTokenizer, prompts: Sequence[str], settings: GenerationSettings) -> None:
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self.settings = settings
 
-    def on_validation(self, trainer: "Trainer", metrics: Mapping[str, float]) -> None:
-        devices = [trainer.device] if trainer.device.type == "cuda" else []
+    def on_validation(self, validation: Validation) -> None:
+        devices = [validation.device] if validation.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            texts = [self._continue(trainer.model, prompt) for prompt in self.prompts]
+            texts = [self._continue(validation.model, prompt) for prompt in self.prompts]
         for text in texts:
-            trainer.progress.say(f"  sample: {visible(' '.join(text.split()))}")
-            trainer.logger.event("sample", step=trainer.step, text=text)
+            validation.say(f"  sample: {visible(' '.join(text.split()))}")
+            validation.logger.event(SAMPLE, step=validation.step, text=text)
 
-    def _continue(self, model: Any, prompt: str) -> str:
+    def _continue(self, model: nn.Module, prompt: str) -> str:
         with torch.no_grad():
             return prompt + "".join(stream_text(model, self.tokenizer, prompt, self.settings))

@@ -8,25 +8,26 @@ from torch import Tensor
 from pipeline.dataloading.batch import Batch, as_batch, num_supervised
 from pipeline.modeling.head_loss import IGNORED
 from pipeline.training.distributed import all_sum
+from pipeline.training.training_data import LoaderItem
 from utils.metrics import validation_metrics
 
 
 @torch.no_grad()
 def score(
     forward: Callable[..., Mapping[str, Tensor]],
-    loader: Iterable,
+    loader: Iterable[LoaderItem],
     device: torch.device,
     *,
     token_bytes: Tensor | None = None,
     document_start: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """The metrics over all processes' shares of the loader; None where `stopped` turned true before the end.
+    """The metrics over all processes' shares of the loader; None if `stopped` became true before the end.
 
     Args:
         token_bytes: bytes of each token id; without them there are no bits per byte.
     """
-    # Loss, tokens, bytes. On the GPU, which then need not be waited for until the end.
+    # Loss, tokens, bytes; on the GPU, so that nothing waits for it until the end.
     sums = torch.zeros(3, dtype=torch.float64, device=_sum_device(device))
     for item in loader:
         if stopped():
@@ -42,7 +43,7 @@ def _num_bytes(batch: Batch, token_bytes: Tensor | None) -> Tensor:
     targets = batch["labels"][:, 1:]
     if token_bytes is None:
         return torch.zeros((), device=targets.device)
-    # Indexed by a mask, the size would have to be fetched from the GPU first.
+    # Indexing by a mask would wait for the GPU, which alone knows the size of the result.
     return token_bytes[targets.clamp(min=0)].masked_fill(targets == IGNORED, 0).sum()
 
 

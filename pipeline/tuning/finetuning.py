@@ -18,18 +18,21 @@ from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_
 from pipeline.formats.run_folders import find_checkpoint, new_run_folder
 from pipeline.formats.run_names import check_run_name
 from pipeline.training.curves import LossCurve
+from pipeline.training.log_place import LogPlace
 from pipeline.training.prepare_model import prepare_for_training
-from pipeline.training.starting_point import log_place, settings_to_resume
-from pipeline.training.trainer import RunInfo, Trainer
+from pipeline.training.run_info import RunInfo
+from pipeline.training.starting_point import settings_to_resume
+from pipeline.training.trainer import Trainer
+from pipeline.training.training_data import TrainingData
 from pipeline.tuning.dataset import SftDataset
+from pipeline.tuning.fit_to_checkpoint import FirstValidation, check_data, refuse_other_data, tuning_config
 from pipeline.tuning.loader import ConversationLoader, split_examples
-from pipeline.tuning.run_config import FirstValidation, check_data, refuse_other_data, tuning_config
 from pipeline.tuning.sample_answers import SampleAnswers
 from tokenizer import WikipediaTokenizer, load_tokenizer
 from utils.devices import current_world, peak_flops
 from utils.errors import PipelineError, UsageError
 from utils.files import write_json
-from utils.logging_utils import DualLogger, LogPlace
+from utils.logging_utils import DualLogger
 
 RUN_PREFIX = "sft_lima"
 CONFIG_NAME = "sft_config.json"
@@ -63,14 +66,14 @@ def build_trainer(
     folder = run_folder_of(path) if resume else new_run_folder(config.paths.checkpoint_dir, prefix=RUN_PREFIX)
     trainer = Trainer(
         _model(config, content, device, origin=path),
-        *loaders,
+        TrainingData(*loaders, config.model.vocab_size),
         config=config.training,
         device=device,
         run=RunInfo(folder, description, epoch_checkpoints=True, peak_flops=peak_flops(device)),
-        logger=_logger(config, folder, description, resume=log_place(content) if resume else None),
+        logger=_logger(config, folder, description, resume=LogPlace.of(content) if resume else None),
         callbacks=[
-            FirstValidation(),
-            LossCurve(),
+            FirstValidation(description),
+            LossCurve(folder),
             SampleAnswers(tokenizer, config.sft.sample_prompts, max_length=config.sft.sample_length),
         ],
     )

@@ -1,40 +1,50 @@
-"""Sample answers to fixed prompts, after every validation, so that one sees what the numbers mean."""
+"""Sample answers to fixed questions after every validation, to show what the numbers mean."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from torch import nn
 
 from pipeline.formats.chat_template import encode_prompt
 from pipeline.generation.generate import GenerationSettings, generate_batch
+from pipeline.training.callbacks import Validation
+from pipeline.training.logged_metrics import SAMPLES
+from tokenizer import WikipediaTokenizer
 from utils.terminal import visible
 
 
 class SampleAnswers:
-    """A callback of `pipeline.training.trainer`: shows the likeliest answers and writes them into the log.
+    """A callback that prints and logs the likeliest answer to each of `questions`.
 
     Args:
-        prompts: one question each.
-        max_length: tokens of an answer at most.
+        max_length: the most tokens of an answer.
     """
 
-    def __init__(self, tokenizer: Any, prompts: Sequence[str], *, max_length: int) -> None:
-        self.tokenizer, self.questions, self.max_length = tokenizer, prompts, max_length
+    def __init__(self, tokenizer: WikipediaTokenizer, questions: Sequence[str], *, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.questions = questions
+        self.max_length = max_length
 
-    def on_validation(self, trainer: Any, metrics: Mapping[str, float]) -> None:
-        shown = [f"  {question}\n    → {answer}" for question, answer in self.answers(trainer.model)]
-        if shown:
-            text = "\n".join(shown)
-            trainer.progress.say(visible(text))
-            trainer.logger.event("samples", step=trainer.step, text=text)
+    def on_validation(self, validation: Validation) -> None:
+        answers = self.answers(validation.model)
+        if not answers:
+            return
+        text = "\n".join(f"  {question}\n    → {answer}" for question, answer in answers)
+        validation.say(visible(text))
+        validation.logger.event(SAMPLES, step=validation.step, text=text)
 
-    def answers(self, model: Any) -> list[tuple[str, str]]:
-        """Each question with the answer that the model finds likeliest, in one line."""
+    def answers(self, model: nn.Module) -> list[tuple[str, str]]:
+        """Each question with the answer that the model finds likeliest, on one line."""
         model.eval()
-        prompts = [encode_prompt(self.tokenizer, [{"role": "user", "content": each}]) for each in self.questions]
+        prompts = [
+            encode_prompt(self.tokenizer, [{"role": "user", "content": question}]) for question in self.questions
+        ]
         settings = GenerationSettings(max_length=self.max_length, temperature=0.0)
         answers = generate_batch(model, prompts, settings, tokenizer=self.tokenizer)
-        return [(q, self._in_one_line(ids)) for q, ids in zip(self.questions, answers, strict=True)]
+        return [(question, self._on_one_line(ids)) for question, ids in zip(self.questions, answers, strict=True)]
 
-    def _in_one_line(self, ids: Sequence[int]) -> str:
+    def _on_one_line(self, ids: Sequence[int]) -> str:
         text = " ".join(self.tokenizer.decode(ids).split())
-        # A model that has read little begins with line breaks and stays there; that is not an empty answer.
-        return text or (f"({len(ids)} tokens of white space)" if len(ids) > 1 else "(it ends at once)")
+        if text:
+            return text
+        # A model that has read little writes line breaks only; that is not an empty answer.
+        return f"({len(ids)} tokens of white space)" if len(ids) > 1 else "(it ends at once)"

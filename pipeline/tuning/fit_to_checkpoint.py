@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.configuration import Config, config_from_dict
 from pipeline.formats.checkpoint import refuse_without_config
 from pipeline.modeling.config import ModelConfig
+from pipeline.training.callbacks import Validation
 from pipeline.tuning.dataset import SftDataset
 from utils.errors import PipelineError
 
@@ -86,8 +87,11 @@ def refuse_other_data(content: Mapping[str, Any], description: Mapping[str, Any]
 
 
 class FirstValidation:
-    """A callback that keeps the untouched model's validation for the summary and for later checkpoints."""
+    """A callback that records the untuned model's validation in `description`, for the summary and the checkpoints."""
 
-    def on_validation(self, trainer: Any, metrics: Mapping[str, float]) -> None:
-        if trainer.step == 0:
-            trainer.run.description["before"] = dict(metrics)
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.description = description
+
+    def on_validation(self, validation: Validation) -> None:
+        if validation.step == 0:
+            self.description["before"] = dict(validation.metrics)

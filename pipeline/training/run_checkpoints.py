@@ -1,0 +1,40 @@
+"""The checkpoints of one run: checkpoint_latest.pt, and the names that it keeps an older state under."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.formats.checkpoint import read_checkpoint, write_checkpoint
+from pipeline.formats.run_folders import prune_step_checkpoints
+from utils.errors import PipelineError
+
+
+@dataclass(frozen=True)
+class RunCheckpoints:
+    """Writes and reads the checkpoints in a run's `folder`; of checkpoint_step_N.pt the newest `keep_last` stay."""
+
+    folder: Path
+    keep_last: int
+
+    @property
+    def latest(self) -> Path:
+        return self.folder / "checkpoint_latest.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "checkpoint_best.pt"
+
+    def write(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Write checkpoint_latest.pt; any other `kind` becomes a second name of the same file."""
+        other_names = () if kind == "latest" else (f"checkpoint_{kind}.pt",)
+        write_checkpoint(self.latest, content, other_names=other_names)
+        prune_step_checkpoints(self.folder, keep_last=self.keep_last, step=content["step"])
+
+    def step_of_best(self) -> int | None:
+        """None if there is no checkpoint_best.pt, or only a damaged one."""
+        try:
+            step: int = read_checkpoint(self.best)["step"]
+        except (PipelineError, KeyError):
+            return None
+        return step

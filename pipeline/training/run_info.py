@@ -1,0 +1,23 @@
+"""What the training loop is told of the run that it makes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known of a run besides its state; `description` is stored in every checkpoint."""
+
+    folder: Path
+    description: Mapping[str, Any] = field(default_factory=dict)
+    epoch_checkpoints: bool = False  # checkpoint_epoch_N.pt too, as fine-tuning keeps them
+    flops_per_token: float | None = None  # forward and backward
+    peak_flops: float | None = None  # of one device, a second
+
+    def mfu(self, tokens_per_second: float, num_devices: int) -> float | None:
+        """Model FLOPs utilisation, 0 to 1; None if the device's peak is unknown."""
+        if not (self.flops_per_token and self.peak_flops):
+            return None
+        return tokens_per_second * self.flops_per_token / (self.peak_flops * num_devices)
