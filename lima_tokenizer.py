@@ -8,6 +8,7 @@ python3 lima_tokenizer.py --max-length 1024 --too-long truncate --preview 2
 import argparse
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from pipeline.configuration import Config, load_config_from
 from tokenizer import load_tokenizer
@@ -22,27 +23,27 @@ RAW_NAME = "lima_train.jsonl"
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--input", metavar="FILE.jsonl", type=Path, help="your own conversations in place of LIMA")
+    parser.add_argument("--input", metavar="FILE.jsonl", type=Path, help="your own conversations instead of LIMA")
     parser.add_argument(
         "--max-length",
         dest="sft.max_length",
         metavar="N",
         type=int,
-        help="tokens of a conversation at most (sft.max_length)",
+        help="the most tokens of a conversation (sft.max_length)",
     )
     parser.add_argument("--batch-size", type=int, default=100, help="conversations tokenized at once (%(default)s)")
     parser.add_argument(
-        "--too-long", choices=("drop", "truncate"), default="drop", help="what becomes of longer ones (%(default)s)"
+        "--too-long", choices=("drop", "truncate"), default="drop", help="what to do with longer ones (%(default)s)"
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first malformed conversation")
-    parser.add_argument("--preview", metavar="N", type=int, default=0, help="show N of them, what is learned in colour")
+    parser.add_argument("--preview", metavar="N", type=int, default=0, help="show N of them, in colour what is learned")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.batch_size < 1 or args.preview < 0:
-        raise UsageError("--batch-size wants at least 1, --preview at least 0")
+        raise UsageError("expected --batch-size of at least 1 and --preview of at least 0")
     config = load_config_from(args)
     prepare_lima(
         config, source=args.input, batch_size=args.batch_size, too_long=args.too_long, strict=args.strict,
@@ -59,8 +60,8 @@ def prepare_lima(
     too_long: str = "drop",
     strict: bool = False,
     preview: int = 0,
-) -> dict:
-    """Tokenizes `source` (None: LIMA) into `config.paths.post_training_dir`; returns the metadata written there.
+) -> dict[str, Any]:
+    """Tokenize `source` (None: LIMA) into `config.paths.post_training_dir`; returns the metadata written there.
 
     Raises:
         PipelineError: no tokenizer, no access to LIMA, nothing left to learn from; with `strict` anything malformed.
@@ -86,7 +87,7 @@ def prepare_lima(
 
 
 def fetch_lima(path: Path) -> Path:
-    """LIMA's training split at `path`, fetched from the hub where it is not there yet."""
+    """LIMA's training split at `path`, fetched from the hub if it is not there yet."""
     if path.is_file():
         return path
     print(f"fetching {LIMA} from the Hugging Face hub …")

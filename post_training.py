@@ -2,7 +2,7 @@
 
     python3 post_training.py --checkpoint latest --device cpu
     python3 post_training.py --checkpoint checkpoints/run_2026_01_31_12_00 --epochs 2 --lr 3e-5 --batch-size 4
-    python3 post_training.py --resume checkpoints/sft_lima_2026_02_01_09_30     # goes on exactly where it stood
+    python3 post_training.py --resume checkpoints/sft_lima_2026_02_01_09_30     # continues exactly
 
 The conversations come from `lima_tokenizer.py`, the loop is `pipeline.training.trainer`'s.
 """
@@ -19,17 +19,16 @@ from utils.errors import UsageError
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    paths = load_config_from(args).paths  # wrong values end here, before torch
+    load_config_from(args)  # wrong values end here, before torch loads
 
     from pipeline.formats.checkpoint import only_training_run
-    from pipeline.tuning.finetuning import build_trainer, chosen_checkpoint, print_outcome, run_config, write_record
+    from pipeline.tuning.finetuning import build_trainer, choose_start, print_outcome, write_record
     from utils.devices import resolve_device
 
     with ExitStack() as held:
-        path, content = chosen_checkpoint(args, paths.checkpoint_dir, held)
-        config = run_config(args, path, content)
-        device = resolve_device(config.training.device)
-        trainer = build_trainer(config, path, content, device=device, resume=bool(args.resume), name=args.name)
+        start = choose_start(args, held)
+        trainer = build_trainer(start, resolve_device(start.config.training.device))
+        del start  # the checkpoint's content
         if not args.resume:
             held.enter_context(only_training_run(trainer.run.folder))
         write_record(trainer, sys.argv[1:] if argv is None else argv)
@@ -40,12 +39,12 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--checkpoint", metavar="PATH", help="the base model: a file, a run's folder, or: latest")
-    parser.add_argument("--resume", metavar="PATH", help="go on with a fine-tuning run: a file, its folder, or: latest")
+    parser.add_argument("--resume", metavar="PATH", help="continue a fine-tuning run: a file, its folder, or: latest")
     add_tuning_options(parser)
     parser.add_argument("--name", help="a name for the run, shown in lists and in the logs")
     args = parser.parse_args(argv)
     if bool(args.checkpoint) == bool(args.resume):
-        raise UsageError("wanted: --checkpoint PATH to tune it, or --resume RUN to go on, one of the two")
+        raise UsageError("expected either --checkpoint PATH to tune it, or --resume RUN to continue")
     if args.resume and args.name:
         raise UsageError("--name: a resumed run keeps its name; leave it out")
     check_run_name(args.name, origin="--name")

@@ -14,6 +14,7 @@ from model import load_model
 from pipeline.configuration import load_config
 from pipeline.formats.chat_template import TEMPLATE_NAME, encode_conversation
 from pipeline.formats.checkpoint import read_checkpoint, write_checkpoint
+from pipeline.modeling.config import ModelConfig
 from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.fit_to_checkpoint import tuning_config
 from pipeline.tuning.loader import ConversationLoader, pack, split_examples
@@ -216,11 +217,20 @@ def error_of(arguments, capsys):
     return code, capsys.readouterr().err
 
 
-def test_another_architecture_is_refused(workshop, capsys):
-    arguments = ["--checkpoint", "latest", "--device", "cpu", *workshop[1], "--set", "model.num_hidden_layers=3"]
+@pytest.mark.parametrize("layers", [3, ModelConfig().num_hidden_layers])
+def test_another_architecture_is_refused(workshop, capsys, layers):
+    arguments = [
+        "--checkpoint",
+        "latest",
+        "--device",
+        "cpu",
+        *workshop[1],
+        "--set",
+        f"model.num_hidden_layers={layers}",
+    ]
     code, error = error_of(arguments, capsys)
     assert code == 1
-    assert "model.num_hidden_layers is 3 in the configuration and 2 in checkpoint" in error
+    assert f"model.num_hidden_layers is {layers} in the configuration and 2 in checkpoint" in error
 
 
 def test_weights_that_do_not_fit_what_the_checkpoint_says_are_refused(workshop, tmp_path, capsys):

@@ -180,7 +180,7 @@ def test_what_a_resumed_run_cannot_change_is_refused(project):
     write_checkpoint(tuned, content_of(run) | {"data": {"fingerprint": "f"}})
     with pytest.raises(PipelineError, match=r"is a fine-tuned run, not a pretraining one; .*--init-from"):
         run_train(project, "--resume", str(tuned))
-    with pytest.raises(PipelineError, match=r"--test: .* is no test run"):
+    with pytest.raises(PipelineError, match=r"--test: .* is not a test run"):
         run_train(project, *resume, "--test")
     tested = run_train(project, "--test")
     assert run_train(project, "--resume", str(tested), "--test") == tested
@@ -364,6 +364,15 @@ def test_isolated_documents_reach_the_model_as_segments(project, monkeypatch):
     assert seen
     for ids, segments in seen:
         assert torch.equal(segments, (ids == 1).cumsum(dim=1))
+
+
+def test_isolated_documents_need_to_know_where_one_begins(project):
+    path = project / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata["tokenizer"]["bos_id"]
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(PipelineError, match=r"does not record which token begins a document .*prepare it again"):
+        run_train(project, "--set", "dataset.isolate_documents=true")
 
 
 def test_the_log_is_json_lines_with_the_configuration_first(project):

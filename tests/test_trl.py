@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pipeline.configuration import load_config
 from pipeline.exporting.hf_folder import write_hf_folder
 from pipeline.generation.loading import load_for_inference
 from pipeline.tuning.dataset import SftDataset
-from pipeline.tuning.finetuning import build_trainer, chosen_checkpoint, run_config
+from pipeline.tuning.finetuning import build_trainer, choose_start
 from pipeline.tuning.loader import ConversationLoader
 from tests.small_models import small_checkpoint
 from tokenizer import load_tokenizer
@@ -89,9 +90,8 @@ def test_one_step_has_the_loss_the_tokens_and_the_masks_of_trl(folder):
 
     arguments = ["--checkpoint", str(folder / "base.pt"), "--device", "cpu", *settings(folder)]
     args = post_training.parse_args(arguments)
-    path, content = chosen_checkpoint(args, folder)
-    config = run_config(args, path, content)
-    trainer = build_trainer(config, path, content, device=torch.device("cpu"))
+    start = choose_start(args, ExitStack())
+    trainer = build_trainer(start, torch.device("cpu"))
     loader = ConversationLoader(data, np.arange(BATCH), batch_size=BATCH, device=torch.device("cpu"))
     batch = next(iter(loader))
     trainer.model.train()

@@ -1,14 +1,14 @@
-"""Conversations as token ids: the only template, for preparation, training, terminal, server and export.
+"""Conversations as token ids: the one template for preparation, training, terminal, server and export.
 
     [bos]User: …\\nAssistant: …[eos][bos]User: …\\nAssistant: …[eos]
 
-BOS and EOS are ids and never text, so a user who writes ``</s>`` has written four characters. A prompt ends with
+BOS and EOS are ids and never text, so ``</s>`` in a user's text is just four characters. A prompt ends with
 ``Assistant:`` without a space and the answer is encoded by itself: SentencePiece's prefix gives it the space, and the
 ids are those of the whole.
 
     messages = [{"role": "user", "content": "Why is the sky blue?"}]
-    encode_prompt(tokenizer, messages)                      # what a model answers
-    encode_conversation(tokenizer, messages + [answer])     # ids, and a mask of what it is to learn
+    encode_prompt(tokenizer, messages)                      # ids for the model to continue
+    encode_conversation(tokenizer, messages + [answer])     # ids, and a mask of what is learned
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError, did_you_mean
 
 ROLES = ("system", "user", "assistant")
-TEMPLATE_NAME = "user-assistant-v1"  # kept in metadata: data and model must speak the same template
+TEMPLATE_NAME = "user-assistant-v1"  # kept in metadata: data and model must use the same template
 
 Message = Mapping[str, str]
 
@@ -33,7 +33,7 @@ class ConversationError(PipelineError):
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, with what a system message said put before it, and its answer; None: still to be given."""
+    """A question, after the text of any system message, and its answer; None if it is still to be given."""
 
     user: str
     assistant: str | None
@@ -54,20 +54,21 @@ class EncodedConversation:
 def read_turns(messages: Sequence[Message]) -> list[Turn]:
     """The turns of OpenAI-style messages; the last may lack its answer.
 
-    The template has no place for a system message, so a first one is put before the first question.
+    The template has no place for a system message, so its text is put before the first question.
 
     Raises:
         ConversationError: no messages, a message without text, an unknown role, roles out of order.
     """
     system, rest = _split_system(_checked(messages))
     if not rest:
-        raise ConversationError("no messages", "wanted at least one of the role user")
-    turns = []
+        raise ConversationError("no messages", "expected at least one of the role user")
+    turns: list[Turn] = []
     for index in range(0, len(rest), 2):
-        question, answer = rest[index], rest[index + 1] if index + 1 < len(rest) else None
+        question = rest[index]
+        answer = rest[index + 1] if index + 1 < len(rest) else None
         if question["role"] != "user" or (answer and answer["role"] != "assistant"):
             roles = ", ".join(message["role"] for message in messages)
-            raise ConversationError("roles out of order", f"found {roles}; wanted user and assistant in turn")
+            raise ConversationError("roles out of order", f"found {roles}; expected user and assistant in turn")
         text = f"{system}\n\n{question['content']}" if system and not turns else question["content"]
         turns.append(Turn(text, answer["content"] if answer else None))
     return turns
@@ -80,14 +81,14 @@ def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> En
 
 
 def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """What stands before the assistant's next answer; its ids begin those of the conversation with the answer.
+    """The ids before the assistant's next answer; the conversation with the answer begins with the same ids.
 
     Raises:
         ConversationError: as `read_turns`, or the last message is not the user's.
     """
     *past, last = read_turns(messages)
     if last.assistant is not None:
-        raise ConversationError("roles out of order", "the last message is the assistant's; wanted the user's")
+        raise ConversationError("roles out of order", "the last message is the assistant's; expected the user's")
     encoded = assemble(tokenizer, past, map(tokenizer.encode, texts_of(past)))
     return [*encoded.ids, tokenizer.bos_id, *tokenizer.encode(last.prompt)]
 
@@ -100,38 +101,41 @@ def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
     """What is encoded piece by piece: each turn's prompt, then its answer. A caller with many may batch them."""
     for turn in turns:
         yield turn.prompt
-        yield turn.assistant
+        if turn.assistant is not None:
+            yield turn.assistant
 
 
 def assemble(
     tokenizer: Tokenizer, turns: Sequence[Turn], encoded_texts: Iterator[Sequence[int]]
 ) -> EncodedConversation:
     """A conversation from the ids of `texts_of(turns)`, taken one by one from `encoded_texts`."""
-    ids, mask = [], []
+    ids: list[int] = []
+    mask: list[int] = []
     for _ in turns:
         prompt, answer = next(encoded_texts), next(encoded_texts)
         ids += [tokenizer.bos_id, *prompt, *answer, tokenizer.eos_id]
         mask += [0] * (1 + len(prompt)) + [1] * (len(answer) + 1)
-    return EncodedConversation([int(each) for each in ids], mask)
+    return EncodedConversation([int(token) for token in ids], mask)
 
 
 def render_text(turns: Sequence[Turn]) -> str:
     """The conversation for people to read, with BOS and EOS written out."""
-    return "".join(f"<s>{turn.prompt}" + ("" if turn.assistant is None else f" {turn.assistant}</s>") for turn in turns)
+    answers = ["" if turn.assistant is None else f" {turn.assistant}</s>" for turn in turns]
+    return "".join(f"<s>{turn.prompt}{answer}" for turn, answer in zip(turns, answers, strict=True))
 
 
 def chat_template(*, mark_answers: bool = True) -> str:
     """The same template in Jinja, for exported folders.
 
-    `mark_answers` puts the generation markers in by which transformers and TRL make the assistant's mask; other
-    programs' Jinja need not know them. One thing it cannot do: it renders text, so there a user's ``<s>`` becomes BOS.
+    `mark_answers` adds the generation markers that give transformers and TRL the assistant's mask; other programs may
+    not know them. As it renders text, it cannot keep a user's ``<s>`` from becoming BOS.
     """
     begin, end = ("{%- generation -%}", "{%- endgeneration -%}") if mark_answers else ("", "")
     return _JINJA.replace("BEGIN", begin).replace("END", end)
 
 
-# A role out of order stops with the same words as above. The space before an answer lies inside the marked part: it is
-# the first character of the answer's first token.
+# The error for a role out of order is the same as above. The space before an answer is in the marked part: it is the
+# first character of the answer's first token.
 _JINJA = """\
 {%- set state = namespace(system='', offset=0) -%}
 {%- if messages and messages[0]['role'] == 'system' -%}
@@ -140,7 +144,7 @@ _JINJA = """\
 {%- endif -%}
 {%- for message in messages[state.offset:] -%}
     {%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}
-        {{- raise_exception('roles out of order: wanted user and assistant in turn') -}}
+        {{- raise_exception('roles out of order: expected user and assistant in turn') -}}
     {%- endif -%}
     {%- if message['role'] == 'user' -%}
         {%- if not loop.last or add_generation_prompt -%}
@@ -154,12 +158,12 @@ _JINJA = """\
 
 
 def _checked(messages: Sequence[Message]) -> list[Message]:
-    """`messages`, where each has a known role and some text."""
+    """`messages`, in which every one has a known role and some text."""
     for message in messages:
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ROLES:
             raise ConversationError(
-                "unknown role", f"{role!r}; wanted: {', '.join(ROLES)}{did_you_mean(str(role), ROLES)}"
+                "unknown role", f"{role!r}; expected: {', '.join(ROLES)}{did_you_mean(str(role), ROLES)}"
             )
         content = message.get("content")
         if not isinstance(content, str):

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, read without running code, found by a file, a folder or ``latest``.
+"""Checkpoints on disk: written whole or not at all, read without running code.
 
     path = find_checkpoint("latest", config.paths.checkpoint_dir)
     content = read_checkpoint(path)                          # {"model": …, "config": …, "step": …, …}
@@ -38,13 +38,13 @@ _COMPILED_PREFIX = "_orig_mod."  # torch.compile puts it before every name of th
 def read_checkpoint(
     path: str | Path, map_location: str | torch.device = "cpu", *, verify: bool = True
 ) -> dict[str, Any]:
-    """A checkpoint's content; the model's names without what torch.compile puts before them.
+    """A checkpoint's content; names of weights lose the prefix that torch.compile adds.
 
     Read with ``weights_only=True``, so that a file from elsewhere cannot run code, and mapped into memory, so that
-    what nobody touches (the optimizer's state, for inference) costs nothing.
+    parts nobody uses (the optimizer's state, for inference) cost nothing.
 
     Args:
-        verify: compare the whole file with its checksums, which reads it; False for lists that show a name.
+        verify: read the whole file and compare it with its checksums; False for lists that only show a name.
 
     Raises:
         PipelineError: no such file, not a checkpoint, or one that is damaged or was cut off.
@@ -60,10 +60,10 @@ def read_checkpoint(
     if verify:
         _refuse_damaged(path)
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for one and the same trouble
+        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for the same trouble
         reason = str(error).strip().partition("\n")[0]
-        if reason.startswith("Weights only load failed"):  # torch's own text tells how to let the code run
+        if reason.startswith("Weights only load failed"):  # torch's own text explains how to run the code
             reason = "it holds more than tensors and plain values, which could run code; if it is another program's, "
             reason += import_command(path)
         raise PipelineError(f"checkpoint {path} cannot be read: {reason}; give another one, or: latest") from None
@@ -77,11 +77,11 @@ def read_checkpoint(
     return content
 
 
-_sound_files: set[tuple[str, int, int, int]] = set()  # those that this process has verified already
+_sound_files: set[tuple[str, int, int, int]] = set()  # files that this process has already verified
 
 
 def _refuse_damaged(path: Path) -> None:
-    """Raises PipelineError if a bit of the file is not as it was written."""
+    """Raise PipelineError if a bit of the file is not as it was written."""
     status = path.stat()
     identity = (str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns)
     if identity in _sound_files:
@@ -107,7 +107,7 @@ def import_command(path: Path) -> str:
 
 
 def refuse_without_config(content: Mapping[str, Any], path: Path) -> None:
-    """Raises PipelineError for a checkpoint that does not say what its model looks like."""
+    """Raise PipelineError if a checkpoint does not record its architecture."""
     if "config" not in content:
         raise PipelineError(
             f"checkpoint {path} holds no configuration, so its architecture is unknown; {import_command(path)} "
@@ -116,21 +116,21 @@ def refuse_without_config(content: Mapping[str, Any], path: Path) -> None:
 
 
 def strip_compiled_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
-    """`state` without the ``_orig_mod.`` that a compiled module's names carry, wherever in the name it stands."""
+    """`state` without the ``_orig_mod.`` that a compiled module's names carry, wherever in the name it is."""
     return {name.replace(_COMPILED_PREFIX, ""): value for name, value in state.items()}
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Sequence[str] = ()) -> None:
-    """`content` under a temporary name, forced to disk, then renamed: a reader sees the old file or the new one.
+    """Write `content` under a temporary name, fsync, rename: a reader sees the old file or the new one.
 
-    The file gets its `other_names` (in the same folder) first and `path` last. A process killed in between leaves a
-    `path` that knows nothing of them, so a run resumed from it writes them again.
+    The file gets its `other_names` (in the same folder) first and `path` last. If a process is killed in
+    between, `path` is still the older state, so a run resumed from it writes them again.
 
     Raises:
-        PipelineError: the disk has no room for it; an earlier checkpoint of that name is left as it is.
+        PipelineError: the disk has no room for it; an earlier checkpoint of that name stays as it is.
     """
     make_folder(path.parent)
-    # A file is a little larger than its tensors, and tells the size of the next one of its name.
+    # A file is a little larger than its tensors; the next one of its name will be about as large.
     check_free_disk(path.parent, max(tensor_bytes(content), path.stat().st_size if path.exists() else 0))
     temporary = temporary_path(path)
     try:
@@ -142,7 +142,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Seq
             link_checkpoint(temporary, path.with_name(name))
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        # torch's writer reports a full disk as a RuntimeError that speaks of positions in the file
+        # torch's writer reports a full disk as a RuntimeError about positions in the file
         full = "the disk took only a part of it, so it may be full"
         reason = (error.strerror or error) if isinstance(error, OSError) else full
         free = format_bytes(shutil.disk_usage(path.parent).free)
@@ -156,7 +156,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Seq
 
 
 def link_checkpoint(source: Path, target: Path) -> None:
-    """`target` becomes the same file as `source`: another name, no second copy on disk where links are possible."""
+    """Make `target` the same file as `source`: a hard link, or a copy on file systems without them."""
     temporary = temporary_path(target)
     temporary.unlink(missing_ok=True)
     try:
@@ -195,7 +195,7 @@ def tensor_bytes(content: Any) -> int:
 
 
 def check_free_disk(directory: Path, needed: int) -> None:
-    """Raises PipelineError where `directory`'s disk has less than `needed` bytes, and a twentieth more, free."""
+    """Raise PipelineError if `directory`'s disk does not have `needed` bytes, and a twentieth more, free."""
     free = shutil.disk_usage(directory).free
     if free < needed * 1.05:
         found = f"{format_bytes(free)} free, a checkpoint takes {format_bytes(needed)}"
@@ -209,7 +209,7 @@ def run_folder_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def only_training_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder against other runs, and clear away what a killed one left half written.
+    """Hold a run's folder against other runs, and remove files that a killed one left half-written.
 
     Raises:
         PipelineError: another run writes to it.
@@ -222,11 +222,11 @@ def only_training_run(folder: Path) -> Iterator[None]:
 
 def rng_state(device: torch.device) -> dict[str, Any]:
     """Every random generator of this process, as tensors and plain values."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     state = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss),
     }
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -244,17 +244,17 @@ def restore_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """The moments come from `state`; rates, decay and the like stay as they are configured now."""
+    """Load the moments from `state`; rates, decay and the like stay as configured now."""
     configured = [
         {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
     ]
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(dict(state))
     for group, options in zip(optimizer.param_groups, configured, strict=True):
         group.update(options)
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Packages, git commit and hardware, for whoever asks later how a model came about."""
+    """Packages, git commit and hardware, for anyone who later asks how a model was made."""
     packages = {name: metadata.version(name) for name in ("torch", "numpy")}
     return {**packages, "python": platform.python_version(), "git": _git_commit(), "device": describe_device(device)}
 

@@ -1,64 +1,68 @@
-"""Which tokenizer a checkpoint was trained with, and finding it again.
+"""Find the tokenizer that a checkpoint was trained with.
 
     tokenizer = tokenizer_of(read_checkpoint(path), [config.paths.tokenizer_dir], load_tokenizer, origin=str(path))
 
-A tokenizer is taken only when its fingerprint is the checkpoint's: another one of the same size would turn every id
-into another word, and nothing would look wrong but the text.
+Only a tokenizer with the checkpoint's fingerprint is used: with another one of the same size every id would stand for
+other text, and nothing else would look wrong.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
 
+LoadedTokenizer = TypeVar("LoadedTokenizer", bound=Tokenizer)
 
-def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """What a checkpoint records of its tokenizer."""
+
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a checkpoint records about its tokenizer."""
     return {name: getattr(tokenizer, name) for name in ("name", "fingerprint", "bos_id", "eos_id", "vocab_size")}
 
 
 def tokenizer_of(
     content: Mapping[str, Any],
     directories: Sequence[Path],
-    load: Callable[[Path], Any],
+    load: Callable[[Path], LoadedTokenizer],
     *,
     origin: str,
-) -> Any:
+) -> LoadedTokenizer:
     """The tokenizer of a checkpoint's `content`, from the first of `directories` that has it.
 
-    The folder that the checkpoint itself names is tried last. A checkpoint that says nothing of its tokenizer (older
-    tools wrote such) takes the first folder's, if the vocabulary has the model's size.
+    The folder that the checkpoint itself names is tried last. A checkpoint that does not record its
+    tokenizer (older tools wrote such) takes the first folder's, if the vocabulary has the model's size.
 
     Raises:
         PipelineError: no folder holds it; names what was found where.
     """
-    wanted = content.get("tokenizer") or {}
+    expected = content.get("tokenizer") or {}
     stored = (content.get("config") or {}).get("paths", {}).get("tokenizer_dir")
+    candidates = [*directories, Path(stored)] if stored else list(directories)
     found = []
-    for directory in dict.fromkeys([*map(Path, directories), *([Path(stored)] if stored else [])]):
+    for directory in dict.fromkeys(candidates):
         try:
             tokenizer = load(directory)
         except PipelineError as error:
             found.append((directory, str(error)))
             continue
-        if _fits(tokenizer, wanted, content):
+        if _fits(tokenizer, expected, content):
             return tokenizer
         found.append((directory, f"{directory} has another tokenizer ({_short(tokenizer.fingerprint)})"))
     if len(found) == 1:
         problem = found[0][1]
     else:
         problem = "; ".join(f"{directory}: {reason.split(';')[0]}" for directory, reason in found)
-    name = f"{wanted.get('name', 'unknown')} ({_short(wanted.get('fingerprint', ''))})"
+    name = f"{expected.get('name', 'unknown')} ({_short(expected.get('fingerprint', ''))})"
     raise PipelineError(
         f"{origin} was trained with the tokenizer {name}; {problem}; name its folder with --tokenizer DIR"
     )
 
 
-def _fits(tokenizer: Any, wanted: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
-    if wanted.get("fingerprint"):
-        return tokenizer.fingerprint == wanted["fingerprint"]
-    return tokenizer.vocab_size == (content.get("config") or {}).get("model", {}).get("vocab_size")
+def _fits(tokenizer: Tokenizer, expected: Mapping[str, object], content: Mapping[str, Any]) -> bool:
+    if expected.get("fingerprint"):
+        return tokenizer.fingerprint == expected["fingerprint"]
+    return tokenizer.vocab_size == int((content.get("config") or {}).get("model", {}).get("vocab_size", 0))
 
 
 def _short(fingerprint: str) -> str:

@@ -7,9 +7,9 @@ from torch import nn
 
 from pipeline.generation.generate import stream_text
 from pipeline.generation.settings import GenerationSettings
+from pipeline.tokenization.interface import Tokenizer
 from pipeline.training.callbacks import Validation
 from pipeline.training.logged_metrics import SAMPLE
-from tokenizer import WikipediaTokenizer
 from utils.terminal import visible
 
 
@@ -17,7 +17,7 @@ class SampleWriter:
     """A callback that continues each of `prompts`, prints and logs the text. Training's random numbers stay as they
     are."""
 
-    def __init__(self, tokenizer: WikipediaTokenizer, prompts: Sequence[str], settings: GenerationSettings) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompts: Sequence[str], settings: GenerationSettings) -> None:
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.settings = settings

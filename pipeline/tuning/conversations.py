@@ -1,4 +1,4 @@
-"""JSON lines of conversations → tokenized examples; what is left out is counted by reason.
+"""JSON lines of conversations → tokenized examples; conversations that are left out are counted by reason.
 
 preparation = Preparation(max_length=512)
 examples = list(prepare_examples(iter_conversations(path, preparation), tokenizer, preparation))
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,8 +25,11 @@ from pipeline.formats.chat_template import (
 )
 from pipeline.formats.cleaned_text import printable_name
 from pipeline.formats.raw_files import RawFile, Record
+from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
 from utils.terminal import styled, use_colour, visible
+
+T = TypeVar("T")
 
 NOTHING_TO_LEARN = "nothing to learn from"
 TOO_LONG = "too long"
@@ -44,11 +47,11 @@ class Preparation:
     kept: int = 0
     truncated: int = 0
     open_questions: int = 0  # left out, the turns before them kept
-    refused: Counter = field(default_factory=Counter)  # reason → conversations
-    first_seen: dict[str, str] = field(default_factory=dict)  # reason → where it was met first
+    refused: Counter[str] = field(default_factory=Counter)  # reason → conversations
+    first_seen: dict[str, str] = field(default_factory=dict)  # reason → the first such conversation
 
     def refuse(self, where: str, error: ConversationError) -> None:
-        """Counts a malformed conversation; with `strict` it is the end."""
+        """Count a malformed conversation; with `strict`, raise PipelineError."""
         if self.strict:
             raise PipelineError(f"{where}: {error}; fix it, or leave out --strict to skip such conversations")
         self.refused[error.reason] += 1
@@ -79,7 +82,7 @@ class Example:
 
 
 def iter_conversations(path: Path, preparation: Preparation) -> Iterator[tuple[str, list[Turn]]]:
-    """Where each well-formed conversation stands and its answered turns; the others are counted.
+    """The place of each well-formed conversation and its answered turns; the others are counted.
 
     A record is ``{"conversations": [question, answer, …]}`` as in LIMA, or ``{"messages": [{"role", "content"}, …]}``.
     """
@@ -100,12 +103,16 @@ def iter_conversations(path: Path, preparation: Preparation) -> Iterator[tuple[s
 
 
 def prepare_examples(
-    conversations: Iterable[tuple[str, list[Turn]]], tokenizer: Any, preparation: Preparation, *, batch_size: int = 100
+    conversations: Iterable[tuple[str, list[Turn]]],
+    tokenizer: Tokenizer,
+    preparation: Preparation,
+    *,
+    batch_size: int = 100,
 ) -> Iterator[Example]:
     """Examples of at most `max_length` tokens, `batch_size` conversations tokenized in one call."""
     for batch in _batches(conversations, batch_size):
         texts = list(chain.from_iterable(texts_of(turns) for _, turns in batch))
-        encoded_texts = iter(tokenizer.encode_batch(texts))
+        encoded_texts = map(list, tokenizer.encode_batch(texts))
         for where, turns in batch:
             encoded = _fitted(where, assemble(tokenizer, turns, encoded_texts), preparation)
             if encoded:
@@ -113,10 +120,11 @@ def prepare_examples(
                 yield Example(where, turns, np.array(encoded.ids, np.uint16), np.array(encoded.mask, np.uint8))
 
 
-def show_preview(example: Example, tokenizer: Any) -> str:
-    """A conversation as its ids say it, what the model learns in green, or between ⟦ and ⟧ where there is no colour."""
+def show_preview(example: Example, tokenizer: Tokenizer) -> str:
+    """A conversation decoded from its ids; what the model learns is green, or between ⟦ and ⟧ without colours."""
     pieces = list(tokenizer.token_bytes())
-    pieces[tokenizer.bos_id], pieces[tokenizer.eos_id] = b"<s>", b"</s>"
+    pieces[tokenizer.bos_id] = b"<s>"
+    pieces[tokenizer.eos_id] = b"</s>"
     runs: list[tuple[int, list[bytes]]] = []
     for token, supervised in zip(example.ids, example.mask, strict=True):
         if not runs or runs[-1][0] != supervised:
@@ -145,8 +153,9 @@ def _messages(record: Record) -> list[dict[str, str]]:
     if record.value is None:
         reason, _, detail = record.problem.partition(": ")
         raise ConversationError(reason, detail)
-    if isinstance(record.value.get("messages"), list):
-        return record.value["messages"]
+    messages = record.value.get("messages")
+    if isinstance(messages, list):
+        return messages
     texts = record.value.get("conversations")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConversationError(
@@ -162,7 +171,7 @@ def _count_open_question(where: str, preparation: Preparation) -> None:
 
 
 def _fitted(where: str, encoded: EncodedConversation, preparation: Preparation) -> EncodedConversation | None:
-    """`encoded`, cut off where that was asked for; None, and counted, where it is too long or has nothing left."""
+    """`encoded`, truncated if that was asked for; None, and counted, if it is too long or nothing is left to learn."""
     limit = preparation.max_length
     if len(encoded.ids) <= limit:
         return encoded
@@ -177,9 +186,9 @@ def _fitted(where: str, encoded: EncodedConversation, preparation: Preparation) 
     return cut
 
 
-def _batches(items: Iterable, size: int) -> Iterator[list]:
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of up to `size` items; Python 3.11 has no itertools.batched."""
-    batch = []
+    batch: list[T] = []
     for item in items:
         batch.append(item)
         if len(batch) == size:

@@ -1,4 +1,4 @@
-"""The fine-tuning data on disk: its names, its only writer and reader. docs/instruction_tuning.md describes it.
+"""The fine-tuning data on disk: file names, the only writer and reader. docs/instruction_tuning.md describes it.
 
     data = SftDataset.open(config.paths.post_training_dir)
     data.ids, data.masks            # (N, max_length), uint16 and uint8
@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
 from pipeline.formats.cleaned_text import printable_name
+from pipeline.tokenization.interface import Tokenizer
 from pipeline.tuning.conversations import Example, Preparation
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
@@ -66,25 +67,29 @@ class SftDataset:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens up to the last one that is learned, int64 (N,): what follows is padding or trains nothing."""
-        return self.masks.shape[1] - np.argmax(self.masks[:, ::-1], axis=1)
+        """Tokens up to the last one that is learned, int64 (N,); those after it are padding or train nothing."""
+        lengths: np.ndarray = self.masks.shape[1] - np.argmax(self.masks[:, ::-1], axis=1)
+        return lengths
 
     @property
     def fingerprint(self) -> str:
-        """Names the data; checkpoints keep it."""
-        return self.metadata["files"][EXAMPLES_NAME]
+        """Identifies the data; checkpoints record it."""
+        fingerprint: str = self.metadata["files"][EXAMPLES_NAME]
+        return fingerprint
 
 
 def write_sft_dataset(
-    directory: Path, examples: Sequence[Example], tokenizer: Any, preparation: Preparation, *, source: Path
+    directory: Path, examples: Sequence[Example], tokenizer: Tokenizer, preparation: Preparation, *, source: Path
 ) -> dict[str, Any]:
-    """Writes all four files, the metadata last, and returns it. The same input gives the same bytes."""
+    """Write all four files, the metadata last, and return it. The same input gives the same bytes."""
     remove_stale_temporaries(directory, EXAMPLES_NAME, MASKS_NAME, CONVERSATIONS_NAME, METADATA_NAME)
     (directory / METADATA_NAME).unlink(missing_ok=True)
     shape = (len(examples), preparation.max_length)
-    ids, masks = np.full(shape, tokenizer.eos_id, dtype=np.uint16), np.zeros(shape, dtype=np.uint8)
+    ids = np.full(shape, tokenizer.eos_id, dtype=np.uint16)
+    masks = np.zeros(shape, dtype=np.uint8)
     for row, example in enumerate(examples):
-        ids[row, : len(example.ids)], masks[row, : len(example.ids)] = example.ids, example.mask
+        ids[row, : len(example.ids)] = example.ids
+        masks[row, : len(example.ids)] = example.mask
     for name, array in ((EXAMPLES_NAME, ids), (MASKS_NAME, masks)):
         with whole_file(directory / name) as file:
             np.save(file, array)
@@ -117,8 +122,12 @@ def write_sft_dataset(
 
 
 def _shown(example: Example) -> dict[str, Any]:
-    text, ids, mask = render_text(example.turns), example.ids.tolist(), example.mask.tolist()
-    return {"where": example.where, "text": text, "ids": ids, "mask": mask}
+    return {
+        "where": example.where,
+        "text": render_text(example.turns),
+        "ids": example.ids.tolist(),
+        "mask": example.mask.tolist(),
+    }
 
 
 def _read_metadata(directory: Path) -> dict[str, Any]:
@@ -137,16 +146,16 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
     metadata = unsealed(metadata, origin=path, remedy=_REMEDY)
     found = metadata.get("format_version"), metadata.get("template")
     if found != (FORMAT_VERSION, TEMPLATE_NAME):
-        wanted = (FORMAT_VERSION, TEMPLATE_NAME)
-        raise PipelineError(f"{path}: format and template are {found}; wanted: {wanted}; {_REMEDY}")
+        expected = (FORMAT_VERSION, TEMPLATE_NAME)
+        raise PipelineError(f"{path}: format and template are {found}, expected {expected}; {_REMEDY}")
     return metadata
 
 
 def _load(path: Path, dtype: str) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
+        array: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path} cannot be read: {error}; {_REMEDY}") from None
     if array.dtype != dtype:
-        raise PipelineError(f"{path} holds {array.dtype}; wanted: {dtype}; {_REMEDY}")
+        raise PipelineError(f"{path} holds {array.dtype}, expected {dtype}; {_REMEDY}")
     return array

@@ -1,22 +1,29 @@
-"""Puts a fine-tuning run together: checkpoint, configuration, conversations, trainer, and the record of the command."""
+"""Set up a fine-tuning run: checkpoint, configuration, conversations, trainer, and the record of the command.
+
+with ExitStack() as held:
+    trainer = build_trainer(choose_start(args, held), device)
+    trainer.fit(validate_first=True)
+"""
 
 import argparse
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from model import TransformerLM, create_model, load_weights
-from pipeline.configuration import Config, config_flags, load_config
+from pipeline.configuration import Config, config_flags, load_config, load_config_from
 from pipeline.formats.chat_template import TEMPLATE_NAME
 from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of, versions
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
 from pipeline.formats.run_folders import find_checkpoint, new_run_folder
 from pipeline.formats.run_names import check_run_name
+from pipeline.tokenization.interface import Tokenizer
 from pipeline.training.curves import LossCurve
 from pipeline.training.log_place import LogPlace
 from pipeline.training.prepare_model import prepare_for_training
@@ -28,7 +35,7 @@ from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.fit_to_checkpoint import FirstValidation, check_data, refuse_other_data, tuning_config
 from pipeline.tuning.loader import ConversationLoader, split_examples
 from pipeline.tuning.sample_answers import SampleAnswers
-from tokenizer import WikipediaTokenizer, load_tokenizer
+from tokenizer import load_tokenizer
 from utils.devices import current_world, peak_flops
 from utils.errors import PipelineError, UsageError
 from utils.files import write_json
@@ -38,76 +45,98 @@ RUN_PREFIX = "sft_lima"
 CONFIG_NAME = "sft_config.json"
 
 
-def build_trainer(
-    config: Config,
-    path: Path,
-    content: Mapping[str, Any],
-    *,
-    device: torch.device,
-    resume: bool = False,
-    name: str | None = None,
-) -> Trainer:
-    """Data, model and trainer for tuning the checkpoint `content` at `path`, or for the run that it was saved by.
+@dataclass(frozen=True)
+class TuningStart:
+    """Everything that is decided before data, model and trainer are built.
+
+    Attributes:
+        checkpoint: the base model's file, or the one that the run resumes from; `content` is what it holds.
+        config: with the checkpoint's model and data, and `training` as fine-tuning runs it.
+        name: given with ``--name``, or the resumed run's.
+    """
+
+    checkpoint: Path
+    content: Mapping[str, Any] = field(repr=False)
+    config: Config
+    resumes: bool
+    name: str | None
+
+    @property
+    def origin(self) -> str:
+        return f"checkpoint {self.checkpoint}"
+
+
+def choose_start(args: argparse.Namespace, held: ExitStack) -> TuningStart:
+    """The start that the arguments of ``post_training.py`` ask for.
+
+    Args:
+        held: takes the lock on a resumed run's folder, before its checkpoint is read.
+
+    Raises:
+        UsageError: several processes.
+        PipelineError: no such checkpoint, or not one that can be tuned or resumed as the configuration says.
+    """
+    if current_world().size > 1:
+        raise UsageError("fine-tuning takes one process: start it without torchrun and without --nproc")
+    checkpoint_dir = load_config_from(args).paths.checkpoint_dir
+    if args.resume:
+        checkpoint = find_checkpoint(args.resume, checkpoint_dir, prefix=f"{RUN_PREFIX}_")
+        held.enter_context(only_training_run(run_folder_of(checkpoint)))
+        content = read_checkpoint(checkpoint)
+        if not (content.get("chat_template") and "loader" in content):
+            raise PipelineError(f"{checkpoint} was not saved by a fine-tuning run; tune it: --checkpoint {checkpoint}")
+        name = check_run_name(content.get("name"), origin=f"{checkpoint} names its run")
+        base = settings_to_resume(content)
+    else:
+        checkpoint = find_checkpoint(args.checkpoint, checkpoint_dir, prefix="run_")
+        content = read_checkpoint(checkpoint)
+        name = args.name
+        base = None
+    config = load_config(args.config, settings=args.settings, flags=config_flags(args), base=base)
+    return TuningStart(checkpoint, content, tuning_config(config, content, origin=checkpoint), bool(args.resume), name)
+
+
+def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
+    """Conversations, model and trainer.
 
     Raises:
         PipelineError: no conversations, another tokenizer's, too long for the model; weights that do not fit.
     """
-    data = SftDataset.open(config.paths.post_training_dir)
-    check_data(data, content, config, origin=path)
-    tokenizer = tokenizer_of(content, [config.paths.tokenizer_dir], load_tokenizer, origin=f"checkpoint {path}")
-    loaders = _loaders(data, config, device)
-    description = _description(config, data, loaders, tokenizer, device)
-    if resume:
-        refuse_other_data(content, description, origin=path)
-        description |= {key: content.get(key) for key in ("base", "name", "before")}
-        check_run_name(description["name"], origin=f"{path} names its run")
+    config = start.config
+    conversations = SftDataset.open(config.paths.post_training_dir)
+    check_data(conversations, start.content, config, origin=start.checkpoint)
+    tokenizer = tokenizer_of(start.content, [config.paths.tokenizer_dir], load_tokenizer, origin=start.origin)
+    train_loader, val_loader = _loaders(conversations, config, device)
+    description = _description(start, conversations, (train_loader, val_loader), tokenizer, device)
+    if start.resumes:
+        refuse_other_data(start.content, description, origin=start.checkpoint)
+        folder = run_folder_of(start.checkpoint)
     else:
-        description |= {"base": _origin(path, content), "name": name}
-    folder = run_folder_of(path) if resume else new_run_folder(config.paths.checkpoint_dir, prefix=RUN_PREFIX)
+        folder = new_run_folder(config.paths.checkpoint_dir, prefix=RUN_PREFIX)
     trainer = Trainer(
-        _model(config, content, device, origin=path),
-        TrainingData(*loaders, config.model.vocab_size),
+        _model(start, device),
+        TrainingData(train_loader, val_loader, config.model.vocab_size),
         config=config.training,
         device=device,
         run=RunInfo(folder, description, epoch_checkpoints=True, peak_flops=peak_flops(device)),
-        logger=_logger(config, folder, description, resume=LogPlace.of(content) if resume else None),
+        logger=_logger(start, folder),
         callbacks=[
             FirstValidation(description),
             LossCurve(folder),
             SampleAnswers(tokenizer, config.sft.sample_prompts, max_length=config.sft.sample_length),
         ],
     )
-    if resume:
-        trainer.resume(content)
+    if start.resumes:
+        trainer.resume(start.content)
         print(f"resuming {folder} at step {trainer.step} of {trainer.total_steps}")
     return trainer
 
 
-def chosen_checkpoint(args: argparse.Namespace, checkpoint_dir: Path, held: ExitStack) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint to tune, or the one to resume from (its run is then `held`), and its content."""
-    if current_world().size > 1:
-        raise UsageError("fine-tuning takes one process: start it without torchrun and without --nproc")
-    prefix = f"{RUN_PREFIX}_" if args.resume else "run_"
-    path = find_checkpoint(args.resume or args.checkpoint, checkpoint_dir, prefix=prefix)
-    if args.resume:
-        held.enter_context(only_training_run(run_folder_of(path)))
-    content = read_checkpoint(path)
-    if args.resume and not (content.get("chat_template") and "loader" in content):
-        raise PipelineError(f"{path} was not saved by a fine-tuning run; tune it with: --checkpoint {path}")
-    return path, content
-
-
-def run_config(args: argparse.Namespace, path: Path, content: Mapping[str, Any]) -> Config:
-    """A resumed run keeps its own configuration; ``--config``, ``--set`` and flags are laid over it."""
-    base = settings_to_resume(content) if args.resume else None
-    config = load_config(args.config, settings=args.settings, flags=config_flags(args), base=base)
-    return tuning_config(config, content, origin=path)
-
-
-def _model(config: Config, content: Mapping[str, Any], device: torch.device, *, origin: Path) -> TransformerLM:
+def _model(start: TuningStart, device: torch.device) -> TransformerLM:
+    config = start.config
     torch.manual_seed(config.training.seed)
     model = create_model(config)
-    load_weights(model, content["model"], origin=f"checkpoint {origin}")
+    load_weights(model, start.content["model"], origin=start.origin)
     model = model.to(device)
     print(prepare_for_training(model, config.training, device, varying_lengths=True))
     return model
@@ -129,40 +158,49 @@ def _loaders(data: SftDataset, config: Config, device: torch.device) -> tuple[Co
 
 
 def _description(
-    config: Config,
-    data: SftDataset,
+    start: TuningStart,
+    conversations: SftDataset,
     loaders: tuple[ConversationLoader, ConversationLoader],
-    tokenizer: WikipediaTokenizer,
+    tokenizer: Tokenizer,
     device: torch.device,
 ) -> dict[str, Any]:
-    """What every checkpoint of the run says about it."""
-    return {
-        "config": config.to_dict(),
+    """What every checkpoint of the run records about it."""
+    description: dict[str, Any] = {
+        "config": start.config.to_dict(),
         "chat_template": TEMPLATE_NAME,
         "tokenizer": describe_tokenizer(tokenizer),
         "data": {
-            "fingerprint": data.fingerprint,
-            "directory": str(data.directory),
+            "fingerprint": conversations.fingerprint,
+            "directory": str(conversations.directory),
             "training_conversations": len(loaders[0].lengths),
             "validation_conversations": len(loaders[1].lengths),
         },
         "versions": versions(device),
+        "base": start.content.get("base") if start.resumes else _base(start),
+        "name": start.name,
     }
+    if start.resumes:
+        description["before"] = start.content.get("before")
+    return description
 
 
-def _origin(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Which checkpoint was tuned."""
-    facts = {key: content.get(key) for key in ("name", "step", "tokens_seen", "best", "data", "init_from")}
-    return {"checkpoint": str(path.resolve()), **facts}
+def _base(start: TuningStart) -> dict[str, Any]:
+    """Which checkpoint is tuned."""
+    facts = {key: start.content.get(key) for key in ("name", "step", "tokens_seen", "best", "data", "init_from")}
+    return {"checkpoint": str(start.checkpoint.resolve()), **facts}
 
 
-def _logger(config: Config, folder: Path, description: Mapping[str, Any], *, resume: LogPlace | None) -> DualLogger:
-    name = f"{folder.name}_{description['name']}" if description["name"] else folder.name
-    return DualLogger(config.paths.log_dir, name, hyperparameters=description["config"], resume=resume)
+def _logger(start: TuningStart, folder: Path) -> DualLogger:
+    return DualLogger(
+        start.config.paths.log_dir,
+        f"{folder.name}_{start.name}" if start.name else folder.name,
+        hyperparameters=start.config.to_dict(),
+        resume=LogPlace.of(start.content) if start.resumes else None,
+    )
 
 
-def write_record(trainer: Trainer, arguments: list[str]) -> None:
-    """sft_config.json: the command, and all that it takes to run it again; a resumed run keeps the first command."""
+def write_record(trainer: Trainer, arguments: Sequence[str]) -> None:
+    """Write sft_config.json: everything that it takes to run the command again. A resumed run adds its command."""
     path = trainer.run.folder / CONFIG_NAME
     commands = _recorded_commands(path)
     commands.append(shlex.join(["python3", "post_training.py", *arguments]))
@@ -186,6 +224,6 @@ def print_outcome(trainer: Trainer, best: Mapping[str, float]) -> None:
     best_loss = f"{best['loss']:.4f} at its best (step {trainer.metrics.best_step})"
     print(f"done: {trainer.step} steps; validation loss {change}{best_loss}")
     if before and trainer.metrics.best_step == 0:
-        print("no validation was better than the untuned model's: try a lower --lr, or more conversations")
+        print("no validation beat the untuned model's: try a lower --lr, or more conversations")
     print(f"checkpoints: {trainer.run.folder}\nmetrics: {trainer.logger.path}")
     print(f"next: python3 main.py inference --checkpoint {trainer.run.folder / 'checkpoint_best.pt'}")

@@ -1,4 +1,4 @@
-"""A fine-tuning run: its configuration, what must fit together, and its record sft_config.json."""
+"""What must fit together for fine-tuning: the checkpoint with the configuration, and with the conversations."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -12,7 +12,7 @@ from pipeline.training.callbacks import Validation
 from pipeline.tuning.dataset import SftDataset
 from utils.errors import PipelineError
 
-# What `sft` says in place of `training`: the keys of both.
+# The keys that `sft` and `training` share; fine-tuning takes those of `sft`.
 _SHARED_KEYS = (
     "learning_rate",
     "min_learning_rate",
@@ -24,7 +24,7 @@ _SHARED_KEYS = (
     "validations_per_epoch",
     "early_stopping_patience",
 )
-# Keys of `model` that are no part of its shape: how it trains.
+# Keys of `model` that say how it trains; the others are its architecture.
 _FREE_KEYS = ("dropout", "activation_checkpointing")
 
 
@@ -32,37 +32,41 @@ def tuning_config(config: Config, content: Mapping[str, Any], *, origin: Path) -
     """`config` with the checkpoint's model and data, and `training` as fine-tuning runs it.
 
     Raises:
-        PipelineError: the checkpoint says nothing of its architecture, or `config` asks for another one.
+        PipelineError: the checkpoint does not record its architecture, or `config` asks for another one.
     """
     refuse_without_config(content, origin)
     base = config_from_dict(content["config"], origin=f"checkpoint {origin}")
-    _refuse_other_model(config.model, base.model, origin)
+    _refuse_other_model(config, base.model, origin)
     changes = {key: getattr(config.sft, key) for key in _SHARED_KEYS}
-    # A few hundred steps are over before compiling has paid; who wants it says training.compile=on.
+    # A few hundred steps are over before compiling pays off; training.compile=on asks for it.
     compile_mode = "on" if config.training.compile == "on" else "off"
     training = replace(config.training, **changes, max_steps=None, compile=compile_mode)
     model = replace(base.model, **{key: getattr(config.model, key) for key in _FREE_KEYS})
     return replace(config, model=model, dataset=base.dataset, training=training)
 
 
-def _refuse_other_model(configured: ModelConfig, stored: ModelConfig, origin: Path) -> None:
-    """A key of `model` that was set, so that it is not the default, must be the checkpoint's."""
-    for each in fields(ModelConfig):
-        asked, found = getattr(configured, each.name), getattr(stored, each.name)
-        if each.name not in _FREE_KEYS and asked != each.default and asked != found:
+def _refuse_other_model(config: Config, stored: ModelConfig, origin: Path) -> None:
+    """Raise PipelineError if the user set a key of `model` that is not as in the checkpoint."""
+    for key in fields(ModelConfig):
+        if key.name in _FREE_KEYS or f"model.{key.name}" not in config.explicit:
+            continue
+        asked, found = getattr(config.model, key.name), getattr(stored, key.name)
+        if asked != found:
             raise PipelineError(
-                f"model.{each.name} is {asked} in the configuration and {found} in checkpoint {origin}; a checkpoint "
+                f"model.{key.name} is {asked} in the configuration and {found} in checkpoint {origin}; a checkpoint "
                 "keeps its architecture: leave the key out, or name another checkpoint"
             )
 
 
 def check_data(data: SftDataset, content: Mapping[str, Any], config: Config, *, origin: Path) -> None:
-    """Raises PipelineError where the conversations are another tokenizer's, or too long for the model."""
-    wanted, found = (content.get("tokenizer") or {}), data.metadata["tokenizer"]
-    if wanted.get("fingerprint") and wanted["fingerprint"] != found["fingerprint"]:
+    """Raise PipelineError if the conversations are another tokenizer's, or too long for the model."""
+    expected = content.get("tokenizer") or {}
+    found = data.metadata["tokenizer"]
+    if expected.get("fingerprint") and expected["fingerprint"] != found["fingerprint"]:
         raise PipelineError(
-            f"checkpoint {origin} was trained with the tokenizer {wanted.get('name')} ({wanted['fingerprint'][:12]}), "
-            f"the conversations in {data.directory} were made with {found['name']} ({found['fingerprint'][:12]}); "
+            f"checkpoint {origin} was trained with the tokenizer {expected.get('name')} "
+            f"({expected['fingerprint'][:12]}), the conversations in {data.directory} were made with {found['name']} "
+            f"({found['fingerprint'][:12]}); "
             "prepare them with the model's: python3 lima_tokenizer.py --set paths.tokenizer_dir=DIR"
         )
     if data.metadata["vocab_size"] != config.model.vocab_size:
@@ -77,12 +81,13 @@ def check_data(data: SftDataset, content: Mapping[str, Any], config: Config, *, 
 
 
 def refuse_other_data(content: Mapping[str, Any], description: Mapping[str, Any], *, origin: Path) -> None:
-    """Raises PipelineError where a resumed run would go on with other conversations."""
-    was, now = (each["data"]["fingerprint"] for each in (content, description))
+    """Raise PipelineError if a resumed run would continue with other conversations."""
+    was: str = content["data"]["fingerprint"]
+    now: str = description["data"]["fingerprint"]
     if was != now:
         raise PipelineError(
             f"{origin} was tuned on other conversations ({was[:12]}) than those in {description['data']['directory']} "
-            f"({now[:12]}); prepare the same again, or tune anew with --checkpoint"
+            f"({now[:12]}); prepare the same again, or start from the base model with --checkpoint"
         )
 
 

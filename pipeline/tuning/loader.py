@@ -1,10 +1,10 @@
-"""Conversations on the device → batches of ids and labels, each epoch in another order.
+"""Conversations on the device → batches of ids and labels, in a new order every epoch.
 
     train_rows, val_rows = split_examples(len(data.ids), val_split=0.1, seed=42)
     loader = ConversationLoader(data, train_rows, batch_size=8, seed=42, device=device, packing=True)
 
-A conversation's labels are its ids where the mask says so and -100 elsewhere; padding is never learned from, and as
-attention looks back only, it changes nothing before it. Packed, several conversations share a row of at most
+A conversation's labels are its ids where the mask is 1 and -100 elsewhere. Padding is never learned from and, as
+attention only looks back, changes nothing before it. Packed, several conversations share a row of at most
 `max_length` tokens, and ``segment_ids`` keep them from attending to each other.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.modeling.head_loss import IGNORED
 from pipeline.tuning.dataset import SftDataset
+from utils.arithmetic import ceil_div
 from utils.errors import PipelineError
 
 
@@ -27,14 +28,14 @@ def split_examples(num_examples: int, *, val_split: float, seed: int) -> tuple[n
         PipelineError: fewer than two examples.
     """
     if num_examples < 2:
-        raise PipelineError("fine-tuning wants two conversations at least, one to train and one to validate on")
+        raise PipelineError("fine-tuning needs at least two conversations, one to train and one to validate on")
     order = np.random.default_rng(seed).permutation(num_examples)
     num_validation = min(max(1, round(num_examples * val_split)), num_examples - 1)
     return np.sort(order[num_validation:]), np.sort(order[:num_validation])
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows of places in `lengths`, at most `capacity` tokens each: the longest first, into the fullest row it fits."""
+    """Rows of indices into `lengths`, at most `capacity` tokens each: longest first, into the fullest row that fits."""
     rows: list[list[int]] = []
     room: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
@@ -51,12 +52,12 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 class ConversationLoader:
-    """Batches for `pipeline.training.trainer`; the whole set lies on the device, ids as int16.
+    """Batches for `pipeline.training.trainer`; the whole set is on the device, ids as int16.
 
     Args:
-        rows: numbers of the examples that this loader gives.
-        seed: None: always in the same order, as validation wants it.
-        batches_per_step: an epoch is made of whole steps.
+        rows: the examples that this loader yields, as numbers.
+        seed: None for always the same order, as in validation.
+        batches_per_step: an epoch consists of whole steps.
         packing: fill rows with several conversations; `batch_size` then counts such rows.
     """
 
@@ -71,32 +72,41 @@ class ConversationLoader:
         batches_per_step: int = 1,
         packing: bool = False,
     ) -> None:
-        self.batch_size, self.seed, self.packing = batch_size, seed, packing
-        self.batches_per_step, self.sequence_length = batches_per_step, data.ids.shape[1]
-        self.epoch = self.batch = 0
+        self.batch_size = batch_size
+        self.seed = seed
+        self.packing = packing
+        self.batches_per_step = batches_per_step
+        self.sequence_length: int = data.ids.shape[1]
+        self.epoch = 0
+        self.batch = 0
         self.lengths = data.lengths[rows]
-        self.groups = pack(self.lengths.tolist(), self.sequence_length) if packing else [[i] for i in range(len(rows))]
+        # The examples of each row.
+        self.groups = [[example] for example in range(len(rows))]
+        if packing:
+            self.groups = pack(self.lengths.tolist(), self.sequence_length)
         self._ids = torch.from_numpy(data.ids[rows].view(np.int16)).to(device)  # (N, T)
         self._masks = torch.from_numpy(data.masks[rows]).to(device)  # (N, T)
 
     def __len__(self) -> int:
         """Batches in an epoch; the last one may be smaller."""
-        batches = -(-len(self.groups) // self.batch_size)
+        batches = ceil_div(len(self.groups), self.batch_size)
         return max(batches // self.batches_per_step, 1) * self.batches_per_step
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """The rest of the current epoch; then the loader stands at the start of the next one."""
+        """The rest of the current epoch; then the loader is at the start of the next one."""
         order = self._order()
         while self.batch < len(self):
             first = self.batch * self.batch_size % len(order)
             self.batch += 1
-            yield self.make_batch([self.groups[each] for each in order[first : first + self.batch_size]])
-        self.epoch, self.batch = self.epoch + 1, 0
+            yield self.make_batch([self.groups[place] for place in order[first : first + self.batch_size]])
+        self.epoch += 1
+        self.batch = 0
 
     def make_batch(self, groups: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """One row for each group of examples: ``input_ids``, ``labels`` and, packed, ``segment_ids``, all (B, T)."""
         width = max(int(self.lengths[list(group)].sum()) for group in groups)
-        shape, device = (len(groups), width), self._ids.device
+        shape = (len(groups), width)
+        device = self._ids.device
         batch = {
             "input_ids": torch.zeros(shape, dtype=torch.long, device=device),
             "labels": torch.full(shape, IGNORED, dtype=torch.long, device=device),
@@ -120,21 +130,23 @@ class ConversationLoader:
         return {"epoch": self.epoch, "batch": self.batch, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises PipelineError where the batches would not be the checkpoint's."""
+        """Raise PipelineError if the batches would not be the checkpoint's."""
         for name, now in self._identity().items():
             if state[name] != now:
                 raise PipelineError(
-                    f"the checkpoint's run has {name} {state[name]}, these settings {now}; go on with the same, or "
-                    "tune anew with --checkpoint"
+                    f"the checkpoint's run has {name} {state[name]}, these settings {now}; resume with the same, "
+                    "or start from the base model with --checkpoint"
                 )
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.epoch = state["epoch"]
+        self.batch = state["batch"]
 
     def skip_batches(self, count: int) -> None:
-        """Leaves out the next `count` batches."""
+        """Skip the next `count` batches."""
         for _ in range(count):
             self.batch += 1
             if self.batch >= len(self):
-                self.epoch, self.batch = self.epoch + 1, 0
+                self.epoch += 1
+                self.batch = 0
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -148,4 +160,5 @@ class ConversationLoader:
     def _order(self) -> list[int]:
         if self.seed is None:
             return list(range(len(self.groups)))
-        return np.random.default_rng([self.seed, self.epoch]).permutation(len(self.groups)).tolist()
+        order: list[int] = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.groups)).tolist()
+        return order

@@ -6,9 +6,9 @@ from torch import nn
 
 from pipeline.formats.chat_template import encode_prompt
 from pipeline.generation.generate import GenerationSettings, generate_batch
+from pipeline.tokenization.interface import Tokenizer
 from pipeline.training.callbacks import Validation
 from pipeline.training.logged_metrics import SAMPLES
-from tokenizer import WikipediaTokenizer
 from utils.terminal import visible
 
 
@@ -19,7 +19,7 @@ class SampleAnswers:
         max_length: the most tokens of an answer.
     """
 
-    def __init__(self, tokenizer: WikipediaTokenizer, questions: Sequence[str], *, max_length: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, questions: Sequence[str], *, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.questions = questions
         self.max_length = max_length
