@@ -199,7 +199,9 @@ def test_a_start_that_is_refused_leaves_nothing_behind(project):
 
 def test_the_parts_of_a_resumed_run_are_the_checkpoints(project, capsys, monkeypatch):
     write_tokens(project / "data", tokens=60_000)
-    monkeypatch.setattr("dataloader.free_memory", lambda device: 200_000)  # too little for two of four parts
+    monkeypatch.setattr(
+        "pipeline.dataloading.loaders.free_memory", lambda device: 200_000
+    )  # too little for two of four parts
     run = run_train(project)
     said = re.search(r"to train on cpu in (\d+) parts", capsys.readouterr().out)
     assert int(said[1]) > 4

@@ -1,6 +1,7 @@
 """Texts that the model writes after each validation, so that people see how it comes along."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -11,6 +12,9 @@ from pipeline.tokenization.interface import Tokenizer
 from pipeline.training.callbacks import Validation
 from pipeline.training.logged_metrics import SAMPLE
 from utils.terminal import visible
+
+if TYPE_CHECKING:
+    from model import TransformerLM
 
 
 class SampleWriter:
@@ -32,4 +36,4 @@ class SampleWriter:
 
     def _continue(self, model: nn.Module, prompt: str) -> str:
         with torch.no_grad():
-            return prompt + "".join(stream_text(model, self.tokenizer, prompt, self.settings))
+            return prompt + "".join(stream_text(cast("TransformerLM", model), self.tokenizer, prompt, self.settings))

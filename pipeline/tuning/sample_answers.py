@@ -1,6 +1,7 @@
 """Sample answers to fixed questions after every validation, to show what the numbers mean."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
@@ -10,6 +11,9 @@ from pipeline.tokenization.interface import Tokenizer
 from pipeline.training.callbacks import Validation
 from pipeline.training.logged_metrics import SAMPLES
 from utils.terminal import visible
+
+if TYPE_CHECKING:
+    from model import TransformerLM
 
 
 class SampleAnswers:
@@ -39,7 +43,7 @@ class SampleAnswers:
             encode_prompt(self.tokenizer, [{"role": "user", "content": question}]) for question in self.questions
         ]
         settings = GenerationSettings(max_length=self.max_length, temperature=0.0)
-        answers = generate_batch(model, prompts, settings, tokenizer=self.tokenizer)
+        answers = generate_batch(cast("TransformerLM", model), prompts, settings, tokenizer=self.tokenizer)
         return [(question, self._on_one_line(ids)) for question, ids in zip(self.questions, answers, strict=True)]
 
     def _on_one_line(self, ids: Sequence[int]) -> str:
