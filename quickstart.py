@@ -21,7 +21,7 @@ from pipeline.configuration import CHECKOUT, Config, load_config_from
 from pipeline.demo import summary
 from pipeline.demo.corpus import NUM_CHARACTERS
 from pipeline.demo.finished_stages import FinishedStages, stage_key
-from pipeline.demo.screen import Screen
+from pipeline.demo.screen import Screen, without_styles
 from pipeline.demo.sources import Source, find_source
 from pipeline.demo.stage_process import Route
 from pipeline.demo.stages import Stage, Stages, read_json, validation_losses
@@ -156,7 +156,7 @@ def describe(quickstart: Quickstart) -> str:
     )
     parts.append(summary.format_commands(commands))
     text = "\n\n".join(parts)
-    write_text(stages.folder / "summary.txt", f"{text}\n")
+    write_text(stages.folder / "summary.txt", f"{without_styles(text)}\n")
     return f"\n{text}"
 
 

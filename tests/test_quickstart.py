@@ -15,13 +15,14 @@ import quickstart
 from pipeline.configuration import CHECKOUT, load_config
 from pipeline.demo import summary
 from pipeline.demo.finished_stages import FinishedStage, FinishedStages
-from pipeline.demo.screen import WIDTH, Screen, sparkline
+from pipeline.demo.screen import WIDTH, Screen, sparkline, without_styles
 from pipeline.demo.sources import find_source
 from pipeline.demo.stage_process import Route
 from pipeline.demo.stages import Stage
 from pipeline.demo.time_left import Pace, TimeLeft
 from pipeline.demo.walkthrough import Walkthrough
 from utils.errors import PipelineError
+from utils.terminal import styled
 
 
 class Terminal(io.StringIO):
@@ -172,6 +173,12 @@ def test_samples_fit_one_line_with_two_colours(monkeypatch):
     (line,) = terminal.getvalue().splitlines()
     assert len(re.sub(r"\x1b\[\d+m", "", line)) <= WIDTH
     assert len(set(re.findall(r"\x1b\[([1-9]\d*)m", line))) == 3
+
+
+def test_colours_stay_out_of_the_summary_file(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert without_styles(styled("290 of 300", "bold", "cyan", stream=Terminal())) == "290 of 300"
 
 
 def test_sparkline_falls_with_the_losses():

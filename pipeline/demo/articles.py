@@ -17,7 +17,7 @@ from pipeline.demo.records import Part, article, bullets, disambiguation, paragr
 from pipeline.demo.stories import tell_story
 from pipeline.demo.tables import Fact, Table, with_article
 
-STORY_SHARE = 0.28
+STORY_SHARE = 0.18
 QUIZ_LENGTH = 10
 LIST_LENGTH = 20
 UNKNOWN_SHARE = 0.07  # of the questions in a quiz

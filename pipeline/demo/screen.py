@@ -7,6 +7,7 @@
 Nothing is wider than 79 columns.
 """
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import TextIO
@@ -75,6 +76,11 @@ def fit(text: str) -> str:
 
 def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def without_styles(text: str) -> str:
+    """`text` as a file should hold it: without the colours that `styled` put in."""
+    return re.sub(r"\x1b\[[\d;]*m", "", text)
 
 
 def wrapped(text: str, *, indent: int) -> str:
