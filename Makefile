@@ -35,7 +35,7 @@ test: $(INSTALLED)
 
 # LLM_REAL_DATA names a folder with real text; without it, or without Chromium, pytest says what it skips.
 test-slow: $(SLOW_INSTALLED)
-	@$(BIN)/python -m pytest -q -rs -m slow
+	@$(BIN)/python -m pytest -q -rs -m slow --timeout=1800
 
 test-faults: $(INSTALLED)
 	@$(BIN)/python -m tests.faults

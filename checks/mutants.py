@@ -115,7 +115,7 @@ def mutants_of(file: str, source: bytes) -> Iterator[Mutant]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, int):
             span = offset(node.lineno, node.col_offset), offset(node.end_lineno or 0, node.end_col_offset or 0)
             yield mutant(node, *span, str(node.value + 1))
-        elif isinstance(node, (ast.If, ast.While, ast.IfExp)):
+        elif isinstance(node, (ast.If, ast.While, ast.IfExp)) and ast.unparse(node.test) != "TYPE_CHECKING":
             test = node.test
             span = offset(test.lineno, test.col_offset), offset(test.end_lineno or 0, test.end_col_offset or 0)
             yield mutant(test, *span, f"(not ({source[slice(*span)].decode()}))")

@@ -14,6 +14,7 @@ import post_training
 from benchmark import ModelBenchmark, format_benchmark_results
 from pipeline.configuration import load_config
 from pipeline.evaluation.benchmark_sets import TASKS, load_sets
+from pipeline.evaluation.charts import comparison_chart, training_chart
 from pipeline.evaluation.contamination import contamination
 from pipeline.evaluation.hellaswag import Choice, chance_of_best
 from pipeline.evaluation.lambada import LastWord
@@ -236,6 +237,36 @@ def test_missing_and_empty_sets_are_named(tmp_path):
     (tmp_path / "wikitext" / "wiki.test.raw").write_text(" \n")
     with pytest.raises(PipelineError, match=r"wiki\.test\.raw is empty"):
         load_sets(["wikitext"], data_dir=tmp_path, preset="full", offline_samples=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "count"),
+    [
+        ("wikitext", ["= One =\n", "Text of one.\n", "= Two =\n", "Text of two.\n"], 2),
+        ("lambada", ["the first passage", "and the second"], 2),
+    ],
+)
+def test_sets_from_the_hub_are_read_as_files_are(monkeypatch, name, rows, count):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [{"text": text} for text in rows])
+    (found,) = load_sets([name], data_dir=None, preset="full", offline_samples=False)
+    assert len(found.items) == count
+
+
+def test_charts_show_the_figures():
+    figures = {"a": (3.0, 20), "b": (7.0, 10)}
+    models = {
+        model: {
+            "figures": {"lambada": {"acc": {"value": value, "stderr": 0.5, "higher_is_better": True}}},
+            "step": step,
+        }
+        for model, (value, step) in figures.items()
+    }
+    results = {"sets": {"lambada": {"mark": ""}}, "models": models}
+    assert [bar.get_height() for bar in comparison_chart(results).axes[0].patches] == [3.0, 7.0]
+    curve = training_chart(results).axes[0].lines[0]
+    assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([10, 20], [7.0, 3.0])
 
 
 def test_an_unreachable_hub_names_both_alternatives(monkeypatch):

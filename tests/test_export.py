@@ -58,6 +58,8 @@ def test_transformers_computes_the_same_logits(exported, name):
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, load_model(checkpoint)(ids)["logits"], rtol=1e-4, atol=1e-3)
     assert type(theirs).__name__ == ("Qwen3ForCausalLM" if name == "qwen3" else "LlamaForCausalLM")
+    assert not any("bias" in parameter for parameter, _ in theirs.named_parameters())
+    assert not getattr(theirs.config, "use_sliding_window", False)
 
 
 def test_the_tokenizer_gives_our_ids_with_bos_and_the_template_our_renderers(exported, tokenizer):
