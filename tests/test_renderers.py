@@ -96,7 +96,7 @@ def test_server(workshop, prompts_read):
     _, _, loaded = workshop
     served = ServedModel("chat", loaded.model, loaded.tokenizer, is_chat=True, max_rows=1)
     app = create_app(Engine([served], max_waiting=4, timeout=60), GenerationConfig(), ServerConfig())
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         response = client.post("/v1/chat/completions", json={"model": "chat", "messages": MESSAGES, "max_tokens": 1})
     assert response.status_code == 200
     assert prompts_read == [encode_prompt(loaded.tokenizer, MESSAGES)]
