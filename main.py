@@ -133,7 +133,7 @@ def stage_python(stage: Stage) -> str:
 
 
 def menu() -> int:
-    """Asks for a stage and its arguments, runs it, and asks whether to run another."""
+    """Ask for a stage and its arguments, run it, and ask whether to run another."""
     print(_menu_text())
     while True:
         stage = _ask_stage()
@@ -192,7 +192,7 @@ def _menu_text() -> str:
 
 
 def _ask_stage() -> Stage | None:
-    """The stage that the user names or numbers; None: quit."""
+    """The stage that the user chooses by name or number; None to quit."""
     numbers = {str(stage.number): stage for stage in available_stages()}
     while True:
         answer = ask("Number or name: ").lower()

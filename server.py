@@ -1,4 +1,4 @@
-"""Serves checkpoints over HTTP: OpenAI's API with streaming, and a chat page at /.
+"""Serve checkpoints over HTTP: OpenAI's API with streaming, and a chat page at /.
 
     python3 server.py                                      # the newest run
     python3 server.py --checkpoint base=checkpoints/run_2026_01_01_10_00 --checkpoint tuned=latest --port 8080
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def listen(server: "ServerConfig") -> socket.socket:
-    """The bound socket; a port that is taken is found out before models are loaded."""
+    """The bound socket; binding before models are loaded reports a port in use at once."""
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,13 +67,13 @@ def listen(server: "ServerConfig") -> socket.socket:
         listener.close()
         raise PipelineError(
             f"cannot listen on {server.host}:{server.port}: {error.strerror or error}; "
-            f"give another with --port or --host"
+            f"choose another with --port or --host"
         ) from None
     return listener
 
 
 def load_models(arguments: list[str], config: "Config", *, device: str) -> list["ServedModel"]:
-    """Each ``[NAME=]PATH`` loaded under its name."""
+    """Load each ``[NAME=]PATH`` under its name."""
     from pipeline.generation.compiled_decode import compiled_decoder
     from pipeline.generation.loading import load_all
     from pipeline.serving.engine import ServedModel
@@ -97,7 +97,7 @@ def load_models(arguments: list[str], config: "Config", *, device: str) -> list[
 
 
 def serve(app: "FastAPI", listener: socket.socket, server: "ServerConfig") -> None:
-    """Runs until Ctrl-C or SIGTERM; uvicorn then lets running answers end and raises the signal again."""
+    """Serve until Ctrl-C or SIGTERM; uvicorn then lets running answers finish and raises the signal again."""
     from pipeline.serving.connections import make_uvicorn
     from pipeline.serving.request_limits import BACKLOG
 

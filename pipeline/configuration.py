@@ -26,6 +26,7 @@ from pipeline.serving.config import ServerConfig
 from pipeline.tokenization.config import TokenizerConfig
 from pipeline.training.config import TrainingConfig
 from pipeline.tuning.config import SftConfig
+from utils.arithmetic import ceil_div
 from utils.errors import PipelineError, UsageError, did_you_mean
 from utils.options import option, parse_setting, read_section
 
@@ -103,18 +104,24 @@ class Config:
         return (
             f"model.max_position_embeddings {context}{scaled} is below dataset.window {window}; for a new model "
             f"--set model.max_position_embeddings={window}, for one that is trained --set model.rope_scaling=yarn "
-            f"--set model.rope_scaling_factor={-(-window // context)}"
+            f"--set model.rope_scaling_factor={ceil_div(window, context)}"
         )
 
 
-SECTIONS: dict[str, type] = {name: hint for name, hint in typing.get_type_hints(Config).items() if is_dataclass(hint)}
+SECTIONS: dict[str, type] = {
+    name: hint for name, hint in typing.get_type_hints(Config).items() if isinstance(hint, type) and is_dataclass(hint)
+}
 
 
 def data_paths() -> dict[tuple[str, str], Path]:
     """(section, key) of every path whose default is below `paths.data_dir` → its place below that folder."""
     root = PathsConfig().data_dir
-    defaults = {(name, key.name): key.default for name, section in SECTIONS.items() for key in fields(section)}
-    paths = {key: default for key, default in defaults.items() if isinstance(default, Path) and default != root}
+    paths = {
+        (name, key.name): key.default
+        for name, section in SECTIONS.items()
+        for key in fields(section)
+        if isinstance(key.default, Path) and key.default != root
+    }
     return {key: path.relative_to(root) for key, path in paths.items() if path.is_relative_to(root)}
 
 

@@ -289,7 +289,9 @@ def test_too_little_memory_is_said_before_loading_and_asked(infer, type_answers,
 def test_the_benchmark_is_started_with_what_was_chosen(infer, type_answers, monkeypatch):
     commands = []
     finished = Finished(3, [], "")
-    monkeypatch.setattr("utils.processes.run_process", lambda command: commands.append(command) or finished)
+    monkeypatch.setattr(
+        "pipeline.console.benchmark_menu.run_process", lambda command: commands.append(command) or finished
+    )
     type_answers("3", "1", "1,2", "1", "2")
     assert infer()[0] == 3
     python, router, stage, *options = commands[0]

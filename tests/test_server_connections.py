@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 import pytest
 import uvicorn
@@ -41,8 +42,8 @@ class Clock:
     def time(self) -> float:
         return self.now
 
-    def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
-        self.timers.append(Timer(self.now + seconds, call))
+    def call_later(self, seconds: float, call: Callable[..., None], *arguments: object) -> Timer:
+        self.timers.append(Timer(self.now + seconds, partial(call, *arguments)))
         return self.timers[-1]
 
     def create_task(self, coroutine: Coroutine) -> Task:
@@ -84,6 +85,10 @@ class Wire:
     def resume_reading(self) -> None: ...
 
 
+class LimitedProtocol(GuardedProtocol):
+    limits = LIMITS
+
+
 class Server:
     def __init__(self) -> None:
         self.clock, self.state = Clock(), ServerState()
@@ -91,9 +96,7 @@ class Server:
         self.config.load()
 
     def connect(self) -> GuardedProtocol:
-        connection = GuardedProtocol(
-            LIMITS, config=self.config, server_state=self.state, app_state={}, _loop=self.clock
-        )  # fmt: skip
+        connection = LimitedProtocol(self.config, self.state, app_state={}, _loop=self.clock)
         connection.connection_made(Wire())
         return connection
 

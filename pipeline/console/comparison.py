@@ -1,16 +1,14 @@
-"""Several models on one prompt: will they fit, what each says, side by side, and which was fastest."""
+"""Compare several models on one prompt: memory needed, texts side by side, speeds."""
 
 import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from pipeline.console.menus import choose_settings
-from pipeline.console.single_model import read_prompt, say
+from pipeline.console.menus import choose_settings, print_mistake, read_prompt
 from pipeline.console.streaming_output import Statistics, Writer
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.generation.settings import GenerationSettings
@@ -19,7 +17,8 @@ from utils.devices import choose_dtype, free_memory, resolve_device
 from utils.errors import PipelineError
 from utils.terminal import format_bytes, format_seconds, format_table, styled, terminal_width, visible
 
-_LEAST_WIDTH, _GAP = 30, " │ "  # narrower columns are stacked instead
+_LEAST_WIDTH = 30  # narrower columns are stacked instead
+_GAP = " │ "
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Result:
     text: str
     statistics: Statistics
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {"name": self.name, "checkpoint": str(self.path), "text": self.text, **self.statistics.to_dict()}
 
 
@@ -44,7 +43,7 @@ def memory_needed(paths: Sequence[Path], *, dtype: torch.dtype, quantize: str) -
 def memory_report(
     paths: Sequence[Path], *, device: str, dtype: str = "auto", quantize: str = "none"
 ) -> tuple[str, bool]:
-    """Memory needed against memory there is, in words, and whether it fits with a fifth to spare."""
+    """Memory needed and memory free, in words, and whether the models fit with a fifth to spare."""
     target = resolve_device(device)
     needed = memory_needed(paths, dtype=choose_dtype(dtype, target), quantize=quantize)
     free = free_memory(target)
@@ -53,10 +52,10 @@ def memory_report(
 
 
 def run_comparison(writers: Sequence[Writer], default: GenerationSettings) -> None:
-    """Prompt after prompt, one to all the models."""
+    """Send each prompt to all the models until the user quits."""
     for writer in writers:
         print(writer.loaded.summary())
-    print("q or Ctrl-D at the prompt ends.")
+    print("q or Ctrl-D at the prompt quits.")
     while True:
         try:
             prompt = read_prompt("\nPrompt for all: ")
@@ -65,7 +64,7 @@ def run_comparison(writers: Sequence[Writer], default: GenerationSettings) -> No
             check_all(writers, prompt, default)
             show(compare(writers, prompt, choose_settings(default)))
         except PipelineError as error:
-            say(error)
+            print_mistake(error)
 
 
 def check_all(writers: Sequence[Writer], prompt: str, settings: GenerationSettings) -> None:
@@ -74,8 +73,10 @@ def check_all(writers: Sequence[Writer], prompt: str, settings: GenerationSettin
 
 
 def compare(writers: Sequence[Writer], prompt: str, settings: GenerationSettings) -> list[Result]:
-    """What each model makes of `prompt`, a fine-tuned one in its chat template; one after another, so that the speeds
-    can be compared."""
+    """Each model's continuation of `prompt`; fine-tuned models get it in their chat template.
+
+    The models run one after another, so that their speeds can be compared.
+    """
     results = []
     for number, writer in enumerate(writers, 1):
         _progress(f"{number}/{len(writers)} {visible(writer.loaded.name)} …")
@@ -98,7 +99,7 @@ def show(results: Sequence[Result]) -> None:
 
 
 def side_by_side(results: Sequence[Result], *, width: int) -> str:
-    """The texts in columns that fit `width`; if they would be too narrow, in groups below one another."""
+    """The texts in columns that fit `width`; columns that would be too narrow are stacked in groups."""
     fitting = max(1, min(len(results), (width + len(_GAP)) // (_LEAST_WIDTH + len(_GAP))))
     groups = ceil_div(len(results), fitting)
     per_group = ceil_div(len(results), groups)
@@ -117,14 +118,15 @@ def _columns(results: Sequence[Result], width: int) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most `width` columns, broken at spaces where there are any; CJK characters take two columns."""
+    """Lines of at most `width` columns, broken at spaces if possible; CJK characters take two columns."""
     lines = []
     for paragraph in text.expandtabs(4).split("\n"):
         line = ""
         for word in _words(paragraph):
             if line and _columns_of(line + word.rstrip()) > width:
                 lines.append(line.rstrip())
-                line, word = "", word.lstrip()
+                line = ""
+                word = word.lstrip()
             while _columns_of(word.rstrip()) > width:
                 head = _cut(word, width)
                 lines.append(head)
@@ -135,8 +137,9 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _words(paragraph: str) -> list[str]:
-    """Words, each with the spaces after it; spaces at the beginning are a word of their own."""
-    words, start = [], 0
+    """Words with the spaces that follow them; leading spaces are a word of their own."""
+    words = []
+    start = 0
     for index in range(1, len(paragraph)):
         if paragraph[index - 1] == " " and paragraph[index] != " ":
             words.append(paragraph[start:index])
@@ -155,7 +158,7 @@ def _character_columns(character: str) -> int:
 
 
 def _cut(text: str, width: int) -> str:
-    """The longest beginning of `text` that fits, at least one character."""
+    """The longest prefix of `text` that fits, at least one character."""
     taken = 0
     for index, character in enumerate(text):
         taken += _character_columns(character)
@@ -169,7 +172,7 @@ def _pad(text: str, width: int) -> str:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """A table of what each took, and who was fastest and wrote most."""
+    """A table of the statistics, and which model was fastest and which wrote most."""
     rows = [["model", "tokens", "time", "tokens/s", "first token"]]
     for result in results:
         took = result.statistics

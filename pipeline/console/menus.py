@@ -1,4 +1,4 @@
-"""The questions that `Inference.py` asks: mode, run, checkpoint, parameters. ``q`` leaves, wherever it is typed."""
+"""The questions that `Inference.py` asks: mode, run, checkpoint, parameters, prompt. ``q`` quits at any of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.formats.run_folders import Run, list_runs
 from pipeline.generation.settings import GenerationSettings
-from utils.errors import PipelineError
+from utils.errors import PipelineError, UsageError
 from utils.quickstart_hint import or_quickstart
 from utils.terminal import ask, format_bytes, styled, visible
 
@@ -24,8 +24,29 @@ def ask_or_quit(question: str) -> str:
     return answer
 
 
+def read_prompt(question: str) -> str | None:
+    """A prompt; None if the user types q or the input ends.
+
+    Raises:
+        PipelineError: the input is not valid UTF-8.
+    """
+    try:
+        return ask_or_quit(styled(question, "bold"))
+    except (Quit, UsageError):
+        return None
+    except UnicodeDecodeError:
+        raise PipelineError("the prompt is not valid UTF-8; expected UTF-8 text") from None
+
+
+def print_mistake(error: PipelineError) -> None:
+    """Print a mistake in a prompt. A mistake in the command line is raised: the next prompt cannot fix it."""
+    if isinstance(error, UsageError):
+        raise error
+    print(styled(visible(str(error)), "red"))
+
+
 def choose(question: str, count: int, *, default: int | None = None) -> int:
-    """A number from 1 to `count`, asked for until it is one."""
+    """A number from 1 to `count`; asks until it gets one."""
     hint = "" if default is None else f" [{default}]"
     while True:
         answer = ask_or_quit(f"{question} (1-{count}, q to quit){hint}: ")
@@ -69,7 +90,7 @@ def _run_line(number: int, run: Run, checkpoint_dir: Path, *, is_newest: bool) -
 def _own_name(path: Path) -> str:
     try:
         return visible(read_checkpoint(path, verify=False).get("name") or "")
-    except PipelineError:  # said in full when it is chosen
+    except PipelineError:  # choosing it prints the whole error
         return "(unreadable)"
 
 
@@ -133,9 +154,9 @@ _PARAMETERS = (
 
 
 def choose_settings(default: GenerationSettings) -> GenerationSettings:
-    """The default parameters, or the user's own, each asked for until it is possible; Enter keeps what is shown."""
+    """The default parameters or the user's own; asks for each until it is valid. Enter keeps the value shown."""
     shown = ", ".join(f"{parameter.name} {getattr(default, parameter.name)}" for parameter in _PARAMETERS[:4])
-    print(f"Parameters: 1. as they are ({shown})  2. my own")
+    print(f"Parameters: 1. unchanged ({shown})  2. my own")
     if choose("Parameters", 2, default=1) == 1:
         return default
     settings = default

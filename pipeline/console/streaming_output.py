@@ -1,10 +1,10 @@
-"""A loaded model that continues a prompt, or answers a message, and what that took."""
+"""A loaded model that continues a prompt or answers a message, and the statistics of its text."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, TextIO
+from typing import TextIO
 
 from pipeline.formats import chat_template
 from pipeline.generation.batch import Decoder
@@ -15,12 +15,12 @@ from pipeline.generation.settings import GenerationSettings, check_prompt, check
 from utils.errors import Terminated
 from utils.terminal import format_seconds, visible
 
-_REASONS = {"stop": "the text came to its end", "length": "the maximum length", "interrupted": "Ctrl-C"}
+_REASONS = {"stop": "the end of the text", "length": "the maximum length", "interrupted": "Ctrl-C"}
 
 
 @dataclass
 class Statistics:
-    """What one continuation took; filled while it runs."""
+    """Counts and times of one continuation; updated while it is generated."""
 
     prompt_tokens: int = 0
     new_tokens: int = 0
@@ -39,7 +39,7 @@ class Statistics:
             f"ended by: {_REASONS.get(self.finish_reason, '')}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self) | {"tokens_per_second": round(self.tokens_per_second, 1)}
 
 
@@ -55,13 +55,13 @@ class Writer:
         return compiled_decoder(self.loaded.model, self.compile)
 
     def warm_up(self) -> None:
-        """Reads the weights from disk and starts the kernels, so that the first of several is not the slowest."""
+        """Read the weights from disk and start the kernels, so that the first of several is not the slowest."""
         prompt = [self.loaded.tokenizer.bos_id]
         for _ in stream_tokens(self.loaded.model, prompt, GenerationSettings(max_length=3), decoder=self.decoder):
             pass
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """A text as the model was taught to read it: a question of a chat_template, or the beginning of a document."""
+        """`prompt` as the model was trained to read it: in its chat template, or as the start of a document."""
         if self.loaded.is_chat:
             return self.chat_ids([{"role": "user", "content": prompt}])
         return encode_prompt(self.loaded.tokenizer, prompt)
@@ -71,21 +71,26 @@ class Writer:
         return chat_template.encode_prompt(self.loaded.tokenizer, messages)
 
     def check(self, prompt_ids: Sequence[int], settings: GenerationSettings) -> None:
-        """Says what is wrong with a prompt before anything is computed."""
+        """Check a prompt before anything is computed.
+
+        Raises:
+            PipelineError: it is empty, too long for the context, or has ids outside the vocabulary.
+        """
         config = self.loaded.model.config
         check_prompt(prompt_ids, settings, context=config.context_length, vocab_size=config.vocab_size)
 
     def stream(self, prompt_ids: Sequence[int], settings: GenerationSettings, statistics: Statistics) -> Iterator[str]:
-        """The new text as it is generated; `statistics` are filled meanwhile."""
+        """The new text as it is generated; updates `statistics` along the way."""
         statistics.prompt_tokens = len(prompt_ids)
         model, tokenizer, decoder = self.loaded.model, self.loaded.tokenizer, self.decoder
-        start, is_first = time.perf_counter(), True
+        start = time.perf_counter()
+        is_first = True
         for event in stream_events(model, prompt_ids, settings, tokenizer=tokenizer, decoder=decoder):
             statistics.new_tokens += 1
             statistics.seconds = time.perf_counter() - start
             statistics.first_token_seconds = statistics.first_token_seconds or statistics.seconds
             statistics.finish_reason = event.finish_reason or ""
-            # An answer's first word begins with the space that stood after "Assistant:".
+            # An answer's first word starts with the space after "Assistant:".
             text = event.text.removeprefix(" ") if is_first and self.loaded.is_chat else event.text
             if text:
                 yield text
@@ -94,12 +99,16 @@ class Writer:
     def write(
         self, prompt_ids: Sequence[int], settings: GenerationSettings, *, output: TextIO, may_stop: bool = False
     ) -> tuple[str, Statistics]:
-        """Writes the new text piece by piece, its control characters made visible, and ends the line; returns the text
-        unchanged.
+        """Write the new text to `output` as it is generated, with its control characters made visible.
 
-        `may_stop`: Ctrl-C ends this text and not the program.
+        Args:
+            may_stop: Ctrl-C ends this text instead of the program.
+
+        Returns:
+            The text as the model wrote it, and its statistics.
         """
-        statistics, pieces = Statistics(), []
+        statistics = Statistics()
+        pieces = []
         try:
             for piece in self.stream(prompt_ids, settings, statistics):
                 pieces.append(piece)

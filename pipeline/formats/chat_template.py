@@ -14,7 +14,7 @@ ids are those of the whole.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.tokenization.interface import Tokenizer
+from pipeline.tokenization.interface import TextEncoder
 from utils.errors import PipelineError, did_you_mean
 
 ROLES = ("system", "user", "assistant")
@@ -74,13 +74,13 @@ def read_turns(messages: Sequence[Message]) -> list[Turn]:
     return turns
 
 
-def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> EncodedConversation:
+def encode_conversation(tokenizer: TextEncoder, messages: Sequence[Message]) -> EncodedConversation:
     """Ids and mask of a whole conversation; a last question without an answer is left out."""
     turns = answered(read_turns(messages))
     return assemble(tokenizer, turns, map(tokenizer.encode, texts_of(turns)))
 
 
-def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+def encode_prompt(tokenizer: TextEncoder, messages: Sequence[Message]) -> list[int]:
     """The ids before the assistant's next answer; the conversation with the answer begins with the same ids.
 
     Raises:
@@ -106,7 +106,7 @@ def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
 
 
 def assemble(
-    tokenizer: Tokenizer, turns: Sequence[Turn], encoded_texts: Iterator[Sequence[int]]
+    tokenizer: TextEncoder, turns: Sequence[Turn], encoded_texts: Iterator[Sequence[int]]
 ) -> EncodedConversation:
     """A conversation from the ids of `texts_of(turns)`, taken one by one from `encoded_texts`."""
     ids: list[int] = []

@@ -26,7 +26,7 @@ class ModelConfig:
     )
     max_position_embeddings: int = option(
         1024,
-        "longest context without scaled positions, at least `dataset.window`, to which a new run lowers it",
+        "longest context without scaled positions, at least `dataset.window`; a new run lowers it to the window",
         minimum=2,
     )
     rope_theta: float = option(10_000.0, "base of the rotary frequencies", above=0.0)
@@ -42,9 +42,9 @@ class ModelConfig:
     tie_word_embeddings: bool = option(True, "one matrix serves as input embedding and output head")
     qk_norm: bool = option(False, "RMSNorm on queries and keys, as in Qwen3")
     dropout: float = option(0.0, "on residual branches, in training only", minimum=0.0, maximum=0.9)
-    depth_scaled_init: bool = option(True, "what is added to the residual stream starts smaller in deeper models")
+    depth_scaled_init: bool = option(True, "smaller initial weights towards the residual stream in deeper models")
     activation_checkpointing: bool = option(
-        False, "blocks are computed again in the backward pass: a third more work for a fraction of the memory"
+        False, "recompute blocks in the backward pass: a third more work for a fraction of the memory"
     )
 
     @property
@@ -62,7 +62,7 @@ class ModelConfig:
         return self.intermediate_size or automatic_ffn_size(self.hidden_size)
 
     def problem(self) -> str:
-        """What does not fit together, or an empty string."""
+        """Describe sizes that contradict each other, or return an empty string."""
         if self.hidden_size % self.num_attention_heads:
             width = f"model.hidden_size {self.hidden_size}"
             return f"model.num_attention_heads {self.num_attention_heads} does not divide {width}"

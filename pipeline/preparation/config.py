@@ -8,7 +8,7 @@ from utils.options import option
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Token datasets: which one is used, how it is windowed and split."""
+    """Token datasets: which one to use, how to window and split it."""
 
     source: str = option("wikipedia", "the dataset that training uses", choices=("wikipedia", "fineweb", "custom"))
     wikipedia_test_dir: Path = option(Path("data/tokenized_datasets/codellama_test_dataset"), "Wikipedia, test mode")
@@ -23,19 +23,19 @@ class DatasetConfig:
     )
     seed: int = option(42, "draws the validation blocks", minimum=0)
     isolate_documents: bool = option(
-        False, "documents that share a window do not attend to each other; slower on the CPU"
+        False, "keep documents that share a window from attending to each other; slower on the CPU"
     )
     parts: int = option(
-        4, "parts that training tokens are loaded to the device in; more where two do not fit in its memory", minimum=1
+        4, "parts in which training tokens are loaded to the device; more if two do not fit in its memory", minimum=1
     )
-    max_files: int = option(38, "token files in a dataset at most", minimum=1)
-    file_tokens: int = option(1 << 24, "tokens of a file at least, more where `max_files` asks for it", minimum=1)
+    max_files: int = option(38, "maximum number of token files in a dataset", minimum=1)
+    file_tokens: int = option(1 << 24, "minimum number of tokens in a file; more if `max_files` requires it", minimum=1)
     test_documents: int = option(10_000, "articles or documents that `--test` takes", minimum=1)
-    batch_size: int = option(10_000, "documents tokenized in one go", minimum=1)
-    workers: int | None = option(None, "processes that prepare a dataset; null: one a core", minimum=1)
-    deduplicate: bool = option(True, "documents that repeat an earlier one are left out")
+    batch_size: int = option(10_000, "documents tokenized in one batch", minimum=1)
+    workers: int | None = option(None, "processes that prepare a dataset; null: one per core", minimum=1)
+    deduplicate: bool = option(True, "drop documents that repeat an earlier one")
     decontaminate: Path | None = option(
-        None, "evaluation files; documents that share a 13-gram with them are left out; null: not looked for"
+        None, "evaluation files; documents that share a 13-gram with them are dropped; null: skip the check"
     )
 
     @property
@@ -55,13 +55,15 @@ class FineWebConfig:
 
     name: str = option("HuggingFaceFW/fineweb", "dataset on the Hugging Face hub")
     subset: str = option("sample-10BT", "its configuration")
-    min_language_score: float = option(0.65, "documents scored lower are left out", minimum=0.0, maximum=1.0)
-    min_tokens: int = option(100, "documents with fewer tokens are left out", minimum=0)
+    min_language_score: float = option(0.65, "documents with a lower score are dropped", minimum=0.0, maximum=1.0)
+    min_tokens: int = option(100, "documents with fewer tokens are dropped", minimum=0)
     quality_rules: tuple[str, ...] = option(
         (), "further rules: `gopher_quality`, `gopher_stop_words`, `gopher_repetition`, `c4`"
     )
     workers: int | None = option(
-        None, "processes that stream and tokenize; null: one that reads ahead, or with `--source` one a core", minimum=1
+        None,
+        "streaming processes; null: one that reads ahead, or one per core with `--source`",
+        minimum=1,
     )
-    retries: int = option(8, "failures in a row after which a download gives up; what is prepared is kept", minimum=1)
-    retry_seconds: float = option(1.0, "wait after the first failure; doubles with each, up to a minute", minimum=0.0)
+    retries: int = option(8, "consecutive failures after which a download stops; finished parts are kept", minimum=1)
+    retry_seconds: float = option(1.0, "wait after the first failure; doubles each time, up to a minute", minimum=0.0)

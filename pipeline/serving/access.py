@@ -1,4 +1,4 @@
-"""Who may ask: requests that name this server as their host, and bearers of the API key."""
+"""Access control: check a request's host name and its API key."""
 
 import hmac
 import ipaddress
@@ -14,25 +14,26 @@ from pipeline.serving.config import ServerConfig
 from pipeline.serving.errors import ApiError, error_response
 from utils.errors import PipelineError
 
-# Monitoring asks for the one, a browser that has no key yet for the other.
+# For monitoring, and for a browser that has no key yet.
 OPEN_PATHS = ("/health", "/")
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@,/\s]+))(:\d*)?")
 
 
 class AllowedHosts:
-    """Refuses requests that were sent to another name.
+    """Refuse requests whose `Host` is not this server's name.
 
-    A web page can let its own name point to this machine (DNS rebinding) and read what the server answers, because for
-    the browser both are the same site. Its requests still carry that name in `Host`.
+    A web page can point its own name to this machine (DNS rebinding) and read the server's answers, because the browser
+    takes both for the same site. Its requests still carry that name in `Host`.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
-        self.app, self.names = app, names
+        self.app = app
+        self.names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             host = dict(scope["headers"]).get(b"host")
-            # Only HTTP/1.0 may leave it out, and no browser does.
+            # Only HTTP/1.0 requests may omit it, and browsers never do.
             if host is not None and not is_allowed_host(host.decode("latin-1"), self.names):
                 message = f"this server does not answer for the host {host.decode('latin-1')!r}; add its name to "
                 error = ApiError(403, message + "server.allowed_hosts, or use localhost", code="host_not_allowed")
@@ -41,7 +42,7 @@ class AllowedHosts:
 
 
 def is_allowed_host(host: str, names: Collection[str]) -> bool:
-    """Whether a `Host` header names this server. An address always does: it cannot be made to point elsewhere."""
+    """Whether a `Host` header names this server. An IP address always does: it cannot be redirected."""
     if "*" in names:
         return True
     found = _HOST.fullmatch(host.lower())
@@ -74,10 +75,11 @@ def _is_address(name: str) -> bool:
 
 
 class ApiKey:
-    """Answers only to bearers of the key; compared in constant time, so that it cannot be found out piece by piece."""
+    """Answer only requests with the key; the comparison takes constant time, so that timing reveals nothing."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
-        self.app, self.key = app, os.fsencode(key)
+        self.app = app
+        self.key = os.fsencode(key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
@@ -89,7 +91,11 @@ class ApiKey:
 
 
 def read_api_key(host: str) -> str | None:
-    """The key in the environment. Without one, a server that others can reach says so."""
+    """The key in LLM_API_KEY, or None; warns if there is none and others can reach the server.
+
+    Raises:
+        PipelineError: the key is empty or has spaces around it.
+    """
     key = os.environ.get("LLM_API_KEY")
     if key is not None and (not key or key != key.strip()):
         found = "empty" if not key.strip() else "surrounded by spaces or line ends"

@@ -5,11 +5,10 @@ app = create_app(engine, config.generation, config.server, api_key=None)
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
@@ -49,8 +48,7 @@ PAGE_POLICY = (
 def create_app(
     engine: Engine, generation: GenerationConfig, server: ServerConfig, *, api_key: str | None = None
 ) -> FastAPI:
-    """The whole application; the engine is started and stopped with it."""
-
+    """The application; it starts and stops the engine."""
     routes = Routes(engine, generation, server, Metrics(engine))
 
     @asynccontextmanager
@@ -79,9 +77,9 @@ def create_app(
 
 @dataclass(frozen=True)
 class EncodedRequest:
-    """A completion's or a chat's request, checked and with its prompts encoded.
+    """A completion or chat request, checked and with its prompts encoded.
 
-    `logprobs` is the number of alternatives to report with each token; None: no log-probabilities.
+    `logprobs`: the number of alternatives to report with each token; None omits log-probabilities.
     """
 
     served: ServedModel
@@ -161,7 +159,7 @@ class Routes:
         """One model."""
         return _card(self._served(name))
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> dict[str, str | int]:
         """``ok``, with the numbers of answers being written and waiting."""
         return {"status": "ok", "running": self.engine.num_running, "waiting": self.engine.num_waiting}
 
@@ -199,7 +197,7 @@ class Routes:
         return models[name]
 
     def _check_counts(self, body: SamplingRequest, num_prompts: int, max_tokens: int | None) -> None:
-        """Refuse a request that asks for too much, before any work is done for it."""
+        """Refuse a request that exceeds the limits before doing any work for it."""
         check_num_answers(num_prompts, body.n, most=self.server.max_waiting)
         check_max_tokens(max_tokens, most=self.server.max_tokens)
 
@@ -217,8 +215,7 @@ class Routes:
         room = served.context - len(prompt_ids)
         seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
         settings = replace(
-            self.defaults,
-            **sampling.given_settings(),
+            sampling.apply_to(self.defaults),
             max_length=encoded.max_tokens or max(1, min(self.defaults.max_length, self.server.max_tokens, room)),
             seed=seed,
             stop=sampling.stops(),
@@ -273,7 +270,7 @@ async def _client_leaves(request: Request) -> None:
         pass
 
 
-def _server_sent(content: dict[str, Any]) -> str:
+def _server_sent(content: Mapping[str, object]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 

@@ -25,6 +25,6 @@ class ServerConfig:
     )
     allowed_hosts: tuple[str, ...] = option(
         (),
-        "names that requests may be sent to, besides localhost, addresses, `host` and, unless it is a loopback "
-        'address, the name of this machine; `"*"`: any',
+        "host names that requests may use, besides localhost, addresses, `host` and, unless it is a loopback "
+        'address, the name of this machine; `"*"`: any name',
     )

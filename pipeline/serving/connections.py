@@ -1,7 +1,7 @@
-"""How many connections there may be, and how long each may keep the server waiting.
+"""Limit the number of connections and how long each may keep the server waiting.
 
-uvicorn has a timeout for idle connections but none for a request that has begun, and its `limit_concurrency` refuses
-new requests instead of making room for them: a client that opens sockets and sends nothing could shut out all others.
+uvicorn times out idle connections but not requests that have begun, and its `limit_concurrency` refuses new requests
+instead of making room for them: a client that opens sockets and sends nothing could shut out all others.
 
     make_uvicorn(app, config.server).run(sockets=[listener])
 """
@@ -10,12 +10,12 @@ import asyncio
 import json
 import socket
 from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.server import ServerState
 
 from pipeline.serving.config import ServerConfig
 from pipeline.serving.errors import ApiError, error_body
@@ -35,22 +35,32 @@ class Wait(Enum):
 
 
 class GuardedProtocol(H11Protocol):
-    """A connection with a deadline for everything that the client has to do, counted from the beginning of each."""
+    """A connection with a deadline for each thing that the client has to do.
 
-    def __init__(self, limits: ServerConfig, **options: object) -> None:
-        super().__init__(**options)
-        self._max_connections = limits.max_connections
+    uvicorn constructs the connections, so `make_uvicorn` sets `limits` on a subclass.
+    """
+
+    limits: ServerConfig
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
         self._seconds = {
-            Wait.HEAD: limits.header_timeout,
-            Wait.BODY: limits.body_timeout,
-            Wait.READ: limits.body_timeout,
+            Wait.HEAD: self.limits.header_timeout,
+            Wait.BODY: self.limits.body_timeout,
+            Wait.READ: self.limits.body_timeout,
         }
         self._wait: Wait | None = None
         self._waiting_since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._is_dropped = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in H11Protocol
         super().connection_made(transport)
         self._update_deadline()
         self._make_room()
@@ -61,7 +71,7 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
     def data_received(self, data: bytes) -> None:
-        # h11 limits headers only while they are incomplete, so it is given no more than may be complete at once.
+        # h11 limits headers only while they are incomplete, so it gets no more than the limit at once.
         for start in range(0, len(data), HEAD_BYTES):
             if not self.transport.is_closing():
                 super().data_received(data[start : start + HEAD_BYTES])
@@ -83,7 +93,7 @@ class GuardedProtocol(H11Protocol):
         self._refuse(ApiError(400, "the request is not valid HTTP, or its headers are too long", code="invalid_http"))
 
     def shutdown(self) -> None:
-        """Running answers end; a request that is still arriving is not waited for."""
+        """Let running answers finish, but do not wait for a request that is still arriving."""
         if self.conn.their_state is h11.SEND_BODY:
             self._refuse(ApiError(503, "the server is shutting down", code="shutting_down"))
         elif not self.transport.is_closing():
@@ -91,18 +101,19 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
     def _should_upgrade(self) -> bool:
-        """Never: a request for a WebSocket is answered as if it asked for none, as HTTP allows."""
+        """Never upgrade: a WebSocket request is answered as a plain one, which HTTP allows."""
         return False
 
     def _update_deadline(self) -> None:
-        """Starts a deadline when it becomes the client's turn; what it sends meanwhile does not postpone it."""
+        """Start a deadline when it becomes the client's turn; data that arrives later does not postpone it."""
         wait = self._waits_for()
         if wait is self._wait:
             return
         if self._deadline:
             self._deadline.cancel()
-        self._wait, self._waiting_since = wait, self.loop.time()
-        self._deadline = self.loop.call_later(self._seconds[wait], self._client_is_late) if wait else None
+        self._wait = wait
+        self._waiting_since = self.loop.time()
+        self._deadline = self.loop.call_later(self._seconds[wait], self._client_is_late, wait) if wait else None
 
     def _waits_for(self) -> Wait | None:
         if self._is_dropped:
@@ -113,21 +124,25 @@ class GuardedProtocol(H11Protocol):
             return Wait.BODY
         return Wait.HEAD if self.conn.their_state is h11.IDLE else None
 
-    def _client_is_late(self) -> None:
-        has_begun = self._wait is Wait.BODY or self.conn.trailing_data[0]
-        if self._wait is Wait.READ:
+    def _client_is_late(self, wait: Wait) -> None:
+        has_begun = wait is Wait.BODY or self.conn.trailing_data[0]
+        if wait is Wait.READ:
             self._drop()
         elif has_begun:
-            message = f"the client took longer than {self._seconds[self._wait]:g} s to {self._wait.value}"
+            message = f"the client took longer than {self._seconds[wait]:g} s to {wait.value}"
             self._refuse(ApiError(408, message, code="client_timeout"))
         else:
             self.transport.close()
             self._update_deadline()
 
     def _make_room(self) -> None:
-        """Beyond the limit, the connection goes that has kept the server waiting longest; who asks is answered."""
-        connections = [connection for connection in self.connections if not connection._is_dropped]
-        if len(connections) <= self._max_connections:
+        """Beyond the limit, drop the connection that has kept the server waiting longest, or else refuse this one."""
+        connections = [
+            connection
+            for connection in self.connections
+            if isinstance(connection, GuardedProtocol) and not connection._is_dropped
+        ]
+        if len(connections) <= self.limits.max_connections:
             return
         idle = [connection for connection in connections if connection._wait and connection is not self]
         if idle:
@@ -141,7 +156,7 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
     def _refuse(self, error: ApiError) -> None:
-        """Answers in the app's place, if no answer has begun, and closes."""
+        """Answer instead of the app, unless an answer has begun, and close the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps(error_body(error)).encode()
             headers = [
@@ -153,14 +168,14 @@ class GuardedProtocol(H11Protocol):
             for event in (head, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
         if self.cycle and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # what the app still sends goes nowhere
+            self.cycle.disconnected = True  # discards what the app still sends
             self.cycle.message_event.set()
         self.transport.close()
         self._update_deadline()
 
 
 class _Server(uvicorn.Server):
-    """Lets more connections wait than it accepts at once; asyncio has one number for both."""
+    """Let more connections wait than are accepted at once; asyncio has one number for both."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -169,10 +184,14 @@ class _Server(uvicorn.Server):
 
 
 def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
-    """The HTTP server for `app`; when it is stopped, running answers have `SHUTDOWN_SECONDS` to finish."""
+    """The HTTP server for `app`; once stopped, it gives running answers `SHUTDOWN_SECONDS` to finish."""
+
+    class Connection(GuardedProtocol):
+        limits = server
+
     options = uvicorn.Config(
         app,
-        http=partial(GuardedProtocol, server),
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -185,17 +204,18 @@ def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
 
 
 def reserve_files(max_connections: int) -> None:
-    """Raises this process's limit of open files to what the connections need.
+    """Raise this process's limit on open files to what the connections need.
 
-    Where that many cannot be had, accepting would fail over and over, for whoever asks.
+    Raises:
+        PipelineError: the system allows fewer; accepting connections would fail again and again.
     """
-    import resource  # not on Windows, which nothing else here needs to know
+    import resource  # missing on Windows
 
     needed = max_connections + FILES_IN_RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise PipelineError(
-            f"server.max_connections {max_connections} needs {needed} open files, this process may have {hard}; "
+            f"server.max_connections {max_connections} needs {needed} open files, but this process may have {hard}; "
             f"--set server.max_connections={max(1, hard - FILES_IN_RESERVE)}, or raise the limit (ulimit -Hn)"
         )
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -1,7 +1,7 @@
-"""Continuous batching: one thread steps the models, requests join at the next step and leave when they are done.
+"""Continuous batching: one thread steps the models; requests join at the next step and leave when they are done.
 
-The event loop submits what a request asks for and reads its `Answers`; the thread never waits for a reader, and a
-reader that goes away costs at most one more step.
+The event loop submits a request and reads its `Answers`. The thread never waits for a reader, and a reader that
+disconnects costs at most one more step.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ class RequestTimeoutError(Exception):
 
 
 class EngineError(Exception):
-    """The model failed in a step; its requests cannot be answered, the server keeps running."""
+    """The model failed in a step; its requests cannot be answered, but the server keeps running."""
 
 
 class ServedModel:
-    """A model under its name, with the batch that its requests share."""
+    """A named model with the batch that its requests share."""
 
     def __init__(
         self,
@@ -51,29 +51,33 @@ class ServedModel:
         decoder: Decoder | None = None,
     ) -> None:
         self.name = name
+        self._model = model
+        self._decoder = decoder
         self.tokenizer = tokenizer
         self.token_bytes = tokenizer.token_bytes()
         self.is_chat = is_chat
         self.context: int = model.config.context_length
         self.vocab_size: int = model.config.vocab_size
-        # No text with more characters than this fits the context: each token stands for one at least.
+        # A longer text cannot fit the context: no token covers more characters than it has bytes.
         self.max_characters = self.context * max(map(len, self.token_bytes))
         self.created = int(time.time())
         self.waiting: deque[Job] = deque()
         self.running: dict[int, Job] = {}
-        self._new_batch = lambda: BatchGenerator(model, tokenizer, max_rows=max_rows, decoder=decoder)
         self.max_rows = max_rows
         self.batch = self._new_batch()
 
     def reset(self) -> None:
-        """Begin with an empty batch after a step that failed halfway."""
+        """Start over with an empty batch after a step that failed halfway."""
         self.running.clear()
         self.batch = self._new_batch()
+
+    def _new_batch(self) -> BatchGenerator:
+        return BatchGenerator(self._model, self.tokenizer, max_rows=self.max_rows, decoder=self._decoder)
 
 
 @dataclass(eq=False)
 class Job:
-    """One answer being written: what was asked, and where its events go."""
+    """One answer being written: its prompt, its settings, and where its events go."""
 
     index: int
     prompt_ids: Sequence[int]
@@ -82,7 +86,7 @@ class Job:
     is_cancelled: bool = False
 
 
-Outcome = tuple[Job, TokenEvent | Exception]  # an answer's next event, or why it gets no more
+Outcome = tuple[Job, TokenEvent | Exception]  # an answer's next event, or the error that ends it
 
 
 class Answers:
@@ -95,7 +99,7 @@ class Answers:
         self._outcomes: asyncio.Queue[tuple[int, TokenEvent | Exception]] = asyncio.Queue()
 
     def cancel(self) -> None:
-        """Give up these answers; the thread frees their places before its next step."""
+        """Cancel these answers; the thread frees their places before its next step."""
         for job in self.jobs:
             job.is_cancelled = True
 
@@ -104,10 +108,10 @@ class Answers:
         self._loop.call_soon_threadsafe(self._outcomes.put_nowait, (index, outcome))
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, TokenEvent]]:
-        """(number of the answer, its next event), until every answer has had its finish reason.
+        """Yield (answer's index, its next event) until every answer has its finish reason.
 
         Raises:
-            RequestTimeoutError, EngineError, PipelineError: why there will be no more.
+            RequestTimeoutError, EngineError, PipelineError: the request cannot be finished.
         """
         num_open = len(self.jobs)
         while num_open:
@@ -120,7 +124,7 @@ class Answers:
 
 
 class Engine:
-    """The thread. One for all models: they share the device, and in turn each makes one step."""
+    """The thread that steps all models in turn, as they share the device."""
 
     def __init__(self, models: Sequence[ServedModel], *, max_waiting: int, timeout: float) -> None:
         self.models: Mapping[str, ServedModel] = {served.name: served for served in models}
@@ -152,10 +156,10 @@ class Engine:
         served: ServedModel,
         requests: Sequence[tuple[Sequence[int], GenerationSettings]],
     ) -> Answers:
-        """Queue the answers that one request asks for, all or none; called from the event loop.
+        """Queue one request's answers, all or none; call it from the event loop.
 
         Args:
-            requests: for each answer its prompt's ids and its settings.
+            requests: the prompt ids and the settings of each answer.
 
         Raises:
             QueueFullError: more answers would wait than `server.max_waiting` allows.
@@ -169,7 +173,7 @@ class Engine:
         return answers
 
     def check_room(self, served: ServedModel, num_answers: int) -> None:
-        """Raises QueueFullError if so many more could not be queued now."""
+        """Raise QueueFullError if `num_answers` more cannot be queued now."""
         free = served.max_rows - len(served.running)
         if len(served.waiting) + num_answers > self._max_waiting + free:
             raise QueueFullError
@@ -184,7 +188,7 @@ class Engine:
                 self._advance(served)
 
     def _advance(self, served: ServedModel) -> None:
-        """One step of one model: requests leave, requests join, each running one gets a token."""
+        """Run one step of one model: requests leave, requests join, each running one gets a token."""
         outcomes = self._let_leave(served) + self._let_join(served)
         if served.running:
             try:
@@ -196,7 +200,7 @@ class Engine:
         for job, outcome in outcomes:
             job.answers.put(job.index, outcome)
 
-    def _let_leave(self, served: ServedModel) -> "list[Outcome]":
+    def _let_leave(self, served: ServedModel) -> list[Outcome]:
         now = time.monotonic()
         late: list[Outcome] = []
         for row, job in list(served.running.items()):
@@ -207,7 +211,7 @@ class Engine:
                     late.append((job, RequestTimeoutError()))
         return late
 
-    def _let_join(self, served: ServedModel) -> "list[Outcome]":
+    def _let_join(self, served: ServedModel) -> list[Outcome]:
         refused: list[Outcome] = []
         while served.waiting and len(served.running) < served.max_rows:
             with self._condition:
@@ -223,7 +227,7 @@ class Engine:
                 refused.append((job, error))
         return refused
 
-    def _step(self, served: ServedModel) -> "list[Outcome]":
+    def _step(self, served: ServedModel) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for event in served.batch.step():
             outcomes.append((served.running[event.row], event))

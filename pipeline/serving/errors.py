@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``, each with its status code."""
+"""Turn exceptions into OpenAI's errors: a status code and ``{"error": {"message", "type", "param", "code"}}``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,29 +29,35 @@ class ApiError(Exception):
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+        self.status = status
+        self.param = param
+        self.code = code
 
 
 DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text}
     for status, text in {
-        400: "the request does not fit; `param` names the field",
-        401: "no API key, or a wrong one",
-        403: "sent to a host that is not one of this server's (server.allowed_hosts)",
-        404: "no such model",
+        400: "the request is invalid; `param` names the field",
+        401: "the API key is missing or wrong",
+        403: "the request names a host that this server does not answer for (server.allowed_hosts)",
+        404: "unknown model",
         408: "the body took longer than server.body_timeout seconds to arrive",
         413: "the body is larger than server.max_body_bytes",
-        429: "as many requests wait as server.max_waiting allows; try again after Retry-After seconds",
+        429: "server.max_waiting answers are waiting already; try again after Retry-After seconds",
         500: "the model failed",
-        504: "longer than server.request_timeout seconds",
+        504: "the answer took longer than server.request_timeout seconds",
     }.items()
 }
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What went wrong, with the status code that it stands for."""
+    """`error` with its status code."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, RequestValidationError):
+        return _of_validation(error)
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail))
     if isinstance(error, QueueFullError):
         return ApiError(429, "too many requests are waiting; try again in a moment", code="queue_full")
     if isinstance(error, RequestTimeoutError):
@@ -63,7 +69,7 @@ def as_api_error(error: Exception) -> ApiError:
     return ApiError(500, "the server failed; its log says more", code="internal_error")
 
 
-def error_body(error: ApiError) -> dict[str, Any]:
+def error_body(error: ApiError) -> dict[str, object]:
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = kinds.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     param = None if error.param is None else one_line(error.param, longest=100)
@@ -71,7 +77,7 @@ def error_body(error: ApiError) -> dict[str, Any]:
 
 
 def one_line(text: str, *, longest: int = 1000) -> str:
-    """`text` as it can be shown anywhere: it may quote line ends, escape sequences and lone surrogates of a request."""
+    """`text` safe to print: line ends, escape sequences and lone surrogates quoted from a request are replaced."""
     shown = text[: longest - 1] + "…" if len(text) > longest else text
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown)
 
@@ -86,29 +92,23 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every error of the app leaves in OpenAI's shape."""
+    """Make `app` send every error in OpenAI's format."""
+    handled = (ApiError, QueueFullError, RequestTimeoutError, EngineError, PipelineError, RequestValidationError)
+    for kind in (*handled, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer_error)
 
-    async def known(request: Request, error: Exception) -> JSONResponse:
-        return error_response(as_api_error(error))
 
-    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        return error_response(_of_validation(error))
-
-    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
-        response = error_response(ApiError(error.status_code, str(error.detail)))
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+    response = error_response(as_api_error(error))
+    if isinstance(error, HTTPException):
         response.headers.update(error.headers or {})
-        return response
-
-    for kind in (ApiError, QueueFullError, RequestTimeoutError, EngineError, PipelineError, Exception):
-        app.add_exception_handler(kind, known)
-    app.add_exception_handler(RequestValidationError, malformed)
-    app.add_exception_handler(HTTPException, of_http)
+    return response
 
 
 def _of_validation(error: RequestValidationError) -> ApiError:
-    """The first thing that does not fit, by the name of its field."""
+    """The first validation error, with the name of its field."""
     first = error.errors()[0]
-    # Of a union each member complains; the field's own name is the first part.
+    # In a union, each member reports an error; the field's own name is the first part.
     where = [str(part) for part in first["loc"] if part != "body"]
     field = one_line(where[0], longest=100) if where else None
     message = first["msg"]

@@ -1,4 +1,4 @@
-"""Request bodies as JSON, strictly: what is ambiguous, endless or not text is refused in one line.
+"""Parse request bodies as strict JSON: ambiguous, oversized or non-text content is refused in one line.
 
 app.router.route_class = JsonRoute
 """
@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from pipeline.serving.request_limits import MAX_JSON_CONTAINERS, MAX_JSON_FIELDS
 
-# To its closing quote or to the end of the body, so that no place is looked at twice.
+# Up to the closing quote or the end of the body, so that no byte is scanned twice.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -60,7 +60,7 @@ def parse_json(body: bytes) -> object:
         _refuse("the body is nested too deeply")
     except json.JSONDecodeError as error:
         _refuse(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
-    except ValueError:  # Python converts no number of more than 4,300 digits
+    except ValueError:  # Python refuses to convert more than 4,300 digits
         _refuse("the body holds a number with too many digits")
 
 
@@ -74,7 +74,7 @@ def _num_brackets(body: bytes) -> int:
 
 
 class _FieldCounter:
-    """Makes each JSON object a dict, and counts their fields."""
+    """Convert JSON objects to dicts and count their fields."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,37 +1,40 @@
-"""The server's log on standard error: one line a record, and no more of the same than people would read."""
+"""The server's log on standard error: one line a record, with a limit on repeats."""
 
 import logging
 import time
 from collections.abc import Callable
 
-RECORDS, SECONDS = 10, 60.0
+RECORDS = 10
+SECONDS = 60.0
 
 
 class RepeatLimit(logging.Filter):
-    """Passes ten records a minute from each place in the code, and then says how many were left out.
+    """Pass ten records a minute from each line of code, then report how many were dropped.
 
-    Whoever can make the server log a line could otherwise fill its disk.
+    Otherwise anyone who can make the server log a line could fill its disk.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._windows: dict[tuple[str, int], tuple[float, int]] = {}  # place → (its minute's begin, records in it)
+        self._windows: dict[tuple[str, int], tuple[float, int]] = {}  # place → (start of its minute, records in it)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        place, now = (record.pathname, record.lineno), self._clock()
-        begin, count = self._windows.get(place, (now, 0))
-        if now - begin >= SECONDS:
+        place = (record.pathname, record.lineno)
+        now = self._clock()
+        start, count = self._windows.get(place, (now, 0))
+        if now - start >= SECONDS:
             if count > RECORDS:
                 record.msg = f"{record.getMessage()} ({count - RECORDS:,} more like this were not logged)"
                 record.args = ()
-            begin, count = now, 0
-        self._windows[place] = (begin, count + 1)
+            start = now
+            count = 0
+        self._windows[place] = (start, count + 1)
         return count < RECORDS
 
 
 def configure_log() -> None:
-    """Everything that this process logs goes to standard error, through the limit."""
+    """Send everything that this process logs to standard error, through the limit."""
     handler = logging.StreamHandler()
     handler.addFilter(RepeatLimit())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[handler])

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics."""
+"""The metrics that Prometheus reads at /metrics."""
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 
@@ -6,7 +6,7 @@ from pipeline.serving.engine import Engine
 
 
 class Metrics:
-    """Counters of one server; a registry of its own, so that two apps in a process do not collide."""
+    """One server's counters, in a registry of their own so that two apps in a process do not collide."""
 
     content_type = CONTENT_TYPE_LATEST
 

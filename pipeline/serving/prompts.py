@@ -1,4 +1,4 @@
-"""Encodes prompts beside the event loop, so that the server answers others meanwhile."""
+"""Encode prompts in a thread, so that the server answers other requests meanwhile."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Prompts = list[list[int]]
 
 
 class PromptEncoder:
-    """One thread, so that many long prompts do not crowd out the event loop and the model's own thread."""
+    """One thread, so that many long prompts do not starve the event loop and the model's own thread."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
@@ -23,10 +23,10 @@ class PromptEncoder:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
     async def encode(self, encode: Callable[[], Prompts], *, num_answers: int) -> Prompts:
-        """What `encode` returns, called in the thread.
+        """Call `encode` in the thread and return its result.
 
         Raises:
-            QueueFullError: with these, more answers than may wait would wait to be encoded.
+            QueueFullError: more answers than `max_waiting` would be waiting to be encoded.
         """
         if self._num_waiting + num_answers > self._max_waiting:
             raise QueueFullError
@@ -43,19 +43,20 @@ class PromptEncoder:
 class ThreadTokenizer:
     """A tokenizer that lets other threads run while it encodes.
 
-    Hugging Face's `encode` keeps Python's lock for as long as it takes, its `encode_batch` does not; same ids.
+    Hugging Face's `encode` holds Python's lock throughout, its `encode_batch` does not; the ids are the same.
     """
 
     def __init__(self, tokenizer: "WikipediaTokenizer") -> None:
         self._tokenizer = tokenizer
-        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
+        self.bos_id = tokenizer.bos_id
+        self.eos_id = tokenizer.eos_id
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode_batch_reference([text])[0])
 
 
 def encode_text_or_ids(tokenizer: "WikipediaTokenizer", prompt: str | list[int]) -> list[int]:
-    """A text gets a BOS before it, ids are taken as they are."""
+    """The ids of a text, after a BOS; ids are returned unchanged."""
     if not isinstance(prompt, str):
         return prompt
     return [tokenizer.bos_id, *ThreadTokenizer(tokenizer).encode(check_text(prompt))]

@@ -1,14 +1,17 @@
-"""The fields of a request: OpenAI's, our own extensions, and none that would be silently ignored.
+"""The fields of a request: OpenAI's and our own extensions; none is silently ignored.
 
-A field of OpenAI's that this server cannot honour is accepted only at the value that means "not used".
+A field of OpenAI's that this server cannot honour is accepted only with the value that means "not used".
 """
 
-from typing import Annotated, Any, Literal, cast
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from pipeline.generation.settings import GenerationSettings
 from pipeline.serving.request_limits import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS
 
+_Number = TypeVar("_Number", int, float)
 TokenId = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -25,7 +28,7 @@ FAIL_FAST = Field(fail_fast=True)
 
 
 def _kind(value: object) -> str:
-    """Which of a field's types a value is meant to be, so that only this one is tried and complains."""
+    """The type a value is meant to have, so that only this member of the union is validated and reports errors."""
     if not isinstance(value, list):
         return "text"
     first = value[0] if value else ""
@@ -50,6 +53,10 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
+
+
+def _given(value: _Number | None, default: _Number) -> _Number:
+    return default if value is None else value
 
 
 class SamplingRequest(BaseModel):
@@ -84,10 +91,16 @@ class SamplingRequest(BaseModel):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    def given_settings(self) -> dict[str, float]:
-        """The sampling settings that the request names, by their names in `GenerationSettings`."""
-        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+    def apply_to(self, defaults: GenerationSettings) -> GenerationSettings:
+        """`defaults` with the sampling settings that the request gives."""
+        return replace(
+            defaults,
+            temperature=_given(self.temperature, defaults.temperature),
+            top_p=_given(self.top_p, defaults.top_p),
+            top_k=_given(self.top_k, defaults.top_k),
+            min_p=_given(self.min_p, defaults.min_p),
+            repetition_penalty=_given(self.repetition_penalty, defaults.repetition_penalty),
+        )
 
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
@@ -105,7 +118,7 @@ class CompletionRequest(SamplingRequest):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [cast(list[int], self.prompt)]
+            return [self.prompt]
         return cast(list[str] | list[list[int]], self.prompt)
 
 

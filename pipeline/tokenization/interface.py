@@ -7,6 +7,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+class TextEncoder(Protocol):
+    """The part of a tokenizer that chat templates need."""
+
+    @property
+    def bos_id(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+
 class Tokenizer(Protocol):
     """Text to ids and back. A text never becomes a special id: the characters ``</s>`` are characters."""
 

@@ -10,7 +10,9 @@ class TrainingConfig:
     """The training loop."""
 
     device: str = option(
-        "cuda", "training stops at once where there is none; a CPU run is asked for", choices=("cuda", "cpu", "mps")
+        "cuda",
+        "training stops at once if it is missing; set cpu to train on a CPU",
+        choices=("cuda", "cpu", "mps"),
     )
     dtype: str = option(
         "auto",
@@ -20,10 +22,10 @@ class TrainingConfig:
     compile: str = option("auto", "torch.compile; what auto chose is printed", choices=("auto", "on", "off"))
     attention: str = option(
         "flash",
-        "on CUDA: flash (FlashAttention or cuDNN, or training stops and says why), or any kernel that runs",
+        "on CUDA: flash (FlashAttention or cuDNN; otherwise training stops with the reason), or any kernel that runs",
         choices=("flash", "any"),
     )
-    batch_size: int = option(32, "windows a process takes in one forward pass", minimum=1)
+    batch_size: int = option(32, "windows in one forward pass of a process", minimum=1)
     gradient_accumulation_steps: int = option(4, "forward passes in one step", minimum=1)
     optimizer: str = option(
         "adamw", "AdamW, or Muon for the hidden matrices and AdamW for the rest", choices=("adamw", "muon")
@@ -41,19 +43,19 @@ class TrainingConfig:
     weight_decay: float = option(0.1, "on matrices only", minimum=0.0)
     beta1: float = option(0.9, "AdamW's decay of the mean", minimum=0.0, maximum=0.9999)
     beta2: float = option(0.95, "AdamW's decay of the square", minimum=0.0, maximum=0.99999)
-    max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0: not clipped", minimum=0.0)
+    max_grad_norm: float = option(1.0, "clip gradients to this norm; 0: off", minimum=0.0)
     spike_sigma: float = option(
-        6.0, "a loss so many deviations above the recent ones is not learned from; 0: only NaN is refused", minimum=0.0
+        6.0, "skip steps whose loss is this many deviations above recent ones; 0: skip only NaN losses", minimum=0.0
     )
     max_skipped_steps: int = option(
-        3, "steps skipped in a row before training returns to the last checkpoint and leaves their data out", minimum=1
+        3, "consecutive skipped steps before training returns to the last checkpoint and skips their data", minimum=1
     )
     max_rollbacks: int = option(3, "returns to a checkpoint before training stops", minimum=0)
     num_epochs: int = option(1, "passes over the training windows", minimum=1)
-    max_steps: int | None = option(None, "stop after so many steps; null: all epochs", minimum=1)
+    max_steps: int | None = option(None, "stop after this many steps; null: all epochs", minimum=1)
     seed: int = option(1337, "weights, order of the windows, dropout", minimum=0)
-    val_tokens: int = option(10_000_000, "validation tokens scored at most, the same in every run", minimum=1)
-    validations_per_epoch: int = option(10, "validation every so many parts of an epoch", minimum=1)
+    val_tokens: int = option(10_000_000, "maximum number of validation tokens scored, the same in every run", minimum=1)
+    validations_per_epoch: int = option(10, "validations in an epoch, evenly spaced", minimum=1)
     early_stopping_patience: int | None = option(
         None, "validations without a new best before training stops; null: never", minimum=1
     )
@@ -62,6 +64,6 @@ class TrainingConfig:
     sample_prompts: tuple[str, ...] = option(
         ("The history of",), "the model continues these after each validation; an empty list: none"
     )
-    sample_tokens: int = option(40, "tokens of such a sample", minimum=1)
-    log_every_steps: int = option(10, "steps between two lines of the log", minimum=1)
-    metrics_window: int = option(50, "steps over which shown metrics are smoothed", minimum=1)
+    sample_tokens: int = option(40, "tokens in each sample", minimum=1)
+    log_every_steps: int = option(10, "steps between log lines", minimum=1)
+    metrics_window: int = option(50, "steps over which displayed metrics are smoothed", minimum=1)

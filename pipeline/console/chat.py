@@ -1,0 +1,63 @@
+"""A chat with one fine-tuned model, with its history."""
+
+import sys
+from collections.abc import Sequence
+
+from pipeline.console.menus import choose_settings, print_mistake, read_prompt
+from pipeline.console.streaming_output import Writer
+from pipeline.formats.chat_template import Message
+from pipeline.generation.settings import GenerationSettings
+from utils.errors import PipelineError
+from utils.terminal import styled
+
+
+def run_chat(writer: Writer, settings: GenerationSettings) -> None:
+    """Answer question after question until the user quits."""
+    print("A chat with history. /new starts over, /settings changes the parameters, q or Ctrl-D quits.")
+    messages: list[Message] = []
+    while True:
+        try:
+            question = read_prompt("\nYou: ")
+            if question is None:
+                return
+            if question == "/new":
+                messages = []
+                print("a new conversation")
+            elif question == "/settings":
+                settings = choose_settings(settings)
+            else:
+                messages = _answer(writer, [*messages, {"role": "user", "content": question}], settings)
+        except PipelineError as error:
+            print_mistake(error)
+
+
+def _answer(writer: Writer, messages: Sequence[Message], settings: GenerationSettings) -> list[Message]:
+    """Print the answer; returns the conversation with it, without the turns that no longer fit the context."""
+    kept, ids = shorten(writer, messages, settings)
+    writer.check(ids, settings)
+    print(styled("Model: ", "bold", "cyan"), end="", flush=True)
+    text, statistics = writer.write(ids, settings, output=sys.stdout, may_stop=True)
+    print(styled(statistics.line(), "dim"))
+    return [*kept, {"role": "assistant", "content": text.strip() or "…"}]
+
+
+def shorten(
+    writer: Writer, messages: Sequence[Message], settings: GenerationSettings
+) -> tuple[Sequence[Message], list[int]]:
+    """Drop the oldest turns until the rest leaves room for an answer; the last question always stays.
+
+    Returns:
+        The remaining messages and their token ids.
+    """
+    context = writer.loaded.model.config.context_length
+    room = context - min(settings.max_length, context // 2)
+    ids = writer.chat_ids(messages)
+    num_dropped = 0
+    while len(ids) > room and len(messages) > 2:
+        messages = messages[2:]
+        num_dropped += 1
+        ids = writer.chat_ids(messages)
+    if num_dropped:
+        turns = "turn was" if num_dropped == 1 else f"{num_dropped} turns were"
+        print(styled(f"the oldest {turns} dropped: the context holds {context:,} tokens", "dim"))
+    return messages, ids
