@@ -153,7 +153,8 @@ def _torch_dtype(name: str) -> "torch.dtype":
 
     if name not in DTYPES:
         raise PipelineError(f"dtype is {name!r}; expected one of {', '.join(DTYPES)}")
-    return getattr(torch, name)
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _compared(measured: dict[str, Any]) -> str:
@@ -218,7 +219,8 @@ def import_checkpoint(args: argparse.Namespace, config: "Config") -> Path:
 
 def _read_scores(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return scores
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path} cannot be read: {error}; expected a benchmark's results as JSON") from None
 

@@ -67,7 +67,7 @@ def _is_export(directory: Path) -> bool:
         return False
     try:
         with safe_open(directory / WEIGHTS_NAME, framework="pt") as file:
-            return file.metadata() == WEIGHTS_METADATA
+            return bool(file.metadata() == WEIGHTS_METADATA)
     except (OSError, SafetensorError):
         return False
 

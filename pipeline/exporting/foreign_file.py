@@ -74,7 +74,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 def _read_pickle(path: Path) -> object:
     try:
-        with torch.serialization.safe_globals(_PLAIN_CLASSES):
+        with torch.serialization.safe_globals([*_PLAIN_CLASSES]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for one and the same trouble
         found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))

@@ -4,7 +4,7 @@ Known are the names of Hugging Face's Llama and Qwen3, litgpt, Meta's Llama (lla
 and their mixtures, as code in the manner of nanoGPT has them; queries, keys and values fused or not, gate and up too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,11 +71,13 @@ def map_names(weights: Mapping[str, Tensor]) -> Mapped:
     """Raises PipelineError if two of the names mean the same weight."""
     state: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
-    computed, unknown = [], []
+    computed: list[str] = []
+    unknown: list[str] = []
     for name, tensor in weights.items():
         target = standard_name(name)
         if target is None:
-            (computed if _is_computed(name, tensor) else unknown).append(name)
+            group = computed if _is_computed(name, tensor) else unknown
+            group.append(name)
         elif target in state:
             raise PipelineError(f"{origin[target]} and {name} both mean {target}; expected one of them")
         else:
@@ -127,16 +129,21 @@ def split_fused(state: Mapping[str, Tensor], *, heads: int, key_value_heads: int
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         prefix, _, module = name.removesuffix(".weight").rpartition(".")
+        parts: Sequence[Tensor]
+        names: tuple[str, ...]
         if module == "qkv_proj":
             size = tensor.shape[0] // (heads + 2 * key_value_heads)
-            parts = tensor.split((heads * size, key_value_heads * size, key_value_heads * size))
+            parts = torch.split(tensor, [heads * size, key_value_heads * size, key_value_heads * size])
             names = ("q_proj", "k_proj", "v_proj")
         elif module == "grouped_qkv":
-            parts, names = _ungroup(tensor, heads // key_value_heads, key_value_heads), ("q_proj", "k_proj", "v_proj")
+            parts = _ungroup(tensor, heads // key_value_heads, key_value_heads)
+            names = ("q_proj", "k_proj", "v_proj")
         elif module == "gate_up_proj":
-            parts, names = tensor.chunk(2), ("gate_proj", "up_proj")
+            parts = tensor.chunk(2)
+            names = ("gate_proj", "up_proj")
         else:
-            parts, names = (tensor,), (module,)
+            parts = (tensor,)
+            names = (module,)
         result |= {f"{prefix}.{part}.weight".lstrip("."): rows for part, rows in zip(names, parts, strict=True)}
     return result
 

@@ -95,7 +95,7 @@ def _logit_difference(ours: Any, theirs: Any, length: int) -> float:
     theirs.eval(ids[0].tolist())
     found = torch.from_numpy(np.array(theirs.scores[:length]))  # (T, V)
     wanted = ours(ids)["logits"][0].float()
-    return ((found - wanted).abs().max() / wanted.abs().max().clamp(min=1)).item()
+    return float(((found - wanted).abs().max() / wanted.abs().max().clamp(min=1)).item())
 
 
 def _compare_greedy_tokens(ours: Any, theirs: Any, tokenizer: Any, path: Path) -> int:

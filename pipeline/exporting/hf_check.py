@@ -42,8 +42,8 @@ def check_hf_folder(directory: Path, loaded: "LoadedModel", *, dtype: torch.dtyp
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers annotates neither
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     check_tokenizer(AutoTokenizer.from_pretrained(directory), loaded)
     theirs = load_hf_model(directory)
     ours = _rounded(loaded.model, dtype)
@@ -56,7 +56,8 @@ def load_hf_model(directory: Path) -> Any:
     """The folder's model in float32; a weight missing or left over is an error, which transformers only logs."""
     from transformers import AutoModelForCausalLM
 
-    model, report = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
+    model, report = loaded  # a pair, because of output_loading_info
     wrong = {kind: sorted(names) for kind, names in report.items() if names and kind != "error_msgs"}
     if wrong:
         raise PipelineError(f"{directory}: transformers does not load every weight: {wrong}")
@@ -93,7 +94,7 @@ def compare_logits(ours: Any, theirs: Any, origin: object) -> float:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(ours.config.vocab_size, (2, length), generator=generator)  # (B, T)
     wanted, found = ours(ids)["logits"].float(), theirs(ids).float()
-    difference = ((wanted - found).abs().max() / wanted.abs().max().clamp(min=1)).item()
+    difference = float(((wanted - found).abs().max() / wanted.abs().max().clamp(min=1)).item())
     if not difference <= TOLERANCE:  # a NaN is no pass
         raise PipelineError(
             f"{origin}: its logits differ from the checkpoint's by {difference:.2e} of the largest; expected at most "

@@ -83,7 +83,7 @@ def rope_parameters(config: ModelConfig) -> dict[str, Any]:
 def generation_config(config: GenerationConfig, *, bos_id: int, eos_id: int, pad_id: int) -> dict[str, Any]:
     """The content of generation_config.json: the defaults that the checkpoint was configured with."""
     ids = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
-    content = {**ids, "do_sample": config.temperature > 0, "max_new_tokens": config.max_length}
+    content: dict[str, Any] = {**ids, "do_sample": config.temperature > 0, "max_new_tokens": config.max_length}
     if config.temperature > 0:
         content |= {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
     return content

@@ -51,7 +51,8 @@ def _is_ours(template: Path) -> bool:
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
     except FileNotFoundError:
         raise PipelineError(f"{directory} has no config.json; expected a folder as transformers saves it") from None
     except (OSError, ValueError) as error:

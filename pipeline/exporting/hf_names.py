@@ -33,7 +33,7 @@ def to_hf_names(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
     for name, tensor in state.items():
         module = name.split(".")[-2]
         if module in FUSED_PARTS:
-            parts = zip(FUSED_PARTS[module], tensor.split(sizes[module]), strict=True)
+            parts = zip(FUSED_PARTS[module], torch.split(tensor, list(sizes[module])), strict=True)
             result.update({name.replace(module, part): rows for part, rows in parts})
         else:
             result[name] = tensor
