@@ -21,7 +21,7 @@ from pipeline.configuration import CHECKOUT, Config, load_config_from
 from pipeline.demo import summary
 from pipeline.demo.corpus import NUM_CHARACTERS
 from pipeline.demo.finished_stages import FinishedStages, stage_key
-from pipeline.demo.screen import Screen, without_styles
+from pipeline.demo.screen import Screen, without_styles, wrapped
 from pipeline.demo.sources import Source, find_source
 from pipeline.demo.stage_process import Route
 from pipeline.demo.stages import Stage, Stages, read_json, validation_losses
@@ -148,7 +148,7 @@ def describe(quickstart: Quickstart) -> str:
         parts += [styled(summary.format_score(score), "bold"), summary.format_replies(replies)]
     parts += [summary.format_text(prompt, text) for prompt, text in read_json(stages.folder / "written.json")]
     if source.name == "encyclopedia":
-        parts.append(summary.wrapped(summary.ABOUT_ENCYCLOPEDIA, indent=0))
+        parts.append(wrapped(summary.ABOUT_ENCYCLOPEDIA, indent=0))
     pictures = [path for path in ("loss.png", "score.png") if (stages.folder / path).exists()]
     parts.append("Pictures: " + ", ".join(_short(stages.folder / path) for path in pictures))
     commands = summary.next_commands(

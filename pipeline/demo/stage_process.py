@@ -84,7 +84,7 @@ class Route:
         self, command: list[str], output: TextIO, errors: TextIO, on_look: Callable[[], None] = lambda: None
     ) -> int:
         with SignalRelay(shares_group=True) as relay:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, text=True)
             relay.start(process)
             while (code := _wait(process)) is None:
                 on_look()
@@ -110,7 +110,7 @@ def _write_command(log: TextIO, command: Sequence[str]) -> int:
     return log.tell()
 
 
-def _wait(process: subprocess.Popen) -> int | None:
+def _wait(process: subprocess.Popen[str]) -> int | None:
     try:
         return process.wait(SECONDS_BETWEEN_LOOKS)
     except subprocess.TimeoutExpired:

@@ -128,4 +128,4 @@ def draw_scores(path: Path, scores: dict[str, Any], last_step: int) -> None:
 
 
 def _share(count: dict[str, Any]) -> float:
-    return count["right"] / max(1, count["total"])
+    return float(count["right"] / max(1, count["total"]))

@@ -22,8 +22,12 @@ class Walkthrough:
     """One pass over the stages. It is also the watcher of those that train: see `watch`."""
 
     def __init__(self, screen: Screen, record: FinishedStages) -> None:
-        self.screen, self.record = screen, record
+        self.screen = screen
+        self.record = record
         self.estimate = TimeLeft({})
+        self.losses: list[float] = []
+        self.log_size = 0
+        self.shown: list[int] = []  # steps whose samples were shown
         self._begin("")
 
     def through(self, stages: Sequence[Stage], keys: Mapping[str, str], *, received: Sequence[int] = ()) -> None:
@@ -70,9 +74,9 @@ class Walkthrough:
     def _begin(self, name: str) -> None:
         self.name, self.started = name, time.monotonic()
         self.pace = Pace()
-        self.losses: list[float] = []
+        self.losses = []
         self.log_size = 0
-        self.shown: list[int] = []  # steps whose samples were shown
+        self.shown = []
 
     def _show_live(self, now: float) -> None:
         elapsed = now - self.started
