@@ -9,6 +9,7 @@ from pipeline.training.log_place import LogPlace
 from utils import logging_utils
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger, read_log
+from utils.tensorboard_log import TensorBoardLog
 
 
 def scalars(folder, name="train/loss"):
@@ -140,3 +141,20 @@ def test_a_full_disk_under_the_log_loses_no_line(tmp_path, monkeypatch, capsys):
     assert [line["step"] for line in read_log(resumed.path)] == [1, 2, 3]
     logger.close()
     resumed.close()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_under_tensorboard_is_one_warning(tmp_path, monkeypatch, capfd):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(writer, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = TensorBoardLog(tmp_path, first_step=None)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    for step in range(3):
+        log.add(step, {"train_loss": 0.5})
+        log.flush()
+    log.close()
+    said = capfd.readouterr().err
+    assert said == f"warning: {tmp_path} cannot be written: No space left on device; training continues without\n"

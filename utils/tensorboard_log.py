@@ -5,8 +5,9 @@ events.add(1201, {"train_loss": 3.2})                                       # sh
 """
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class TensorBoardLog:
     def _open(self, first_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # a second of import that only a training run pays
 
+        _silence_writer_threads()
         self._writer = SummaryWriter(str(self.directory), purge_step=first_step, max_queue=1000, flush_secs=120)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -58,6 +60,20 @@ class TensorBoardLog:
             self._writer = None
             reason = error.strerror or error
             print(f"warning: {self.directory} cannot be written: {reason}; training continues without", file=sys.stderr)
+
+
+@cache
+def _silence_writer_threads() -> None:
+    """TensorBoard's thread dies of a full disk with a traceback, and then raises the same error in `_guarded`."""
+    from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+
+    report = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.thread, _AsyncWriterThread) and isinstance(args.exc_value, OSError)):
+            report(args)
+
+    threading.excepthook = hook
 
 
 def _add_scalar(writer: "SummaryWriter", tag: str, value: float, step: int) -> None:

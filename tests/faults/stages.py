@@ -111,7 +111,9 @@ def newest_run(root: Path, prefix: str) -> Path | None:
 def _file_digest(path: Path, root: Path, run: str = "none") -> str:
     if path.suffix == ".pt":
         try:
-            return _sha256(_plain(read_checkpoint(path), root, run).encode())
+            content = read_checkpoint(path)
+            content.pop("unwritten_log", None)  # what a full disk did not take, kept for the next run
+            return _sha256(_plain(content, root, run).encode())
         except PipelineError as error:
             return str(error).partition(":")[2]
     if path.name == REPORT_NAME:
