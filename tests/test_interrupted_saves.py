@@ -95,12 +95,12 @@ def left_by(folder: Path) -> tuple[dict, list]:
     return states, [{key: line[key] for key in line if key != "time" and "speed" not in key} for line in lines]
 
 
-def finish(folder: Path) -> None:
+def finish(folder: Path, **settings) -> None:
     """Resumes the run in `folder`, or starts it again if it was killed before its first checkpoint."""
     latest = folder / "run_a" / "checkpoint_latest.pt"
     latest.parent.mkdir(parents=True, exist_ok=True)
     with checkpoint.only_training_run(folder / "run_a"):
-        trainer_in(folder, read_checkpoint(latest) if latest.exists() else None).fit(validate_first=True)
+        trainer_in(folder, read_checkpoint(latest) if latest.exists() else None, **settings).fit(validate_first=True)
 
 
 def assert_best_is_the_recorded_one(folder: Path) -> None:
@@ -108,6 +108,22 @@ def assert_best_is_the_recorded_one(folder: Path) -> None:
     recorded = read_checkpoint(latest)["metrics"]["best_step"] if latest.exists() else None
     if recorded is not None:
         assert read_checkpoint(best)["best"]["loss"] <= read_checkpoint(latest)["best"]["loss"]
+
+
+def test_two_checkpoints_of_one_step_are_never_halved(tmp_path, monkeypatch, quick):
+    settings = {"max_steps": 5, "keep_last": 2}  # after step 4 both checkpoint_epoch_1.pt and checkpoint_step_4.pt
+    operations = Operations(monkeypatch)
+    trainer_in(tmp_path / "whole", **settings).fit()
+    names = sorted(path.name for path in (tmp_path / "whole" / "run_a").iterdir())
+    assert {"checkpoint_epoch_1.pt", "checkpoint_step_4.pt"} < set(names)
+    for number in range(operations.count - 14, operations.count + 1):
+        folder = tmp_path / str(number)
+        operations.count, operations.last = 0, number
+        with pytest.raises(Killed):
+            trainer_in(folder, **settings).fit()
+        operations.last = 1 << 30
+        finish(folder, **settings)
+        assert sorted(path.name for path in (folder / "run_a").iterdir()) == names
 
 
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])

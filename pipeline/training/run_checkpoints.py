@@ -1,6 +1,6 @@
 """The checkpoints of one run: checkpoint_latest.pt, and the names that it keeps an older state under."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,9 @@ class RunCheckpoints:
     def best(self) -> Path:
         return self.folder / "checkpoint_best.pt"
 
-    def write(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Write checkpoint_latest.pt; any other `kind` becomes a second name of the same file."""
-        other_names = () if kind == "latest" else (f"checkpoint_{kind}.pt",)
-        write_checkpoint(self.latest, content, other_names=other_names)
+    def write(self, kinds: Sequence[str], content: Mapping[str, Any]) -> None:
+        """Write checkpoint_latest.pt; `kinds` become other names of the same file."""
+        write_checkpoint(self.latest, content, other_names=[f"checkpoint_{kind}.pt" for kind in kinds])
         prune_step_checkpoints(self.folder, keep_last=self.keep_last, step=content["step"])
 
     def step_of_best(self) -> int | None:

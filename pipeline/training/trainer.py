@@ -129,7 +129,7 @@ class Trainer:
 
     def _run(self, *, validate_first: bool, on_step: Callable[[], None]) -> None:
         if self.step == 0:
-            self.save("latest")  # shows now, not after hours, that the disk takes it; a rollback may return to it
+            self.save()  # shows now, not after hours, that the disk takes it; a rollback may return to it
             if validate_first and not self.last_validation:
                 self.validate()
         self.metrics.start_clock()
@@ -137,7 +137,7 @@ class Trainer:
             if self._validation_due():
                 self.validate()
             if signal_number := all_max(self.stop.received, self.device):
-                self.save("latest")
+                self.save()
                 self.progress.say(f"saved step {self.step}; continue with: --resume {self.run.folder}")
                 raise_for(signal_number)
             if self.finished:
@@ -147,7 +147,7 @@ class Trainer:
             self._checkpoint_if_due()
         if self.stopped_early:
             self.progress.say(f"step {self.step}: {self.stopped_early}")
-        self.save("latest")
+        self.save()
 
     # ---- one step
 
@@ -261,7 +261,7 @@ class Trainer:
         self.logger.drop_after(self.step)
         self.logger.event(logged.ROLLBACK, step=self.step, from_step=failed_step, reason=problem)
         self.progress.say(f"back from step {failed_step} to step {self.step}; the data in between is left out")
-        self.save("latest")
+        self.save()
 
     # ---- validation
 
@@ -313,15 +313,18 @@ class Trainer:
     # ---- checkpoints
 
     def _checkpoint_if_due(self) -> None:
+        kinds = []
         if self.run.epoch_checkpoints and self.step % self.steps_per_epoch == 0:
-            self.save(f"epoch_{self.step // self.steps_per_epoch}")
+            kinds.append(f"epoch_{self.step // self.steps_per_epoch}")
         # While steps are skipped, the checkpoint before them stays the one to return to.
         due = self.step % self.config.checkpoint_every_steps == 0 and not self.guard.skipped_in_a_row
         if due and not self.finished:
-            self.save(f"step_{self.step}")
+            kinds.append(f"step_{self.step}")
+        if kinds:
+            self.save(*kinds)  # at once: a run that is killed in between would resume past the second
 
-    def save(self, kind: str) -> None:
-        """Write checkpoint_latest.pt; any other `kind` becomes a second name of the same file.
+    def save(self, *kinds: str) -> None:
+        """Write checkpoint_latest.pt; `kinds` become other names of the same file.
 
         The log is written first: lines past the checkpoint are dropped on resume, and lines that the log's disk does
         not take go into the checkpoint.
@@ -333,7 +336,7 @@ class Trainer:
         self.logger.flush()
         unwritten = list(self.logger.unwritten)
         content = {**self.state_dict(), "rng": generators, "loader": loaders[0], "unwritten_log": unwritten}
-        self.checkpoints.write(kind, content)
+        self.checkpoints.write(kinds, content)
         self.metrics.start_clock()
 
     def _match_best(self) -> None:
