@@ -91,7 +91,7 @@ def scripted(tokens, prompt):
 
 @torch.no_grad()
 def slow_greedy(model, ids, count):
-    """Without a cache, the whole sequence anew for every token."""
+    """Without a cache, the whole sequence again for every token."""
     ids = list(ids)
     for _ in range(count):
         ids.append(int(model(torch.tensor([ids]))["logits"][0, -1].argmax()))

@@ -1,4 +1,4 @@
-"""train.py as processes of its own: signals, several processes, resumed anew with compiled kernels."""
+"""train.py as processes of its own: signals, several processes, resumed in new processes, compiled."""
 
 import os
 import shutil

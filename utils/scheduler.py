@@ -65,7 +65,7 @@ class LearningRateScheduler:
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """Asked for anew each time: an optimizer that loads its state gets new groups."""
+        """Looked up each time: an optimizer that loads its state gets new groups."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property

@@ -1,4 +1,4 @@
-"""The cleaning policy, in one place: which blocks of an article stay, and how its text is mended.
+"""The cleaning policy, in one place: which blocks of an article stay, and how its text is cleaned up.
 
 The readers (`structured_contents.py`, `wikitext.py`, `plain_text.py`) turn an article into blocks;
 here every decision about them is made, from the `cleaning` section of the configuration, and every removal is counted.

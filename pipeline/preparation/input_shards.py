@@ -142,7 +142,7 @@ class JsonLineShard(LineShard):
 
 @dataclass(frozen=True)
 class CompressedShard:
-    """A whole compressed JSONL file: what cannot be entered in the middle is one shard."""
+    """A whole compressed JSONL file: it cannot be read from the middle, so it is one shard."""
 
     path: Path
     size: int

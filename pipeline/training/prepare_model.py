@@ -29,7 +29,7 @@ def prepare_for_training(
 
     Args:
         varying_lengths: batches differ in length, so that the compiled code must take any; else it is made for each
-            shape anew, which is faster.
+            shape separately, which is faster.
 
     Raises:
         PipelineError: flash attention or the compiler was asked for and cannot run here.
