@@ -42,8 +42,8 @@ def articles():
 
 def encode(batch):
     encoded = tokenizer.encode_batch_fast(batch["text"], add_special_tokens=False)
-    ids = [[1, *each.ids, 2] for each in encoded]
-    return {"ids": ids, "len": [len(each) for each in ids]}
+    ids = [[1, *encoding.ids, 2] for encoding in encoded]
+    return {"ids": ids, "len": [len(row) for row in ids]}
 
 tokenizer = Tokenizer.from_file(tokenizer_file)
 tokenizer.encode_special_tokens = True
@@ -158,8 +158,8 @@ texts = batches({str(corpus)!r})
 tokenizer = load_tokenizer({str(tokenizer)!r})
 tokenizer.encode_batch(["warm"])
 started, processor = time.perf_counter(), time.process_time()
-for each in texts:
-    tokenizer.encode_batch(each)
+for text in texts:
+    tokenizer.encode_batch(text)
 print(time.perf_counter() - started, time.process_time() - processor)
 """
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

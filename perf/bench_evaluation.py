@@ -51,12 +51,14 @@ def main() -> None:
     harness = HFLM(pretrained=str(folder / "hf"), dtype="float32", device="cpu", batch_size=8, add_bos_token=True)
 
     sets = {
-        each.name: evenly_spaced(each.items, args.items)
-        for each in load_sets(["wikitext", "lambada", "hellaswag"], data_dir=data, preset="full", offline_samples=False)
+        benchmark.name: evenly_spaced(benchmark.items, args.items)
+        for benchmark in load_sets(
+            ["wikitext", "lambada", "hellaswag"], data_dir=data, preset="full", offline_samples=False
+        )
     }
     pairs = {
-        "LAMBADA": [each.at_space for each in sets["lambada"]],
-        "HellaSwag": [(each.context, f" {ending}") for each in sets["hellaswag"] for ending in each.endings],
+        "LAMBADA": [item.at_space for item in sets["lambada"]],
+        "HellaSwag": [(item.context, f" {ending}") for item in sets["hellaswag"] for ending in item.endings],
     }
     pages = [page.text for page in evenly_spaced(sets["wikitext"], max(1, args.items // 50))]
 
@@ -65,13 +67,15 @@ def main() -> None:
             self.args = arguments
 
     def ours_rolling() -> None:
-        requests = [each for page in pages for each in rolling_requests(tokenizer, page, window=Scorer(model).window)]
+        requests = [
+            request for page in pages for request in rolling_requests(tokenizer, page, window=Scorer(model).window)
+        ]
         Scorer(model).score(requests)
 
     work = {
         name: (
             lambda texts=texts: Scorer(model).score(encode_pairs(tokenizer, texts)),
-            lambda texts=texts: harness.loglikelihood([Instance(*each) for each in texts], disable_tqdm=True),
+            lambda texts=texts: harness.loglikelihood([Instance(*text) for text in texts], disable_tqdm=True),
         )
         for name, texts in pairs.items()
     }
@@ -87,7 +91,7 @@ def main() -> None:
                 run()
                 seconds[side].append(time.perf_counter() - started)
         ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["harness"], strict=True)]
-        medians = {side: round(statistics.median(each), 2) for side, each in seconds.items()}
+        medians = {side: round(statistics.median(runs), 2) for side, runs in seconds.items()}
         spread = [round(min(ratios), 2), round(max(ratios), 2)]
         print(json.dumps({"task": name, **medians, "ratio": round(statistics.median(ratios), 2), "range": spread}))
 

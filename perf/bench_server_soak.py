@@ -46,7 +46,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, running_server(str(random_checkpoint(Path(folder))), "cpu") as server:
         counts, memory = asyncio.run(soak(server.url, server.pid, args))
     print("outcomes: " + ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items())))
-    print("resident memory, MB: " + " ".join(f"{each:.0f}" for each in memory))
+    print("resident memory, MB: " + " ".join(f"{megabytes:.0f}" for megabytes in memory))
     return 1 if any(kind.startswith("wrong") for kind in counts) else 0
 
 

@@ -78,10 +78,12 @@ def run_contender(name: str, folder: str | None, shape: str, args: argparse.Name
 
 
 def table(results: dict[str, list[dict[str, float]]], tokens: int, flops_per_token: float, peak: float | None) -> str:
-    speeds = {name: statistics.median(tokens / each["median"] for each in rounds) for name, rounds in results.items()}
+    speeds = {
+        name: statistics.median(tokens / result["median"] for result in rounds) for name, rounds in results.items()
+    }
     rows = [["", "tokens/s", "ours is faster by", "utilisation", "peak memory", "first step"]]
     for name, rounds in results.items():
-        memory = statistics.median(each["memory"] for each in rounds)
+        memory = statistics.median(result["memory"] for result in rounds)
         share = f"{speeds[name] * flops_per_token / peak:.1%}" if peak else "peak not known"
         ratio = f"{speeds['ours'] / speeds[name]:.2f}"
         rows.append([name, f"{speeds[name]:,.0f}", ratio, share, format_bytes(memory), f"{rounds[0]['first']:.0f} s"])

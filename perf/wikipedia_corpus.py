@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from perf.corpus import package_texts
+from utils.arithmetic import ceil_div
 
 _HEADINGS = ("Abstract", "History", "Geography", "Economy", "Culture", "See also", "References", "External links")
 _SITE = "https://en.wikipedia.org/wiki/"
@@ -17,11 +18,11 @@ _SITE = "https://en.wikipedia.org/wiki/"
 def structured_articles(megabytes: float) -> Iterator[dict[str, Any]]:
     """Articles whose text is `megabytes` altogether, of a few hundred characters to a few hundred thousand."""
     draw = random.Random(0)
-    for number, text in enumerate(package_texts(megabytes)):
-        paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
-        size = max(1, -(-len(paragraphs) // len(_HEADINGS)))
+    for number, article in enumerate(package_texts(megabytes)):
+        paragraphs = [" ".join(part.split()) for part in article.split("\n\n") if part.strip()]
+        size = max(1, ceil_div(len(paragraphs), len(_HEADINGS)))
         sections = [
-            {"type": "section", "name": heading, "has_parts": [_part(each, draw) for each in paragraphs[start:][:size]]}
+            {"type": "section", "name": heading, "has_parts": [_part(text, draw) for text in paragraphs[start:][:size]]}
             for heading, start in zip(_HEADINGS, range(0, len(paragraphs), size), strict=False)
         ]
         yield _article(number, sections, draw)

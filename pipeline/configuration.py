@@ -178,9 +178,11 @@ def load_config(
         _overlay(values, {section: {key: value}}, origin="command line", base=Path.cwd())
         explicit.add(name)
     origins = [files[-1].name if files else "the checkpoint's configuration"]
-    origins += ["--set"] if settings else []
-    origin = " and ".join([*origins, *(["flags"] if flags else [])])
-    return _checked(values, origin=origin, explicit=frozenset(explicit))
+    if settings:
+        origins.append("--set")
+    if flags:
+        origins.append("flags")
+    return _checked(values, origin=" and ".join(origins), explicit=frozenset(explicit))
 
 
 def load_config_from(args: argparse.Namespace) -> Config:

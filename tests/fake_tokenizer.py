@@ -18,10 +18,10 @@ class ByteTokenizer:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids):
-        return bytes(each - 3 for each in ids if each > 2).decode("utf-8", errors="replace").removeprefix(" ")
+        return bytes(token - 3 for token in ids if token > 2).decode("utf-8", errors="replace").removeprefix(" ")
 
     def token_bytes(self):
         return [b"", b"", b"", *(bytes([byte]) for byte in range(256))]
 
     def token_byte_lengths(self):
-        return np.array([len(each) for each in self.token_bytes()])
+        return np.array([len(piece) for piece in self.token_bytes()])

@@ -67,7 +67,7 @@ def test_batches_and_shared_contexts_score_as_one_by_one(model, batch_tokens):
     shared = random_ids(20, 0)
     requests = [Request(shared, random_ids(length, length)) for length in (1, 5, 9, 3)]
     requests += [Request(random_ids(length, 50 + length), random_ids(4, length)) for length in (1, 2, 30, 8)]
-    requests += [Request(random_ids(11, 1), random_ids(1, each)) for each in (7, 8)]
+    requests += [Request(random_ids(11, 1), random_ids(1, length)) for length in (7, 8)]
     for request, score in zip(requests, Scorer(model, batch_tokens=batch_tokens).score(requests), strict=True):
         expected = plain_score(model, request)
         assert score.logprobs.tolist() == pytest.approx(expected, abs=1e-4)
@@ -93,8 +93,8 @@ def test_a_continuation_longer_than_the_context_is_refused(model):
 def test_groups_too_long_for_one_batch_are_split(model):
     window = model.config.context_length
     long_context, long_continuations = random_ids(window - 4, 0), random_ids(20, 1)
-    requests = [Request(long_context, random_ids(5, each)) for each in (2, 3)]
-    requests += [Request(long_continuations, random_ids(60, each)) for each in (4, 5)]
+    requests = [Request(long_context, random_ids(5, length)) for length in (2, 3)]
+    requests += [Request(long_continuations, random_ids(60, length)) for length in (4, 5)]
     for request, score in zip(requests, Scorer(model).score(requests), strict=True):
         assert score.logprobs.tolist() == pytest.approx(plain_score(model, request), abs=1e-4)
 
@@ -106,7 +106,7 @@ def test_rolling_windows_score_every_token_once(tokenizer, words):
     requests = rolling_requests(tokenizer, text, window=50)
     assert [token for request in requests for token in request.continuation] == ids
     assert requests[0].context == (tokenizer.bos_id,)
-    assert all(len(each.context) + len(each.continuation) == 51 for each in requests[1:])
+    assert all(len(request.context) + len(request.continuation) == 51 for request in requests[1:])
 
 
 def test_context_and_continuation_are_encoded_together(tokenizer):
@@ -282,10 +282,10 @@ def test_an_unreachable_hub_names_both_alternatives(monkeypatch):
 
 def test_real_sets_have_the_known_counts(real_data):
     sets = load_sets(["wikitext", "lambada", "hellaswag"], data_dir=real_data, preset="full", offline_samples=False)
-    assert [len(each.items) for each in sets] == [60, 500, 500]
+    assert [len(benchmark.items) for benchmark in sets] == [60, 500, 500]
     quick = load_sets(["wikitext", "lambada", "hellaswag"], data_dir=real_data, preset="quick", offline_samples=False)
-    assert [len(each.items) for each in quick] == [50, 20, 10]
-    assert not any(each.comparable for each in quick)
+    assert [len(benchmark.items) for benchmark in quick] == [50, 20, 10]
+    assert not any(benchmark.comparable for benchmark in quick)
 
 
 def test_clean_requires_the_stamp_of_this_file(real_data):
@@ -317,7 +317,7 @@ def results(checkpoints, tmp_path_factory) -> dict:
         name: load_for_inference(str(checkpoints / f"checkpoint_{name}.pt"), config) for name in ("step_10", "latest")
     }
     chosen = ModelBenchmark(config, preset="quick", offline_samples=True)
-    return chosen.run_full_benchmark({name: (each.model, each.tokenizer) for name, each in models.items()})
+    return chosen.run_full_benchmark({name: (model.model, model.tokenizer) for name, model in models.items()})
 
 
 def test_results_are_repeatable_plain_values(results, checkpoints, tmp_path):
@@ -489,7 +489,7 @@ def test_over_training_scores_every_checkpoint_of_a_run(checkpoints, tmp_path):
     options = ["--offline-samples", "--quick", "--tasks", "lambada", "--set", f"paths.benchmark_dir={tmp_path}"]
     assert benchmark.main(["--over-training", str(checkpoints), *options]) == 0
     report = json.loads(next(tmp_path.glob("*.json")).read_text())
-    assert {name: each["step"] for name, each in report["models"].items()} == {"step_10": 10, "latest": 12}
+    assert {name: result["step"] for name, result in report["models"].items()} == {"step_10": 10, "latest": 12}
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(model, tokenizer, tmp_path):

@@ -31,7 +31,7 @@ def test_what_is_written_is_read_back_equal(tmp_path):
     assert torch.equal(found["model"]["weight"], written["model"]["weight"])
     assert torch.equal(found["rng"], written["rng"])
     assert (found["step"], found["config"], found["name"]) == (7, written["config"], "a ü")
-    assert [each.name for each in path.parent.iterdir()] == ["checkpoint_latest.pt"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["checkpoint_latest.pt"]
 
 
 def test_the_prefix_of_a_compiled_model_is_taken_off(tmp_path):

@@ -36,7 +36,7 @@ def article(name, *sections, **more):
 
 def write_jsonl(path, records):
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (each if isinstance(each, str) else json.dumps(each, ensure_ascii=False) for each in records)
+    lines = (record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 

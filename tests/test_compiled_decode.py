@@ -72,9 +72,9 @@ def test_auto_compiles_nothing_and_the_name_changes_with_the_shape(cache_home):
     assert not any(cache_home.iterdir())
     changes = [{"qk_norm": True}, {"hidden_size": 64}, {"norm": "layer"}, {"activation": "geglu"}, {"norm_eps": 1e-3}]
     others = [new_model().bfloat16(), *(new_model(**change) for change in changes)]
-    assert len({cache_path(each) for each in [model, *others]}) == 7
+    assert len({cache_path(variant) for variant in [model, *others]}) == 7
     same = [new_model(), new_model(rope_theta=7.0, dropout=0.1, max_position_embeddings=99)]
-    assert {cache_path(each) for each in same} == {cache_path(model)}
+    assert {cache_path(variant) for variant in same} == {cache_path(model)}
 
 
 def test_without_a_compiler_on_says_so_and_auto_goes_without(cache_home, monkeypatch):

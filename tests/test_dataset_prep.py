@@ -124,9 +124,9 @@ def test_documents_that_an_evaluation_set_has_are_left_out_and_listed(config, ar
     assert dataset_prep.main([*run, "--decontaminate", str(evaluation)]) == 0
     dataset = TokenDataset.open(config.parent / "full")
     removed = [json.loads(line) for line in (config.parent / "full" / "contaminated.jsonl").read_text().splitlines()]
-    assert articles[7][:200] in [each["document"] for each in removed]
-    assert {each["reason"] for each in removed} == {"contaminated_lambada"}
-    assert all(each["source"].startswith("cleaned_") and len(each["words"].split()) == 13 for each in removed)
+    assert articles[7][:200] in [row["document"] for row in removed]
+    assert {row["reason"] for row in removed} == {"contaminated_lambada"}
+    assert all(row["source"].startswith("cleaned_") and len(row["words"].split()) == 13 for row in removed)
     assert dataset.metadata["rejected"] == {"contaminated_lambada": len(removed)}
     assert dataset.metadata["totals"]["documents"] == 300 - len(removed) > 0
     assert dataset.metadata["decontamination"]["sets"][0]["name"] == "lambada"

@@ -128,7 +128,7 @@ def test_a_folder_without_sets_and_a_malformed_file_are_named(tmp_path, folder):
 def test_the_real_sets_are_found_in_text_that_quotes_them_and_not_in_other_text():
     data = Path(os.environ["LLM_REAL_DATA"])
     index = EvaluationIndex.load(data)
-    assert [each.name for each in index.sets] == ["wikitext", "lambada", "hellaswag"]
+    assert [benchmark.name for benchmark in index.sets] == ["wikitext", "lambada", "hellaswag"]
     with (data / "lambada" / "lambada_test_first500.jsonl").open(encoding="utf-8", newline="\n") as lines:
         quotes = [json.loads(line)["text"] for line in lines]
     assert all(index.find(f"As the novel says: {quote.upper()}") for quote in quotes)

@@ -32,13 +32,13 @@ def test_the_result_does_not_depend_on_how_files_are_cut(texts, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(texts)), max_size=4)))
     pieces = [texts[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(texts)], strict=True)]
     whole = keep_masks([hash_documents(texts)])[0]
-    assert np.concatenate(keep_masks([hash_documents(each) for each in pieces])).tolist() == whole.tolist()
+    assert np.concatenate(keep_masks([hash_documents(piece) for piece in pieces])).tolist() == whole.tolist()
 
 
 def test_case_white_space_and_composition_do_not_make_a_difference():
     same = ["A Café\nby the sea", "a café by  the sea ", unicodedata.normalize("NFD", "a café by the sea")]
-    assert len({bytes(each) for each in hash_documents(same)}) == 1
-    assert len({bytes(each) for each in hash_documents(["a cafe by the sea", "a café by the se", same[0]])}) == 3
+    assert len({bytes(row) for row in hash_documents(same)}) == 1
+    assert len({bytes(row) for row in hash_documents(["a cafe by the sea", "a café by the se", same[0]])}) == 3
 
 
 def test_hashes_that_share_half_their_bits_are_different():

@@ -105,7 +105,7 @@ def test_what_has_no_equal_is_refused_by_name_and_nothing_is_left(tokenizer, tmp
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer, **shape)
     with pytest.raises(PipelineError, match=name):
         export.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")])
-    assert [each.name for each in tmp_path.iterdir()] == ["a.pt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.pt"]
 
 
 def test_a_difference_is_an_error_and_nothing_is_left(tokenizer, tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_difference_is_an_error_and_nothing_is_left(tokenizer, tmp_path, monke
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer)
     with pytest.raises(PipelineError, match="logits differ"):
         export.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")])
-    assert [each.name for each in tmp_path.iterdir()] == ["a.pt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.pt"]
 
 
 def test_weights_of_half_size_are_compared_as_they_are_stored(tokenizer, tmp_path):

@@ -16,7 +16,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(TypeError), whole_file(path) as file:
         file.writelines([b"half", "a file takes bytes"])
     assert "old" in path.read_text()
-    assert [each.name for each in path.parent.iterdir()] == ["content.json"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["content.json"]
 
 
 def test_only_temporaries_of_dead_processes_are_removed(tmp_path):

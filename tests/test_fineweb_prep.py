@@ -134,7 +134,7 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture
 def config(tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("".join(to_line(each["text"]) + "\n" for each in _documents(50)), encoding="utf-8")
+    text.write_text("".join(to_line(document["text"]) + "\n" for document in _documents(50)), encoding="utf-8")
     WikipediaTokenizer.train([text], 300, tmp_path / "tokenizer").save()
     content = {
         "paths": {"tokenizer_dir": "tokenizer"},
@@ -306,7 +306,7 @@ def test_rejection_reasons():
 
 def test_stream_documents_gives_what_passes(hub):
     fineweb = FineWebConfig(name=NAME, subset="small")
-    wanted = [each["text"] for each in _documents(100) if each["language_score"] >= 0.65]
+    wanted = [document["text"] for document in _documents(100) if document["language_score"] >= 0.65]
     assert list(fineweb_prep.stream_documents(fineweb, limit=100)) == wanted
 
 

@@ -63,7 +63,8 @@ class ScriptedModel(torch.nn.Module):
 
     def __init__(self, script, *, start, context=512):
         super().__init__()
-        self.script, self.start = script, start
+        self.script = script
+        self.start = start
         self.config = ModelConfig(
             vocab_size=BYTES + 3,
             hidden_size=8,
@@ -72,7 +73,8 @@ class ScriptedModel(torch.nn.Module):
             num_key_value_heads=1,
             max_position_embeddings=context,
         )
-        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
 
     def hidden_states(self, ids, *, cache):
         positions = cache.positions(ids.shape[1]).expand(ids.shape)

@@ -36,7 +36,7 @@ def train_tokenizer(folder: Path, text: str, vocab_size: int) -> WikipediaTokeni
 
 
 def write_run(folder: Path, tokenizer: WikipediaTokenizer, *names: str, seed: int = 0, **extra) -> None:
-    model_settings = [f"model.{each}" for each in [*MODEL, f"vocab_size={tokenizer.vocab_size}"]]
+    model_settings = [f"model.{setting}" for setting in [*MODEL, f"vocab_size={tokenizer.vocab_size}"]]
     config = load_config(settings=[*model_settings, f"paths.tokenizer_dir={tokenizer.directory}"])
     for number, name in enumerate(names):
         torch.manual_seed(seed + number)
@@ -108,7 +108,7 @@ def test_text_on_stdout_and_statistics_on_stderr(infer):
 def test_a_run_folder_and_a_file_mean_the_same_checkpoint(infer, home):
     options = ["--prompt", "the dog", "--temperature", "0", "--max-length", "8"]
     folder = home / "checkpoints" / "run_2026_01_01_10_00"
-    texts = {infer("--checkpoint", str(each), *options)[1] for each in (folder, folder / "checkpoint_latest.pt")}
+    texts = {infer("--checkpoint", str(path), *options)[1] for path in (folder, folder / "checkpoint_latest.pt")}
     assert len(texts) == 1
 
 
@@ -237,7 +237,7 @@ def test_several_checkpoints_are_shown_side_by_side(infer, monkeypatch):
     assert "2 models need" in err
     assert "fastest: " in out
     assert "most tokens: " in out
-    alone = [infer("--checkpoint", each, *options)[1].strip() for each in (first, second)]
+    alone = [infer("--checkpoint", path, *options)[1].strip() for path in (first, second)]
     assert [cell.strip() for cell in out.strip().splitlines()[2].split("│")] == alone
     assert max(map(len, out.splitlines())) <= 100
 

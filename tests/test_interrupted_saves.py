@@ -32,7 +32,8 @@ class Operations:
     """Counts the calls that change files; from the one numbered `last` on, each fails as in a dead process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count, self.last = 0, 1 << 30
+        self.count = 0
+        self.last = 1 << 30
         for name in ("replace", "link", "unlink"):
             monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
 

@@ -232,7 +232,7 @@ def documents(ids: torch.Tensor) -> torch.Tensor:
 
 def reference_attention(q, k, v, segments):
     """Attention by the formula, each query head with its key-value head, one row and segment after the other."""
-    k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
+    k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
     result = torch.zeros_like(q)
     for row in range(len(q)):
         for segment in segments[row].unique():

@@ -36,7 +36,9 @@ def workshop(tmp_path_factory):
     tokenizer = trained_tokenizer(folder / "tokenizer")
     small_checkpoint(folder / "checkpoints/run_2026_01_01_00_00/checkpoint_latest.pt", tokenizer, weight_scale=1.0)
     source = folder / "chats.jsonl"
-    source.write_text("\n".join(json.dumps({"conversations": each}) for each in CONVERSATIONS), encoding="utf-8")
+    source.write_text(
+        "\n".join(json.dumps({"conversations": conversation}) for conversation in CONVERSATIONS), encoding="utf-8"
+    )
     paths = {"tokenizer": "tokenizer", "checkpoint": "checkpoints", "log": "logs", "post_training": "data"}
     values = [*(f"paths.{key}_dir={folder / name}" for key, name in paths.items()), "sft.sample_length=4"]
     settings = [part for value in values for part in ("--set", value)]
@@ -92,7 +94,9 @@ def test_the_log_has_validations_from_before_the_first_step_on_and_answers(tuned
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_a_resumed_run_ends_with_the_same_weights(workshop, tmp_path, packing):
-    options = ["--epochs", "2", "--batch-size", "4", *(["--packing"] if packing else [])]
+    options = ["--epochs", "2", "--batch-size", "4"]
+    if packing:
+        options.append("--packing")
     run = tune(workshop, *options)
     whole = read_checkpoint(run / "checkpoint_latest.pt")
     first = tmp_path / "checkpoint_latest.pt"
@@ -147,7 +151,7 @@ def test_the_loss_of_a_batch_is_that_of_its_conversations_alone(workshop, packin
     groups = [[18, 0, 19], [5, 7]] if packing else [[18], [0], [19], [5], [7]]
     model = load_model(workshop[0] / "checkpoints/run_2026_01_01_00_00/checkpoint_latest.pt")
     loss = model(**loader.make_batch(groups))["loss"]
-    wanted = reference_loss(model, plain, [each for group in groups for each in group])
+    wanted = reference_loss(model, plain, [example for group in groups for example in group])
     torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=0)
     found = torch.autograd.grad(loss, model.model.embed_tokens.weight)[0]
     expected = torch.autograd.grad(wanted, model.model.embed_tokens.weight)[0]

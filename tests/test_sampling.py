@@ -71,7 +71,7 @@ def test_rows_of_different_settings_do_not_touch_each_other():
     logits = torch.randn(7, 50, generator=generator) * 3
     uniform = torch.rand(7, generator=generator)
     options = [{}, {"top_k": 4}, {"top_p": 0.6}, {"temperature": 0.0}, {"min_p": 0.3}, {"top_k": 30, "top_p": 0.5}]
-    settings = [GenerationSettings(**PLAIN | each) for each in options] + [GenerationSettings()]
+    settings = [GenerationSettings(**PLAIN | chosen) for chosen in options] + [GenerationSettings()]
     together = sample_next_token(logits, settings, uniform=uniform)
     alone = [sample_next_token(logits[i : i + 1], [settings[i]], uniform=uniform[i : i + 1]) for i in range(7)]
     assert together.tolist() == torch.cat(alone).tolist()

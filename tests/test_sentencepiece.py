@@ -94,7 +94,7 @@ def test_codellamas_extra_pieces_are_text_that_sentencepiece_finds(real):
     tokenizer, processor = real
     extra = [piece.replace("▁", " ") for piece in tokenizer.vocabulary.pieces[32000:]]
     assert len(extra) == tokenizer.vocab_size - 32_000
-    assert_equal_to_sentencepiece(tokenizer, processor, [*extra, *(f"a{each} b{each}" for each in extra)])
+    assert_equal_to_sentencepiece(tokenizer, processor, [*extra, *(f"a{probe} b{probe}" for probe in extra)])
 
 
 @needs_real_data
@@ -213,7 +213,8 @@ class Spy:
     """Passes everything on and remembers what was asked for."""
 
     def __init__(self, inner):
-        self.inner, self.used = inner, set()
+        self.inner = inner
+        self.used = set()
 
     def __getattr__(self, name):
         self.used.add(name)

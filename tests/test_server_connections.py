@@ -21,7 +21,9 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\
 
 class Timer:
     def __init__(self, when: float, call: Callable[[], None]) -> None:
-        self.when, self.call, self.cancelled = when, call, False
+        self.when = when
+        self.call = call
+        self.cancelled = False
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -37,7 +39,9 @@ class Clock:
     """The part of an event loop that a connection uses; time passes when the test says so."""
 
     def __init__(self) -> None:
-        self.now, self.timers, self.tasks = 0.0, [], []
+        self.now = 0.0
+        self.timers = []
+        self.tasks = []
 
     def time(self) -> float:
         return self.now
@@ -63,7 +67,9 @@ class Wire:
     """A transport that keeps what was written."""
 
     def __init__(self) -> None:
-        self.written, self.closed, self.aborted = b"", False, False
+        self.written = b""
+        self.closed = False
+        self.aborted = False
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -91,7 +97,8 @@ class LimitedProtocol(GuardedProtocol):
 
 class Server:
     def __init__(self) -> None:
-        self.clock, self.state = Clock(), ServerState()
+        self.clock = Clock()
+        self.state = ServerState()
         self.config = uvicorn.Config(lambda scope, receive, send: None, ws="none", log_config=None)
         self.config.load()
 

@@ -43,7 +43,7 @@ def test_the_presets_give_a_reason_beside_rate_and_batch_that_the_numbers_bear_o
     path = CHECKOUT / "configs" / f"{name}.json"
     lines = path.read_text().splitlines()
     for key in ("batch_size", "gradient_accumulation_steps", "learning_rate", "min_learning_rate", "warmup_steps"):
-        (line,) = (each for each in lines if f'"{key}":' in each)
+        (line,) = (row for row in lines if f'"{key}":' in row)
         assert re.search(r"// \w", line), f"{key} has no reason"
     config = load_config(path)
     told = next(line for line in lines if '"gradient_accumulation_steps"' in line)

@@ -48,7 +48,7 @@ def test_training_is_repeatable_and_saves_what_it_trained(trained, tmp_path):
     assert load_tokenizer(trained.directory).encode(TEXT) == trained.encode(TEXT)
 
 
-@pytest.mark.parametrize("text", [each for each in PROBES if "▁" not in each])
+@pytest.mark.parametrize("text", [probe for probe in PROBES if "▁" not in probe])
 def test_every_text_comes_back_and_the_bulk_engine_agrees(trained, text):
     ids = trained.encode(text)
     assert trained.decode(ids) == text
@@ -161,7 +161,7 @@ def test_a_page_that_is_no_tokenizer_is_not_kept(tmp_path):
 def test_the_command_line_encodes_on_its_last_line_and_decodes(trained, capsys):
     assert main(["--load", str(trained.directory), "--encode", "Hello dog"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
-    assert [int(each) for each in line.split(",")] == trained.encode("Hello dog")
+    assert [int(number) for number in line.split(",")] == trained.encode("Hello dog")
     main(["--load", str(trained.directory), "--decode", line])
     assert capsys.readouterr().out.splitlines()[-1] == "Hello dog"
 

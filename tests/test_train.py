@@ -383,7 +383,7 @@ def test_the_log_is_json_lines_with_the_configuration_first(project):
     first = json.loads(lines[0])
     assert (first["event"], first["config"]["training"]["batch_size"]) == ("start", 4)
     validations = [json.loads(line) for line in lines if "val_loss" in line]
-    assert all({"val_perplexity", "val_bits_per_byte", "step"} <= set(each) for each in validations)
+    assert all({"val_perplexity", "val_bits_per_byte", "step"} <= set(record) for record in validations)
 
 
 @pytest.mark.parametrize("metadata", ['{"tokenizer": "codellama"}', '{"files": 3, "vocab_size": "32016"}', "[]", ""])

@@ -32,7 +32,8 @@ class Bigram(nn.Module):
         super().__init__()
         self.lm_head = nn.Embedding(VOCAB, VOCAB)
         self.scale = nn.Parameter(torch.ones(VOCAB))
-        self.largest_batch, self.less_beside_gradients = 1000, 0
+        self.largest_batch = 1000
+        self.less_beside_gradients = 0
         self.seen_segments: list[torch.Tensor] = []
 
     def forward(self, input_ids, labels, *, segment_ids=None, num_tokens=None, return_logits=True):
@@ -52,7 +53,10 @@ class Loader:
     sequence_length = LENGTH
 
     def __init__(self, make, length=10):
-        self.make, self.length, self.epoch, self.batch = make, length, 0, 0
+        self.make = make
+        self.length = length
+        self.epoch = 0
+        self.batch = 0
 
     def __len__(self):
         return self.length
@@ -61,13 +65,15 @@ class Loader:
         while self.batch < self.length:
             self.batch += 1
             yield self.make(self.epoch * self.length + self.batch - 1)
-        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch += 1
+        self.batch = 0
 
     def state_dict(self):
         return {"epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state):
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.epoch = state["epoch"]
+        self.batch = state["batch"]
 
 
 def random_ids(number, rows=4):
@@ -276,7 +282,7 @@ def test_a_batch_is_tried_beside_the_memory_that_the_optimizers_will_take(tmp_pa
     trainer = make_trainer(tmp_path)
     expected = sum(moments.numel() for moments in missing_moments(trainer.optimizers))
     trainer.fit()
-    held = [value for each in trainer.optimizers for state in each.state.values() for value in state.values()]
+    held = [value for optimizer in trainer.optimizers for state in optimizer.state.values() for value in state.values()]
     assert expected == sum(value.numel() for value in held if value.dim())
     assert missing_moments(trainer.optimizers) == []
 

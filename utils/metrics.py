@@ -27,7 +27,9 @@ class MetricsTracker:
         device: torch.device | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.patience, self.device, self.clock = patience, device or torch.device("cpu"), clock
+        self.patience = patience
+        self.device = device or torch.device("cpu")
+        self.clock = clock
         self.window = window
         self.values: dict[str, deque[float]] = {}
         self.times: deque[tuple[float, int]] = deque(maxlen=window + 1)  # (moment, tokens since the one before)
@@ -69,7 +71,9 @@ class MetricsTracker:
         """
         lowest = math.inf if self.best_is_lost else self.best.get("loss", math.inf)
         if values["loss"] < lowest:
-            self.best, self.best_step, self.validations_without_best = dict(values), step, 0
+            self.best = dict(values)
+            self.best_step = step
+            self.validations_without_best = 0
             self.best_is_lost = False
             return True
         self.validations_without_best += 1
@@ -100,7 +104,8 @@ class MetricsTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values = {name: deque(values, maxlen=self.window) for name, values in state["values"].items()}
-        self.best, self.best_step = dict(state["best"]), state["best_step"]
+        self.best = dict(state["best"])
+        self.best_step = state["best_step"]
         self.validations_without_best = state["validations_without_best"]
         self.start_clock()
 

@@ -38,7 +38,9 @@ class FinishedStages:
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError, AttributeError):
-            self._done, self._begun = {}, {}  # damaged, so nothing counts as done: every stage can be repeated
+            # Damaged, so nothing counts as done: every stage can be repeated.
+            self._done = {}
+            self._begun = {}
 
     def find(self, key: str, outputs: Iterable[Path]) -> FinishedStage | None:
         """The stage, if it is done and what it made is still there."""
@@ -65,7 +67,8 @@ class FinishedStages:
         return next((path for path in reversed(new) if (path / "checkpoint_latest.pt").exists()), None)
 
     def forget(self) -> None:
-        self._done, self._begun = {}, {}
+        self._done = {}
+        self._begun = {}
         self._write()
 
     def _write(self) -> None:

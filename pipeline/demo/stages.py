@@ -77,7 +77,9 @@ class Stages:
             stages += [self.lima(), self.train(), self.sft()]
         else:
             stages += [self.train()]
-        return [*stages, *([self.benchmark()] if self.source.questions else []), self.inference()]
+        if self.source.questions:
+            stages.append(self.benchmark())
+        return [*stages, self.inference()]
 
     # ---- data
 

@@ -43,8 +43,9 @@ def next_commands(config: str, logs: str, *, is_tuned: bool) -> list[NextCommand
     chat = NextCommand("Talk to it", ("main.py", "inference", "--config", config, "--checkpoint", "latest"))
     page = NextCommand("The same in a browser", ("main.py", "serve", "--config", config))
     write = NextCommand("Write with it", chat.arguments)
+    use = [chat, page] if is_tuned else [write]
     return [
-        *([chat, page] if is_tuned else [write]),
+        *use,
         NextCommand("Its curves", ("-m", "tensorboard.main", "--logdir", f"{logs}/tensorboard")),
         NextCommand(
             "A folder for other programs",

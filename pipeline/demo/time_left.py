@@ -54,7 +54,8 @@ class Pace:
 
     def read(self, output: str, now: float) -> None:
         for match in _STEP.finditer(output):
-            self.step, self.total = int(match[1]), int(match[2])
+            self.step = int(match[1])
+            self.total = int(match[2])
             self._last = (self.step, now)
             self._first = self._first or self._last
 

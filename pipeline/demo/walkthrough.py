@@ -72,7 +72,8 @@ class Walkthrough:
         self.screen.line(f"✓ {stage.name:<{_NAME_WIDTH}}{outcome}, {format_seconds(seconds)}", "green")
 
     def _begin(self, name: str) -> None:
-        self.name, self.started = name, time.monotonic()
+        self.name = name
+        self.started = time.monotonic()
         self.pace = Pace()
         self.losses = []
         self.log_size = 0

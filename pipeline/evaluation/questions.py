@@ -181,7 +181,9 @@ def format_score(result: Score, *, num_examples: int = 0) -> str:
     lines = [f"  {kind:<{width}}  {count}" for kind, count in kinds.items()]
     wrong = [one for one in result.answered if not one.is_right]
     lines += [f"  wrong: {one.question.question} {one.reply}" for one in wrong[:num_examples]]
-    return "\n".join([*lines, *([f"  in all: {result.known}"] if kinds else []), summary(result)])
+    if kinds:
+        lines.append(f"  in all: {result.known}")
+    return "\n".join([*lines, summary(result)])
 
 
 def summary(result: Score) -> str:

@@ -38,7 +38,7 @@ def _compare_contents(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> 
     import gguf
 
     reader = gguf.GGUFReader(path)
-    found = {each.name: each for each in reader.tensors}
+    found = {tensor.name: tensor for tensor in reader.tensors}
     wanted = gguf_tensors(_as_stored(loaded.model, dtype))
     if found.keys() != wanted.keys():
         raise PipelineError(f"{path}: its tensors are not the model's: {sorted(found.keys() ^ wanted.keys())}")

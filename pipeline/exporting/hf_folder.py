@@ -80,7 +80,9 @@ def _sort_metadata(path: Path) -> None:
 def _write_tokenizer(directory: Path, loaded: "LoadedModel") -> None:
     """`PreTrainedTokenizerFast`, as transformers 5 would rebuild a LlamaTokenizer's tokenizer.json, wrongly."""
     vocabulary = loaded.tokenizer.vocabulary
-    bos, eos, unk = (vocabulary.pieces[each] for each in (vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id))
+    bos, eos, unk = (
+        vocabulary.pieces[token_id] for token_id in (vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id)
+    )
     content = json.loads(vocabulary.to_json(added_tokens=True))
     content["post_processor"] = _bos_first(bos, vocabulary.bos_id)
     write_text(directory / "tokenizer.json", json.dumps(content, ensure_ascii=False))

@@ -52,5 +52,5 @@ def from_hf_names(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str,
             result[name] = tensor
         elif module == FUSED_PARTS[fused_of[module]][0]:  # the first part brings the others
             names = [name.replace(module, part) for part in FUSED_PARTS[fused_of[module]]]
-            result[name.replace(module, fused_of[module])] = torch.cat([state[each] for each in names])
+            result[name.replace(module, fused_of[module])] = torch.cat([state[member] for member in names])
     return result

@@ -24,7 +24,10 @@ def model_card(loaded: "LoadedModel", *, name: str, dtype: str, scores: Mapping[
         f"# {name}\n\nA language model of {size} parameters, trained from scratch, {kind}.",
         "## Model\n\n" + _table(_model_facts(loaded, dtype)),
         "## Pretraining\n\n" + _table(_pretraining_facts(content)),
-        *(["## Fine-tuning\n\n" + _table(_tuning_facts(content))] if loaded.is_chat else []),
+    ]
+    if loaded.is_chat:
+        sections.append("## Fine-tuning\n\n" + _table(_tuning_facts(content)))
+    sections += [
         "## Made with\n\n" + _table(_plain(content.get("versions"))),
         "## Scores\n\n" + _scores(content, scores),
         "## Use\n\n" + (_CHAT_USE if loaded.is_chat else _BASE_USE).replace("FOLDER", name),

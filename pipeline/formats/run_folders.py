@@ -35,7 +35,7 @@ def list_runs(checkpoint_dir: Path) -> list[Run]:
     """Every folder that holds checkpoints, `checkpoint_dir` itself included; the one written last comes first."""
     if not checkpoint_dir.is_dir():
         return []
-    directories = [checkpoint_dir, *(each for each in checkpoint_dir.iterdir() if each.is_dir())]
+    directories = [checkpoint_dir, *(entry for entry in checkpoint_dir.iterdir() if entry.is_dir())]
     found = [Run(directory, _checkpoints_in(directory)) for directory in directories]
     return sorted((run for run in found if run.checkpoints), key=lambda run: run.modified, reverse=True)
 

@@ -34,7 +34,8 @@ class ProgressLine:
         self.tokens = sum(state.tokens for state in states)
         self.size = self._size_before = sum(state.size for state in states)
         self._total_size = total_size
-        self._clock, self._begun = clock, clock()
+        self._clock = clock
+        self._begun = clock()
         self._bar = tqdm(
             desc="Documents processed",
             initial=self.rows,

@@ -51,4 +51,5 @@ class LossGuard:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.losses = deque(state["losses"], maxlen=_HISTORY)
-        self.skipped_in_a_row, self.rollbacks = state["skipped_in_a_row"], state["rollbacks"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.rollbacks = state["rollbacks"]

@@ -28,7 +28,9 @@ def step_profile(path: Path | None, say: Callable[[str], None]) -> Iterator[Call
         profiler.export_chrome_trace(str(path))
         say(f"trace of {_ACTIVE} steps: {path}; open it in https://ui.perfetto.dev")
 
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
     plan = schedule(wait=_WAIT, warmup=_WARM_UP, active=_ACTIVE, repeat=1)
     with profile(activities=activities, schedule=plan, on_trace_ready=write) as profiler:
 

@@ -14,7 +14,8 @@ class TrainingProgress:
     def __init__(self, total_steps: int, *, first_step: int = 0, enabled: bool = True) -> None:
         from tqdm import tqdm
 
-        self.total_steps, self.enabled = total_steps, enabled
+        self.total_steps = total_steps
+        self.enabled = enabled
         self._last_line = time.monotonic()
         show_bar = enabled and sys.stderr.isatty()
         layout = "{percentage:3.0f}%|{bar}| {n}/{total} [{desc}]"  # tqdm puts a comma before what it calls the postfix

@@ -32,7 +32,9 @@ class Lab:
     """
 
     def __init__(self, base: Path, last: Stage = STAGES[-1]) -> None:
-        self.root, self.before, self.scratch = base / "world", base / "before", base / "scratch"
+        self.root = base / "world"
+        self.before = base / "before"
+        self.scratch = base / "scratch"
         self.numbers = count()
         self.traces: dict[str, list[str]] = {}
         self.expected: dict[str, Digest] = {}

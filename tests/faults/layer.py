@@ -51,7 +51,9 @@ class FaultLayer:
     """Counts the operations below `root`, names them in `trace`, and brings about `fault`."""
 
     def __init__(self, root: Path, scratch: Path, fault: Fault | None = None) -> None:
-        self.root, self.scratch, self.fault = os.path.realpath(root), scratch, fault
+        self.root = os.path.realpath(root)
+        self.scratch = scratch
+        self.fault = fault
         self.trace: list[str] = []
         self.fired = False
         self._undo: list[tuple[str, Callable[[], None]]] = []  # (folder, how to lose the newest change of its names)
@@ -63,9 +65,13 @@ class FaultLayer:
         real = _Real()
         self.real = real
         builtins.open = io.open = self._open
-        os.open, os.fsync, os.sendfile = self._os_open, self._fsync, self._sendfile
+        os.open = self._os_open
+        os.fsync = self._fsync
+        os.sendfile = self._sendfile
         os.replace = os.rename = self._rename
-        os.link, os.mkdir, os.rmdir = self._link, self._mkdir, self._rmdir
+        os.link = self._link
+        os.mkdir = self._mkdir
+        os.rmdir = self._rmdir
         os.unlink = os.remove = self._unlink
         # NumPy would hand an array of a real file to C, past this layer.
         is_real_file = _format_impl.isfileobj
@@ -274,9 +280,15 @@ class _Real:
     """The functions as they are without the layer."""
 
     def __init__(self) -> None:
-        self.open, self.os_open, self.fsync, self.sendfile = io.open, os.open, os.fsync, os.sendfile
-        self.rename, self.link, self.unlink = os.rename, os.link, os.unlink
-        self.mkdir, self.rmdir = os.mkdir, os.rmdir
+        self.open = io.open
+        self.os_open = os.open
+        self.fsync = os.fsync
+        self.sendfile = os.sendfile
+        self.rename = os.rename
+        self.link = os.link
+        self.unlink = os.unlink
+        self.mkdir = os.mkdir
+        self.rmdir = os.rmdir
 
 
 class _File(io.FileIO):
@@ -284,7 +296,8 @@ class _File(io.FileIO):
 
     def __init__(self, layer: FaultLayer, path: str, file, mode: str, closefd: bool) -> None:
         super().__init__(file, mode, closefd)
-        self._layer, self._path = layer, path
+        self._layer = layer
+        self._path = path
 
     def write(self, data):
         write, content = super().write, memoryview(data).cast("B")
