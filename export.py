@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.configuration import config_flags, load_config_from
 from utils.cli import run, stage_parser
 from utils.errors import PipelineError, UsageError
-from utils.files import remove_stale_temporaries, sync_directory, sync_file, temporary_path
+from utils.files import make_folder, move_into_place, remove_stale_temporaries, temporary_path
 
 if TYPE_CHECKING:
     import torch
@@ -135,14 +135,12 @@ def export_to_gguf(
 
     weights_dtype = _torch_dtype(dtype)
     refuse_to_replace_file(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.tmp.gguf")
     try:
         write_gguf_file(loaded, temporary, dtype=weights_dtype)
         measured = check_gguf_file(temporary, loaded, dtype=weights_dtype)
-        sync_file(temporary)
-        temporary.rename(path)
-        sync_directory(path.parent)
+        move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return measured

@@ -19,6 +19,24 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["content.json"]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_further_names_come_before_the_file_itself(tmp_path, monkeypatch, has_links):
+    moved = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: moved.append(target.name) or replace(source, target))
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_link)
+    with whole_file(tmp_path / "latest", other_names=["best", "step_1"]) as file:
+        file.write(b"content")
+    assert moved == ["best", "step_1", "latest"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(moved, b"content")
+    assert os.stat(tmp_path / "best").st_nlink == (3 if has_links else 1)
+
+
+def refuse_link(source, target):
+    raise OSError("this file system has no hard links")
+
+
 def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()

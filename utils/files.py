@@ -3,6 +3,7 @@
 with whole_file(path) as file:          # a binary file under a temporary name next to it
     np.save(file, array)
 write_json(folder / "metadata.json", metadata)
+move_into_place(temporary, path)        # a file that another program's writer has finished
 remove_stale_temporaries(folder, "metadata.json", "tokens_*.npy")   # what a killed process left of them
 """
 
@@ -10,11 +11,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from utils.errors import PipelineError
 
@@ -27,8 +28,13 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, forced to disk and given its name at the end; after an error nothing of it is left."""
+def whole_file(path: Path, *, other_names: Sequence[str] = ()) -> Iterator[BinaryIO]:
+    """A file to write, forced to disk and given its name at the end; after an error nothing of it is left.
+
+    Args:
+        other_names: further names for the file, in the same folder. It gets them first and `path` last, so whoever
+            finds the new file under `path` finds it under the others too.
+    """
     make_folder(path.parent)
     temporary = temporary_path(path)
     try:
@@ -36,10 +42,37 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        for name in other_names:
+            link_file(temporary, path.with_name(name))
         os.replace(temporary, path)
         sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`: a hard link, or a copy on file systems without them."""
+    temporary = temporary_path(target)
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # no hard links on this file system (exFAT, some network drives)
+            with source.open("rb") as original, temporary.open("wb") as copy:
+                shutil.copyfileobj(original, copy, 1 << 20)
+                copy.flush()
+                os.fsync(copy.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # renaming one name of a file to another name of it leaves both
+    sync_directory(target.parent)
+
+
+def move_into_place(finished: Path, path: Path) -> None:
+    """Force a `finished` file, which another program's writer has closed, to disk and give it the name `path`."""
+    sync_file(finished)
+    os.replace(finished, path)
+    sync_directory(path.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -71,7 +104,7 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """`content` as JSON that people can read: indented, in the order of its keys, characters as they are."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from utils.checksums import SUMS_NAME
 from utils.errors import PipelineError
+from utils.files import sync_directory
 
 WEIGHTS_NAME = "model.safetensors"
 EXPORTED_NAMES = (
@@ -51,13 +52,14 @@ def refuse_to_replace_file(path: Path, *, overwrite: bool) -> None:
 
 
 def replace_folder(directory: Path, *, by: Path) -> None:
-    """`by` gets the name `directory`; an earlier export of that name is removed, file by file."""
+    """Rename the folder `by` to `directory`; an earlier export of that name is removed first, file by file."""
     if directory.exists():
         refuse_to_replace(directory, overwrite=True)  # again: much time has passed
         for name in EXPORTED_NAMES:
             (directory / name).unlink(missing_ok=True)
         directory.rmdir()
     by.rename(directory)
+    sync_directory(directory.parent)
 
 
 def _is_export(directory: Path) -> bool:

@@ -8,7 +8,6 @@ checkpoint_best.pt and checkpoint_step_N.pt. Files that older tools left flat in
 """
 
 import contextlib
-import os
 import platform
 import random
 import shutil
@@ -27,7 +26,7 @@ from pipeline.formats.run_folders import _PATTERN
 from pipeline.formats.zip_checksums import zip_damage
 from utils.devices import describe_device
 from utils.errors import PipelineError
-from utils.files import make_folder, remove_stale_temporaries, sync_directory, temporary_path
+from utils.files import make_folder, remove_stale_temporaries, whole_file
 from utils.locks import only_run
 from utils.terminal import format_bytes
 
@@ -121,7 +120,7 @@ def strip_compiled_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Sequence[str] = ()) -> None:
-    """Write `content` under a temporary name, fsync, rename: a reader sees the old file or the new one.
+    """Write `content` as a whole file: a reader sees the old checkpoint or the new one.
 
     The file gets its `other_names` (in the same folder) first and `path` last. If a process is killed in
     between, `path` is still the older state, so a run resumed from it writes them again.
@@ -132,15 +131,9 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Seq
     make_folder(path.parent)
     # A file is a little larger than its tensors; the next one of its name will be about as large.
     check_free_disk(path.parent, max(tensor_bytes(content), path.stat().st_size if path.exists() else 0))
-    temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path, other_names=other_names) as file:
             torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        for name in other_names:
-            link_checkpoint(temporary, path.with_name(name))
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch's writer reports a full disk as a RuntimeError about positions in the file
         full = "the disk took only a part of it, so it may be full"
@@ -150,28 +143,6 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Seq
             f"checkpoint {path} cannot be written: {reason} ({free} free); the earlier one is whole; make room, or "
             "--set paths.checkpoint_dir=DIR"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
-
-
-def link_checkpoint(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`: a hard link, or a copy on file systems without them."""
-    temporary = temporary_path(target)
-    temporary.unlink(missing_ok=True)
-    try:
-        try:
-            os.link(source, temporary)
-        except OSError:  # no hard links on this file system (exFAT, some network drives)
-            check_free_disk(target.parent, source.stat().st_size)
-            with source.open("rb") as original, temporary.open("wb") as copy:
-                shutil.copyfileobj(original, copy, 1 << 20)
-                copy.flush()
-                os.fsync(copy.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)  # renaming one name of a file to another name of it leaves both
-    sync_directory(target.parent)
 
 
 def tensor_bytes(content: Any) -> int:

@@ -24,6 +24,7 @@ from pipeline.generation.decode_step import DecodeStep
 from pipeline.modeling.compiler import cpp_compiler_problem
 from pipeline.modeling.kv_cache import KVCache
 from utils.errors import PipelineError
+from utils.files import make_folder, move_into_place
 
 
 def compiled_decoder(model: TransformerLM, mode: str) -> "CompiledDecoder | None":
@@ -81,7 +82,7 @@ def _compile(model: TransformerLM, path: Path) -> None:
     example = (torch.zeros(1, dtype=torch.long), angles, angles.clone(), keys, keys.clone(), torch.zeros(40))
     size, past = torch.export.Dim("size", min=8, max=2**20), torch.export.Dim("past", min=1, max=2**20 - 1)
     shapes = (None, None, None, {2: size}, {2: size}, {0: past})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own, about its own modules
         program = torch.export.export(DecodeStep(model), example, dynamic_shapes=shapes)
@@ -89,7 +90,7 @@ def _compile(model: TransformerLM, path: Path) -> None:
         made = torch._inductor.aoti_compile_and_package(
             program, package_path=str(Path(folder) / "step.pt2"), inductor_configs=options
         )
-        os.replace(made, path)
+        move_into_place(Path(made), path)
 
 
 class CompiledDecoder:

@@ -237,13 +237,12 @@ class FaultLayer:
         return self._changes_name(new, undo)
 
     def _link(self, source, target, **named):
-        self.real.link(source, target, **named) if self._inside(target) is None else self._link_inside(source, target)
-
-    def _link_inside(self, source, target):
         path = self._inside(target)
+        if path is None:
+            return self.real.link(source, target, **named)
         self.operation("link", path)
         self.real.link(source, target)
-        self._changes_name(path, lambda: self.real.unlink(path))
+        return self._changes_name(path, lambda: self.real.unlink(path))
 
     def _unlink(self, path, *, dir_fd=None):
         inside = self._inside(path, dir_fd)
