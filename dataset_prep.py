@@ -19,7 +19,7 @@ from pipeline.formats.cleaned_text import check_cleaned_text, cleaned_files, fir
 from pipeline.preparation.command_line import add_preparation_options, load_evaluation, recipe
 from pipeline.preparation.input_shards import line_shards
 from pipeline.preparation.report import summary
-from tokenizer import load_tokenizer
+from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from utils.cli import run, stage_parser
 
 if TYPE_CHECKING:

@@ -173,7 +173,7 @@ def import_from_hf(directory: Path, output: Path, config: "Config") -> Path:
     from pipeline.exporting.hf_check import compare_logits, load_hf_model
     from pipeline.exporting.hf_import import read_hf_folder
     from pipeline.formats.checkpoint import write_checkpoint
-    from tokenizer import load_tokenizer
+    from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 
     path = output / CHECKPOINT_NAME
     if path.exists():
@@ -197,7 +197,7 @@ def import_checkpoint(args: argparse.Namespace, config: "Config") -> Path:
     from pipeline.exporting.foreign_import import import_foreign
     from pipeline.formats.checkpoint import write_checkpoint
     from pipeline.formats.run_folders import new_run_folder
-    from tokenizer import load_tokenizer
+    from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 
     if args.output and (args.output / CHECKPOINT_NAME).exists():
         raise PipelineError(f"{args.output / CHECKPOINT_NAME} exists; name another folder with --output")

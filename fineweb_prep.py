@@ -26,7 +26,7 @@ from pipeline.preparation.input_shards import Shard, record_shards
 from pipeline.preparation.quality_rules import check_rule_names, rejection
 from pipeline.preparation.remote_file import Retries
 from pipeline.preparation.report import summary
-from tokenizer import load_tokenizer
+from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from utils.cli import run, stage_parser
 from utils.errors import PipelineError
 from utils.files import is_within

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.configuration import Config, load_config_from
-from tokenizer import load_tokenizer
+from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from utils.cli import run, stage_parser
 from utils.errors import PipelineError, UsageError
 from utils.files import refuse_overwriting, whole_file

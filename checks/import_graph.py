@@ -124,8 +124,9 @@ def room_of(file: str) -> str:
 
 
 def _is_ground_floor(file: str) -> bool:
-    """The configuration: what puts the sections together, and each room's own section."""
-    return file.startswith("pipeline/configuration") or (file.startswith("pipeline/") and file.endswith("/config.py"))
+    """The configuration: the files next to the rooms, and each room's own section."""
+    folders, _, name = file.rpartition("/")
+    return folders == "pipeline" or (folders.startswith("pipeline/") and name == "config.py")
 
 
 def layer_of(room: str) -> int:

@@ -12,10 +12,10 @@ from pipeline.configuration import Config, load_config
 from pipeline.console.menus import choose_run
 from pipeline.formats.cleaned_text import cleaned_files
 from pipeline.formats.run_folders import find_checkpoint
+from pipeline.quickstart_hint import or_quickstart
 from pipeline.tuning.dataset import SftDataset
 from tokenizer import load_tokenizer
 from utils.errors import PipelineError
-from utils.quickstart_hint import or_quickstart
 
 FOLDERS = ("raw_dir", "cleaned_dir", "tokenizer_dir", "checkpoint_dir", "post_training_dir")
 FINDERS: dict[str, tuple[str, Callable[[Config], object]]] = {
@@ -38,7 +38,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     write_config(tmp_path / "config.json", tmp_path / "mine", "wikipedia_test_dir")
     write_config(tmp_path / "configs" / "quickstart.json", tmp_path / "quickstart", "custom_dir", source="custom")
     monkeypatch.setattr("pipeline.configuration.DEFAULT_CONFIG", tmp_path / "config.json")
-    monkeypatch.setattr("utils.quickstart_hint.QUICKSTART_CONFIG", tmp_path / "configs" / "quickstart.json")
+    monkeypatch.setattr("pipeline.quickstart_hint.QUICKSTART_CONFIG", tmp_path / "configs" / "quickstart.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

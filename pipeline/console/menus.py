@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.formats.run_folders import Run, list_runs
 from pipeline.generation.settings import GenerationSettings
+from pipeline.quickstart_hint import or_quickstart
 from utils.errors import PipelineError, UsageError
-from utils.quickstart_hint import or_quickstart
 from utils.terminal import ask, format_bytes, styled, visible
 
 

@@ -29,7 +29,7 @@ from utils.errors import PipelineError
 
 if TYPE_CHECKING:
     from model import TransformerLM
-    from tokenizer import WikipediaTokenizer
+    from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
 
 MAX_REPLY_TOKENS = 60
 ROWS_AT_ONCE = 64

@@ -26,7 +26,7 @@ from pipeline.modeling.config import ModelConfig
 from utils.errors import PipelineError
 
 if TYPE_CHECKING:
-    from tokenizer import WikipediaTokenizer
+    from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
 
 _SHOWN = 8  # names in a message at most
 _NOTABLE = 0.05  # nats a token: below that two losses say nothing

@@ -14,7 +14,7 @@ from pipeline.exporting.hf_names import from_hf_names
 from pipeline.modeling.config import ModelConfig
 
 if TYPE_CHECKING:
-    from tokenizer import WikipediaTokenizer
+    from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
 
 TEXT = """The river rises in the hills north of the town and flows south through farmland for about forty miles
 before it reaches the sea. In the nineteenth century several mills were built along its banks, and a canal was dug to

@@ -6,16 +6,16 @@ Inside a line a paragraph break is U+2029 and a line break U+2028, so `wc -l` co
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path, PurePath
 from typing import Any, TypedDict, cast
 
+from pipeline.quickstart_hint import or_quickstart
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
 from utils.files import write_json
-from utils.quickstart_hint import or_quickstart
 
 PARAGRAPH_BREAK = "\u2029"
 LINE_BREAK = "\u2028"
@@ -45,6 +45,22 @@ def to_line(article: str) -> str:
 def from_line(line: str) -> str:
     r"""The article that `line` holds; a ``\n`` that ends the line in its file is not part of it."""
     return line.removesuffix("\n").replace(PARAGRAPH_BREAK, "\n\n").replace(LINE_BREAK, "\n")
+
+
+def read_articles(files: Iterable[str | Path]) -> Iterator[str]:
+    """The articles of cleaned text files, one a line.
+
+    Raises:
+        PipelineError: a file does not exist, or is not UTF-8.
+    """
+    for path in map(Path, files):
+        try:
+            with path.open(encoding="utf-8", newline="\n") as lines:
+                yield from map(from_line, lines)
+        except FileNotFoundError:
+            raise PipelineError(f"{path} does not exist; expected cleaned text, run: python3 cleaner.py") from None
+        except UnicodeDecodeError as error:
+            raise PipelineError(f"{path} is not UTF-8: {error}") from None
 
 
 def printable_name(path: str | PurePath) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
 
+from pipeline.quickstart_hint import or_quickstart
 from utils.errors import PipelineError
-from utils.quickstart_hint import or_quickstart
 from utils.terminal import format_bytes
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".xml": "xml", ".txt": "text", ".md": "text"}

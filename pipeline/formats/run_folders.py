@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.quickstart_hint import or_quickstart
 from utils.errors import PipelineError
 from utils.files import make_folder, sync_directory
-from utils.quickstart_hint import or_quickstart
 
 _PATTERN = "checkpoint_*.pt"
 

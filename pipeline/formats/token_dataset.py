@@ -22,10 +22,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from pipeline.quickstart_hint import or_quickstart
 from utils.arithmetic import ceil_div
 from utils.checksums import sha256_of
 from utils.errors import PipelineError
-from utils.quickstart_hint import or_quickstart
 
 FORMAT_VERSION = 1
 METADATA_NAME = "metadata.json"

@@ -15,7 +15,7 @@ from pipeline.formats.checkpoint import read_checkpoint, refuse_without_config
 from pipeline.formats.checkpoint_tokenizer import tokenizer_of
 from pipeline.formats.run_folders import find_checkpoint
 from pipeline.modeling.quantization import quantize_int8
-from tokenizer import WikipediaTokenizer, load_tokenizer
+from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer, load_tokenizer
 from utils.devices import choose_dtype, resolve_device
 from utils.errors import UsageError
 from utils.terminal import format_count, visible

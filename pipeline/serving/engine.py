@@ -19,7 +19,7 @@ from utils.errors import PipelineError
 
 if TYPE_CHECKING:
     from model import TransformerLM
-    from tokenizer import WikipediaTokenizer
+    from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
 
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pipeline.generation.settings import check_text
 from pipeline.serving.engine import QueueFullError
 
 if TYPE_CHECKING:
-    from tokenizer import WikipediaTokenizer
+    from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
 
 Prompts = list[list[int]]
 

@@ -199,7 +199,7 @@ def sample_writers(config: Config, run: RunInfo) -> list[Callback]:
     """A sample writer, or none if the dataset's tokenizer is not here."""
     directory = config.paths.tokenizer_dir
     try:
-        from tokenizer import load_tokenizer
+        from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(directory)
     except (ImportError, PipelineError) as error:

@@ -18,12 +18,12 @@ import numpy as np
 
 from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
 from pipeline.formats.cleaned_text import printable_name
+from pipeline.quickstart_hint import or_quickstart
 from pipeline.tokenization.interface import Tokenizer
 from pipeline.tuning.conversations import Example, Preparation
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
 from utils.files import remove_stale_temporaries, whole_file, write_json
-from utils.quickstart_hint import or_quickstart
 
 FORMAT_VERSION = 1
 EXAMPLES_NAME, MASKS_NAME, METADATA_NAME = "tokenized_examples.npy", "loss_masks.npy", "metadata.json"

@@ -24,6 +24,7 @@ from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_
 from pipeline.formats.run_folders import find_checkpoint, new_run_folder
 from pipeline.formats.run_names import check_run_name
 from pipeline.tokenization.interface import Tokenizer
+from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from pipeline.training.curves import LossCurve
 from pipeline.training.log_place import LogPlace
 from pipeline.training.prepare_model import prepare_for_training
@@ -35,7 +36,6 @@ from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.fit_to_checkpoint import FirstValidation, check_data, refuse_other_data, tuning_config
 from pipeline.tuning.loader import ConversationLoader, split_examples
 from pipeline.tuning.sample_answers import SampleAnswers
-from tokenizer import load_tokenizer
 from utils.devices import current_world, peak_flops
 from utils.errors import PipelineError, UsageError
 from utils.files import write_json
