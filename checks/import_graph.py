@@ -41,6 +41,7 @@ LAYERS = (
             "benchmark",
             "export",
             "quickstart",
+            "doctor",
         ),
     ),
     Layer(
@@ -54,6 +55,7 @@ LAYERS = (
             "pipeline/evaluation",
             "pipeline/exporting",
             "pipeline/demo",
+            "pipeline/doctor",
         ),
     ),
     Layer("training", ("pipeline/training",)),

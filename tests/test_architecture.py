@@ -68,7 +68,7 @@ def test_the_router_knows_what_each_stage_imports(stage):
     logs = {"tensorboard"} if "torch.utils.tensorboard" in names and stage.name != "quickstart" else set()
     imported = packages(names) & pinned_packages() | logs
     assert imported <= set(stage.packages)
-    if stage.name != "quickstart":  # which runs the others
+    if stage.name not in ("quickstart", "doctor"):  # one runs the others, one examines what they need
         assert set(stage.packages) <= imported
 
 

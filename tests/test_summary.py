@@ -10,7 +10,8 @@ from model import TransformerLM, main
 from pipeline.configuration import CHECKOUT, load_config
 from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.execution import Execution
-from pipeline.modeling.summary import expected_tokens_per_second, parameters_by_part, training_memory
+from pipeline.modeling.memory_estimate import parameters_by_part, training_memory
+from pipeline.modeling.summary import expected_tokens_per_second
 from utils.errors import PipelineError
 
 SMALL = ModelConfig(

@@ -109,6 +109,11 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def free_disk(folder: Path) -> int:
+    """Free bytes on the disk where `folder`, which may not exist yet, will be."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+
+
 def is_within(path: Path, folder: Path) -> bool:
     """True if `path` is `folder` or is below it, whatever links lead there."""
     resolved = path.resolve()

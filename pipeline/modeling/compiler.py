@@ -1,13 +1,15 @@
-"""Whether torch.compile can run on a device."""
+"""Whether torch.compile can run on a device. Needs no torch to say so."""
 
 import importlib.util
 import os
 import shutil
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
-def compiler_problem(device: torch.device) -> str:
+def compiler_problem(device: "torch.device") -> str:
     """Why torch.compile cannot run on `device`, or an empty string."""
     if device.type == "cuda":
         return "" if importlib.util.find_spec("triton") else "the package triton is not installed"

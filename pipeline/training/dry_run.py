@@ -1,9 +1,7 @@
 """What a run will take, measured before it starts: its time for ``--test``; time, memory and disk for ``--dry-run``."""
 
-import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -11,6 +9,7 @@ from pipeline.formats.checkpoint import tensor_bytes
 from pipeline.training.trainer import Trainer
 from utils.arithmetic import ceil_div
 from utils.devices import describe_device
+from utils.files import free_disk
 from utils.terminal import format_bytes, format_count, format_seconds
 
 Clock = Callable[[], float]
@@ -69,13 +68,8 @@ def _disk(trainer: Trainer) -> str:
     size = tensor_bytes(trainer.state_dict())
     step_checkpoints = min(trainer.config.keep_last, trainer.total_steps // trainer.config.checkpoint_every_steps)
     num_files = 2 + step_checkpoints  # checkpoint_latest.pt and checkpoint_best.pt
-    free = format_bytes(_free_disk(trainer.run.folder))
+    free = format_bytes(free_disk(trainer.run.folder))
     return f"{num_files} checkpoints of {format_bytes(size)}, {format_bytes(num_files * size)} in all; {free} free"
-
-
-def _free_disk(folder: Path) -> int:
-    """Free bytes on the disk where `folder`, which may not exist yet, will be."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def _short(seconds: float) -> str:

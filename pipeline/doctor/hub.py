@@ -1,0 +1,94 @@
+"""The Hugging Face hub: can it be reached, who is logged in, and what is needed from it?
+
+One request, to ask whether this login may read LIMA, which is gated.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.error import HTTPError, URLError
+
+from pipeline.configuration import Config
+from pipeline.doctor.findings import Finding, note, ok, problem, shown
+from pipeline.doctor.time_limit import within
+
+LIMA = "GAIR/lima"
+HUB = "https://huggingface.co"
+SECONDS = 2.0
+_LOG_IN = f"accept the terms at {HUB}/datasets/{LIMA} and run: hf auth login (or set HF_TOKEN)"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the hub said. `reason`: why it cannot be reached; `status`: of the question whether LIMA may be read."""
+
+    status: int | None = None
+    reason: str = ""
+    has_token: bool = False
+
+
+def check_hub(config: Config, *, seconds: float = SECONDS) -> list[Finding]:
+    return judge(ask_hub(seconds), needed_from_hub(config), has_conversations=has_conversations(config))
+
+
+def judge(answer: Answer, needed: Mapping[str, str], *, has_conversations: bool) -> list[Finding]:
+    """The findings from the hub's answer; being offline is a problem only if the route needs something from there."""
+    if answer.reason:
+        found = f"cannot be reached ({answer.reason})"
+        if needed:
+            remedy = f"connect to a network, or {', or '.join(needed.values())}"
+            return [problem("hub", f"{found}, needed for {' and '.join(needed)}", remedy)]
+        return [note("hub", f"{found}; nothing of the route is fetched from there")]
+    if answer.status == 200:
+        return [ok("hub", f"reached, logged in; {LIMA} may be read")]
+    login = "logged in" if answer.has_token else "not logged in"
+    if has_conversations:
+        return [ok("hub", f"reached, {login}")]
+    if answer.status in (401, 403):
+        return [note("hub", f"reached, {login}; {LIMA} is gated and may not be read, which only sft needs", _LOG_IN)]
+    return [note("hub", f"reached, {login}; it answered {answer.status} about {LIMA}, which only sft needs", _LOG_IN)]
+
+
+def needed_from_hub(config: Config) -> dict[str, str]:
+    """What the route still has to fetch, and what to do without the hub."""
+    needed = {}
+    if not any(config.paths.tokenizer_dir.glob("tokenizer.*")):
+        place = f"put its tokenizer.json into {shown(config.paths.tokenizer_dir)}"
+        needed[f"the tokenizer {config.tokenizer.name}"] = place
+    dataset = config.dataset.directory(test=False) / "metadata.json"
+    if config.dataset.source == "fineweb" and not dataset.exists():
+        shards = "take downloaded shards: python3 main.py fineweb --source DIR"
+        needed[f"{config.fineweb.name} ({config.fineweb.subset})"] = shards
+    return needed
+
+
+def has_conversations(config: Config) -> bool:
+    folder = config.paths.post_training_dir
+    return any((folder / name).exists() for name in ("metadata.json", "lima_train.jsonl"))
+
+
+def ask_hub(seconds: float = SECONDS) -> Answer:
+    """Ask whether this login may read LIMA; gives up after `seconds`, also while a name is looked up."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return Answer(reason="HF_HUB_OFFLINE is set")
+    try:
+        return within(seconds, lambda: _request(seconds))
+    except TimeoutError:
+        return Answer(reason=f"no answer within {seconds:g} s")
+
+
+def _request(seconds: float) -> Answer:
+    from utils.hub_connection import hub_request, open_url
+
+    endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    request = hub_request(f"{endpoint}/api/datasets/{LIMA}/auth-check")
+    has_token = request.has_header("Authorization")
+    try:
+        response, _ = open_url(request, timeout=seconds)
+        with response:
+            return Answer(response.status, has_token=has_token)
+    except HTTPError as error:
+        return Answer(error.code, has_token=has_token)
+    except (URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return Answer(reason=str(getattr(reason, "strerror", None) or reason))

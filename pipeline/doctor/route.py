@@ -1,0 +1,146 @@
+"""What the route has already made: tokenizer, token datasets, checkpoints, conversations, and whether it is sound.
+
+Names, sizes, headers and a zip file's list of members are read; what a full check costs, the finding says.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+from pipeline.configuration import Config
+from pipeline.doctor.disk import cleaned_files
+from pipeline.doctor.findings import Finding, from_error, note, ok, problem, shown
+from pipeline.doctor.hub import has_conversations
+from pipeline.doctor.packages import shortened
+from pipeline.formats.raw_files import format_of
+from pipeline.formats.run_folders import list_runs
+from utils.errors import PipelineError
+from utils.quickstart_hint import or_quickstart
+from utils.terminal import format_bytes, format_count
+
+METADATA_NAME = "metadata.json"
+_MOST_CHECKPOINTS = 200
+
+
+def check_tokenizer(config: Config) -> list[Finding]:
+    """Read it: its checksum, its size against the model's."""
+    from tokenizer import load_tokenizer
+
+    directory = config.paths.tokenizer_dir
+    if not any(directory.glob("tokenizer.*")):
+        return [
+            note(
+                "tokenizer",
+                f"not in {shown(directory)} yet",
+                f"run: python3 main.py tokenize{or_quickstart(directory)}",
+            )
+        ]
+    tokenizer = load_tokenizer(directory)
+    found, expected = tokenizer.vocab_size, config.model.vocab_size
+    if found != expected:
+        remedy = f"--set model.vocab_size={found}, or --set paths.tokenizer_dir=DIR"
+        return [
+            problem("tokenizer", f"{shown(directory)} has {found:,} pieces, model.vocab_size is {expected:,}", remedy)
+        ]
+    findings = [ok("tokenizer", f"{tokenizer.name}, {found:,} pieces, sound")]
+    dataset = config.dataset.directory(test=False)
+    made_by = _fingerprint_of(dataset) if is_complete(dataset) else None
+    if made_by not in (None, tokenizer.fingerprint):
+        text = f"{shown(directory)} is not the tokenizer that made {shown(dataset)}, so training writes no samples"
+        findings.append(note("tokenizer", text, "name that one's folder: --set paths.tokenizer_dir=DIR"))
+    return findings
+
+
+def _fingerprint_of(dataset: Path) -> str | None:
+    """The fingerprint of the tokenizer that made a complete dataset; None if it does not say."""
+    try:
+        content = json.loads((dataset / METADATA_NAME).read_text(encoding="utf-8"))
+        return str(content["tokenizer"]["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the dataset's own line says what is wrong with it
+
+
+def check_datasets(config: Config) -> list[Finding]:
+    """The dataset that training reads, and the one that ``--test`` reads if it has been made."""
+    full = config.dataset.directory(test=False)
+    test = config.dataset.directory(test=True)
+    findings = [_dataset(config, full) if is_complete(full) else _dataset_to_come(config, full)]
+    if test != full and is_complete(test):
+        findings.append(_dataset(config, test))
+    return findings
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether the preparation has finished; it writes metadata.json last."""
+    return (directory / METADATA_NAME).exists()
+
+
+def _dataset(config: Config, directory: Path) -> Finding:
+    from pipeline.formats.token_dataset import TokenDataset
+
+    stage = "fineweb" if config.dataset.source == "fineweb" else "prepare"
+    try:
+        dataset = TokenDataset.open(directory, command=f"python3 main.py {stage}")
+    except PipelineError as error:
+        return from_error("dataset", error)
+    size = dataset.metadata.get("vocab_size", config.model.vocab_size)
+    if size != config.model.vocab_size:
+        found = f"{shown(directory)} was made with {size:,} pieces, model.vocab_size is {config.model.vocab_size:,}"
+        return problem("dataset", found, f"--set model.vocab_size={size}, or choose another dataset")
+    tokens = f"{format_count(dataset.num_tokens)} tokens in {len(dataset.files)} files of the right size"
+    full_check = f"python3 main.py prepare --inspect {shown(directory)}"
+    return ok(
+        "dataset",
+        f"{directory.name}, {tokens}; a full check reads {format_bytes(2 * dataset.num_tokens)}: {full_check}",
+    )
+
+
+def _dataset_to_come(config: Config, directory: Path) -> Finding:
+    """What makes the dataset, from what there is."""
+    name = f"{shown(directory)} is not complete"
+    if config.dataset.source == "fineweb":
+        return note("dataset", name, "run: python3 main.py fineweb")
+    if cleaned_files(config):
+        return note("dataset", name, "run: python3 main.py prepare")
+    raw = config.paths.raw_dir
+    if raw.is_dir() and any(format_of(path) for path in raw.rglob("*")):
+        return note("dataset", name, "run: python3 main.py cleanup, then: python3 main.py prepare")
+    remedy = f"put raw files into {shown(raw)}, or: --set dataset.source=fineweb{or_quickstart(directory)}"
+    return problem("dataset", f"{name}, and there is no text to make it from", remedy)
+
+
+def check_checkpoints(config: Config) -> list[Finding]:
+    """Every checkpoint's list of members; a file that was cut off has none."""
+    folder = config.paths.checkpoint_dir
+    runs = list_runs(folder)
+    paths = [path for run in runs for path in run.checkpoints][:_MOST_CHECKPOINTS]
+    if not paths:
+        return [ok("checkpoints", f"none in {shown(folder)} yet")]
+    damaged = [path for path in paths if not _is_whole(path)]
+    if damaged:
+        names = shortened(str(path.relative_to(folder)) for path in damaged)
+        return [note("checkpoints", f"not whole: {names}", "restore them from a copy, or delete them")]
+    size = format_bytes(sum(path.stat().st_size for path in paths))
+    count = f"{len(paths)} in {len(runs)} runs" if len(runs) > 1 else f"{len(paths)} in one run"
+    return [ok("checkpoints", f"{count}, whole; a full check reads {size}, and each stage does so when it loads one")]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file ends with a list of members that lie inside it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = path.stat().st_size
+            members = archive.infolist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+        return False
+    return bool(members) and all(member.header_offset + member.compress_size <= size for member in members)
+
+
+def check_conversations(config: Config) -> list[Finding]:
+    """What instruction tuning reads; the route to a pretrained model does without."""
+    folder = config.paths.post_training_dir
+    if (folder / "metadata.json").exists():
+        return [ok("tuning data", f"tokenized in {shown(folder)}")]
+    if has_conversations(config):
+        return [note("tuning data", f"LIMA is in {shown(folder)}, not tokenized", "run: python3 main.py lima")]
+    return [note("tuning data", f"none in {shown(folder)}; only sft needs it", "run: python3 main.py lima")]

@@ -1,0 +1,22 @@
+"""Whether the server could listen where it is configured to."""
+
+import errno
+import socket
+
+from pipeline.configuration import Config
+from pipeline.doctor.findings import Finding, note, ok
+
+
+def check_port(config: Config) -> list[Finding]:
+    host, port = config.server.host, config.server.port
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return [note("port", f"{host}:{port} is in use", f"serve on another: --set server.port={port + 1}")]
+        reason = error.strerror or error
+        return [note("port", f"cannot listen on {host}:{port} ({reason})", "--set server.host=127.0.0.1")]
+    return [ok("port", f"{host}:{port} is free for the server")]
