@@ -14,8 +14,8 @@ from pipeline.doctor.hub import has_conversations
 from pipeline.doctor.packages import shortened
 from pipeline.formats.raw_files import format_of
 from pipeline.formats.run_folders import list_runs
+from pipeline.quickstart_hint import or_quickstart
 from utils.errors import PipelineError
-from utils.quickstart_hint import or_quickstart
 from utils.terminal import format_bytes, format_count
 
 METADATA_NAME = "metadata.json"
@@ -24,7 +24,7 @@ _MOST_CHECKPOINTS = 200
 
 def check_tokenizer(config: Config) -> list[Finding]:
     """Read it: its checksum, its size against the model's."""
-    from tokenizer import load_tokenizer
+    from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 
     directory = config.paths.tokenizer_dir
     if not any(directory.glob("tokenizer.*")):
