@@ -1,4 +1,4 @@
-"""Scores checkpoints as EleutherAI's lm-evaluation-harness does, with standard errors, and compares them.
+"""Score checkpoints as EleutherAI's lm-evaluation-harness does, with standard errors, and compare them.
 
     python3 benchmark.py --checkpoint latest                               # --standard: 100 lines, 50 and 20 items
     python3 benchmark.py --checkpoint old=RUN --checkpoint new=latest --full
@@ -10,7 +10,6 @@ Writes benchmark_<timestamp>.json, .txt, .png and .html to paths.benchmark_dir. 
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +19,7 @@ from pipeline.evaluation.model_benchmark import ModelBenchmark
 from pipeline.evaluation.presets import PRESETS, TASK_NAMES, preset_summary
 from pipeline.evaluation.text_report import format_benchmark_results
 from utils.cli import EXIT_OK, run, stage_parser
-from utils.errors import PipelineError, UsageError, did_you_mean
-from utils.terminal import visible
+from utils.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pipeline.configuration import Config
@@ -75,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     config = load_config_from(args)
     if args.questions:
-        return answer_questions(args, config)
+        return _answer_questions(args, config)
     # The sets first: a missing one is reported before a model is loaded.
     benchmark = ModelBenchmark(config, preset=args.preset, tasks=args.tasks, offline_samples=args.offline_samples)
     models = _load_models(args, config)
@@ -92,51 +90,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK
 
 
-def answer_questions(args: argparse.Namespace, config: "Config") -> int:
-    """Asks every checkpoint the questions of a file; prints the counts, and writes them with the replies as JSON."""
-    from pipeline.evaluation.questions import ask, format_score, read_questions, score, score_values
-    from utils.files import write_json
+def _answer_questions(args: argparse.Namespace, config: "Config") -> int:
+    from pipeline.evaluation.questions import answer_questions, read_questions
 
     questions = read_questions(args.questions)  # first: a mistake in the file is reported before a model is loaded
-    results = {}
-    for loaded in _load_models(args, config):
-        if not loaded.is_chat:
-            raise PipelineError(f"{loaded.name} is not tuned on conversations; expected one: python3 main.py sft")
-        result = score(questions, ask(loaded.model, loaded.tokenizer, questions.asked))
-        results[loaded.name] = score_values(result)
-        print(visible(f"{loaded.name}\n{format_score(result)}"))
-    path = config.paths.benchmark_dir / f"questions_{time.strftime('%Y_%m_%d_%H_%M_%S')}.json"
-    write_json(path, results)
+    path = answer_questions(questions, _load_models(args, config), config.paths.benchmark_dir)
     print(f"written: {path}")
     return EXIT_OK
 
 
 def _load_models(args: argparse.Namespace, config: "Config") -> "list[LoadedModel]":
-    from pipeline.generation.loading import load_all
-
     if args.over_training:
-        return _load_run(args.over_training, config, device=args.device)
-    return load_all(args.checkpoint or ["latest"], config, device=args.device)
+        from pipeline.evaluation.over_training import load_run
 
-
-def _load_run(run_name: str, config: "Config", *, device: str) -> "list[LoadedModel]":
-    """Every checkpoint of a run, in the order of their steps."""
-    from pipeline.formats.run_folders import find_checkpoint
+        return load_run(args.over_training, config, device=args.device)
     from pipeline.generation.loading import load_all
 
-    folder = find_checkpoint(run_name, config.paths.checkpoint_dir).parent
-    kept = [*folder.glob("checkpoint_step_*.pt"), *folder.glob("checkpoint_epoch_*.pt")]
-    paths = [*sorted(kept, key=_number), *folder.glob("checkpoint_latest.pt")]
-    models = load_all([f"{path.stem.removeprefix('checkpoint_')}={path}" for path in paths], config, device=device)
-    by_step = {loaded.content["step"]: loaded for loaded in models}  # latest often repeats the newest step
-    if len(by_step) < 2:
-        raise UsageError(f"{folder} has {len(by_step)} checkpoint(s); a curve over training needs at least two")
-    return list(by_step.values())
-
-
-def _number(path: Path) -> int:
-    """checkpoint_step_120.pt → 120."""
-    return int(path.stem.rsplit("_", 1)[1])
+    return load_all(args.checkpoint or ["latest"], config, device=args.device)
 
 
 if __name__ == "__main__":

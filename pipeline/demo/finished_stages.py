@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.formats.run_folders import LATEST_NAME
 from utils.files import write_json
 
 
@@ -64,7 +65,7 @@ class FinishedStages:
         if key not in self._begun:
             return None
         new = [path for path in sorted(folders) if path.name not in self._begun[key]]
-        return next((path for path in reversed(new) if (path / "checkpoint_latest.pt").exists()), None)
+        return next((path for path in reversed(new) if (path / LATEST_NAME).exists()), None)
 
     def forget(self) -> None:
         self._done = {}

@@ -1,4 +1,4 @@
-"""Asks a tuned model the questions of a file, and counts how many of its answers are right.
+"""Ask a tuned model the questions of a file, and count how many of its answers are right.
 
     questions = read_questions(Path("questions.jsonl"))
     replies = ask(model, tokenizer, questions.asked)
@@ -14,6 +14,7 @@ point. Case, accents' composition, punctuation and articles make no difference.
 
 import math
 import re
+import time
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,9 +27,12 @@ from pipeline.formats.raw_files import RawFile
 from pipeline.generation.generate import generate_batch
 from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
+from utils.files import write_json
+from utils.terminal import visible
 
 if TYPE_CHECKING:
     from model import TransformerLM
+    from pipeline.generation.loading import LoadedModel
     from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
 
 MAX_REPLY_TOKENS = 60
@@ -130,6 +134,24 @@ def read_questions(path: Path) -> QuestionFile:
     if not asked:
         raise PipelineError(f"{path} holds no questions; expected one a line, as JSON")
     return QuestionFile(tuple(asked), {kind: frozenset(names) for kind, names in rivals.items()})
+
+
+def answer_questions(questions: QuestionFile, models: "Sequence[LoadedModel]", directory: Path) -> Path:
+    """Ask every model, print the counts, and write them with the replies as JSON in `directory`; return its path.
+
+    Raises:
+        PipelineError: a model is not tuned on conversations.
+    """
+    results = {}
+    for loaded in models:
+        if not loaded.is_chat:
+            raise PipelineError(f"{loaded.name} is not tuned on conversations; expected one: python3 main.py sft")
+        result = score(questions, ask(loaded.model, loaded.tokenizer, questions.asked))
+        results[loaded.name] = score_values(result)
+        print(visible(f"{loaded.name}\n{format_score(result)}"))
+    path = directory / f"questions_{time.strftime('%Y_%m_%d_%H_%M_%S')}.json"
+    write_json(path, results)
+    return path
 
 
 def ask(model: "TransformerLM", tokenizer: "WikipediaTokenizer", questions: Sequence[Question]) -> list[str]:

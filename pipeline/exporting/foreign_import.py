@@ -1,15 +1,15 @@
-"""A checkpoint of another program → the content of one of ours, and what was done to it.
+"""Import another program's checkpoint as one of ours.
 
-    imported = import_foreign(path, config, tokenizer=tokenizer)     # imported.content, imported.report
+    import_checkpoint(path, config, ImportOptions(rotation="pairs"), tokenizer_dir=None, output=folder)
 
 The weights must make a whole model: one that is missing, has another shape or is not recognised is an error.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,69 +21,105 @@ from pipeline.exporting.foreign_file import ForeignFile, read_config_file, read_
 from pipeline.exporting.foreign_names import Mapped, halve_rows, map_names, split_fused
 from pipeline.exporting.foreign_sample import sample_losses
 from pipeline.exporting.hf_names import from_hf_names, to_hf_names
+from pipeline.formats.checkpoint import write_checkpoint
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer
+from pipeline.formats.run_folders import LATEST_NAME, new_run_folder
 from pipeline.modeling.config import ModelConfig
+from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer, load_tokenizer
 from utils.errors import PipelineError
-
-if TYPE_CHECKING:
-    from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
 
 _SHOWN = 8  # names in a message at most
 _NOTABLE = 0.05  # nats a token: below that two losses say nothing
 
 
 @dataclass(frozen=True)
+class ImportOptions:
+    """What a file may not say of itself.
+
+    Args:
+        model_config: a JSON file with keys that the file does not state, or that replace its own.
+        rotation: which values of a query RoPE rotates together: ``halves`` (ours), ``pairs`` of neighbours, or
+            ``auto``, as the names of the weights suggest.
+        ignore_unknown: leave out weights that are not recognised.
+    """
+
+    model_config: Path | None = None
+    rotation: str = "auto"
+    ignore_unknown: bool = False
+
+
+@dataclass(frozen=True)
 class Imported:
-    """`content` is what `write_checkpoint` writes; `report` says what was done, a line each."""
+    """The `content` of a checkpoint, and a `report` of what was done, one line each."""
 
     content: dict[str, Any]
     report: tuple[str, ...]
 
 
+def import_checkpoint(
+    source: Path, config: Config, options: ImportOptions, *, tokenizer_dir: Path | None, output: Path | None
+) -> Path:
+    """Turn another program's file into a checkpoint, print what was done, and return the checkpoint's path.
+
+    Args:
+        tokenizer_dir: the folder of the tokenizer that the model was trained with, if it is known.
+        output: the folder to write to; None: the folder of a new run.
+
+    Raises:
+        PipelineError: the file is not a whole model of our architecture, or its tokenizer has another size.
+    """
+    if output and (output / LATEST_NAME).exists():
+        raise PipelineError(f"{output / LATEST_NAME} exists; name another folder with --output")
+    tokenizer = load_tokenizer(tokenizer_dir) if tokenizer_dir else None
+    imported = import_foreign(source, config, options, tokenizer=tokenizer)
+    print("\n".join(imported.report))
+    path = (output or new_run_folder(config.paths.checkpoint_dir)) / LATEST_NAME
+    write_checkpoint(path, imported.content)
+    return path
+
+
 def import_foreign(
-    path: Path,
-    base: Config,
-    *,
-    tokenizer: "WikipediaTokenizer | None",
-    model_config: Path | None = None,
-    rotation: str = "auto",
-    ignore_unknown: bool = False,
+    path: Path, base: Config, options: ImportOptions, *, tokenizer: WikipediaTokenizer | None
 ) -> Imported:
-    """Read, sort out and check the file at `path`.
+    """Read, map and check the file at `path`.
 
     Args:
         base: the configuration whose other sections the checkpoint gets.
         tokenizer: the one that the model was trained with; None: the checkpoint names none.
-        model_config: a JSON file with keys that the file does not state, or that replace its own.
-        rotation: which values of a query RoPE rotates together: ``halves`` (ours), ``pairs`` of neighbours, or as the
-            names have it (``auto``).
-        ignore_unknown: leave out weights that are not recognised.
 
     Raises:
         PipelineError: the file is not a whole model of our architecture; names what is missing or left over.
     """
     file = read_foreign_file(path)
     mapped = map_names(file.weights)
-    stated = file.config | (read_config_file(model_config) if model_config else {})
+    stated = file.config
+    if options.model_config:
+        stated = stated | read_config_file(options.model_config)
     found = foreign_config(stated, mapped.state, origin=str(path))
     config = _whole_config(found, base, tokenizer, origin=str(path))
-    pairs = mapped.rotates_pairs if rotation == "auto" else rotation == "pairs"
+    pairs = mapped.rotates_pairs if options.rotation == "auto" else options.rotation == "pairs"
     state = _hf_state(mapped, config.model, pairs=pairs)
-    _check_weights(state, mapped.unknown, config.model, origin=path, ignore_unknown=ignore_unknown)
+    unknown = () if options.ignore_unknown else mapped.unknown
+    expected = _expected_shapes(config.model)
+    if not options.ignore_unknown:
+        unknown += tuple(name for name in state if name not in expected)
+    _check_weights(state, expected, unknown, origin=path)
     content: dict[str, Any] = {
         "model": {name: tensor.float() for name, tensor in from_hf_names(state, config.model).items()},
         "config": config.to_dict(),
         "name": path.stem,
         "imported_from": path.name,
     }
-    content |= {"step": file.step} if file.step is not None else {}
-    content |= {"tokenizer": describe_tokenizer(tokenizer)} if tokenizer else {}
+    if file.step is not None:
+        content["step"] = file.step
+    if tokenizer:
+        content["tokenizer"] = describe_tokenizer(tokenizer)
     report = [*_report(file, mapped, found), *_rotation_report(mapped, config.model, tokenizer, pairs=pairs)]
     named = f"{tokenizer.name} in {tokenizer.directory}" if tokenizer else "not recorded; --tokenizer DIR records it"
     return Imported(content, (*report, f"  tokenizer: {named}"))
 
 
-def _whole_config(found: ForeignConfig, base: Config, tokenizer: "WikipediaTokenizer | None", *, origin: str) -> Config:
+def _whole_config(found: ForeignConfig, base: Config, tokenizer: WikipediaTokenizer | None, *, origin: str) -> Config:
     values = base.to_dict()
     values["model"] |= {"rope_scaling": "none", "rope_scaling_factor": 1.0, **found.values}
     context = values["model"]["max_position_embeddings"]
@@ -106,17 +142,23 @@ def _hf_state(mapped: Mapped, config: ModelConfig, *, pairs: bool) -> dict[str, 
     return halve_rows(state, config.head_dim) if pairs else state
 
 
-def _check_weights(
-    state: Mapping[str, Tensor], unknown: Iterable[str], config: ModelConfig, *, origin: Path, ignore_unknown: bool
-) -> None:
-    """Every weight of the model is there in its shape, and nothing else."""
+def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of the model, under Hugging Face's names."""
     with torch.device("meta"):
         model = create_model(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in to_hf_names(model.state_dict(), config).items()}
+    return {name: tuple(tensor.shape) for name, tensor in to_hf_names(model.state_dict(), config).items()}
+
+
+def _check_weights(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], unknown: Sequence[str], *, origin: Path
+) -> None:
+    """Refuse weights that are missing, not recognised, of another shape, or not finite."""
     missing = [name for name in expected if name not in state]
-    unknown = [] if ignore_unknown else [*unknown, *(name for name in state if name not in expected)]
-    problems = [f"missing: {_listed(missing)}"] if missing else []
-    problems += [f"not recognised: {_listed(unknown)} (leave them out with --ignore-unknown)"] if unknown else []
+    problems = []
+    if missing:
+        problems.append(f"missing: {_listed(missing)}")
+    if unknown:
+        problems.append(f"not recognised: {_listed(unknown)} (leave them out with --ignore-unknown)")
     if problems:
         raise PipelineError(f"{origin} is not a whole model of this architecture; {'; '.join(problems)}")
     for name, shape in expected.items():
@@ -142,7 +184,7 @@ def _report(file: ForeignFile, mapped: Mapped, found: ForeignConfig) -> Iterable
 
 
 def _rotation_report(
-    mapped: Mapped, config: ModelConfig, tokenizer: "WikipediaTokenizer | None", *, pairs: bool
+    mapped: Mapped, config: ModelConfig, tokenizer: WikipediaTokenizer | None, *, pairs: bool
 ) -> Iterable[str]:
     """Which values RoPE is taken to rotate together, and with a tokenizer what a sample text says of that."""
     used, other = ("pairs", "halves") if pairs else ("halves", "pairs")

@@ -1,29 +1,32 @@
-"""A GGUF file read again and compared with the original: all tensors, and by llama.cpp itself where it is installed."""
+"""Read a GGUF file and compare it with the original: all tensors, and llama.cpp's answers if it is installed."""
 
 import copy
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from model import TransformerLM
+from pipeline.exporting.comparison import NEW_TOKENS, TEXTS, Comparison, greedy_prompts, largest_difference, random_ids
 from pipeline.exporting.gguf_file import architecture, gguf_tensors
-from pipeline.exporting.hf_check import TEXTS, greedy_prompts
 from pipeline.generation.generate import GenerationSettings, generate_batch
+from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
 
 if TYPE_CHECKING:
+    from llama_cpp import Llama
+
     from pipeline.generation.loading import LoadedModel
 
 # llama.cpp's own rounding in float32 stays below 1e-5 of the largest logit; its products of half-size weights round the
 # activations too.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-_NEW_TOKENS = 24
 
 
-def check_gguf_file(path: Path, loaded: "LoadedModel", *, dtype: torch.dtype) -> dict[str, Any]:
-    """Compares tensors and vocabulary and, where llama-cpp-python is installed, tokens, logits and greedy tokens.
+def check_gguf_file(path: Path, loaded: "LoadedModel", *, dtype: torch.dtype) -> Comparison:
+    """Compare tensors and vocabulary and, if llama-cpp-python is installed, tokens, logits and greedy tokens.
 
     Raises:
         PipelineError: something differs.
@@ -31,7 +34,7 @@ def check_gguf_file(path: Path, loaded: "LoadedModel", *, dtype: torch.dtype) ->
     num_tensors = _compare_contents(path, loaded, dtype)
     if importlib.util.find_spec("llama_cpp") is None:
         return {"tensors": num_tensors}
-    return {"tensors": num_tensors, **_compare_with_llama_cpp(path, loaded, dtype)}
+    return {**_compare_with_llama_cpp(path, loaded, dtype), "tensors": num_tensors}
 
 
 def _compare_contents(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> int:
@@ -39,10 +42,10 @@ def _compare_contents(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> 
 
     reader = gguf.GGUFReader(path)
     found = {tensor.name: tensor for tensor in reader.tensors}
-    wanted = gguf_tensors(_as_stored(loaded.model, dtype))
-    if found.keys() != wanted.keys():
-        raise PipelineError(f"{path}: its tensors are not the model's: {sorted(found.keys() ^ wanted.keys())}")
-    for name, tensor in wanted.items():
+    expected = gguf_tensors(_as_stored(loaded.model, dtype))
+    if found.keys() != expected.keys():
+        raise PipelineError(f"{path}: its tensors are not the model's: {sorted(found.keys() ^ expected.keys())}")
+    for name, tensor in expected.items():
         values = gguf.quants.dequantize(found[name].data, found[name].tensor_type).reshape(tensor.shape)
         if not np.array_equal(values, tensor.float().numpy()):
             raise PipelineError(f"{path}: tensor {name} differs from the checkpoint's; nothing was exported")
@@ -51,10 +54,10 @@ def _compare_contents(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> 
     stored = [bytes(tokens.parts[place]) for place in tokens.data]
     if stored != pieces or reader.fields["general.architecture"].contents() != architecture(loaded.model.config):
         raise PipelineError(f"{path}: its vocabulary or architecture is not the checkpoint's; nothing was exported")
-    return len(wanted)
+    return len(expected)
 
 
-def _compare_with_llama_cpp(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> dict[str, Any]:
+def _compare_with_llama_cpp(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> Comparison:
     import llama_cpp
 
     ours, tokenizer = _as_stored(loaded.model, dtype), loaded.tokenizer
@@ -77,7 +80,7 @@ def _compare_with_llama_cpp(path: Path, loaded: "LoadedModel", dtype: torch.dtyp
 
 
 @torch.no_grad()
-def _as_stored(model: Any, dtype: torch.dtype) -> Any:
+def _as_stored(model: TransformerLM, dtype: torch.dtype) -> TransformerLM:
     """`model` in float32 with its matrices as the file holds them."""
     if dtype == torch.float32:
         return model
@@ -89,25 +92,24 @@ def _as_stored(model: Any, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def _logit_difference(ours: Any, theirs: Any, length: int) -> float:
-    ids = torch.randint(3, ours.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))  # (1, T)
+def _logit_difference(ours: TransformerLM, theirs: "Llama", length: int) -> float:
+    ids = random_ids(ours.config.vocab_size, (1, length), first=3)  # without the special ids
     theirs.reset()
     theirs.eval(ids[0].tolist())
     found = torch.from_numpy(np.array(theirs.scores[:length]))  # (T, V)
-    wanted = ours(ids)["logits"][0].float()
-    return float(((found - wanted).abs().max() / wanted.abs().max().clamp(min=1)).item())
+    return largest_difference(found, ours(ids)["logits"][0].float())
 
 
-def _compare_greedy_tokens(ours: Any, theirs: Any, tokenizer: Any, path: Path) -> int:
+def _compare_greedy_tokens(ours: TransformerLM, theirs: "Llama", tokenizer: Tokenizer, path: Path) -> int:
     prompts = greedy_prompts(tokenizer)
-    settings = GenerationSettings(max_length=_NEW_TOKENS, temperature=0.0)
-    for prompt, wanted in zip(prompts, generate_batch(ours, prompts, settings, tokenizer=tokenizer), strict=True):
+    settings = GenerationSettings(max_length=NEW_TOKENS, temperature=0.0)
+    for prompt, expected in zip(prompts, generate_batch(ours, prompts, settings, tokenizer=tokenizer), strict=True):
         theirs.reset()
         found: list[int] = []
         for token in theirs.generate(prompt, temp=0.0, top_k=1, repeat_penalty=1.0):
             found.append(token)
-            if len(found) == len(wanted):
+            if len(found) == len(expected):
                 break
-        if found != wanted:
-            raise PipelineError(f"{path}: llama.cpp's greedy tokens are {found}, the checkpoint's {wanted}")
-    return _NEW_TOKENS * len(prompts)
+        if found != expected:
+            raise PipelineError(f"{path}: llama.cpp's greedy tokens are {found}, the checkpoint's {expected}")
+    return NEW_TOKENS * len(prompts)

@@ -1,15 +1,16 @@
-"""A model as a GGUF file for llama.cpp, ollama and the like: architecture llama, or qwen3 with QK-norm.
+"""Write a model as a GGUF file for llama.cpp, ollama and the like: architecture llama, or qwen3 with QK-norm.
 
-llama.cpp rotates neighbouring values of a query where Hugging Face and we rotate halves, so for the llama architecture
-the rows of q and k are put into its order; qwen3 rotates halves there too.
+For the llama architecture llama.cpp rotates neighbouring values of a query; Hugging Face and this project rotate its
+halves. So the rows of q and k are reordered. For qwen3 llama.cpp rotates halves too.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from model import TransformerLM
 from pipeline.exporting.hf_config import refuse_what_has_no_equal, rope_parameters
 from pipeline.exporting.hf_names import to_hf_names
 from pipeline.formats.chat_template import chat_template
@@ -17,6 +18,8 @@ from pipeline.modeling.config import ModelConfig
 from pipeline.tokenization.vocabulary import Vocabulary, byte_of
 
 if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
     from pipeline.generation.loading import LoadedModel
 
 _NAMES = {
@@ -38,7 +41,7 @@ _NAMES = {
 
 
 def write_gguf_file(loaded: "LoadedModel", path: Path, *, dtype: torch.dtype) -> None:
-    """Writes the file; `gguf_check` compares it with the model. Norms stay in float32, as llama.cpp wants.
+    """Write the file, with norms in float32 as llama.cpp expects them; `gguf_check` compares it with the model.
 
     Raises:
         PipelineError: the model has something that llama.cpp's llama and qwen3 do not have.
@@ -67,7 +70,7 @@ def architecture(config: ModelConfig) -> str:
     return "qwen3" if config.qk_norm else "llama"
 
 
-def gguf_tensors(model: Any) -> dict[str, torch.Tensor]:
+def gguf_tensors(model: TransformerLM) -> dict[str, torch.Tensor]:
     """The weights under GGUF's names and in its order of rows, on the CPU."""
     config = model.config
     result = {}
@@ -95,7 +98,7 @@ def pair_rows(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
-def _add_description(writer: Any, loaded: "LoadedModel", dtype: torch.dtype) -> None:
+def _add_description(writer: "GGUFWriter", loaded: "LoadedModel", dtype: torch.dtype) -> None:
     import gguf
 
     config = loaded.model.config
@@ -121,7 +124,7 @@ def _add_description(writer: Any, loaded: "LoadedModel", dtype: torch.dtype) -> 
     writer.add_file_type(gguf.LlamaFileType[kinds[dtype]])
 
 
-def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
+def _add_vocabulary(writer: "GGUFWriter", vocabulary: Vocabulary) -> None:
     writer.add_tokenizer_model("llama")
     writer.add_token_list([piece.encode("utf-8") for piece in vocabulary.pieces])
     writer.add_token_scores(piece_scores(vocabulary).tolist())
@@ -135,7 +138,7 @@ def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
 
 
 def piece_scores(vocabulary: Vocabulary) -> np.ndarray:
-    """llama.cpp merges the pair whose joined piece has the highest score: minus the rank of the merge that makes it."""
+    """Minus the rank of the merge that makes each piece: llama.cpp first merges the pair with the highest score."""
     first_rank: dict[str, int] = {}
     for rank, (left, right) in enumerate(vocabulary.merges):
         first_rank.setdefault(left + right, rank)

@@ -1,26 +1,23 @@
-"""What was exported, loaded by transformers and compared with the original. A difference is an error."""
+"""Load an exported folder with transformers and compare it with the original. A difference is an error."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
+from torch import Tensor, nn
 
-from pipeline.formats.chat_template import encode_conversation, encode_prompt
+from model import TransformerLM
+from pipeline.exporting.comparison import NEW_TOKENS, TEXTS, Comparison, greedy_prompts, largest_difference, random_ids
+from pipeline.formats.chat_template import Message, encode_conversation, encode_prompt
 from pipeline.generation.generate import GenerationSettings, generate_batch
+from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.generation.loading import LoadedModel
 
-TEXTS = (
-    "The quick brown fox jumps over the lazy dog.",
-    "  two spaces before,\ttabs\n\n\nnewlines and   runs  \n",
-    "Zürich, naïve, Ελλάδα, 東京, 한국어, עברית, 🙂👩‍👩‍👧 and e\u0301",
-    "def f(x):\n    return {'a': x ** 2, \"b\": [1, 2.5e-3]}  # comment",
-    "",
-)
 MESSAGES = (
     {"role": "user", "content": "What is this?  "},
     {"role": "assistant", "content": " A test:\n\n- one\n- two"},
@@ -28,11 +25,40 @@ MESSAGES = (
     {"role": "assistant", "content": "42."},
 )
 TOLERANCE = 1e-4  # of the largest logit: rounding in float32 stays below 1e-5
-_NEW_TOKENS = 24
 
 
-def check_hf_folder(directory: Path, loaded: "LoadedModel", *, dtype: torch.dtype) -> dict[str, Any]:
-    """Compares weights' names, logits, greedy tokens, the tokenizer and the chat template; returns what was measured.
+class _Output(Protocol):
+    @property
+    def logits(self) -> Tensor: ...  # (B, T, V)
+
+
+class HfModel(Protocol):
+    """What the comparison needs of a model that transformers loaded."""
+
+    def __call__(self, ids: Tensor) -> _Output: ...
+
+    def generate(self, ids: Tensor, *, attention_mask: Tensor, do_sample: bool, max_new_tokens: int) -> Tensor: ...
+
+
+class _Encoding(Protocol):
+    @property
+    def input_ids(self) -> list[int]: ...
+
+
+class HfTokenizer(Protocol):
+    """What the comparison needs of a tokenizer that transformers loaded."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, text: str) -> _Encoding: ...
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
+
+    def apply_chat_template(self, messages: Sequence[Message], **options: bool) -> Mapping[str, list[int]]: ...
+
+
+def check_hf_folder(directory: Path, loaded: "LoadedModel", *, dtype: torch.dtype) -> Comparison:
+    """Compare the names of the weights, the logits, greedy tokens, the tokenizer and the chat template.
 
     Both sides compute in float32, ours with its weights rounded to `dtype`, so that rounding is all that may differ.
 
@@ -44,7 +70,7 @@ def check_hf_folder(directory: Path, loaded: "LoadedModel", *, dtype: torch.dtyp
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers annotates neither
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    check_tokenizer(AutoTokenizer.from_pretrained(directory), loaded)
+    check_tokenizer(cast(HfTokenizer, AutoTokenizer.from_pretrained(directory)), loaded)
     theirs = load_hf_model(directory)
     ours = _rounded(loaded.model, dtype)
     difference = compare_logits(ours, lambda ids: theirs(ids).logits, directory)
@@ -52,20 +78,28 @@ def check_hf_folder(directory: Path, loaded: "LoadedModel", *, dtype: torch.dtyp
     return {"logit_difference": difference, "greedy_tokens": tokens}
 
 
-def load_hf_model(directory: Path) -> Any:
-    """The folder's model in float32; a weight missing or left over is an error, which transformers only logs."""
+def load_hf_model(directory: Path) -> HfModel:
+    """The folder's model in float32.
+
+    Raises:
+        PipelineError: a weight is missing or left over, which transformers only logs.
+    """
     from transformers import AutoModelForCausalLM
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
-    model, report = loaded  # a pair, because of output_loading_info
+    loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
+    model, report = cast("tuple[nn.Module, Mapping[str, Sequence[str]]]", loaded)  # as output_loading_info asks
     wrong = {kind: sorted(names) for kind, names in report.items() if names and kind != "error_msgs"}
     if wrong:
         raise PipelineError(f"{directory}: transformers does not load every weight: {wrong}")
-    return model.eval()
+    return cast(HfModel, model.eval())
 
 
-def check_tokenizer(theirs: Any, loaded: "LoadedModel") -> None:
-    """The exported tokenizer gives our ids, with BOS; its template those of `pipeline.formats.chat_template`."""
+def check_tokenizer(theirs: HfTokenizer, loaded: "LoadedModel") -> None:
+    """Compare an exported tokenizer's ids with ours, and its chat template's with `pipeline.formats.chat_template`'s.
+
+    Raises:
+        PipelineError: they differ.
+    """
     ours = loaded.tokenizer
     if len(theirs) != ours.vocab_size:
         raise PipelineError(f"the exported tokenizer has {len(theirs)} tokens; expected {ours.vocab_size}")
@@ -84,17 +118,14 @@ def check_tokenizer(theirs: Any, loaded: "LoadedModel") -> None:
 
 
 @torch.no_grad()
-def compare_logits(ours: Any, theirs: Any, origin: object) -> float:
+def compare_logits(ours: TransformerLM, theirs: Callable[[Tensor], Tensor], origin: object) -> float:
     """The largest difference of logits over random ids, as a share of the largest logit.
 
     Raises:
         PipelineError: it is more than rounding.
     """
-    length = min(ours.config.context_length, 256)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(ours.config.vocab_size, (2, length), generator=generator)  # (B, T)
-    wanted, found = ours(ids)["logits"].float(), theirs(ids).float()
-    difference = float(((wanted - found).abs().max() / wanted.abs().max().clamp(min=1)).item())
+    ids = random_ids(ours.config.vocab_size, (2, min(ours.config.context_length, 256)))
+    difference = largest_difference(theirs(ids).float(), ours(ids)["logits"].float())
     if not difference <= TOLERANCE:  # a NaN is no pass
         raise PipelineError(
             f"{origin}: its logits differ from the checkpoint's by {difference:.2e} of the largest; expected at most "
@@ -103,22 +134,18 @@ def compare_logits(ours: Any, theirs: Any, origin: object) -> float:
     return difference
 
 
-def greedy_prompts(tokenizer: Any) -> list[list[int]]:
-    return [tokenizer.encode(text, add_bos=True) for text in TEXTS[:2]]
-
-
-def _compare_greedy_tokens(ours: Any, theirs: Any, tokenizer: Any, directory: Path) -> int:
+def _compare_greedy_tokens(ours: TransformerLM, theirs: HfModel, tokenizer: Tokenizer, directory: Path) -> int:
     prompts = greedy_prompts(tokenizer)
-    new = _NEW_TOKENS
-    settings = GenerationSettings(max_length=new, temperature=0.0)
-    for prompt, wanted in zip(prompts, generate_batch(ours, prompts, settings, tokenizer=tokenizer), strict=True):
+    settings = GenerationSettings(max_length=NEW_TOKENS, temperature=0.0)
+    for prompt, expected in zip(prompts, generate_batch(ours, prompts, settings, tokenizer=tokenizer), strict=True):
         ids = torch.tensor([prompt])
-        result = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new)
-        _compare(result[0, len(prompt) :].tolist(), wanted, f"{directory}: the greedy tokens")
-    return new * len(prompts)
+        mask = torch.ones_like(ids)
+        result = theirs.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=NEW_TOKENS)
+        _compare(result[0, len(prompt) :].tolist(), expected, f"{directory}: the greedy tokens")
+    return NEW_TOKENS * len(prompts)
 
 
-def _rounded(model: Any, dtype: torch.dtype) -> Any:
+def _rounded(model: TransformerLM, dtype: torch.dtype) -> TransformerLM:
     """`model` in float32 with its weights as the file holds them."""
     return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype).float()
 

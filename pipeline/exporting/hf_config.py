@@ -13,7 +13,7 @@ _NO_EQUAL = {
     ("activation", "geglu"): "GeGLU (model.activation geglu)",
     ("activation", "reglu"): "ReGLU (model.activation reglu)",
 }
-# What a folder may say only in this way if its model is to be ours: key → the values that mean the same as ours.
+# A folder's model is one of ours only if these keys have one of these values.
 _ONLY = {
     "hidden_act": ("silu",),
     "attention_bias": (None, False),
@@ -24,7 +24,7 @@ _ONLY = {
 
 
 def refuse_what_has_no_equal(config: ModelConfig) -> None:
-    """A PipelineError that names what Llama and Qwen3 do not have."""
+    """Raise a PipelineError that names what Llama and Qwen3 lack."""
     for (key, value), name in _NO_EQUAL.items():
         if getattr(config, key) == value:
             raise PipelineError(
@@ -34,8 +34,9 @@ def refuse_what_has_no_equal(config: ModelConfig) -> None:
 
 
 def hf_config(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
-    """The content of config.json. RoPE's base and the type stand in it twice, as transformers 4 and 5 read them."""
+    """The content of config.json. It holds RoPE's base and the type twice, for transformers 4 and for 5."""
     model_type = "qwen3" if config.qk_norm else "llama"
+    rope = rope_parameters(config)
     content = {
         "architectures": [ARCHITECTURES[model_type]],
         "model_type": model_type,
@@ -49,7 +50,7 @@ def hf_config(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dty
         "hidden_act": "silu",
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": (rope := rope_parameters(config))["rope_theta"],
+        "rope_theta": rope["rope_theta"],
         "rope_parameters": rope,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -62,12 +63,17 @@ def hf_config(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dty
         "torch_dtype": dtype,
         "dtype": dtype,
     }
-    content |= {"mlp_bias": False} if model_type == "llama" else {"use_sliding_window": False}
-    return content | ({"rope_scaling": rope} if "factor" in rope else {})
+    if model_type == "llama":
+        content["mlp_bias"] = False
+    else:
+        content["use_sliding_window"] = False
+    if "factor" in rope:
+        content["rope_scaling"] = rope
+    return content
 
 
 def rope_parameters(config: ModelConfig) -> dict[str, Any]:
-    """RoPE as transformers describes it. NTK scaling is nothing but a larger base, and is written as that."""
+    """RoPE as transformers describes it. NTK scaling is just a larger base, and is written as one."""
     if config.rope_scaling in ("none", "ntk"):
         size = config.head_dim
         factor = config.rope_scaling_factor ** (size / (size - 2))

@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,19 +28,19 @@ def write_hf_folder(
     *,
     dtype: torch.dtype,
     name: str | None = None,
-    scores: dict[str, Any] | None = None,
+    scores: Mapping[str, object] | None = None,
 ) -> None:
-    """Writes the folder; `pipeline.exporting.hf_check` is what says that it is right.
+    """Write the folder; `pipeline.exporting.hf_check` compares it with the model.
 
     Args:
         name: what the model card calls it; None: the directory's name.
 
     Raises:
-        PipelineError: the model has something that Llama and Qwen3 do not have.
+        PipelineError: the model has a property that Llama and Qwen3 lack.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     refuse_what_has_no_equal(model.config)
-    # <unk> serves as padding: no text ever gives it. EOS would do too, but who trains on then masks every EOS with it.
+    # <unk> pads, as no text contains it. With EOS, fine-tuning would mask every EOS along with the padding.
     ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.unk_id}
     type_name = str(dtype).removeprefix("torch.")
     write_json(directory / "config.json", hf_config(model.config, **ids, dtype=type_name))
@@ -78,7 +79,7 @@ def _sort_metadata(path: Path) -> None:
 
 
 def _write_tokenizer(directory: Path, loaded: "LoadedModel") -> None:
-    """`PreTrainedTokenizerFast`, as transformers 5 would rebuild a LlamaTokenizer's tokenizer.json, wrongly."""
+    """Write a `PreTrainedTokenizerFast`: transformers 5 rebuilds a LlamaTokenizer's tokenizer.json, wrongly."""
     vocabulary = loaded.tokenizer.vocabulary
     bos, eos, unk = (
         vocabulary.pieces[token_id] for token_id in (vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id)
@@ -100,13 +101,13 @@ def _write_tokenizer(directory: Path, loaded: "LoadedModel") -> None:
         write_text(directory / "chat_template.jinja", chat_template())
 
 
-def _bos_first(bos: str, bos_id: int) -> dict[str, Any]:
+def _bos_first(bos: str, bos_id: int) -> dict[str, object]:
     """A post-processor that puts BOS before every text."""
 
-    def special() -> dict[str, Any]:
+    def special() -> dict[str, object]:
         return {"SpecialToken": {"id": bos, "type_id": 0}}
 
-    def text(name: str, type_id: int) -> dict[str, Any]:
+    def text(name: str, type_id: int) -> dict[str, object]:
         return {"Sequence": {"id": name, "type_id": type_id}}
 
     return {

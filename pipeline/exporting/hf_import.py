@@ -1,4 +1,4 @@
-"""A Hugging Face folder (Llama or Qwen3, as `pipeline.exporting.hf_folder` writes it) → the content of a checkpoint."""
+"""Import a Hugging Face folder (Llama or Qwen3, as `pipeline.exporting.hf_folder` writes it) as a checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -7,16 +7,42 @@ from typing import Any
 
 import torch
 
+from model import create_model, load_weights
 from pipeline.configuration import Config, config_from_dict
+from pipeline.exporting.hf_check import compare_logits, load_hf_model
 from pipeline.exporting.hf_config import model_config
 from pipeline.exporting.hf_names import from_hf_names
 from pipeline.formats.chat_template import TEMPLATE_NAME, chat_template
+from pipeline.formats.checkpoint import write_checkpoint
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer
+from pipeline.formats.run_folders import LATEST_NAME
+from pipeline.tokenization.interface import Tokenizer
+from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from utils.errors import PipelineError
+from utils.files import remove_stale_temporaries
 
 
-def read_hf_folder(directory: Path, tokenizer: Any, base: Config) -> dict[str, Any]:
-    """What `pipeline.formats.checkpoint.write_checkpoint` writes: weights in float32, configuration, tokenizer.
+def import_from_hf(directory: Path, output: Path, config: Config) -> Path:
+    """Turn a Hugging Face folder into a checkpoint in `output` and return the checkpoint's path.
+
+    Raises:
+        PipelineError: an architecture that is not ours, a tokenizer of another kind, or logits that differ.
+    """
+    path = output / LATEST_NAME
+    if path.exists():
+        raise PipelineError(f"{path} exists; name another folder with --output")
+    remove_stale_temporaries(output, path.name)
+    content = read_hf_folder(directory, load_tokenizer(directory), config)
+    model = create_model(config_from_dict(content["config"], origin=str(directory)))
+    load_weights(model, content["model"], origin=str(directory))
+    theirs = load_hf_model(directory)
+    compare_logits(model.eval(), lambda ids: theirs(ids).logits, directory)
+    write_checkpoint(path, content)
+    return path
+
+
+def read_hf_folder(directory: Path, tokenizer: Tokenizer, base: Config) -> dict[str, Any]:
+    """The content of a checkpoint: weights in float32, configuration, tokenizer.
 
     Args:
         base: the configuration whose other sections the checkpoint gets.
@@ -34,17 +60,19 @@ def read_hf_folder(directory: Path, tokenizer: Any, base: Config) -> dict[str, A
         raise PipelineError(
             f"{directory}: its tokenizer has {tokenizer.vocab_size} tokens; its model has {config.model.vocab_size}"
         )
-    content = {
+    content: dict[str, Any] = {
         "model": from_hf_names(_read_weights(directory), config.model),
         "config": config.to_dict(),
         "tokenizer": describe_tokenizer(tokenizer),
         "name": directory.resolve().name,
     }
-    return content | ({"chat_template": TEMPLATE_NAME} if _is_ours(directory / "chat_template.jinja") else {})
+    if _is_ours(directory / "chat_template.jinja"):
+        content["chat_template"] = TEMPLATE_NAME
+    return content
 
 
 def _is_ours(template: Path) -> bool:
-    """Whether a folder's chat template is ours (`formats/chat_template.py`); with another it is a base model."""
+    """Whether a folder's chat template is ours (`formats/chat_template.py`); with another one it is a base model."""
     return template.is_file() and template.read_text(encoding="utf-8") == chat_template()
 
 

@@ -10,6 +10,7 @@ from pipeline.quickstart_hint import or_quickstart
 from utils.errors import PipelineError
 from utils.files import make_folder, sync_directory
 
+LATEST_NAME = "checkpoint_latest.pt"
 _PATTERN = "checkpoint_*.pt"
 
 
@@ -26,8 +27,8 @@ class Run:
 
     @property
     def newest(self) -> Path:
-        """Where the run goes on: its latest checkpoint, or the newest file where there is none of that name."""
-        latest = self.directory / "checkpoint_latest.pt"
+        """Where the run continues: at its latest checkpoint, or at the newest file if none has that name."""
+        latest = self.directory / LATEST_NAME
         return latest if latest in self.checkpoints else self.checkpoints[0]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formats.checkpoint import read_checkpoint, write_checkpoint
-from pipeline.formats.run_folders import prune_step_checkpoints
+from pipeline.formats.run_folders import LATEST_NAME, prune_step_checkpoints
 from utils.errors import PipelineError
 
 
@@ -19,7 +19,7 @@ class RunCheckpoints:
 
     @property
     def latest(self) -> Path:
-        return self.folder / "checkpoint_latest.pt"
+        return self.folder / LATEST_NAME
 
     @property
     def best(self) -> Path:
