@@ -9,6 +9,7 @@ instead of making room for them: a client that opens sockets and sends nothing c
 import asyncio
 import json
 import socket
+import sys
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -204,12 +205,14 @@ def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
 
 
 def reserve_files(max_connections: int) -> None:
-    """Raise this process's limit on open files to what the connections need.
+    """Raise this process's limit on open files to what the connections need; Windows has no such limit.
 
     Raises:
         PipelineError: the system allows fewer; accepting connections would fail again and again.
     """
-    import resource  # missing on Windows
+    if sys.platform == "win32":
+        return
+    import resource  # which Windows does not have
 
     needed = max_connections + FILES_IN_RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
