@@ -1,4 +1,4 @@
-"""Write with trained models in the terminal.
+"""Generate text with trained models in the terminal.
 
 python3 Inference.py                                                     # menus: mode, run, checkpoint, prompt
 python3 Inference.py --checkpoint latest --prompt "The future of AI is"  # text on stdout, statistics on stderr
@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     add_model_options(
         parser,
-        checkpoint_help="a file, a run's folder, or latest (repeatable: side by side); without it, a menu",
+        checkpoint_help="a file, a run's folder, or latest; repeat it to compare side by side; omit it for a menu",
     )
     add_sampling_options(parser)
     parser.add_argument(
@@ -48,14 +48,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     if args.prompt is not None and not args.checkpoint:
-        parser.error("--prompt needs --checkpoint; --checkpoint latest takes the newest")
+        parser.error("--prompt needs --checkpoint; use --checkpoint latest for the newest")
     if args.json and args.prompt is None:
         parser.error("--json needs --prompt and --checkpoint")
     return args
 
 
 def benchmark_options(args: argparse.Namespace) -> list[str]:
-    """The options of this command line that benchmark.py takes too."""
+    """The options of this command line that benchmark.py accepts too."""
     options = ["--device", args.device]
     flags = [f"{key}={value}" for key, value in config_flags(args).items()]
     for setting in [*args.settings, *flags]:

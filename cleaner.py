@@ -1,12 +1,12 @@
-"""Cleans raw Wikipedia, or a folder of your own text: `cleaned_<source>.txt`, one article a line.
+"""Clean raw Wikipedia, or a folder of your own text, into `cleaned_<source>.txt`, one article per line.
 
     python3 cleaner.py --test                 # the first 50,000 articles of each file
-    python3 cleaner.py                        # all of paths.raw_dir, four files at once
+    python3 cleaner.py                        # all of paths.raw_dir, four files in parallel
     python3 cleaner.py --input my_texts/ --output data/cleaned_mine
-    python3 cleaner.py --show 3               # three articles before and after; nothing is written
+    python3 cleaner.py --show 3               # show three articles before and after; writes nothing
 
 Reads structured contents (JSONL, Parquet), `{title, text}` (JSONL, Parquet), MediaWiki XML, .txt and .md, also as .gz,
-.bz2 and .zst. The `cleaning` section of the configuration decides what stays; see docs/cleaning.md.
+.bz2 and .zst. The `cleaning` section of the configuration decides what to keep; see docs/cleaning.md.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         dest="cleaning.workers",
         metavar="N",
         type=int,
-        help="files at once, one process each (cleaning.workers)",
+        help="files cleaned in parallel, one process each (cleaning.workers)",
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first malformed record")
     parser.add_argument("--show", type=int, metavar="N", help="print N articles before and after, side by side")
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     cleaning = clean_all(config.paths.cleaned_dir, jobs, config.cleaning, limit=limit, strict=args.strict)
     print_summary(cleaning, time.monotonic() - started)
     if not cleaning.report()["totals"]["read"]:
-        raise PipelineError(f"{raw_dir} holds no records; expected articles in {jobs[0].input_names}")
+        raise PipelineError(f"{raw_dir} has no records; expected articles in {jobs[0].input_names}")
     return 0
 
 

@@ -3,8 +3,8 @@
     train_loader, val_loader, info = create_simple_train_val_dataloaders(batch_size=64, test_mode=True, device="cpu")
     for batch in train_loader:      # one epoch of (B, T) ids, already on the device
 
-Training tokens are on the device a part (by default a fourth) at a time, and the next part is loaded while the model
-works on this one. Validation windows stay in main memory, page-locked if there is a GPU.
+Training tokens are kept on the device one part (by default a quarter) at a time, and the next part is loaded while the
+model trains on the current one. Validation windows stay in main memory, page-locked if there is a GPU.
 """
 
 from dataclasses import dataclass, replace
@@ -50,7 +50,7 @@ class Loaders:
         info = self.info()
         tokens = f"{dataset.num_tokens:,} tokens ({format_bytes(2 * dataset.num_tokens)})"
         parts = "one part" if self.train.num_parts == 1 else f"{self.train.num_parts} parts"
-        note = "; its metadata.json is another tool's and is not used" if dataset.is_foreign else ""
+        note = "; its metadata.json is from another tool and is ignored" if dataset.is_foreign else ""
         return (
             f"{dataset.directory.name}: {tokens}, windows of {dataset.window}; "
             f"{info['train_size']:,} to train on {info['train_device']} in {parts}, "
@@ -71,21 +71,21 @@ def create_simple_train_val_dataloaders(
     config: DatasetConfig | None = None,
     vocab_size: int | None = None,
 ) -> tuple[TrainingLoader, ValidationLoader, dict[str, Any]]:
-    """Loaders of bare ``(B, T)`` id tensors, and `info` about them.
+    """Loaders that yield plain ``(B, T)`` id tensors, and `info` about them.
 
     Args:
-        val_split: share of the stream held out (None: `config`'s); `seed` draws it.
-        test_mode: the small dataset that the preparation's ``--test`` makes.
-        dataset_source: ``wikipedia``, ``fineweb`` or ``custom`` (None: `config`'s).
-        device: where the training tokens are (None: the configured device).
-        config: None: `config.json`'s, with the window that the dataset was prepared with.
-        vocab_size: the model's; ids that it does not have are refused (None: the dataset's own).
+        val_split: share of the stream held out, chosen with `seed` (None: from `config`).
+        test_mode: use the small dataset that ``--test`` of the preparation stages creates.
+        dataset_source: ``wikipedia``, ``fineweb`` or ``custom`` (None: from `config`).
+        device: where to keep the training tokens (None: the configured device).
+        config: None: `config.json`, with the window that the dataset was prepared with.
+        vocab_size: the model's; larger ids are an error (None: the dataset's own).
 
     Returns:
         The two loaders; ``train_size`` and ``val_size`` (windows), ``train_device``, ``val_device``, ``dataset``.
 
     Raises:
-        PipelineError: an argument is out of range; the dataset is not complete, damaged or too small.
+        PipelineError: an argument is out of range, or the dataset is incomplete, damaged or too small.
     """
     _check_arguments(batch_size, {"source": dataset_source, "val_split": val_split, "seed": seed})
     if config is None:
@@ -107,13 +107,13 @@ def create_simple_train_val_dataloaders(
 
 
 def open_loaders(dataset: TokenDataset, config: DatasetConfig, options: LoaderOptions, device: torch.device) -> Loaders:
-    """The loaders of `dataset`, split as `config` says.
+    """The loaders of `dataset`, split according to `config`.
 
-    The files' sha256 are verified in the background; the validation loader waits for that, so no result is reported
+        File hashes are verified in the background. The validation loader waits for that, so no result is ever reported
     on damaged data.
 
-    Raises:
-        PipelineError: the dataset is too small.
+        Raises:
+            PipelineError: the dataset is too small.
     """
     split = split_windows(dataset, val_split=config.val_split, seed=config.seed)
     world = options.world or current_world()
@@ -129,7 +129,7 @@ def open_dataset(
     """The configured token dataset with the configured window.
 
     Raises:
-        PipelineError: it is not complete or damaged; the line names the command that makes it.
+        PipelineError: it is incomplete or damaged; the message names the command that creates it.
     """
     source = source or config.source
     stage = "fineweb" if source == "fineweb" else "prepare"
@@ -144,7 +144,7 @@ def open_dataset(
 
 
 def _check_arguments(batch_size: int, dataset: dict[str, object]) -> None:
-    """Hold the arguments to the bounds of the configuration keys that they replace; None replaces nothing."""
+    """Check the arguments against the bounds of the configuration keys that they override; None overrides nothing."""
     origin = "create_simple_train_val_dataloaders"
     given = {key: value for key, value in dataset.items() if value is not None}
     read_section(DatasetConfig, given, name="dataset", origin=origin, base=Path.cwd())

@@ -4,7 +4,7 @@
     python3 dataset_prep.py                     # everything in paths.cleaned_dir, on all cores
     python3 dataset_prep.py --window 1024 --overlap 0.25 --batch 5000 --max-files 20 --workers 4
 
-Interrupted, even killed, it continues when you run the same command again; --restart starts from scratch.
+If it is interrupted or killed, run the same command again to continue; --restart starts from scratch.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def preparation(config: Config, *, test: bool, restart: bool = False) -> "Preparation":
-    """The dataset to make, as the configuration says."""
+    """The configured dataset, ready to be prepared."""
     from pipeline.preparation.job import Preparation
     from pipeline.preparation.run import available_cores
 
@@ -76,7 +76,7 @@ def preparation(config: Config, *, test: bool, restart: bool = False) -> "Prepar
 
 
 def iter_articles(cleaned_dir: Path, *, limit: int | None = None) -> Iterator[str]:
-    """The articles of all cleaned files, in the order that a dataset holds them, at most `limit`."""
+    """At most `limit` articles from all cleaned files, in dataset order."""
     lines = (line for shard in line_shards(cleaned_files(cleaned_dir, test=True)) for line in shard.lines())
     for line in islice(lines, limit):
         yield from_line(line.decode())

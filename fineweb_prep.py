@@ -1,13 +1,13 @@
 """FineWeb → token dataset: streamed from the Hugging Face hub or read from downloaded shards, filtered, tokenized.
 
     python3 fineweb_prep.py --test                     # the first 10,000 documents
-    python3 fineweb_prep.py --workers 4                # all of sample-10BT, four streams at once
+    python3 fineweb_prep.py --workers 4                # all of sample-10BT, four parallel streams
     python3 fineweb_prep.py --source DIR               # downloaded Parquet or JSONL files (.gz, .bz2, .zst)
     python3 fineweb_prep.py --window 1024 --batch-size 5000 --max-files 20
     python3 fineweb_prep.py --set fineweb.name=HuggingFaceFW/fineweb-edu
 
-A broken connection is resumed where it broke. Interrupted, even killed, the run continues when you run the same command
-again; --restart starts from scratch.
+Broken connections resume where they stopped. If the run is interrupted or killed, run the same command again to
+continue; --restart starts from scratch.
 """
 
 import argparse
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     add_preparation_options(parser, section="fineweb", documents="documents")
-    parser.add_argument("--source", type=Path, metavar="DIR", help="read Parquet or JSONL files in DIR, not the hub")
+    parser.add_argument(
+        "--source", type=Path, metavar="DIR", help="read Parquet or JSONL files in DIR, not from the hub"
+    )
     return parser.parse_args(argv)
 
 
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def preparation(config: Config, *, test: bool, source: Path | None = None, restart: bool = False) -> "Preparation":
-    """The dataset to make, as the configuration says, from the hub or from the files in `source`."""
+    """The configured dataset, ready to be prepared from the hub or from the files in `source`."""
     from pipeline.preparation.job import Preparation
     from pipeline.preparation.run import available_cores
 
@@ -95,7 +97,7 @@ def preparation(config: Config, *, test: bool, source: Path | None = None, resta
 
 
 def document_shards(fineweb: FineWebConfig, *, source: Path | None = None) -> Sequence[Shard]:
-    """The pieces of input, in order; their documents pass `rejection_reason` when they are read."""
+    """The pieces of input, in order; `rejection_reason` is applied when they are read."""
     reject = partial(rejection_reason, fineweb=fineweb)
     if source is not None:
         return record_shards(find_raw_files(source), reject)
@@ -104,16 +106,16 @@ def document_shards(fineweb: FineWebConfig, *, source: Path | None = None) -> Se
 
 
 def stream_documents(fineweb: FineWebConfig, *, source: Path | None = None, limit: int | None = None) -> Iterator[str]:
-    """The texts of the documents that pass, out of the first `limit`, in the order that a dataset holds them.
+    """The texts among the first `limit` documents that pass the filters, in dataset order.
 
-    Their length in tokens is not looked at: that filter comes after the tokenizer.
+    Their length in tokens is not checked, because that filter runs after the tokenizer.
     """
     rows = (row for shard in document_shards(fineweb, source=source) for row in shard.rows(0, None))
     return (row.text for row in islice(rows, limit) if not row.reason)
 
 
 def rejection_reason(document: Mapping[str, Any], fineweb: FineWebConfig) -> str | None:
-    """Why a document is left out before it is tokenized, or None. One without a `language_score` has passed that."""
+    """Why a document is dropped before tokenization, or None. Documents without a `language_score` pass that check."""
     score = document.get("language_score")
     if score is not None and score < fineweb.min_language_score:
         return "language_score"

@@ -1,6 +1,6 @@
 """LIMA's conversations → token ids and loss masks for `post_training.py`.
 
-python3 lima_tokenizer.py                                  # LIMA from the hub (gated: its terms must be accepted)
+python3 lima_tokenizer.py                                  # LIMA from the hub (gated: accept its terms first)
 python3 lima_tokenizer.py --input chats.jsonl              # your own: `conversations` or OpenAI-style `messages`
 python3 lima_tokenizer.py --max-length 1024 --too-long truncate --preview 2
 """
@@ -29,21 +29,21 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         dest="sft.max_length",
         metavar="N",
         type=int,
-        help="the most tokens of a conversation (sft.max_length)",
+        help="maximum number of tokens in a conversation (sft.max_length)",
     )
-    parser.add_argument("--batch-size", type=int, default=100, help="conversations tokenized at once (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=100, help="conversations tokenized together (%(default)s)")
     parser.add_argument(
         "--too-long", choices=("drop", "truncate"), default="drop", help="what to do with longer ones (%(default)s)"
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first malformed conversation")
-    parser.add_argument("--preview", metavar="N", type=int, default=0, help="show N of them, in colour what is learned")
+    parser.add_argument("--preview", metavar="N", type=int, default=0, help="show N of them, learned parts in colour")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.batch_size < 1 or args.preview < 0:
-        raise UsageError("expected --batch-size of at least 1 and --preview of at least 0")
+        raise UsageError("--batch-size must be at least 1 and --preview at least 0")
     config = load_config_from(args)
     prepare_lima(
         config, source=args.input, batch_size=args.batch_size, too_long=args.too_long, strict=args.strict,
@@ -64,7 +64,7 @@ def prepare_lima(
     """Tokenize `source` (None: LIMA) into `config.paths.post_training_dir`; returns the metadata written there.
 
     Raises:
-        PipelineError: no tokenizer, no access to LIMA, nothing left to learn from; with `strict` anything malformed.
+        PipelineError: no tokenizer, no access to LIMA, nothing to learn; with `strict`, any malformed conversation.
     """
     from pipeline.tuning.conversations import Preparation, iter_conversations, prepare_examples, show_preview
     from pipeline.tuning.dataset import WRITTEN_NAMES, write_sft_dataset
@@ -80,24 +80,24 @@ def prepare_lima(
         print(show_preview(example, tokenizer), end="\n\n")
     print(preparation.summary())
     if not examples:
-        raise PipelineError(f"{source}: no conversation can be learned from; the counts above say why")
+        raise PipelineError(f"{source} has no usable conversation; the counts above say why")
     metadata = write_sft_dataset(directory, examples, tokenizer, preparation, source=source)
     print(f"{metadata['tokens']:,} tokens, {metadata['learned_tokens']:,} of them learned, in {directory}")
     return metadata
 
 
 def fetch_lima(path: Path) -> Path:
-    """LIMA's training split at `path`, fetched from the hub if it is not there yet."""
+    """Download LIMA's training split from the hub to `path` unless the file exists."""
     if path.is_file():
         return path
-    print(f"fetching {LIMA} from the Hugging Face hub …")
+    print(f"downloading {LIMA} from the Hugging Face hub …")
     try:
         content = download(LIMA, "train.jsonl", repo_type="dataset")
     except HubError as error:
-        problem = "is gated" if error.refused else f"could not be fetched ({error}); it is gated"
+        problem = "is gated" if error.refused else f"could not be downloaded ({error}); it is gated"
         raise _no_access(problem) from None
     if content is None:
-        raise _no_access("has no train.jsonl any more")
+        raise _no_access("no longer has a train.jsonl")
     with whole_file(path) as file:
         file.write(content)
     return path
@@ -105,8 +105,8 @@ def fetch_lima(path: Path) -> Path:
 
 def _no_access(problem: str) -> PipelineError:
     return PipelineError(
-        f"{LIMA} {problem}: accept its terms at https://huggingface.co/datasets/{LIMA}, log in with: hf auth login "
-        f"(or set HF_TOKEN); or prepare conversations of your own with: --input FILE.jsonl"
+        f"{LIMA} {problem}: accept its terms at https://huggingface.co/datasets/{LIMA} and log in with: hf auth login "
+        f"(or set HF_TOKEN); or prepare your own conversations with: --input FILE.jsonl"
     )
 
 

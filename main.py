@@ -1,11 +1,11 @@
-"""The pipeline's menu and command line: starts each stage as a process of its own.
+"""The pipeline's menu and command line. Each stage runs in its own process.
 
     python3 main.py                        the menu
     python3 main.py train --test           one stage, with its arguments
     python3 main.py train -- --test        the same
     python3 main.py train --nproc 8        on 8 GPUs, through torch.distributed.run
 
-A stage's exit code is passed on. Ctrl-C reaches the stage, which may finish saving before it leaves.
+The exit code is the stage's. On Ctrl-C the stage finishes saving before it exits.
 """
 
 import shlex
@@ -27,7 +27,7 @@ LAUNCHER = str(CHECKOUT / "pipeline" / "training" / "launch.py")
 # How long torch.distributed.run waits before it kills its workers; saving a large checkpoint can take minutes.
 SAVING_GRACE_SECONDS = 900
 
-# What the stages import, at once or when an option asks for it.
+# What the stages import, at start-up or when an option needs it.
 _CLEANING = ("orjson", "tqdm", "mwparserfromhell", "pyarrow")
 _TOKENIZER = ("numpy", "orjson", "tokenizers", "sentencepiece", "gigatoken")
 _CORPUS = (*_TOKENIZER, "tqdm", "pyarrow", "matplotlib")
@@ -52,11 +52,11 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage(1, "cleanup", "cleaner.py", "raw Wikipedia or your own files → cleaned articles", _CLEANING),
-    Stage(2, "tokenize", "tokenizer.py", "fetch, try or train the tokenizer", _TOKENIZER),
+    Stage(2, "tokenize", "tokenizer.py", "download, try or train a tokenizer", _TOKENIZER),
     Stage(3, "prepare", "dataset_prep.py", "cleaned articles → token dataset", _CORPUS),
     Stage(4, "fineweb", "fineweb_prep.py", "FineWeb → token dataset", _CORPUS),
     Stage(5, "train", "train.py", "pretrain a model", _TRAINING),
-    Stage(6, "inference", "Inference.py", "write with a model, or compare several", _MODEL),
+    Stage(6, "inference", "Inference.py", "generate text with one model or compare several", _MODEL),
     Stage(8, "benchmark", "benchmark.py", "score checkpoints", _SCORING),
     Stage(9, "lima", "lima_tokenizer.py", "conversations → tokenized examples", _CONVERSATIONS),
     Stage(10, "sft", "post_training.py", "instruction tuning", _TUNING),
@@ -76,7 +76,7 @@ def find_stage(name: str) -> Stage:
     """The stage called `name`.
 
     Raises:
-        UsageError: no stage has this name; suggests the nearest one.
+        UsageError: there is no such stage; the message suggests the nearest name.
     """
     stages = {stage.name: stage for stage in available_stages()}
     if name not in stages:
@@ -86,7 +86,7 @@ def find_stage(name: str) -> Stage:
 
 
 def build_command(stage: Stage, arguments: Sequence[str], *, python: str = sys.executable) -> list[str]:
-    """The command that runs `stage`; a ``--`` before the arguments is dropped, ``--nproc N`` becomes a launcher."""
+    """The command that runs `stage`. Drops a leading ``--``; ``--nproc N`` adds torch's launcher."""
     arguments = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
     script = str(CHECKOUT / stage.script)
     processes = 1
@@ -101,26 +101,26 @@ def build_command(stage: Stage, arguments: Sequence[str], *, python: str = sys.e
 
 
 def run_stage(stage: Stage, arguments: Sequence[str] = ()) -> int:
-    """Run `stage` to its end and return its exit code; signals reach it, and it has time to save."""
+    """Run `stage` and return its exit code. Signals are forwarded, and the stage has time to save."""
     command = build_command(stage, arguments, python=stage_python(stage))
     launched = LAUNCHER in command
-    # Under the launcher every rank must be signalled once: in their own process group they do not get the terminal's
-    # Ctrl-C in addition to the launcher's.
+    # Every rank must be signalled only once: in their own process group, the launcher's workers do not get the
+    # terminal's Ctrl-C on top of the launcher's signal.
     code, signals, _ = run_process(command, own_group=launched)
     if launched and code and signals:
         return EXIT_TERMINATED if signal.SIGTERM in signals else EXIT_INTERRUPTED
     if code >= 0:
         return code
     if -code not in (signal.SIGINT, signal.SIGTERM):
-        memory = " (the system does so when memory runs out)" if -code == signal.SIGKILL else ""
+        memory = " (the system may have run out of memory)" if -code == signal.SIGKILL else ""
         print(f"error: {stage.name} was killed by {signal.Signals(-code).name}{memory}", file=sys.stderr)
     return 128 - code
 
 
 def stage_python(stage: Stage) -> str:
-    """The Python that runs `stage`: the checkout's .venv if this one lacks any of its packages, otherwise this one.
+    """The Python that runs `stage`: this one, or the checkout's .venv if this one lacks any of the stage's packages.
 
-    Without a .venv it is this one too, and the stage itself reports what is missing.
+    Without a .venv this one is used, and the stage itself reports what is missing.
     """
     environment = CHECKOUT / ".venv"
     installed = environment / "bin" / "python"
@@ -129,7 +129,7 @@ def stage_python(stage: Stage) -> str:
     missing = missing_packages(stage.packages)
     if not missing:
         return sys.executable
-    if len(missing) < len(stage.packages):  # a Python with some packages may be the one that the user meant
+    if len(missing) < len(stage.packages):  # a Python with some of the packages may be intentional
         print(f"note: {sys.executable} has no {missing[0]}; running with {installed}", file=sys.stderr)
     return str(installed)
 
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{__doc__}\n{_menu_text()}\n\nEach stage explains its arguments: python3 main.py NAME --help")
         return EXIT_OK
     if arguments[0].startswith("-"):
-        raise UsageError(f"{arguments[0]} comes before the stage's name; expected python3 main.py NAME {arguments[0]}")
+        raise UsageError(f"{arguments[0]} comes before the stage; expected python3 main.py NAME {arguments[0]}")
     return run_stage(find_stage(arguments[0]), arguments[1:])
 
 
@@ -180,7 +180,7 @@ def _take_processes(arguments: list[str]) -> tuple[int, list[str]]:
 
 
 def _launcher_has_grace_option(python: str) -> bool:
-    """Whether torch has --shutdown-timeout; older ones wait 30 s. Reads the file, as importing takes seconds."""
+    """Whether torch has --shutdown-timeout (older versions wait 30 s). Reads the file: importing takes seconds."""
     root = Path(python).parent.parent if python != sys.executable else Path(sys.prefix)
     launchers = root.glob("lib*/python3*/site-packages/torch/distributed/run.py")
     return any("--shutdown-timeout" in launcher.read_text(encoding="utf-8") for launcher in launchers)
@@ -194,7 +194,7 @@ def _menu_text() -> str:
 
 
 def _ask_stage() -> Stage | None:
-    """The stage that the user chooses by name or number; None to quit."""
+    """Ask for a stage by name or number; None means quit."""
     numbers = {str(stage.number): stage for stage in available_stages()}
     while True:
         answer = ask("Number or name: ").lower()

@@ -2,11 +2,11 @@
 
     from model import create_model
     model = create_model("config.json")
-    outputs = model(input_ids, labels=input_ids)     # {"loss": …, "logits": (B, T, V)}; the shift is inside
+    outputs = model(input_ids, labels=input_ids)     # {"loss": …, "logits": (B, T, V)}; labels are shifted inside
 
-This file reads from top to bottom: attention, block, decoder, language model. What makes it fast is in
-`pipeline/modeling/`: kernels and masks (`attention_kernels`), the loss without all logits (`head_loss`), the cache of
-keys and values (`kv_cache`), compute type and compiler (`execution`).
+This file reads from top to bottom: attention, block, decoder, language model. The optimizations are in
+`pipeline/modeling/`: kernels and masks (`attention_kernels`), the loss without full logits (`head_loss`), the key-value
+cache (`kv_cache`), compute type and compiler (`execution`).
 
 Shapes: B batch, T time, H query heads, K key-value heads, D head size, C width, V vocabulary, S positions attended to.
 """
@@ -54,7 +54,7 @@ class FastMultiHeadAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer = layer  # its number, which is its place in the cache
+        self.layer = layer  # index of this layer in the cache
         self.num_heads = config.num_attention_heads  # H
         self.num_key_value_heads = config.num_key_value_heads  # K
         self.head_dim = config.head_dim  # D
@@ -76,7 +76,7 @@ class FastMultiHeadAttention(nn.Module):
         k = apply_rotary(self.k_norm(k), *rotation)  # (B, T, K, D)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), and (B, K, T, D) twice
         if cache is not None:
-            k, v = cache.update(self.layer, k, v)  # (B, K, S, D): what was read before, and these
+            k, v = cache.update(self.layer, k, v)  # (B, K, S, D): all keys and values so far
         y = attend(q, k, v, mask)  # (B, H, T, D)
         return self.o_proj(y.transpose(1, 2).reshape(batch, length, width))  # (B, T, C)
 
@@ -102,7 +102,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks and final norm. `forward` starts after the embedding: it is the part that is compiled."""
+    """Embedding, blocks and final norm. `forward`, the compiled part, starts after the embedding."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -152,12 +152,12 @@ class TransformerLM(nn.Module):
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.eos_id: int | None = None  # what ends a text; a checkpoint records it
+        self.eos_id: int | None = None  # ends a text; stored in checkpoints
         self.run_as(execution)
         self.reset_parameters()
 
     def run_as(self, execution: Execution) -> None:
-        """Take the compute type, the kernels and the compiler's part from `execution` from now on."""
+        """Switch to the compute type, kernels and compiled functions of `execution`."""
         self.execution = execution
         self._decode = execution.compile(self.model)
 
@@ -181,8 +181,8 @@ class TransformerLM(nn.Module):
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids (B, T) → (B, T, C) in the compute type.
 
-        Not compiled: the compiler sums the gradients of a token that occurs several times in whatever order the threads
-        come, and a resumed run would no longer be the same to the last bit.
+        Not compiled: the compiled backward pass sums the gradients of repeated tokens in a nondeterministic order, so a
+        resumed run would no longer be bit-identical.
         """
         return self.model.embed_tokens(input_ids).to(self.dtype)
 
@@ -215,12 +215,12 @@ class TransformerLM(nn.Module):
         """The logits of `input_ids` (B, T) and, with labels, the loss of predicting each next token.
 
         Args:
-            labels: (B, T), usually `input_ids` itself: they are shifted here; -100 is not predicted.
-            cache: keys and values of the tokens before; read and written.
+            labels: (B, T), usually `input_ids` itself; shifted here. -100 is ignored.
+            cache: keys and values of earlier tokens; read and updated.
             segment_ids: (B, T); tokens of different segments do not attend to each other.
             num_tokens: divisor of the summed loss; None: the number of predicted tokens in this batch. With
                 accumulation, pass the number in the whole step.
-            return_logits: False leaves them out if there are labels; they are then never all in memory at once.
+            return_logits: with False and labels, the full logits are never in memory.
 
         Returns:
             ``loss``, a float32 scalar (None without labels), and ``logits`` (B, T, V) or None.
@@ -238,17 +238,17 @@ class TransformerLM(nn.Module):
         return {"loss": total / count, "logits": None}
 
     def generate(self, prompt_ids: Tensor | Sequence[int], **options: "Unpack[GenerateOptions]") -> Tensor:
-        """The prompt with its continuation; `max_length` counts new tokens. Options: `pipeline.generation.generate`."""
+        """The prompt and up to `max_length` new tokens. For the options, see `pipeline.generation.generate`."""
         from pipeline.generation.generate import generate
 
         return generate(self, prompt_ids, **options)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw new weights: normal with deviation 0.02, norms at 1.
+        """Initialize the weights: normal with standard deviation 0.02, norms at 1.
 
-        Scaled by depth, what is added to the residual stream starts smaller by the root of the number of additions, so
-        that the stream's variance does not grow (Radford et al. 2019, GPT-2).
+        With `depth_scaled_init`, projections into the residual stream are divided by the square root of their number,
+        so that the variance of the stream does not grow (Radford et al. 2019, GPT-2).
         """
         additions = 2 * self.config.num_hidden_layers if self.config.depth_scaled_init else 1
         for name, parameter in self.named_parameters():
@@ -263,13 +263,13 @@ class TransformerLM(nn.Module):
 def _check_length(length: int, context: int) -> None:
     if length > context:
         raise PipelineError(
-            f"a sequence of {length} tokens is longer than the model's context of {context}; shorten it, or stretch "
-            f"it: --set model.rope_scaling=yarn --set model.rope_scaling_factor={ceil_div(length, context)}"
+            f"a sequence of {length} tokens is longer than the model's context of {context}; shorten it, or extend "
+            f"the context: --set model.rope_scaling=yarn --set model.rope_scaling_factor={ceil_div(length, context)}"
         )
 
 
 def create_model(config: str | Path | Config | ModelConfig = "config.json") -> TransformerLM:
-    """A new model with random weights, from a configuration or the path of one."""
+    """A new model with random weights, from a configuration or the path to one."""
     if isinstance(config, (str, Path)):
         config = load_config(None if str(config) == "config.json" else config)
     model_config = config.model if isinstance(config, Config) else config
@@ -289,8 +289,8 @@ def load_model(
     """The model of a checkpoint file, ready for inference.
 
     Args:
-        dtype: the type that the weights are converted to; None keeps theirs.
-        rope_scaling: a scaling other than ``none`` stretches the context and replaces the checkpoint's own.
+        dtype: convert the weights to this type; None keeps theirs.
+        rope_scaling: a scaling other than ``none`` extends the context and replaces the checkpoint's own.
     """
     from pipeline.formats.checkpoint import read_checkpoint, refuse_without_config
 
@@ -300,7 +300,7 @@ def load_model(
     config = config_from_dict(content["config"], origin=origin).model
     if rope_scaling != "none":
         config = replace(config, rope_scaling=rope_scaling, rope_scaling_factor=rope_scaling_factor)
-    with torch.device("meta"):  # no random weights are drawn only to be replaced
+    with torch.device("meta"):  # skip the random initialization
         model = create_model(config)
     load_weights(model, content["model"], origin=origin, assign=True)
     model.model.rotary.to_empty(device="cpu")
@@ -312,11 +312,11 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.configuration import load_config_from
     from pipeline.modeling.summary import summary
 
-    parser = stage_parser("Describes a model before it is trained.")
+    parser = stage_parser("Describe a model before training it.")
     parser.add_argument(
         "--summary", action="store_true", required=True, help="parameters, operations, memory, expected speed"
     )
-    parser.add_argument("--device-name", metavar="NAME", help="a GPU whose speed is estimated, such as H100")
+    parser.add_argument("--device-name", metavar="NAME", help="also estimate the speed on this GPU, such as H100")
     args = parser.parse_args(argv)
     print(summary(load_config_from(args), device_name=args.device_name))
     return 0

@@ -1,10 +1,10 @@
-"""Supervised fine-tuning: a base checkpoint learns to answer.
+"""Supervised fine-tuning: teach a base model to answer.
 
     python3 post_training.py --checkpoint latest --device cpu
     python3 post_training.py --checkpoint checkpoints/run_2026_01_31_12_00 --epochs 2 --lr 3e-5 --batch-size 4
-    python3 post_training.py --resume checkpoints/sft_lima_2026_02_01_09_30     # continues exactly
+    python3 post_training.py --resume checkpoints/sft_lima_2026_02_01_09_30     # continues exactly where it stopped
 
-The conversations come from `lima_tokenizer.py`, the loop is `pipeline.training.trainer`'s.
+The conversations come from `lima_tokenizer.py`, the loop from `pipeline.training.trainer`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from utils.errors import UsageError
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    load_config_from(args)  # wrong values end here, before torch loads
+    load_config_from(args)  # reject invalid values before torch loads
 
     from pipeline.formats.checkpoint import only_training_run
     from pipeline.tuning.finetuning import build_trainer, choose_start, print_outcome, write_record
@@ -38,21 +38,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--checkpoint", metavar="PATH", help="the base model: a file, a run's folder, or: latest")
-    parser.add_argument("--resume", metavar="PATH", help="continue a fine-tuning run: a file, its folder, or: latest")
+    parser.add_argument("--checkpoint", metavar="PATH", help="the base model: a file, a run's folder, or latest")
+    parser.add_argument("--resume", metavar="PATH", help="continue a fine-tuning run: a file, its folder, or latest")
     add_tuning_options(parser)
     parser.add_argument("--name", help="a name for the run, shown in lists and in the logs")
     args = parser.parse_args(argv)
     if bool(args.checkpoint) == bool(args.resume):
-        raise UsageError("expected either --checkpoint PATH to tune it, or --resume RUN to continue")
+        raise UsageError("expected either --checkpoint PATH to tune a model, or --resume RUN to continue a run")
     if args.resume and args.name:
-        raise UsageError("--name: a resumed run keeps its name; leave it out")
+        raise UsageError("--name cannot be used with --resume: a resumed run keeps its name")
     check_run_name(args.name, origin="--name")
     return args
 
 
 def add_tuning_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that set a key of the configuration."""
+    """Add the options that set a configuration key."""
     parser.add_argument(
         "--epochs",
         dest="sft.num_epochs",
@@ -79,7 +79,7 @@ def add_tuning_options(parser: argparse.ArgumentParser) -> None:
         dest="sft.packing",
         action="store_true",
         default=None,
-        help="several conversations share a row",
+        help="pack several conversations into a row",
     )
     parser.add_argument(
         "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoint's tokenizer"

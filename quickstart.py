@@ -1,13 +1,13 @@
-"""The whole pipeline on your machine in minutes, from raw text to a model that answers. No GPU, no downloads.
+"""Run the whole pipeline on your machine in minutes, from raw text to a model that answers. No GPU, no downloads.
 
     python3 main.py quickstart                      # or: make quickstart
     python3 main.py quickstart --corpus texts/      # your own .txt, .md, .jsonl, …
     python3 main.py quickstart --corpus python      # Python's docstrings
-    python3 main.py quickstart --again              # train again although a model is finished
+    python3 main.py quickstart --again              # train again, even if a finished model exists
 
-The text is a tiny encyclopedia: articles generated from tables of facts. Every stage is run as you would run it
-yourself, through main.py with configs/quickstart.json; everything it makes is in quickstart/. Interrupted, it continues
-where it was.
+The text is a tiny encyclopedia: articles generated from tables of facts. Every stage runs as you would run it yourself,
+through main.py with configs/quickstart.json, and writes to quickstart/. After an interruption, run the command again to
+continue.
 """
 
 import argparse
@@ -36,7 +36,7 @@ DEFAULT_CONFIG = CHECKOUT / "configs" / "quickstart.json"
 
 @dataclass(frozen=True)
 class Quickstart:
-    """What a quickstart consists of, put together and not yet run."""
+    """The parts of a quickstart, assembled but not yet run."""
 
     config: Config
     config_path: Path
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(quickstart, screen)
     print(describe(quickstart))
     if not is_new:
-        print("\nThis model was finished earlier; --again trains it again.")
+        print("\nThis model is already trained; use --again to train it again.")
     if sys.stdin.isatty() and screen.is_terminal:
         talk(quickstart, offer=not is_new)
     return EXIT_OK
@@ -75,16 +75,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--corpus", default="encyclopedia", metavar="NAME", help="encyclopedia (default), python, or a folder of texts"
     )
-    parser.add_argument("--again", action="store_true", help="train again although a model is finished")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the encyclopedia")
-    parser.add_argument("--characters", type=int, default=NUM_CHARACTERS, metavar="N", help="of the encyclopedia")
+    parser.add_argument("--again", action="store_true", help="train again, even if a finished model exists")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the encyclopedia")
+    parser.add_argument("--characters", type=int, default=NUM_CHARACTERS, metavar="N", help="size of the encyclopedia")
     return parser.parse_args(argv)
 
 
 def build(args: argparse.Namespace, screen: Screen) -> Quickstart:
     paths = load_config_from(args).paths
     source = find_source(args.corpus, paths, seed=args.seed, characters=args.characters)
-    settings = [*source.settings, *args.settings]  # the last one counts
+    settings = [*source.settings, *args.settings]  # the last one wins
     args.settings = settings
     config = load_config_from(args)
     folder = paths.raw_dir.parent
@@ -102,7 +102,7 @@ def build(args: argparse.Namespace, screen: Screen) -> Quickstart:
 
 
 def open_log(folder: Path) -> Path:
-    """The log, which shows early whether the folder can be written to."""
+    """Create the log, which also fails early if the folder is not writable."""
     path = folder / "quickstart.log"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,13 +110,13 @@ def open_log(folder: Path) -> Path:
             log.write(time.strftime("\n==== %Y-%m-%d %H:%M:%S\n"))
     except OSError as error:
         raise PipelineError(
-            f"{folder} cannot be written to: {error.strerror or error}; copy the checkout to a folder of your own"
+            f"{folder} is not writable: {error.strerror or error}; copy the checkout to a folder of your own"
         ) from None
     return path
 
 
 def train(quickstart: Quickstart, screen: Screen) -> None:
-    import matplotlib  # noqa: F401  needed at the end: better missed now than then
+    import matplotlib  # noqa: F401  needed at the end; if it is missing, fail now
 
     started = time.monotonic()
     screen.line(f"Everything goes to {_short(quickstart.stages.folder)}/, the stages' own output to quickstart.log.")
@@ -124,10 +124,10 @@ def train(quickstart: Quickstart, screen: Screen) -> None:
         quickstart.walk.through(quickstart.all, quickstart.stages.keys, received=quickstart.route.received)
     except KeyboardInterrupt:
         screen.line()
-        screen.line("Stopped; the same command continues here.")
+        screen.line("Stopped. Run the same command to continue.")
         raise
     draw_pictures(quickstart)
-    screen.line(f"All in {format_seconds(time.monotonic() - started)}.", "bold")
+    screen.line(f"Finished in {format_seconds(time.monotonic() - started)}.", "bold")
 
 
 def draw_pictures(quickstart: Quickstart) -> None:
@@ -139,7 +139,7 @@ def draw_pictures(quickstart: Quickstart) -> None:
 
 
 def describe(quickstart: Quickstart) -> str:
-    """The summary, which is also written to summary.txt."""
+    """Print the summary and write it to summary.txt."""
     stages, source = quickstart.stages, quickstart.source
     parts = [styled("━━ Summary", "bold", "cyan")]
     if source.questions:
@@ -161,17 +161,17 @@ def describe(quickstart: Quickstart) -> str:
 
 
 def talk(quickstart: Quickstart, *, offer: bool) -> None:
-    """Opens the chat, or for people's own text the prompt, in this terminal."""
+    """Open the chat, or a prompt for models trained on the user's own text, in this terminal."""
     if offer and ask("\nTalk to it? [Y/n] ").lower() in ("n", "no", "q"):
         return
     is_tuned = bool(quickstart.source.conversations)
-    print(f"\n{'Ask it something' if is_tuned else 'Begin a text'}, q to leave.")
+    print(f"\n{'Ask it something' if is_tuned else 'Start a text'}; q to quit.")
     run_folder = quickstart.stages.run_of("sft" if is_tuned else "train")
     quickstart.route.attach("inference", ["--checkpoint", str(run_folder)])
 
 
 def _short(path: Path) -> str:
-    """Relative to the working directory if it is below it."""
+    """`path` relative to the working directory if it is below it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

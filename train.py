@@ -1,7 +1,7 @@
 """Pretraining: token dataset → model checkpoints.
 
 python3 train.py --test --device cpu --name first     # one epoch over the test dataset
-python3 train.py --resume latest                      # continues the newest run exactly
+python3 train.py --resume latest                      # continues the newest run exactly where it stopped
 python3 train.py --init-from checkpoints/run_2026_01_31_12_00 --set dataset.source=fineweb
 python3 train.py --dry-run                            # time, memory and disk of the whole run; writes nothing
 python3 train.py --compare run_2026_01_31_12_00 run_2026_02_01_09_30
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    paths = load_config_from(args).paths  # wrong values end here, before torch loads
+    paths = load_config_from(args).paths  # reject invalid values before torch loads
     if args.compare:
         from pipeline.training.curves import compare_runs
 
@@ -50,19 +50,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--device", dest="training.device", choices=("cuda", "cpu", "mps"), help="overrides training.device"
     )
     begin = parser.add_mutually_exclusive_group()
-    begin.add_argument("--resume", metavar="CHECKPOINT", help="continue a run: a file, a run's folder, or: latest")
+    begin.add_argument("--resume", metavar="CHECKPOINT", help="continue a run: a file, a run's folder, or latest")
     begin.add_argument("--init-from", metavar="CHECKPOINT", help="start a new run with these weights")
     parser.add_argument(
-        "--dry-run", action="store_true", help="measure a few steps, print what the run would take, and stop"
+        "--dry-run", action="store_true", help="measure a few steps, print the estimated cost of the run, and stop"
     )
     parser.add_argument("--profile", action="store_true", help="write a trace of some early steps to the run's folder")
-    parser.add_argument("--compare", nargs="+", metavar="RUN", help="draw the losses of these runs in one picture")
+    parser.add_argument("--compare", nargs="+", metavar="RUN", help="plot the losses of these runs in one chart")
     args = parser.parse_args(argv)
     if args.resume and args.name:
-        raise UsageError("--name: a resumed run keeps its name; leave it out")
+        raise UsageError("--name cannot be used with --resume: a resumed run keeps its name")
     check_run_name(args.name, origin="--name")
     if args.dry_run and args.profile:
-        raise UsageError("--profile: a dry run writes nothing; leave one of the two out")
+        raise UsageError("--profile cannot be used with --dry-run, which writes nothing")
     return args
 
 
@@ -71,7 +71,7 @@ def train(trainer: "Trainer", args: argparse.Namespace) -> str:
     from pipeline.training.profiler import TRACE_NAME
 
     if args.test and not args.resume:
-        estimate = expected_time(trainer)  # every process measures: they wait for one another
+        estimate = expected_time(trainer)  # every process must measure, because they wait for each other
         if trainer.world.is_main:
             print(estimate, flush=True)
     trainer.fit(trace=trainer.run.folder / TRACE_NAME if args.profile and trainer.world.is_main else None)

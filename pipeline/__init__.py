@@ -1,1 +1,1 @@
-"""Everything behind the stage scripts, a folder per room."""
+"""The code behind the stage scripts, one package per room."""

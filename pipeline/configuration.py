@@ -1,11 +1,11 @@
-"""Read the configuration: defaults, files laid over them, ``--set`` and flags, each checked.
+"""Load and validate the configuration: defaults, config files, ``--set`` and flags.
 
     config = load_config()                                   # the config.json of the checkout
     config = load_config("configs/110m.json", settings=["training.batch_size=16"])
 
-config.json spells out every default; any other file says only what differs. A path is relative to the file that names
-it, the defaults to the checkout, ``--set`` and flags to the working directory. Paths below ``paths.data_dir`` follow it
-unless they are set themselves.
+config.json has every key with its default; any other file contains only what differs. Relative paths are resolved
+against the file that contains them, against the checkout for defaults, and against the working directory for ``--set``
+and flags. Paths below ``paths.data_dir`` follow it unless they are set explicitly.
 """
 
 import argparse
@@ -36,10 +36,10 @@ class PathsConfig:
     """Where the stages read and write."""
 
     data_dir: Path = option(
-        Path("data"), "every path whose default is below `data/` follows this one, unless it is set itself"
+        Path("data"), "every path whose default is below `data/` moves with this one, unless it is set explicitly"
     )
     raw_dir: Path = option(Path("data/raw/enwiki_namespace_0"), "raw dump files that the cleaner reads")
-    cleaned_dir: Path = option(Path("data/cleaned_articles"), "cleaned text, one article a line")
+    cleaned_dir: Path = option(Path("data/cleaned_articles"), "cleaned text, one article per line")
     tokenizer_dir: Path = option(
         Path("tokenizers/codellama_tokenizer"), "folder with the tokenizer's `tokenizer.json` or `tokenizer.model`"
     )
@@ -51,10 +51,10 @@ class PathsConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All sections. Frozen: what a run was configured with does not change while it runs.
+    """All sections. Frozen, because the configuration of a run never changes while it runs.
 
-    `explicit` names the keys (``section.key``) that the user set: by a flag, ``--set``, a config file laid over
-    config.json, a checkpoint's configuration, or a value in config.json that differs from the default.
+    `explicit` has the keys (``section.key``) that the user set: by a flag, ``--set``, an additional config file, a
+    checkpoint's configuration, or a value in config.json that differs from the default.
     """
 
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -71,18 +71,18 @@ class Config:
     explicit: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain JSON values, section by section; a path becomes text, a tuple a list."""
+        """Plain JSON values by section; paths become strings, tuples lists."""
         return {name: section_to_dict(getattr(self, name)) for name in SECTIONS}
 
     def explicit_values(self) -> dict[str, dict[str, Any]]:
-        """What `to_dict` says of the keys that the user set."""
+        """The part of `to_dict` that the user set."""
         return {
             section: {key: value for key, value in values.items() if f"{section}.{key}" in self.explicit}
             for section, values in self.to_dict().items()
         }
 
     def problem(self) -> str:
-        """What does not fit together across keys, or an empty string."""
+        """A conflict between keys, or an empty string."""
         for name, section in (("training", self.training), ("sft", self.sft)):
             if section.min_learning_rate > section.learning_rate:
                 rates = f"{section.min_learning_rate} is above {name}.learning_rate {section.learning_rate}"
@@ -92,9 +92,9 @@ class Config:
         return self.model.problem()
 
     def context_problem(self) -> str:
-        """What is wrong if the dataset's window is longer than the model's context, or an empty string.
+        """The problem if the dataset's window is longer than the model's context, or an empty string.
 
-        A window that nobody set gives way to the one that the dataset was prepared with (`prepared_window.py`).
+        A window that was not set explicitly yields to the one the dataset was prepared with (`prepared_window.py`).
         """
         if self.model.context_length >= self.dataset.window:
             return ""
@@ -102,8 +102,8 @@ class Config:
         factor = self.model.rope_scaling_factor
         scaled = f" x {factor:g} (rope_scaling_factor)" if factor > 1 else ""
         return (
-            f"model.max_position_embeddings {context}{scaled} is below dataset.window {window}; for a new model "
-            f"--set model.max_position_embeddings={window}, for one that is trained --set model.rope_scaling=yarn "
+            f"model.max_position_embeddings {context}{scaled} is below dataset.window {window}; for a new model, "
+            f"--set model.max_position_embeddings={window}; for a trained one, --set model.rope_scaling=yarn "
             f"--set model.rope_scaling_factor={ceil_div(window, context)}"
         )
 
@@ -114,7 +114,7 @@ SECTIONS: dict[str, type] = {
 
 
 def data_paths() -> dict[tuple[str, str], Path]:
-    """(section, key) of every path whose default is below `paths.data_dir` → its place below that folder."""
+    """(section, key) of every path whose default is below `paths.data_dir` → its path relative to that folder."""
     root = PathsConfig().data_dir
     paths = {
         (name, key.name): key.default
@@ -147,16 +147,16 @@ def load_config(
     flags: Mapping[str, object] | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The checked configuration: defaults, config.json, `path` laid over it, then `settings`, then `flags`.
+    """The validated configuration. Later sources win: defaults, config.json, `path`, `settings`, `flags`.
 
     Args:
-        path: an overlay that says only what differs; None: config.json alone.
-        settings: ``section.key=value`` texts, as ``--set`` takes them.
-        flags: ``{"section.key": value}``, what a stage's own options set.
-        base: values in place of config.json's, such as a checkpoint's configuration.
+        path: a file with only the keys that differ; None: config.json alone.
+        settings: ``section.key=value`` strings, as in ``--set``.
+        flags: ``{"section.key": value}`` from a stage's own options.
+        base: values that replace those of config.json, such as a checkpoint's configuration.
 
     Raises:
-        PipelineError: a file that is missing or not JSON, an unknown key, a value that does not fit.
+        PipelineError: a file is missing or not JSON, a key is unknown, or a value is invalid.
     """
     files = [] if base else [DEFAULT_CONFIG]
     files += [Path(path)] if path and Path(path).resolve() != DEFAULT_CONFIG else []
@@ -166,7 +166,7 @@ def load_config(
     for file in files:
         content = _read_json(file)
         _overlay(values, content, origin=file.name, base=file.resolve().parent)
-        # config.json spells out every default, so there only a value that differs was chosen by the user.
+        # config.json has every default, so a value there was chosen by the user only if it differs.
         explicit |= _differing(values, defaults) if file == DEFAULT_CONFIG else _names(content)
     for setting in settings:
         section, key, text = _split_setting(setting)
@@ -186,29 +186,29 @@ def load_config(
 
 
 def load_config_from(args: argparse.Namespace) -> Config:
-    """The configuration of a stage's parsed arguments: its own options over ``--set``, ``--set`` over ``--config``."""
+    """The configuration for parsed arguments: own options win over ``--set``, which wins over ``--config``."""
     return load_config(args.config, settings=args.settings, flags=config_flags(args))
 
 
 def config_flags(args: argparse.Namespace) -> dict[str, object]:
-    """The keys that a stage's own options set: those given on the command line whose ``dest`` is ``section.key``."""
+    """The keys set by a stage's own options, which have ``section.key`` as their ``dest``."""
     return {name: value for name, value in vars(args).items() if "." in name and value is not None}
 
 
 def config_from_dict(content: Mapping[str, Any], *, origin: str) -> Config:
-    """The checked configuration that `Config.to_dict` gave, such as a checkpoint's."""
+    """The validated configuration from the output of `Config.to_dict`, such as a checkpoint's."""
     values = config_values(content, origin=origin, base=CHECKOUT)
     return _checked(values, origin=origin, explicit=frozenset(_chosen(content, values)))
 
 
 def folder_keys(section: str) -> set[str]:
-    """The keys of a section that name files and folders."""
+    """The keys of a section that are paths."""
     hints = typing.get_type_hints(SECTIONS[section]) if section in SECTIONS else {}
     return {key for key, hint in hints.items() if hint in (Path, Path | None)}
 
 
 def config_values(content: Mapping[str, Any], *, origin: str, base: Path) -> dict[str, dict[str, Any]]:
-    """Every key's value: the defaults, their paths in the checkout, with `content` laid over them."""
+    """The value of every key: `content` on top of the defaults, whose paths are in the checkout."""
     values = {name: {key.name: key.default for key in fields(section)} for name, section in SECTIONS.items()}
     for name, section in SECTIONS.items():
         values[name] = read_section(section, values[name], name=name, origin="defaults", base=CHECKOUT)
@@ -217,7 +217,7 @@ def config_values(content: Mapping[str, Any], *, origin: str, base: Path) -> dic
 
 
 def _chosen(content: Mapping[str, Mapping[str, Any]], values: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """``section.key`` of every key in a checkpoint's configuration, but for the paths that follow its `data_dir`."""
+    """``section.key`` of every key in a checkpoint's configuration, except paths that follow its `data_dir`."""
     root = values["paths"]["data_dir"]
     following = {
         f"{section}.{key}" for (section, key), place in data_paths().items() if values[section][key] == root / place
@@ -231,7 +231,7 @@ def _names(content: Mapping[str, Mapping[str, Any]]) -> set[str]:
 
 
 def _differing(values: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """``section.key`` of every value that is not the default."""
+    """``section.key`` of every value that differs from the default."""
     return {
         f"{section}.{key}" for section, keys in values.items() for key in keys if keys[key] != defaults[section][key]
     }
@@ -248,7 +248,7 @@ def _checked(values: Mapping[str, Mapping[str, Any]], *, origin: str, explicit: 
 
 
 def _with_data_paths(values: Mapping[str, Mapping[str, Any]], explicit: frozenset[str]) -> dict[str, dict[str, Any]]:
-    """`values` in which every path that nobody set is below `paths.data_dir`."""
+    """`values` with every path that was not set explicitly moved below `paths.data_dir`."""
     result = {name: dict(section) for name, section in values.items()}
     for (section, key), place in data_paths().items():
         if f"{section}.{key}" not in explicit:
@@ -281,18 +281,18 @@ def _read_json(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PipelineError(
-            f"config file {path} does not exist; name one with --config, for example configs/110m.json"
+            f"config file {path} does not exist; pass an existing one, for example --config configs/110m.json"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"config file {path} cannot be read: {error}") from None
-    # Strings are matched first, so that a // inside one stays; newlines stay too, so that line numbers are right.
+    # Strings match first, so a // inside one is kept. Newlines are kept too, so that line numbers stay right.
     text = re.sub(r'("(?:\\.|[^"\\])*")|//[^\n]*', lambda match: match[1] or "", text)
     try:
         content = json.loads(text, object_pairs_hook=lambda pairs: _refuse_doubles(pairs, path))
     except ValueError as error:
         raise PipelineError(f"config file {path} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise PipelineError(f"config file {path} holds a {type(content).__name__}; expected an object with sections")
+        raise PipelineError(f"config file {path} contains a {type(content).__name__}; expected an object with sections")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Writes config.json and docs/configuration.md from the dataclasses: `make config`."""
+"""Generate config.json and docs/configuration.md from the dataclasses: `make config`."""
 
 import json
 import typing
@@ -13,16 +13,16 @@ CONFIGURATION_PAGE = CHECKOUT / "docs" / "configuration.md"
 
 _INTRODUCTION = """# Configuration
 
-`config.json` holds every key with its default. Another file says only what differs: `--config configs/110m.json`.
-`--set SECTION.KEY=VALUE` changes one key, as often as needed, and a stage's own flags come last. An unknown key is an
-error that names the nearest known one. `// comments` are allowed. A path is relative to the file that names it, the
-defaults to the checkout, `--set` and flags to the working directory.
+`config.json` has every key with its default. Other files contain only what differs: `--config configs/110m.json`.
+`--set SECTION.KEY=VALUE` changes one key and can be repeated; a stage's own flags override everything else. An unknown
+key is an error that suggests the nearest known one. `// comments` are allowed. Relative paths in a file are resolved
+against that file, defaults against the checkout, and `--set` and flags against the working directory.
 
 To keep the data elsewhere, set one key: `{"paths": {"data_dir": "../data"}}`, or `--set paths.data_dir=../data`.
-Every path whose default below starts with `data/` then follows, unless it is set itself: by a file that `--config`
-names, by `--set` or a flag, or in `config.json` by a value that differs from the default.
+Every path whose default below starts with `data/` then follows, unless you set it explicitly: in a `--config` file,
+with `--set` or a flag, or in `config.json` with a value that differs from the default.
 
-This page and `config.json` are written by `make config` from `pipeline/*/config.py`, which define the keys.
+`make config` generates this page and `config.json` from the definitions in `pipeline/*/config.py`.
 """
 
 

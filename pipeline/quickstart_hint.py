@@ -1,4 +1,4 @@
-"""What an error adds when the default folder is empty and the quickstart has filled one of its own.
+"""A hint for errors: the default folder is empty, but the quickstart has what is missing.
 
 raise PipelineError(f"no checkpoint in {folder}; train a model first: python3 main.py train{or_quickstart(folder)}")
 """
@@ -9,7 +9,7 @@ from pipeline.configuration import CHECKOUT, Config, load_config
 from utils.errors import PipelineError
 
 QUICKSTART_CONFIG = CHECKOUT / "configs" / "quickstart.json"
-# What shows that a folder of `paths` has been filled.
+# Files that show that a folder in `paths` has been filled.
 _CONTENT = {
     "raw_dir": "*.jsonl",
     "cleaned_dir": "cleaned_*.txt",
@@ -21,14 +21,14 @@ _DATASET_CONTENT = "metadata.json"
 
 
 def or_quickstart(missing: Path) -> str:
-    """``"; or use the quickstart's: --config configs/quickstart.json"``, or ``""`` if that would not help.
+    """``"; or use the quickstart's: --config configs/quickstart.json"``, or ``""`` if that does not help.
 
-    It helps if `missing`, the folder that lacks something, is one of config.json's, and the quickstart's folder for the
-    same purpose has it.
+    It helps if `missing`, the folder that lacks something, is one of those in config.json, and the corresponding folder
+    of the quickstart has it.
     """
     try:
         ours, theirs = load_config(), load_config(QUICKSTART_CONFIG)
-    except PipelineError:  # the error that is being written matters more than a configuration that nobody asked for
+    except PipelineError:  # the original error matters more than a broken quickstart configuration
         return ""
     if not _is_filled(missing, ours, theirs):
         return ""

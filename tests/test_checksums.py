@@ -34,7 +34,7 @@ def test_changed_content_breaks_its_seal():
     written = json.loads(json.dumps(sealed(content), indent=1))
     assert unsealed(written, origin=HERE, remedy="run it again") == content
     assert unsealed(content, origin=HERE, remedy="run it again") == content
-    with pytest.raises(PipelineError, match=r"content\.json is damaged, or was edited: .*; run it again, or delete"):
+    with pytest.raises(PipelineError, match=r"content\.json is damaged or was edited: .*; run it again, or delete"):
         unsealed({**written, "steps": 13}, origin=HERE, remedy="run it again")
 
 
@@ -45,7 +45,7 @@ def test_sums_name_the_file_that_changed(tmp_path):
     write_sums(tmp_path, ["a.txt", "b.txt"])
     check_sums(tmp_path, remedy="copy it again")
     flip(tmp_path / "b.txt", b"t")
-    with pytest.raises(PipelineError, match=r"b\.txt is damaged, or was changed: .*; copy it again"):
+    with pytest.raises(PipelineError, match=r"b\.txt is damaged or was changed: .*; copy it again"):
         check_sums(tmp_path, remedy="copy it again")
     (tmp_path / "a.txt").unlink()
     with pytest.raises(PipelineError, match=r"a\.txt .* its sha256 is missing"):
@@ -90,13 +90,13 @@ def test_flipped_cleaned_text_becomes_no_dataset(cleaned):
 
 def test_flipped_cleaning_report_is_refused(cleaned):
     flip(cleaned / "cleaned" / "cleaning_report.json", b"articles")
-    with pytest.raises(PipelineError, match=r"cleaning_report\.json is damaged, or was edited"):
+    with pytest.raises(PipelineError, match=r"cleaning_report\.json is damaged or was edited"):
         prepare(cleaned)
 
 
 def test_flipped_tokenizer_is_refused(cleaned):
     flip(cleaned / "tokenizer" / "tokenizer.json", b"fox")
-    with pytest.raises(PipelineError, match=r"tokenizer\.json is damaged, .*; fetch or train it again"):
+    with pytest.raises(PipelineError, match=r"tokenizer\.json is damaged or .*; fetch or train it again"):
         load_tokenizer(cleaned / "tokenizer")
 
 

@@ -104,7 +104,7 @@ def test_a_path_is_relative_to_the_file_that_names_it(tmp_path, monkeypatch):
         ('{"training": {"seed": 1, "seed": 2}}', "key 'seed' appears twice"),
         ('{"training": 3}', "section 'training' is 3"),
         ('{"training": {', "is not JSON"),
-        ("[]", "holds a list"),
+        ("[]", "contains a list"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, content, said):

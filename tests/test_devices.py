@@ -19,7 +19,7 @@ from utils.errors import PipelineError
 
 def test_cuda_where_there_is_none_names_the_way_on(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(PipelineError, match=r"device cuda: .*; run it with --device cpu"):
+    with pytest.raises(PipelineError, match=r"device cuda: .*; use --device cpu"):
         resolve_device("cuda")
 
 
@@ -57,7 +57,7 @@ def test_bfloat16_is_for_gpus_that_compute_in_it_not_for_those_that_emulate_it(m
     cuda = torch.device("cuda", 0)
     assert choose_dtype("auto", cuda) is chosen
     if chosen is torch.float32:
-        with pytest.raises(PipelineError, match=r"dtype bfloat16: NVIDIA Card does not compute in it; .*float32"):
+        with pytest.raises(PipelineError, match=r"dtype bfloat16: NVIDIA Card does not support it; .*float32"):
             choose_dtype("bfloat16", cuda)
 
 

@@ -34,4 +34,4 @@ def test_the_whole_quickstart_with_a_tiny_model(tmp_path, capsys):
     for picture in ("loss.png", "score.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
     assert quickstart.main(arguments) == 0
-    assert "--again trains it again" in capsys.readouterr().out
+    assert "use --again to train it again" in capsys.readouterr().out

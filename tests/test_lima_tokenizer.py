@@ -127,7 +127,7 @@ def test_strict_stops_at_the_first_malformed_conversation(prepare, line):
 def test_nothing_to_learn_from_at_all_is_an_error(prepare):
     code, output = prepare(lines=["{}"])
     assert code == 1
-    assert "no conversation can be learned from" in output
+    assert "no usable conversation" in output
 
 
 def test_the_preview_shows_what_is_learned(prepare):
@@ -148,7 +148,7 @@ def test_its_own_output_is_no_input(prepare, tmp_path):
     content = path.read_bytes()
     code, output = prepare("--input", str(path))
     assert (code, path.read_bytes()) == (1, content)
-    assert "metadata.json is read and would be overwritten" in output
+    assert "metadata.json is an input and would be overwritten" in output
 
 
 def test_a_missing_input_is_named(prepare, capsys):

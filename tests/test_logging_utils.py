@@ -157,4 +157,4 @@ def test_a_full_disk_under_tensorboard_is_one_warning(tmp_path, monkeypatch, cap
         log.flush()
     log.close()
     said = capfd.readouterr().err
-    assert said == f"warning: {tmp_path} cannot be written: No space left on device; training continues without\n"
+    assert said == f"warning: {tmp_path} cannot be written: No space left on device; training continues\n"

@@ -206,7 +206,7 @@ def test_third_ctrl_c_within_seconds_kills_a_stage_that_does_not_leave(checkout)
     while "killed by SIGKILL" not in seen:  # two presses at once count as one, so it is pressed until it works
         os.write(terminal, b"\x03")
         seen += read_available(terminal)
-    assert "press Ctrl-C once more to kill it" in seen
+    assert "press Ctrl-C again to kill it" in seen
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 137

@@ -129,7 +129,7 @@ def test_a_failing_stage_shows_its_error_line(tmp_path):
 
 def test_a_read_only_folder_is_one_clear_line(tmp_path):
     (tmp_path / "taken").touch()  # a file where a folder is needed fails for root as well
-    with pytest.raises(PipelineError, match="cannot be written to"):
+    with pytest.raises(PipelineError, match="is not writable"):
         quickstart.open_log(tmp_path / "taken" / "quickstart")
 
 

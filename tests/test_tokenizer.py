@@ -252,6 +252,6 @@ def test_a_tokenizer_is_not_saved_where_another_would_be_read(trained, tmp_path)
 def test_training_text_is_not_overwritten(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text("a cleaned article\n")
-    with pytest.raises(PipelineError, match=r"tokenizer\.json is read and would be overwritten"):
+    with pytest.raises(PipelineError, match=r"tokenizer\.json is an input and would be overwritten"):
         main(["--train", str(path), "--vocab-size", "300", "--output", str(tmp_path)])
     assert path.read_text() == "a cleaned article\n"

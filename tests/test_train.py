@@ -217,7 +217,7 @@ def test_the_context_is_what_was_trained_and_more_wants_scaled_positions(project
     assert "context: 16 tokens, from dataset.window; model.max_position_embeddings 64 is" in capsys.readouterr().out
     assert content_of(run)["config"]["model"]["max_position_embeddings"] == 16
     longer = ["--init-from", str(run), "--set", "dataset.window=32", "--set", "training.max_steps=1"]
-    with pytest.raises(PipelineError, match=r"below dataset.window 32; .*one that is trained --set model.rope_scaling"):
+    with pytest.raises(PipelineError, match=r"below dataset.window 32; .*a trained one, --set model.rope_scaling"):
         run_train(project, *longer)
     with pytest.raises(PipelineError, match=r"a context of 16 tokens, dataset.window is 32; .*rope_scaling_factor=2"):
         run_train(project, *longer, "--set", "model.max_position_embeddings=32")
@@ -288,7 +288,7 @@ def test_a_dry_run_measures_and_writes_nothing(project, capsys):
         assert told in printed
     assert re.search(r"^disk: .* in all; [\d.]+ [KMGT]B free$", printed, re.MULTILINE)
     assert sorted(project.rglob("*")) == before
-    with pytest.raises(UsageError, match="--profile: a dry run writes nothing"):
+    with pytest.raises(UsageError, match="--profile cannot be used with --dry-run, which writes nothing"):
         train.main(["--config", str(project / "config.json"), "--dry-run", "--profile"])
 
 
@@ -393,7 +393,7 @@ def test_an_older_tools_dataset_trains(project, capsys, metadata):
     (project / "data" / "metadata.json").write_text(metadata)
     run = run_train(project, "--set", "training.max_steps=2")
     assert content_of(run)["step"] == 2
-    assert "its metadata.json is another tool's and is not used" in capsys.readouterr().out
+    assert "its metadata.json is from another tool and is ignored" in capsys.readouterr().out
 
 
 def test_damaged_tokens_are_never_scored(project):

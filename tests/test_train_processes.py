@@ -109,7 +109,7 @@ def test_started_anew_from_a_checkpoint_it_ends_with_the_same_weights(project, p
     ("arguments", "code", "said"),
     [
         (["--set", "dataset.custom_dir=nowhere"], 1, "nowhere does not exist; run: python3 main.py prepare"),
-        (["--dry-run", "--profile"], 2, "--profile: a dry run writes nothing; leave one of the two out"),
+        (["--dry-run", "--profile"], 2, "--profile cannot be used with --dry-run, which writes nothing"),
     ],
 )
 def test_what_two_processes_refuse_is_said_in_lines_with_its_exit_code(project, arguments, code, said):

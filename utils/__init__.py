@@ -1,1 +1,1 @@
-"""What two or more stages share. Nothing here imports a top-level module."""
+"""Helpers shared by two or more stages. Nothing here imports a top-level module."""

@@ -1,6 +1,6 @@
 """Gated feed-forward blocks: SwiGLU, GeGLU, ReGLU (Shazeer 2020, arXiv:2002.05202).
 
-feed_forward = SwiGLU(768)            # gate, up and down projections; 2,048 wide inside
+feed_forward = SwiGLU(768)            # gate, up and down projections with an inner width of 2,048
 y = feed_forward(x)                   # (…, 768) → (…, 768)
 hidden = gated_activation("swiglu", gate, up)
 """
@@ -20,16 +20,16 @@ _GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": F.ge
 
 
 def gated_activation(name: str, gate: Tensor, up: Tensor) -> Tensor:
-    """``f(gate) * up``, where `name` says which `f`; all three tensors have the same shape."""
+    """``f(gate) * up``, with the activation `f` called `name`; all three tensors have the same shape."""
     return _GATES[name](gate) * up
 
 
 class GatedFeedForward(nn.Module):
-    """``down(f(gate(x)) * up(x))`` without biases; one product makes gate and up.
+    """``down(f(gate(x)) * up(x))`` without biases; a single product computes gate and up.
 
     Args:
         hidden_size: C, the width of input and output.
-        intermediate_size: F, the width inside; None: 8/3 of `hidden_size`, rounded up to a multiple of 64.
+        intermediate_size: F, the inner width; None: 8/3 of `hidden_size`, rounded up to a multiple of 64.
     """
 
     name: ClassVar[str]

@@ -1,6 +1,6 @@
-"""Small sums that several modules need."""
+"""Small arithmetic helpers."""
 
 
 def ceil_div(numerator: int, denominator: int) -> int:
-    """`numerator / denominator`, rounded up: how many boxes of `denominator` hold `numerator` things."""
+    """`numerator / denominator`, rounded up."""
     return -(-numerator // denominator)

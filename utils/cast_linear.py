@@ -1,6 +1,6 @@
-"""The model's weight matrices: weights keep their own type, products run in the activations' type.
+"""The model's weight matrices. Weights keep their own type; products run in the activations' type.
 
-`product` multiplies by the matrix, so that one embedding serves as the output head, too (tied weights).
+`product` multiplies by the matrix, so that an embedding can also be the output head (tied weights).
 """
 
 from typing import TYPE_CHECKING, Protocol
@@ -20,8 +20,8 @@ class WeightMatrix(Protocol):
 
 
 class Linear(nn.Linear):
-    """A product without a bias. Float32 master weights are cast to the input's type here, inside the compiled forward,
-    where the cast is one pass fused with the transposition that the product needs; autocast would keep a copy."""
+    """A product without a bias. Casts float32 master weights to the input's type inside the compiled forward pass,
+    where the cast is fused with the transposition that the product needs; autocast would keep a copy."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
@@ -39,7 +39,7 @@ class Linear(nn.Linear):
 
 
 class FusedLinear(Linear):
-    """Several products of one input as one: their weights are stacked, with `sizes` rows each."""
+    """Several products of one input fused into one: the weights are stacked, with `sizes` rows each."""
 
     def __init__(self, in_features: int, sizes: tuple[int, ...]) -> None:
         super().__init__(in_features, sum(sizes))
@@ -47,7 +47,7 @@ class FusedLinear(Linear):
 
 
 class Embedding(nn.Embedding):
-    """A vector for each of V ids, (V, C); with tied weights it is the output head, too."""
+    """A vector for each of V ids, (V, C); also the output head if the weights are tied."""
 
     if TYPE_CHECKING:
 
@@ -55,7 +55,7 @@ class Embedding(nn.Embedding):
 
     @property
     def output_dtype(self) -> torch.dtype:
-        """The type of the vectors that a lookup returns."""
+        """The type of the vectors returned by a lookup."""
         return self.weight.dtype
 
     def product(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Checksums by which a flipped bit is noticed before it is used.
+"""Checksums that detect damaged files before they are used.
 
-write_json(path, sealed(content))           # the content and, as its last key, its checksum
-content = unsealed(read, origin=path)       # PipelineError if the content is no longer what was sealed
-write_sums(folder, ["tokenizer.json"])      # folder/SHA256SUMS, which `sha256sum -c` reads too
+write_json(path, sealed(content))           # the content with its checksum as the last key
+content = unsealed(read, origin=path)       # PipelineError if the content has changed
+write_sums(folder, ["tokenizer.json"])      # folder/SHA256SUMS, readable by `sha256sum -c`
 check_sums(folder)
 """
 
@@ -21,41 +21,41 @@ _READ_BYTES = 4 << 20
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`content` with the checksum of everything in it."""
+    """`content` with a checksum of everything in it."""
     return {**content, _KEY: _checksum(content)}
 
 
 def unsealed(content: Mapping[str, Any], *, origin: Path, remedy: str) -> dict[str, Any]:
-    """`content` without its checksum; content that was never sealed is returned as it is.
+    """`content` without its checksum; content without a checksum is returned unchanged.
 
     Raises:
-        PipelineError: the checksum is not the content's.
+        PipelineError: the checksum does not match.
     """
     rest = {key: value for key, value in content.items() if key != _KEY}
     if _KEY in content and content[_KEY] != _checksum(rest):
         raise PipelineError(
-            f"{origin} is damaged, or was edited: its {_KEY} is {content[_KEY]}, expected {_checksum(rest)}; {remedy}, "
+            f"{origin} is damaged or was edited: its {_KEY} is {content[_KEY]}, expected {_checksum(rest)}; {remedy}, "
             f"or delete the line with the {_KEY} if you edited it"
         )
     return rest
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    """The same for equal content, however its JSON is indented or ordered."""
+    """Independent of the JSON's indentation and key order."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 def write_sums(directory: Path, names: Sequence[str]) -> None:
-    """Write SHA256SUMS over the files `names` of `directory`."""
+    """Write SHA256SUMS for the files `names` in `directory`."""
     write_text(directory / SUMS_NAME, "".join(f"{sha256_of(directory / name)}  {name}\n" for name in names))
 
 
 def check_sums(directory: Path, *, remedy: str) -> None:
-    """Compare the files that SHA256SUMS of `directory` names with it; without one there is nothing to compare.
+    """Verify the files listed in SHA256SUMS of `directory`, if there is one.
 
     Raises:
-        PipelineError: a file is missing or has another checksum.
+        PipelineError: a file is missing or its checksum differs.
     """
     path = directory / SUMS_NAME
     if not path.is_file():
@@ -66,13 +66,13 @@ def check_sums(directory: Path, *, remedy: str) -> None:
         found = sha256_of(file) if file.is_file() else "missing"
         if found != expected:
             raise PipelineError(
-                f"{file} is damaged, or was changed: its sha256 is {found[:16]}, {path.name} says {expected[:16]}; "
+                f"{file} is damaged or was changed: its sha256 is {found[:16]}, {path.name} says {expected[:16]}; "
                 f"{remedy}, or delete {path} if you changed it"
             )
 
 
 def sha256_of(*paths: Path) -> str:
-    """The sha256 of a file's bytes, or of the bytes of several files one after the other."""
+    """The sha256 of a file, or of the concatenation of several files."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:

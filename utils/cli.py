@@ -1,4 +1,4 @@
-"""The command line that every stage shares, and the one place where an exception becomes an exit code.
+"""The command-line options common to all stages, and the single place that turns exceptions into exit codes.
 
     if __name__ == "__main__":
         run(main)
@@ -22,16 +22,16 @@ EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 13
 
 
 def stage_parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser with the options that every stage takes: ``--config``, ``--set``, ``--debug``.
+    """An argument parser with the options of every stage: ``--config``, ``--set``, ``--debug``.
 
-    An option that sets a key of the configuration has that key as its ``dest``; `load_config_from` reads it there:
+    An option that sets a configuration key has that key as its ``dest``, where `load_config_from` finds it:
 
         parser.add_argument("--lr", dest="sft.learning_rate", metavar="RATE", type=float, help="…")
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", metavar="PATH", help="a JSON file whose keys are laid over config.json")
+    parser.add_argument("--config", metavar="PATH", help="a JSON file whose keys override config.json")
     parser.add_argument(
         "--set",
         metavar="SECTION.KEY=VALUE",
@@ -40,12 +40,12 @@ def stage_parser(description: str) -> argparse.ArgumentParser:
         default=[],
         help="set one config key, e.g. --set training.batch_size=8 (repeatable)",
     )
-    parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return parser
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and leave the process with its exit code, or with that of its exception."""
+    """Call `main` and exit with its return value, or with the exit code for its exception."""
     signal.signal(signal.SIGTERM, _raise_terminated)
     # A shell starts background jobs with SIGINT ignored; `kill -INT` must still let a stage save.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -62,7 +62,7 @@ def exit_code_of(main: Callable[[], int | None], *, debug: bool = False) -> int:
     except PipelineError as error:
         return _report(error, EXIT_ERROR, debug)
     except BrokenPipeError:
-        # The reader (`| head`) has gone; discarding what is still buffered is not an error.
+        # The reader (such as `| head`) is gone; discarding buffered output is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except Terminated:
@@ -76,13 +76,13 @@ def exit_code_of(main: Callable[[], int | None], *, debug: bool = False) -> int:
     except Exception as error:
         problem = missing_package_problem(error) if isinstance(error, ImportError) else None
         if problem is None:
-            hint = "" if debug else "; this is a bug: run it again with --debug for the traceback"
+            hint = "" if debug else "; this is a bug: run again with --debug for the traceback"
             problem = f"unexpected {type(error).__name__}: {error}{hint}"
         return _report(PipelineError(problem), EXIT_ERROR, debug)
 
 
 def require_package(name: str) -> None:
-    """Exit with one line instead of a traceback if the package `name`, which the script imports, is missing."""
+    """Exit with a one-line error instead of a traceback if the package `name` is missing."""
     if not is_installed(name):
         error = ModuleNotFoundError(f"No module named {name!r}", name=name)
         sys.exit(_report(PipelineError(missing_package_problem(error)), EXIT_ERROR, debug=False))
@@ -91,8 +91,8 @@ def require_package(name: str) -> None:
 def _report(error: Exception, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    message = visible(" ".join(str(error).split()))  # it may quote what a file holds
-    sys.stderr.write(f"error: {message}\n")  # in one write: several processes may fail at once
+    message = visible(" ".join(str(error).split()))  # it may quote the contents of a file
+    sys.stderr.write(f"error: {message}\n")  # a single write, because several processes may fail at the same time
     return code
 
 

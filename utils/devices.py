@@ -1,6 +1,6 @@
-"""Which device, which number type, and which of several processes this one is.
+"""Choose the device and the compute type, and find this process's rank.
 
-device = resolve_device("auto")                  # the best there is
+device = resolve_device("auto")                  # the best available
 dtype = choose_dtype("auto", device)             # bfloat16 on CUDA from Ampere on, float32 elsewhere
 """
 
@@ -13,9 +13,9 @@ import torch
 
 from utils.errors import PipelineError
 
-# Dense bf16 floating-point operations a second, from the makers' data sheets (without sparsity, sums in float32: on
-# GeForce cards twice the shaders' float32 rate). The first name found in the device's name as whole words counts,
-# so the longer names come first; laptop cards have other rates.
+# Dense bf16 floating-point operations per second from the vendors' data sheets (without sparsity, float32 accumulation:
+# on GeForce cards twice the shaders' float32 rate). The first name that matches whole words in the device name is used,
+# so longer names come first. Laptop cards have different rates.
 _PEAK_FLOPS = {
     "B200": 2250e12,
     "GH200": 989e12,
@@ -57,7 +57,7 @@ _PEAK_FLOPS = {
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together, as torchrun numbers them."""
+    """This process's ranks in distributed training, as numbered by torchrun."""
 
     rank: int = 0
     size: int = 1
@@ -77,24 +77,24 @@ _WORLD_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `name` (``auto``, ``cuda``, ``cpu`` or ``mps``) means for this process.
+    """The device for `name` (``auto``, ``cuda``, ``cpu`` or ``mps``) in this process.
 
     Raises:
-        PipelineError: there is no such device here; the line names ``--device cpu``.
+        PipelineError: the device is not available; the message suggests ``--device cpu``.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda":
         return torch.device("cuda", _local_gpu())
     if name == "mps" and not torch.backends.mps.is_available():
-        raise PipelineError("device mps: this machine has no Apple GPU that PyTorch can use; run it with --device cpu")
+        raise PipelineError("device mps: PyTorch finds no Apple GPU; use --device cpu")
     return torch.device(name)
 
 
 def _local_gpu() -> int:
     if not torch.cuda.is_available():
-        reason = "this PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch finds no NVIDIA GPU"
-        raise PipelineError(f"device cuda: {reason}; run it with --device cpu (slow, for small models and tests)")
+        reason = "this PyTorch was built without CUDA" if torch.version.cuda is None else "PyTorch finds no NVIDIA GPU"
+        raise PipelineError(f"device cuda: {reason}; use --device cpu (slow; for small models and tests)")
     local_rank = current_world().local_rank
     count = torch.cuda.device_count()
     if local_rank >= count:
@@ -105,22 +105,22 @@ def _local_gpu() -> int:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute type that `name` (``auto``, ``float32``, ``bfloat16``) means on `device`.
+    """The compute type for `name` (``auto``, ``float32``, ``bfloat16``) on `device`.
 
     Raises:
         PipelineError: bfloat16 on a GPU older than Ampere, which emulates it slowly and cannot compile it.
     """
-    # By default torch counts emulation as support.
+    # By default, torch counts emulation as support.
     has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bfloat16" and not has_bfloat16:
-        raise PipelineError(f"dtype bfloat16: {describe_device(device)} does not compute in it; set dtype to float32")
+        raise PipelineError(f"dtype bfloat16: {describe_device(device)} does not support it; set dtype to float32")
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" and has_bfloat16 else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def describe_device(device: torch.device) -> str:
-    """A name that people know: ``NVIDIA H100 80GB HBM3``, ``CPU (x86_64, 2 threads)``."""
+    """A human-readable name: ``NVIDIA H100 80GB HBM3``, ``CPU (x86_64, 2 threads)``."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
@@ -129,12 +129,12 @@ def describe_device(device: torch.device) -> str:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 operations a second of a known GPU, the base of model FLOPs utilisation; None if it is not known."""
+    """Dense bf16 operations per second of a GPU, for model FLOPs utilization; None if unknown."""
     return peak_flops_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def peak_flops_of(name: str) -> float | None:
-    """The same for a GPU by its name, such as ``H100`` or ``RTX 4090``, which need not be in this machine."""
+    """The same for a GPU name such as ``H100`` or ``RTX 4090``, which need not be in this machine."""
     if "laptop" in name.lower():
         return None
     found = (flops for known, flops in _PEAK_FLOPS.items() if re.search(rf"\b{known}\b", name, re.IGNORECASE))
@@ -146,7 +146,7 @@ def known_gpus() -> list[str]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held: on the GPU, or in main memory for the CPU."""
+    """The peak memory of this process in bytes: on the GPU, or main memory for the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
@@ -158,17 +158,17 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are still free: on the GPU, or in main memory for the CPU."""
+    """Free memory in bytes: on the GPU, or main memory for the CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return max(available, _linux_available_memory())
-    return 8 * 1024**3  # macOS does not say without a further package; a part of the data rarely needs this much
+    return 8 * 1024**3  # macOS needs an extra package to find out; a part of the data rarely needs this much
 
 
 def _linux_available_memory() -> int:
-    """Bytes that Linux could free without swapping, page cache included; 0 elsewhere."""
+    """Bytes that Linux can free without swapping, including the page cache; 0 on other systems."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))

@@ -1,4 +1,4 @@
-"""The errors that a user sees as one line, and the nearest-name hint they carry."""
+"""The errors that users see as one line, and their did-you-mean hint."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,14 +13,14 @@ class PipelineError(Exception):
 
 
 class UsageError(PipelineError):
-    """An invalid command line; exits with 2."""
+    """An invalid command line. Exits with 2."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised in the main thread like Ctrl-C, so that one `except KeyboardInterrupt` saves state for both."""
+    """SIGTERM, raised in the main thread like Ctrl-C, so that one `except KeyboardInterrupt` handles both."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest of `known`, or ``""`` if none is near."""
+    """``"; did you mean 'x'?"`` for the closest match in `known`, or ``""`` if there is none."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,10 +1,10 @@
-"""Files that exist whole or not at all.
+"""Write files atomically: they exist complete or not at all.
 
 with whole_file(path) as file:          # a binary file under a temporary name next to it
     np.save(file, array)
 write_json(folder / "metadata.json", metadata)
 move_into_place(temporary, path)        # a file that another program's writer has finished
-remove_stale_temporaries(folder, "metadata.json", "tokens_*.npy")   # what a killed process left of them
+remove_stale_temporaries(folder, "metadata.json", "tokens_*.npy")   # left by a killed process
 """
 
 import json
@@ -23,13 +23,13 @@ _TEMPORARY_NAME = re.compile(r"\.(?P<target>.+)\.(?P<pid>\d+)\.tmp")
 
 
 def temporary_path(path: Path) -> Path:
-    """The name under which this process writes `path` until it is whole."""
+    """The name under which this process writes `path` until it is complete."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def whole_file(path: Path, *, other_names: Sequence[str] = ()) -> Iterator[BinaryIO]:
-    """A file to write, forced to disk and given its name at the end; after an error nothing of it is left.
+    """Open a file that is synced and renamed to `path` on success, and removed on error.
 
     Args:
         other_names: further names for the file, in the same folder. It gets them first and `path` last, so whoever
@@ -76,7 +76,7 @@ def move_into_place(finished: Path, path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and those above it, all of which then last through a power cut."""
+    """Create `folder` and its parents, and sync them so that they survive a power cut."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in reversed(missing):
@@ -84,13 +84,13 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Force to disk what another program's writer has left to the system."""
+    """Sync a file to disk that another program wrote without syncing."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` last through a power cut, as far as its file system can do that."""
+    """Sync the names in `directory`, if its file system supports that, so that they survive a power cut."""
     with suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:
@@ -105,7 +105,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """`content` as JSON that people can read: indented, in the order of its keys, characters as they are."""
+    """Write `content` as readable JSON: indented, keys in order, characters unescaped."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -115,7 +115,7 @@ def free_disk(folder: Path) -> int:
 
 
 def is_within(path: Path, folder: Path) -> bool:
-    """True if `path` is `folder` or is below it, whatever links lead there."""
+    """True if `path` is `folder` or is below it, after resolving links."""
     resolved = path.resolve()
     return folder.exists() and any(
         ancestor.samefile(folder) for ancestor in (resolved, *resolved.parents) if ancestor.exists()
@@ -123,18 +123,18 @@ def is_within(path: Path, folder: Path) -> bool:
 
 
 def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Raise a PipelineError if one of `inputs` is a file that is about to be written."""
+    """Raise a PipelineError if one of `inputs` is about to be overwritten."""
     written = {path.resolve() for path in outputs}
     for path in inputs:
         if path.resolve() in written:
-            raise PipelineError(f"{path} is read and would be overwritten; expected an output in another folder")
+            raise PipelineError(f"{path} is an input and would be overwritten; expected an output in another folder")
 
 
 def remove_stale_temporaries(directory: Path, *names: str) -> list[Path]:
-    """Remove what killed processes left in `directory` of files and folders called `names` (wildcards allowed).
+    """Remove temporaries of `names` (wildcards allowed) that killed processes left in `directory`.
 
-    Call it before this process writes there. Nothing else is touched: not the temporary of a process that still runs,
-    nor any file whose name does not follow `temporary_path`. Returns what was removed.
+    Call it before this process writes there. It leaves the temporaries of running processes alone, and files whose
+    names do not follow `temporary_path`. Returns the removed paths.
     """
     removed = []
     for path in directory.iterdir() if directory.is_dir() else ():
@@ -152,13 +152,13 @@ def remove_stale_temporaries(directory: Path, *names: str) -> list[Path]:
 
 
 def _is_running(pid: int) -> bool:
-    """True if another process has this id. A temporary with our own id is that of an earlier process."""
+    """True if another process has this id. A temporary with our own id is from an earlier process."""
     if pid == os.getpid():
         return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # it runs, and belongs to somebody else
+    except PermissionError:  # it is running under another user
         return True
     return True

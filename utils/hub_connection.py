@@ -1,4 +1,4 @@
-"""The Hugging Face hub: one file of it, and what all requests share: the token, redirects and the stated hash."""
+"""Download single files from the Hugging Face hub, with token, redirects and hash checks."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ _HASH = re.compile(r'(?:W/)?"?([0-9a-f]{64}|[0-9a-f]{40})"?')
 
 
 class HubError(Exception):
-    """The file could not be fetched; `refused` if the hub asks for a login or for its terms to be accepted."""
+    """The file could not be downloaded; `refused` if the hub requires a login or accepting terms."""
 
     def __init__(self, reason: object, *, refused: bool = False) -> None:
         super().__init__(str(reason).strip().partition("\n")[0])
@@ -20,12 +20,12 @@ class HubError(Exception):
 
 
 def download(repository: str, file: str, *, repo_type: str | None = None) -> bytes | None:
-    """The content of `file`, from Hugging Face's cache if it is there; None if the repository has no such file.
+    """The content of `file`, from Hugging Face's cache if possible; None if the repository has no such file.
 
-    One attempt: hf_hub_download would try for half a minute before it said that there is no network.
+    Makes a single attempt; hf_hub_download would retry for half a minute without a network.
 
     Raises:
-        HubError: no network, no such repository, no permission, content whose hash is not the hub's.
+        HubError: no network, no such repository, no permission, or the content's hash is wrong.
     """
     from http.client import HTTPException
     from urllib.error import HTTPError
@@ -50,17 +50,17 @@ def download(repository: str, file: str, *, repo_type: str | None = None) -> byt
     except (OSError, ValueError, HTTPException) as error:
         raise HubError(error) from None
     if stated and not has_hash(content, stated):
-        raise HubError(f"{file} arrived damaged: its hash is not {stated}, as the hub says; try again")
+        raise HubError(f"{file} was damaged in transit: its hash does not match the hub's, {stated}; try again")
     return content
 
 
 def hub_request(url: str, *, byte_range: tuple[int, int] | None = None) -> Request:
-    """A request to the hub with the user's token, if there is one, for all bytes or for [start, end) of them."""
+    """A request to the hub for all bytes or for [start, end), with the user's token if there is one."""
     from huggingface_hub import get_token
 
     request = Request(url)
     token = get_token()
-    if token:  # not for the storage that the hub redirects to
+    if token:  # must not be sent to the storage that the hub redirects to
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     if byte_range:
         request.add_header("Range", f"bytes={byte_range[0]}-{byte_range[1] - 1}")
@@ -68,9 +68,9 @@ def hub_request(url: str, *, byte_range: tuple[int, int] | None = None) -> Reque
 
 
 def open_url(request: Request, *, timeout: float) -> tuple[HTTPResponse, str | None]:
-    """The answer to `request`, and the hash of the whole file that the hub states, if it does.
+    """The response to `request`, and the hash of the whole file if the hub states one.
 
-    The hub names it in the answer that redirects to its storage, which has ETags of another kind.
+    The hash is in the hub's redirect; the storage that it redirects to has a different kind of ETag.
     """
     redirects = _Redirects()
     response = build_opener(redirects).open(request, timeout=timeout)
@@ -82,14 +82,14 @@ def open_url(request: Request, *, timeout: float) -> tuple[HTTPResponse, str | N
 
 
 def has_hash(content: bytes, stated: str) -> bool:
-    """Whether `stated` is the content's SHA-256 (large files) or the SHA-1 that git gives it (the others)."""
+    """Whether `stated` is the content's SHA-256 (large files) or its git SHA-1 (other files)."""
     if len(stated) == 64:
         return hashlib.sha256(content).hexdigest() == stated
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == stated
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows redirects and keeps the hash that one of them states."""
+    """Follow redirects, and remember the hash stated by one of them."""
 
     linked_etag: str | None = None
 
@@ -101,9 +101,9 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _cached_content(path: Path) -> bytes:
-    """The content of a file in Hugging Face's cache, which calls it by its hash and links to it."""
+    """The content of a file in Hugging Face's cache, where files are links to a name that is their hash."""
     content = path.read_bytes()
     match = _HASH.fullmatch(path.resolve().name)
     if match and not has_hash(content, match[1]):
-        raise HubError(f"{path} in Hugging Face's cache is damaged; delete {path.resolve()} and fetch it again")
+        raise HubError(f"{path} in Hugging Face's cache is damaged; delete {path.resolve()} and run the command again")
     return content

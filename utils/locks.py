@@ -1,10 +1,10 @@
-"""A folder that one run at a time may write to.
+"""Lock a folder so that only one run writes to it at a time.
 
-with only_run(folder, f"{folder} is in use by another training run; wait for it, or stop it", patience=5.0):
+with only_run(folder, f"{folder} is in use by another training run; wait for it or stop it", patience=5.0):
     …
 
-The lock is the system's (flock on the folder itself): it leaves no file behind, and ends with the process, however that
-ends.
+The lock is a system lock (flock on the folder itself): it leaves no file behind, and the system releases it when the
+process ends.
 """
 
 import errno
@@ -24,7 +24,7 @@ _UNSUPPORTED = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # so
 
 @dataclass(frozen=True)
 class FolderLock:
-    """A folder that this run holds."""
+    """A folder locked by this run."""
 
     folder: Path
     handle: int
@@ -34,7 +34,7 @@ class FolderLock:
         """Wait up to `patience` seconds for other runs to end.
 
         Raises:
-            PipelineError: one still holds the folder.
+            PipelineError: another run still holds the folder.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -49,17 +49,17 @@ class FolderLock:
                 if error.errno not in _UNSUPPORTED:
                     raise
                 print(
-                    f"warning: {self.folder} cannot be locked on this file system: make sure that no other run writes "
+                    f"warning: {self.folder} cannot be locked on this file system; make sure that no other run writes "
                     "to it",
                     file=sys.stderr,
                 )
                 return
 
     def admit_workers(self) -> None:
-        """Let this run's other processes hold the folder too (`part_of_run`); other runs still cannot."""
+        """Let other processes of this run hold the folder too (`part_of_run`), but not other runs."""
         try:
             fcntl.flock(self.handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:  # changing a lock is not atomic: another run was faster
+        except BlockingIOError:  # changing a lock is not atomic; another run took it
             raise PipelineError(self.refusal) from None
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
@@ -71,8 +71,8 @@ def only_run(folder: Path, refusal: str, *, patience: float) -> Iterator[FolderL
     """Hold `folder` while the block runs.
 
     Args:
-        refusal: the error's text if another run holds the folder.
-        patience: seconds to wait, because the processes of a killed run may outlive it by a moment.
+        refusal: the error message if another run holds the folder.
+        patience: seconds to wait, because the processes of a killed run may take a moment to exit.
 
     Raises:
         PipelineError: another run holds the folder.
@@ -88,10 +88,10 @@ def only_run(folder: Path, refusal: str, *, patience: float) -> Iterator[FolderL
 
 @contextmanager
 def part_of_run(folder: Path) -> Iterator[None]:
-    """Hold `folder` together with the run that this worker process belongs to, until the process ends."""
+    """Share the run's lock on `folder` with this worker process until it ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # the run has said if the file system has no locks
+        with suppress(OSError):  # if the file system has no locks, the run has already warned
             fcntl.flock(handle, fcntl.LOCK_SH)
         yield
     finally:

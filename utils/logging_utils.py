@@ -1,10 +1,10 @@
-"""DualLogger: every number goes to TensorBoard and, as one JSON line, to raw_metrics.
+"""DualLogger writes every number to TensorBoard and, as a JSON line, to raw_metrics.
 
 logger = DualLogger(config.paths.log_dir, "run_2026_01_31_12_00", hyperparameters=config.to_dict())
 logger.log(step=10, train_loss=3.2)         # {"step": 10, "time": …, "train_loss": 3.2}
 logger.event("samples", step=10, text="…")  # {"event": "samples", "step": 10, …}
 
-A log that cannot be written never stops a run: its lines wait here, and in the run's checkpoints, for the next flush.
+A log that cannot be written never stops a run: its lines are kept here, and in checkpoints, until the next flush.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ LogLine = dict[str, Any]
 
 
 class ResumedLog(Protocol):
-    """Where a resumed run's log continues, as `pipeline.training.log_place` decides it."""
+    """Where the log of a resumed run continues, as decided by `pipeline.training.log_place`."""
 
     @property
     def step(self) -> int: ...
@@ -35,14 +35,14 @@ class ResumedLog(Protocol):
 
 
 class DualLogger:
-    """Buffered; `flush` at checkpoints and before the process ends.
+    """A buffered log; call `flush` at checkpoints and before the process ends.
 
     Args:
-        resume: continue a log; the lines and TensorBoard events that it does not keep are dropped first.
-        enabled: False for processes that do not log: every call then does nothing.
+        resume: continue a log, after dropping the lines and TensorBoard events that it does not keep.
+        enabled: False in processes that do not log; every call is then a no-op.
 
     Raises:
-        PipelineError: the log cannot be rewritten to be continued.
+        PipelineError: the log of a resumed run cannot be rewritten.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class DualLogger:
             kept = self._begin(resume)
         except OSError as error:
             raise PipelineError(
-                f"log {self.path} cannot be written: {error.strerror or error}; make room, or --set paths.log_dir=DIR"
+                f"log {self.path} cannot be written: {error.strerror or error}; free space, or --set paths.log_dir=DIR"
             ) from None
         self._tensorboard = self._open_tensorboard(None if resume is None else resume.step, kept)
         if hyperparameters is not None:
@@ -77,7 +77,7 @@ class DualLogger:
             self._tensorboard.add_text(step, "config", f"```json\n{json.dumps(hyperparameters, indent=2)}\n```")
 
     def _begin(self, resume: ResumedLog | None) -> list[LogLine]:
-        """Prepare the folder and the file; returns the lines that are in it."""
+        """Prepare the folder and the file, and return the file's lines."""
         make_folder(self.path.parent)
         remove_stale_temporaries(self.path.parent, self.path.name)
         if resume is None:
@@ -91,13 +91,13 @@ class DualLogger:
         return kept
 
     def log(self, *, step: int, **values: float) -> None:
-        """The numbers of a step; `pipeline.training.logged_metrics` has their names."""
+        """Log the numbers of a step; `pipeline.training.logged_metrics` has their names."""
         if self._tensorboard is not None:
             self._append({"step": step, "time": round(time.time(), 3), **values})
             self._tensorboard.add(step, values)
 
     def event(self, name: str, *, step: int, **details: object) -> None:
-        """Something that happened: a start, a sample, a skipped step."""
+        """Log an event: a start, a sample, a skipped step."""
         if self._tensorboard is None:
             return
         self._append({"event": name, "step": step, "time": round(time.time(), 3), **details})
@@ -106,7 +106,7 @@ class DualLogger:
             self._tensorboard.add_text(step, name, text)
 
     def flush(self) -> None:
-        """Write what is buffered. Lines that the disk does not take stay buffered, with one warning that names the
+        """Write the buffered lines. If the disk is full they stay buffered, with a single warning that names the
         file."""
         if self._tensorboard is None:
             return
@@ -116,23 +116,23 @@ class DualLogger:
 
     @property
     def unwritten(self) -> tuple[str, ...]:
-        """The lines that are not in the file yet."""
+        """The lines that have not been written yet."""
         return tuple(self._lines)
 
     def lines(self) -> list[LogLine]:
-        """The whole log, buffered lines included."""
+        """The whole log, including buffered lines."""
         written = read_log(self.path) if self.path.exists() else []
         return [*written, *_log_lines(self._lines)]
 
     def drop_after(self, step: int) -> None:
-        """Remove the numbers past `step`; events, the record of what happened, stay."""
+        """Remove the numbers past `step`, but keep events as a record."""
         if self._tensorboard is None:
             return
         kept = [line for line in self.lines() if line["step"] <= step or "event" in line]
         try:
             write_text(self.path, "".join(map(_line, kept)))
             self._lines.clear()
-        except OSError as error:  # the numbers that were written already stay
+        except OSError as error:  # keep the numbers already written
             self._lines = [_line(line) for line in _log_lines(self._lines) if line in kept]
             self._warn(error)
         self._tensorboard.close()
@@ -158,7 +158,7 @@ class DualLogger:
             if not size:
                 sync_directory(self.path.parent)
         except OSError as error:
-            with contextlib.suppress(OSError):  # otherwise a part of a line stays, and the whole line follows later
+            with contextlib.suppress(OSError):  # otherwise a partial line remains, followed by the whole line
                 os.truncate(self.path, size)
             return self._warn(error)
         self._lines.clear()
@@ -171,7 +171,7 @@ class DualLogger:
         self._failed = True
 
     def _open_tensorboard(self, resume_step: int | None, lines: Iterable[LogLine]) -> TensorBoardLog:
-        """TensorBoard drops its events from `resume_step` on, so the events of that step in `lines` are added again."""
+        """Add the events of `resume_step` in `lines` again, because TensorBoard drops its events from that step on."""
         log = TensorBoardLog(self.tensorboard_dir, first_step=resume_step)
         if resume_step is None:
             return log
@@ -190,11 +190,11 @@ def raw_metrics_path(log_dir: Path, run_name: str) -> Path:
 
 
 def read_log(path: Path) -> list[LogLine]:
-    """The lines of a raw_metrics file; whatever is not an object with a step, such as a line cut short, is skipped."""
+    """The lines of a raw_metrics file. Skips anything that is not an object with a step, such as a truncated line."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise PipelineError(f"log {path} does not exist; name a run of paths.log_dir/raw_metrics") from None
+        raise PipelineError(f"log {path} does not exist; expected a run in paths.log_dir/raw_metrics") from None
     return _log_lines(content.split(b"\n"))  # not splitlines, which also splits at characters inside a line
 
 
@@ -217,10 +217,12 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _line(content: Mapping[str, object]) -> str:
-    # NaN and infinity are not JSON: a diverged value is written as null.
+    # NaN and infinity are not JSON; write null instead.
     plain = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in content.items()
     }
     text = json.dumps(plain, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # half of a character becomes \udXXX, which is JSON
+    return text.encode("utf-8", "backslashreplace").decode(
+        "utf-8"
+    )  # lone surrogates become \udXXX, which is valid JSON

@@ -1,4 +1,4 @@
-"""What is measured while a model trains: smoothed values, throughput, memory, best values, early stopping."""
+"""Training metrics: smoothed values, throughput, memory, best values, early stopping."""
 
 import math
 import time
@@ -14,9 +14,9 @@ LN2 = math.log(2)
 
 
 class MetricsTracker:
-    """Sliding means of named values, tokens a second over the same window, the best validation, and when to stop.
+    """Moving averages of named values, tokens per second over the same window, the best validation, early stopping.
 
-    `clock` is a parameter so that a test need not wait.
+    `clock` can be replaced in tests.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class MetricsTracker:
         self.clock = clock
         self.window = window
         self.values: dict[str, deque[float]] = {}
-        self.times: deque[tuple[float, int]] = deque(maxlen=window + 1)  # (moment, tokens since the one before)
+        self.times: deque[tuple[float, int]] = deque(maxlen=window + 1)  # (time, tokens since the previous one)
         self.best: dict[str, float] = {}
         self.best_step: int | None = None
         self.validations_without_best = 0
@@ -40,12 +40,12 @@ class MetricsTracker:
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Forgets earlier moments: after a pause (validation, saving) throughput is measured from here."""
+        """Restart the throughput measurement after a pause for validation or saving."""
         self.times.clear()
         self.times.append((self.clock(), 0))
 
     def update(self, tokens: int, **values: float) -> None:
-        """The values of one step that worked on `tokens` tokens."""
+        """Record the values of a step of `tokens` tokens."""
         self.times.append((self.clock(), tokens))
         for name, value in values.items():
             self.values.setdefault(name, deque(maxlen=self.window)).append(value)
@@ -65,9 +65,9 @@ class MetricsTracker:
         return peak_memory(self.device)
 
     def record_validation(self, step: int, **values: float) -> bool:
-        """Keeps the values if their ``loss`` is the lowest so far, and says whether it is.
+        """Keep the values if their ``loss`` is the lowest so far, and return whether it is.
 
-        With `best_is_lost` the model of the best so far is gone, so this one takes its place.
+        With `best_is_lost`, the checkpoint of the best model is gone and this one replaces it.
         """
         lowest = math.inf if self.best_is_lost else self.best.get("loss", math.inf)
         if values["loss"] < lowest:
@@ -81,12 +81,12 @@ class MetricsTracker:
 
     @property
     def should_stop(self) -> bool:
-        """True when `patience` validations in a row brought no new best."""
+        """True after `patience` validations in a row without a new best."""
         return self.patience is not None and self.validations_without_best >= self.patience
 
     @property
     def stop_reason(self) -> str:
-        """Why training stops early; an empty string if it need not."""
+        """Why training should stop early, or an empty string."""
         if not self.should_stop:
             return ""
         return (
@@ -111,9 +111,9 @@ class MetricsTracker:
 
 
 def validation_metrics(loss_sum: float, num_tokens: float, num_bytes: float) -> dict[str, float]:
-    """Loss a token (nats), perplexity, and bits per byte where the number of bytes is known.
+    """Loss per token (nats), perplexity, and bits per byte if the number of bytes is known.
 
-    Bits per byte compares models with different tokenizers: what it costs to encode a byte of the text.
+    Bits per byte, the cost of encoding a byte of text, is comparable across tokenizers.
     """
     loss = loss_sum / num_tokens
     result = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}

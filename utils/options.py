@@ -1,7 +1,7 @@
-"""The machinery below `pipeline/configuration.py`: typed, documented options and their checks.
+"""Typed, documented and validated options, the basis of `pipeline/configuration.py`.
 
-An option is a dataclass field that carries its documentation and its bounds, so a key, its default, its check and its
-line in docs/configuration.md are defined in one place.
+An option is a dataclass field with documentation and bounds, so a key, its default, its check and its line in
+docs/configuration.md are defined in one place.
 """
 
 import math
@@ -25,16 +25,16 @@ def option(
     maximum: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A dataclass field. `minimum` and `maximum` include the bound, `above` does not. Lists are tuples here."""
+    """A dataclass field. `minimum` and `maximum` are inclusive, `above` is exclusive. Lists are tuples here."""
     bounds = {"choices": tuple(choices), "minimum": minimum, "maximum": maximum, "above": above}
     return field(default=default, metadata={"doc": doc, **bounds})
 
 
 def read_section(section: type, values: Mapping[str, Any], *, name: str, origin: str, base: Path) -> dict[str, Any]:
-    """`values` of one section, each checked and in its field's type; paths absolute, relative ones from `base`.
+    """Validate the `values` of a section and convert them to their fields' types. Relative paths start at `base`.
 
     Raises:
-        PipelineError: an unknown key, a wrong type, a value out of range; names `origin` and the key.
+        PipelineError: an unknown key, a wrong type, a value out of range. The message names `origin` and the key.
     """
     known = {key.name: key for key in fields(section)}
     hints = typing.get_type_hints(section)
@@ -47,7 +47,7 @@ def read_section(section: type, values: Mapping[str, Any], *, name: str, origin:
 
 
 def parse_setting(text: str, hint: Any) -> Any:
-    """The value of ``--set KEY=text``: a string stays one, anything else is read as JSON."""
+    """The value of ``--set KEY=text``: string options take the text itself, others parse it as JSON."""
     import json
 
     kind, optional = _unwrap(hint)
@@ -62,7 +62,7 @@ def parse_setting(text: str, hint: Any) -> Any:
 
 
 def type_name(hint: Any) -> str:
-    """A type as people read it: ``integer``, ``number or null``."""
+    """A human-readable type: ``integer``, ``number or null``."""
     kind, optional = _unwrap(hint)
     names = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
     name = names.get(kind, "list of text")
@@ -91,7 +91,7 @@ def _read_value(value: Any, key: Field[Any], hint: Any, *, where: str, base: Pat
 
 
 def _convert(value: Any, kind: Any, base: Path) -> Any:
-    """`value` in the type `kind`, or None if it does not fit. Neither True nor 3.0 is an integer."""
+    """`value` converted to `kind`, or None if that is impossible. Neither True nor 3.0 is an integer."""
     if kind is bool:
         return value if isinstance(value, bool) else None
     if kind is int:
@@ -104,7 +104,7 @@ def _convert(value: Any, kind: Any, base: Path) -> Any:
     if kind is Path:
         if not isinstance(value, (str, Path)) or not str(value):
             return None
-        return Path(os.path.normpath((base / Path(value).expanduser()).absolute()))  # without the ".." of an overlay
+        return Path(os.path.normpath((base / Path(value).expanduser()).absolute()))  # without any ".."
     is_list = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
     return tuple(value) if is_list else None
 

@@ -1,7 +1,7 @@
-"""Find missing packages, and say what to run to install them. Uses the standard library only.
+"""Find missing packages and say how to install them. Uses the standard library only.
 
-missing_packages(("numpy", "torch"))            # those that importing would not find
-problem = missing_package_problem(error)        # of an ImportError: one line, or None if it is a bug of ours
+missing_packages(("numpy", "torch"))            # those that cannot be imported
+problem = missing_package_problem(error)        # one line for an ImportError, or None if it is our own bug
 """
 
 import sys
@@ -13,9 +13,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def is_installed(package: str) -> bool:
-    """Whether importing `package` would find its code; nothing is imported.
+    """Whether `package` is installed, without importing it.
 
-    A folder without code is found too, as a namespace: `tokenizers/` in the checkout is not the package of that name.
+    Namespace packages do not count: `tokenizers/` in the checkout is not the package of that name.
     """
     spec = find_spec(package)
     return spec is not None and spec.origin is not None
@@ -26,12 +26,12 @@ def missing_packages(packages: Iterable[str]) -> list[str]:
 
 
 def missing_package_problem(error: ImportError) -> str | None:
-    """What to do about an import of a missing package; None if the module should have been there."""
+    """How to install the missing package of a failed import, or None if the module is our own."""
     package = (error.name or "").partition(".")[0]
     if not package or package in sys.stdlib_module_names or _is_ours(package):
         return None
     if not isinstance(error, ModuleNotFoundError) and is_installed(package):
-        return None  # the package is there, a name in it is not
+        return None  # the package exists, but a name in it does not
     script = Path(sys.argv[0]).name
     script = script if (CHECKOUT / script).is_file() else "main.py"
     return (

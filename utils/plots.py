@@ -1,4 +1,4 @@
-"""Pictures: curves over steps and bars beside each other, as PNG files.
+"""Plot curves over steps and grouped bars as PNG files.
 
 save_curves(Path("loss.png"), {"train": [(10, 5.1), (20, 4.8)]}, x_label="step", y_label="loss")
 """
@@ -16,7 +16,7 @@ Point = tuple[float, float]
 def save_curves(
     path: Path, curves: Mapping[str, Sequence[Point]], *, title: str = "", x_label: str = "", y_label: str = ""
 ) -> None:
-    """One line for each of `curves`, all in one diagram; a curve of few points shows them."""
+    """Plot all `curves` in one chart; curves with few points get markers."""
     figure, axes = new_figure(title)
     for name, points in curves.items():
         marker = "o" if len(points) <= 20 else None
@@ -29,7 +29,7 @@ def save_curves(
 
 
 def new_figure(title: str = "", *, rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.5)) -> Any:
-    """(figure, axes) without a display; matplotlib is imported here, as it costs half a second."""
+    """(figure, axes) without a display. Imports matplotlib here because that takes half a second."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")

@@ -1,4 +1,4 @@
-"""Run another program to its end, and let it finish when it is interrupted.
+"""Run another program and let it finish when it is interrupted.
 
 code, signals, output = run_process([sys.executable, "train.py"])
 """
@@ -11,12 +11,12 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Interrupts closer together than this count as one series; the third of a series kills the program.
+# Interrupts closer together than this form a series; the third in a series kills the program.
 SERIES_SECONDS = 3.0
 
 
 class Finished(NamedTuple):
-    """`code` is negative if a signal killed the program; `signals` arrived while it ran."""
+    """`code` is negative if a signal killed the program; `signals` are those that arrived while it ran."""
 
     code: int
     signals: list[int]
@@ -24,11 +24,11 @@ class Finished(NamedTuple):
 
 
 def run_process(command: Sequence[str], *, own_group: bool = False, capture: bool = False) -> Finished:
-    """Run `command` and wait for it, even through Ctrl-C, on which `subprocess.run` would kill it.
+    """Run `command` and wait for it, even after Ctrl-C (`subprocess.run` would kill it).
 
     Args:
-        own_group: put the program into its own process group: the terminal's Ctrl-C does not reach it directly but
-            is passed on. It cannot read from the terminal then.
+        own_group: put the program into its own process group. The terminal's Ctrl-C is then forwarded instead of
+            reaching it directly, and the program cannot read from the terminal.
         capture: return its standard output instead of showing it.
     """
     with SignalRelay(shares_group=not own_group) as relay:
@@ -41,9 +41,9 @@ def run_process(command: Sequence[str], *, own_group: bool = False, capture: boo
 
 
 class SignalRelay:
-    """Passes SIGTERM on to a running program, and Ctrl-C if the terminal has not already sent it there.
+    """Forward SIGTERM to a running program, and Ctrl-C if the terminal did not already send it there.
 
-    The first Ctrl-C prints nothing, as the program itself reports what it does; the third within seconds kills it.
+    The first Ctrl-C prints nothing because the program reports what it does; the third within seconds kills it.
     """
 
     def __init__(self, *, shares_group: bool) -> None:
@@ -54,7 +54,7 @@ class SignalRelay:
         self.last = 0.0
 
     def start(self, process: subprocess.Popen[str]) -> None:
-        """Send signals to `process` from now on, beginning with those that arrived before it was started."""
+        """Forward signals to `process`, starting with those that arrived before it was started."""
         self.process = process
         for signum in self.received:
             process.send_signal(signum)
@@ -80,13 +80,13 @@ class SignalRelay:
         self.series = self.series + 1 if now - self.last < SERIES_SECONDS else 1
         self.last = now
         if self.series == 2:
-            print("\npress Ctrl-C once more to kill it, even while it is saving", file=sys.stderr)
+            print("\npress Ctrl-C again to kill it, even while it is saving", file=sys.stderr)
         elif self.series >= 3:
             self.process.kill()
 
 
 def _in_foreground() -> bool:
-    """True if this is the terminal's foreground process group, so that its Ctrl-C reached the stage as well."""
+    """True if this is the terminal's foreground process group, whose Ctrl-C also reaches the stage."""
     try:
         terminal = os.open(os.ctermid(), os.O_RDONLY)
     except OSError:

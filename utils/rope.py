@@ -4,9 +4,10 @@
     cos, sin = rotary(positions)
     q = apply_rotary(q, cos, sin)
 
-A model does not generalise beyond the positions it was trained on. `model.rope_scaling` and
-`model.rope_scaling_factor` stretch them: linear divides all positions (arXiv:2306.15595), NTK raises the base so that
-fast frequencies stay, YaRN (arXiv:2309.00071) keeps fast frequencies, divides slow ones and sharpens attention.
+Models do not generalize beyond the positions they were trained on. `model.rope_scaling` and
+`model.rope_scaling_factor` extend them: linear divides all positions (arXiv:2306.15595), NTK raises the base so that
+high frequencies hardly change, and YaRN (arXiv:2309.00071) keeps high frequencies, divides low ones and sharpens
+attention.
 """
 
 import math
@@ -18,13 +19,13 @@ from torch import Tensor, nn
 
 from pipeline.modeling.config import ModelConfig
 
-# YaRN keeps pairs that turn more than 32 times in the trained context and divides those that turn less than once.
+# YaRN keeps pairs that rotate more than 32 times in the trained context and divides those that rotate less than once.
 _YARN_FAST = 32
 _YARN_SLOW = 1
 
 
 def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
-    """Radians per position for each of the D/2 pairs (float64), and the factor on cosines and sines (1 except YaRN)."""
+    """Radians per position for each of the D/2 pairs (float64), and the factor on cosines and sines (1 if not YaRN)."""
     size = config.head_dim
     factor = config.rope_scaling_factor
     theta = config.rope_theta
@@ -40,7 +41,7 @@ def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 
 def _yarn_share_divided(size: int, theta: float, context: int) -> Tensor:
-    """How much of the scaling each pair gets, (D/2,): 0 for fast pairs, 1 for slow ones, a ramp between."""
+    """How much each pair is scaled, (D/2,): 0 for high frequencies, 1 for low ones, a ramp in between."""
 
     def pair_that_turns(times: float) -> float:
         return size * math.log(context / (times * 2 * math.pi)) / (2 * math.log(theta))
@@ -78,7 +79,7 @@ class RotaryEmbedding(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         was_meta = self.cos.is_meta
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in torch
-        if was_meta or self.cos.dtype != torch.float32:  # `.to(bfloat16)` means the weights
+        if was_meta or self.cos.dtype != torch.float32:  # `.to(bfloat16)` is for the weights only
             self._fill(self.cos.device)
         return self
 
@@ -90,7 +91,7 @@ class RotaryEmbedding(nn.Module):
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`x` (B, T, H, D) rotated by the angles of its positions, computed in float32.
 
-    Any number of heads, so queries and keys alike. Not with complex numbers, which the compiler cannot fuse.
+    Works for any number of heads. Avoids complex numbers, which the compiler cannot fuse.
     """
     first, second = x.float().chunk(2, dim=-1)  # half-split: pair i is (i, i + D/2)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

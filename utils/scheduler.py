@@ -1,4 +1,4 @@
-"""Learning rate over the steps of a run: linear warm-up, then a cosine, or a plateau with a decay at the end.
+"""Learning rate schedules: linear warm-up, then a cosine, or a plateau with a decay at the end.
 
 scheduler = LearningRateScheduler(optimizer, Schedule("cosine", total_steps=1000, warmup_steps=100, minimum=0.1))
 scheduler.step()        # after each optimizer step
@@ -16,7 +16,7 @@ from pipeline.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """The share of the peak rate at each step.
+    """The learning rate at each step, as a share of the peak.
 
     `kind` is ``cosine`` (Loshchilov & Hutter 2017) or ``wsd``, warm-up, stable, decay (Hu et al. 2024, MiniCPM), whose
     last `decay_share` of steps falls linearly. `minimum` is the share at the end.
@@ -39,7 +39,7 @@ class Schedule:
         )
 
     def multiplier(self, step: int) -> float:
-        """The share of the peak rate with which step number `step` (from 0) is made."""
+        """The share of the peak rate for step number `step` (from 0)."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.kind == "cosine":
@@ -54,7 +54,7 @@ class Schedule:
 
 
 class LearningRateScheduler:
-    """Sets every parameter group's ``lr`` to its ``peak_lr`` times the schedule's share."""
+    """Set every parameter group's ``lr`` to its ``peak_lr`` times the schedule's share."""
 
     def __init__(self, optimizers: Optimizer | Sequence[Optimizer], schedule: Schedule) -> None:
         self.optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
@@ -65,7 +65,7 @@ class LearningRateScheduler:
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """Looked up each time: an optimizer that loads its state gets new groups."""
+        """Looked up on every call, because loading an optimizer's state replaces its groups."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property

@@ -1,6 +1,6 @@
-"""TensorBoard's events of a run, which never stop it: a folder that cannot be written to is a warning.
+"""TensorBoard events of a run. A write error is only a warning and never stops the run.
 
-events = TensorBoardLog(log_dir / "tensorboard" / run, first_step=1201)   # drops earlier events from there on
+events = TensorBoardLog(log_dir / "tensorboard" / run, first_step=1201)   # drops earlier events from that step on
 events.add(1201, {"train_loss": 3.2})                                       # shown as train/loss
 """
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class TensorBoardLog:
-    """Numbers and texts of a run, until the first error of the file system.
+    """Write the numbers and texts of a run until the first file system error.
 
     Args:
-        first_step: TensorBoard drops events of earlier files at this step and after it; None for a new run.
+        first_step: TensorBoard drops events of earlier files from this step on; None for a new run.
     """
 
     def __init__(self, directory: Path, *, first_step: int | None) -> None:
@@ -28,7 +28,7 @@ class TensorBoardLog:
         self._guarded(lambda: self._open(first_step))
 
     def _open(self, first_step: int | None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # a second of import that only a training run pays
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so only training runs do
 
         _silence_writer_threads()
         self._writer = SummaryWriter(str(self.directory), purge_step=first_step, max_queue=1000, flush_secs=120)
@@ -59,12 +59,12 @@ class TensorBoardLog:
         except OSError as error:
             self._writer = None
             reason = error.strerror or error
-            print(f"warning: {self.directory} cannot be written: {reason}; training continues without", file=sys.stderr)
+            print(f"warning: {self.directory} cannot be written: {reason}; training continues", file=sys.stderr)
 
 
 @cache
 def _silence_writer_threads() -> None:
-    """TensorBoard's thread dies of a full disk with a traceback, and then raises the same error in `_guarded`."""
+    """Silence the traceback of TensorBoard's thread on a full disk; `_guarded` gets the same error."""
     from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
     report = threading.excepthook

@@ -1,4 +1,4 @@
-"""What people see in the terminal: colour, tables, numbers with units, questions."""
+"""Terminal output and input: colour, tables, numbers with units, questions."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from typing import TextIO
 
 from utils.errors import UsageError
 
-# C0 and DEL, and C1, which some terminals obey too: U+009B begins an escape sequence as ESC [ does.
+# C0, DEL, and C1, which some terminals obey too: U+009B starts an escape sequence like ESC [.
 _WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36}
 
@@ -28,9 +28,9 @@ def styled(text: str, *styles: str, stream: TextIO | None = None) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` with its control characters written out, ESC as ``\\x1b``; newlines and tabs stay.
+    """`text` with control characters escaped (ESC becomes ``\\x1b``), except newlines and tabs.
 
-    For text of a model or a file that is printed for people: a terminal would obey the characters.
+    Use it to print text from a model or a file, because a terminal would obey the characters.
     """
     return text.translate(_WRITTEN_OUT)
 
@@ -40,16 +40,16 @@ def terminal_width(default: int = 100) -> int:
 
 
 def ask(question: str) -> str:
-    """One line from the user; an end of input (Ctrl-D, a closed pipe) is a UsageError that says so."""
+    """One line from the user. Raises UsageError at the end of the input (Ctrl-D, a closed pipe)."""
     try:
         return input(question).strip()
     except EOFError:
         print()
-        raise UsageError("the input ended before a choice was made; give the choice as arguments, see --help") from None
+        raise UsageError("the input ended before a choice was made; pass the choice as arguments, see --help") from None
 
 
 def format_table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """`rows`, the first of them the header, in aligned columns; those in `right` are aligned to the right."""
+    """`rows` in aligned columns; the first row is the header. Columns in `right` are right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
@@ -72,7 +72,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """1234567 → ``1.2M``; below 10,000 the number itself with separators."""
+    """1234567 → ``1.2M``; below 10,000, the number itself with separators."""
     if abs(count) < 10_000:
         return f"{count:,.0f}"
     for unit in ("K", "M", "B"):

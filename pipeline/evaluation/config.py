@@ -1,4 +1,4 @@
-"""The section `benchmark` of the configuration: evaluation."""
+"""The `benchmark` section of the configuration: evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,5 +11,5 @@ class BenchmarkConfig:
     """Evaluation."""
 
     data_dir: Path | None = option(
-        None, "folder with `wikitext/`, `lambada/`, `hellaswag/`; null: fetched from the hub"
+        None, "folder with `wikitext/`, `lambada/`, `hellaswag/`; null: download from the hub"
     )

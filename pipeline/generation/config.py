@@ -1,4 +1,4 @@
-"""The section `generation` of the configuration: defaults for generated text."""
+"""The `generation` section of the configuration: defaults for text generation."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from utils.options import option
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Defaults for generated text."""
+    """Defaults for text generation."""
 
     max_length: int = option(200, "maximum number of new tokens", minimum=1)
-    temperature: float = option(0.8, "higher is more varied; 0: always the likeliest token", minimum=0.0)
-    top_k: int = option(50, "sample from the k likeliest tokens; 0: all", minimum=0)
+    temperature: float = option(0.8, "higher is more varied; 0: always the most likely token", minimum=0.0)
+    top_k: int = option(50, "sample from the k most likely tokens; 0: all", minimum=0)
     top_p: float = option(
-        0.95, "sample from the likeliest tokens up to this probability; 1: all", above=0.0, maximum=1.0
+        0.95, "sample from the most likely tokens with this total probability; 1: all", above=0.0, maximum=1.0
     )
     min_p: float = option(
         0.0,
-        "least probability of a token, as a share of the likeliest one's; 0: all",
+        "minimum probability of a token, relative to the most likely one; 0: all",
         minimum=0.0,
         maximum=0.99,
     )
@@ -25,7 +25,7 @@ class GenerationConfig:
     seed: int | None = option(None, "the same seed gives the same text; null: a new seed each time", minimum=0)
     on_overflow: str = option(
         "slide",
-        "beyond the context: slide (drop the oldest half, read the rest again) or refuse the request",
+        "when the context is full: slide (drop the oldest half, read the rest again) or refuse the request",
         choices=("slide", "refuse"),
     )
     dtype: str = option(
@@ -36,6 +36,6 @@ class GenerationConfig:
     quantize: str = option("none", "int8: a quarter of the memory, faster on a CPU", choices=("none", "int8"))
     compile: str = option(
         "auto",
-        "compile the decode step on a CPU; on: once for each model shape, cached; auto: only if it is in the cache",
+        "compile the decode step on a CPU; on: once per model shape, then cached; auto: only if it is in the cache",
         choices=("auto", "on", "off"),
     )

@@ -1,4 +1,4 @@
-"""The section `model` of the configuration: the transformer's shape."""
+"""The `model` section of the configuration: the shape of the transformer."""
 
 import math
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from utils.options import option
 
 
 def automatic_ffn_size(hidden_size: int) -> int:
-    """8/3 of the width, which gives a gated block the parameters of one without a gate that is four times as wide;
-    rounded up to a multiple of 64, which GPUs multiply best."""
+    """8/3 of the width, rounded up to a multiple of 64 for fast GPU products. A gated block of this size has as many
+    parameters as one without a gate that is four times as wide as the model."""
     return math.ceil(8 * hidden_size / (3 * 64)) * 64
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The transformer's shape. The defaults are the 25M model."""
+    """The shape of the transformer. The defaults are the 25M model."""
 
     vocab_size: int = option(32_016, "checked against the tokenizer and the dataset", minimum=1, maximum=65_536)
     hidden_size: int = option(384, "width of the residual stream", minimum=1)
@@ -32,24 +32,26 @@ class ModelConfig:
     rope_theta: float = option(10_000.0, "base of the rotary frequencies", above=0.0)
     rope_scaling: str = option(
         "none",
-        "stretches the positions to a context `rope_scaling_factor` times as long",
+        "extend the context by `rope_scaling_factor` by scaling the positions",
         choices=("none", "linear", "ntk", "yarn"),
     )
-    rope_scaling_factor: float = option(1.0, "1 with `none`, above 1 with the others", minimum=1.0, maximum=1024.0)
+    rope_scaling_factor: float = option(1.0, "1 with `none`, above 1 otherwise", minimum=1.0, maximum=1024.0)
     norm: str = option("rms", "RMSNorm or LayerNorm", choices=("rms", "layer"))
     norm_eps: float = option(1e-5, "added to the variance in every norm", above=0.0)
     activation: str = option("swiglu", "gated feed-forward activation", choices=("swiglu", "geglu", "reglu"))
-    tie_word_embeddings: bool = option(True, "one matrix serves as input embedding and output head")
+    tie_word_embeddings: bool = option(True, "use one matrix as input embedding and output head")
     qk_norm: bool = option(False, "RMSNorm on queries and keys, as in Qwen3")
     dropout: float = option(0.0, "on residual branches, in training only", minimum=0.0, maximum=0.9)
-    depth_scaled_init: bool = option(True, "smaller initial weights towards the residual stream in deeper models")
+    depth_scaled_init: bool = option(
+        True, "scale down the initial weights of projections into the residual stream in deeper models"
+    )
     activation_checkpointing: bool = option(
         False, "recompute blocks in the backward pass: a third more work for a fraction of the memory"
     )
 
     @property
     def context_length(self) -> int:
-        """The longest sequence that the model takes, scaled positions included."""
+        """The longest sequence that the model accepts, including scaled positions."""
         return int(self.max_position_embeddings * self.rope_scaling_factor)
 
     @property
