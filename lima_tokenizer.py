@@ -66,22 +66,28 @@ def prepare_lima(
     Raises:
         PipelineError: no tokenizer, no access to LIMA, nothing to learn; with `strict`, any malformed conversation.
     """
-    from pipeline.tuning.conversations import Preparation, iter_conversations, prepare_examples, show_preview
+    from pipeline.tuning.conversations import (
+        ConversationOptions,
+        ConversationReport,
+        iter_conversations,
+        prepare_examples,
+        show_preview,
+    )
     from pipeline.tuning.dataset import WRITTEN_NAMES, write_sft_dataset
 
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     directory = config.paths.post_training_dir
     source = source or fetch_lima(directory / RAW_NAME)
     refuse_overwriting([source], [directory / name for name in WRITTEN_NAMES])
-    preparation = Preparation(max_length=config.sft.max_length, too_long=too_long, strict=strict)
-    conversations = iter_conversations(source, preparation)
-    examples = list(prepare_examples(conversations, tokenizer, preparation, batch_size=batch_size))
+    report = ConversationReport(ConversationOptions(config.sft.max_length, too_long=too_long, strict=strict))
+    conversations = iter_conversations(source, report)
+    examples = list(prepare_examples(conversations, tokenizer, report, batch_size=batch_size))
     for example in islice(examples, preview):
         print(show_preview(example, tokenizer), end="\n\n")
-    print(preparation.summary())
+    print(report.summary())
     if not examples:
         raise PipelineError(f"{source} has no usable conversation; the counts above say why")
-    metadata = write_sft_dataset(directory, examples, tokenizer, preparation, source=source)
+    metadata = write_sft_dataset(directory, examples, tokenizer, report, source=source)
     print(f"{metadata['tokens']:,} tokens, {metadata['learned_tokens']:,} of them learned, in {directory}")
     return metadata
 

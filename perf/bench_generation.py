@@ -22,7 +22,7 @@ from model import TransformerLM, create_model, load_model
 from pipeline.configuration import load_config
 from pipeline.exporting.hf_names import to_hf_names
 from pipeline.formats.cleaned_text import from_line
-from pipeline.generation.batch import BatchGenerator
+from pipeline.generation.batch_generator import BatchGenerator
 from pipeline.generation.compiled_decode import compiled_decoder
 from pipeline.generation.generate import GenerationSettings, stream_tokens
 from pipeline.generation.sampling import sample_next_token

@@ -16,7 +16,7 @@ from statistics import mean, stdev
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.logging_utils import read_log  # noqa: E402
+from pipeline.training.logged_metrics import validation_losses  # noqa: E402
 from utils.terminal import format_table  # noqa: E402
 
 Curve = list[tuple[float, float]]
@@ -73,8 +73,7 @@ def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace, *, b
         command = [sys.executable, str(ROOT / "train.py"), "--config", args.config, *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (folder / "done").touch()
-    lines = read_log(next((folder / "logs" / "raw_metrics").glob("*.jsonl")))
-    return [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
+    return validation_losses(next((folder / "logs" / "raw_metrics").glob("*.jsonl")))
 
 
 def share_of_tokens(faster: Curve, slower: Curve) -> float:

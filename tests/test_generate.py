@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model import TransformerLM
-from pipeline.generation.batch import PREFILL_TOKENS, BatchGenerator
+from pipeline.generation.batch_generator import PREFILL_TOKENS, BatchGenerator
 from pipeline.generation.config import GenerationConfig
 from pipeline.generation.generate import GenerationSettings, generate_batch, stream_events, stream_text, stream_tokens
 from pipeline.generation.settings import check_text
@@ -134,7 +134,7 @@ def test_rows_join_and_leave_without_touching_the_others(model):
 
 
 def test_a_row_leaves_while_its_prompt_is_read(model, monkeypatch):
-    monkeypatch.setattr("pipeline.generation.batch.PREFILL_TOKENS", 8)
+    monkeypatch.setattr("pipeline.generation.batch_generator.PREFILL_TOKENS", 8)
     settings = GenerationSettings(max_length=5, seed=3, temperature=1.0)
     expected = list(stream_tokens(model, [1, 30, 31], settings))
     batch = BatchGenerator(model, max_rows=2)

@@ -16,7 +16,7 @@ from pipeline.console.single_model import run_single
 from pipeline.console.streaming_output import Writer
 from pipeline.exporting.hf_folder import write_hf_folder
 from pipeline.formats.chat_template import encode_conversation, encode_prompt
-from pipeline.generation.batch import BatchGenerator
+from pipeline.generation.batch_generator import BatchGenerator
 from pipeline.generation.config import GenerationConfig
 from pipeline.generation.loading import load_for_inference
 from pipeline.generation.settings import GenerationSettings

@@ -15,7 +15,7 @@ from pipeline.configuration import load_config
 from pipeline.console.comparison import Result, side_by_side, summary
 from pipeline.console.streaming_output import Statistics, Writer
 from pipeline.evaluation.text_report import format_benchmark_results
-from pipeline.generation.batch import TokenEvent
+from pipeline.generation.batch_generator import TokenEvent
 from pipeline.generation.generate import GenerationSettings
 from pipeline.generation.loading import load_for_inference
 from pipeline.preparation.inspection import _shown

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TextIO
 
 from pipeline.formats import chat_template
-from pipeline.generation.batch import Decoder
+from pipeline.generation.batch_generator import Decoder
 from pipeline.generation.compiled_decode import compiled_decoder
 from pipeline.generation.generate import encode_prompt, stream_events, stream_tokens
 from pipeline.generation.loading import LoadedModel

@@ -18,6 +18,7 @@ from pipeline.configuration import Config
 from pipeline.demo.finished_stages import FinishedStages
 from pipeline.demo.sources import Source
 from pipeline.demo.stage_process import Route
+from pipeline.training.logged_metrics import validation_losses
 from utils.errors import PipelineError
 from utils.logging_utils import read_log
 from utils.terminal import format_count
@@ -289,11 +290,6 @@ def compile_problem() -> str:
     """Why PyTorch cannot compile for the CPU although there may be a compiler, or an empty string."""
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return "" if header.exists() else f"{header} is missing"
-
-
-def validation_losses(log: Path) -> list[tuple[int, float]]:
-    """(step, loss) of every validation in a raw metrics file."""
-    return [(line["step"], line["val_loss"]) for line in read_log(log) if "val_loss" in line]
 
 
 def samples(log: Path) -> list[tuple[int, str]]:

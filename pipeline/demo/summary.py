@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.demo.screen import WIDTH, wrapped
+from pipeline.training.logged_metrics import TRAIN_LOSS, VAL_LOSS
 from utils.logging_utils import read_log
 from utils.plots import save_curves
 from utils.terminal import styled, visible
@@ -112,7 +113,7 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
 
 def draw_losses(path: Path, log: Path) -> None:
     lines = read_log(log)
-    names = {"training": "train_loss", "validation": "val_loss"}
+    names = {"training": TRAIN_LOSS, "validation": VAL_LOSS}
     curves = {name: [(line["step"], line[key]) for line in lines if line.get(key)] for name, key in names.items()}
     save_curves(path, curves, title="Loss while it reads", x_label="step", y_label="loss (nats a token)")
 

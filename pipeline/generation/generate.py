@@ -4,7 +4,7 @@
     for piece in stream_text(model, tokenizer, "Once upon a time", settings):
         print(piece, end="", flush=True)
 
-All of them run the loop in `pipeline.generation.batch`.
+All of them run the loop in `pipeline.generation.batch_generator`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from pipeline.generation.batch import BatchGenerator, Decoder, TokenEvent
+from pipeline.generation.batch_generator import BatchGenerator, Decoder, TokenEvent
 from pipeline.generation.settings import GenerationSettings, check_text
 from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError, did_you_mean

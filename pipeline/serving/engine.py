@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.generation.batch import BatchGenerator, Decoder, TokenEvent
+from pipeline.generation.batch_generator import BatchGenerator, Decoder, TokenEvent
 from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
 

@@ -5,6 +5,9 @@ A number's name is its key in a line of raw_metrics; TensorBoard shows it with i
 """
 
 from collections.abc import Mapping
+from pathlib import Path
+
+from utils.logging_utils import read_log
 
 # Group train: written every training.log_every_steps steps.
 TRAIN_LOSS = "train_loss"  # nats a token, of the step
@@ -39,3 +42,8 @@ def validation_values(metrics: Mapping[str, float]) -> dict[str, float]:
 def is_from_validation(line: Mapping[str, object]) -> bool:
     """Whether a validation wrote this line: its numbers, or what the model then continued or answered."""
     return line.get("event") in (SAMPLE, SAMPLES) or any(name.startswith(VALIDATION_GROUP) for name in line)
+
+
+def validation_losses(log: Path) -> list[tuple[int, float]]:
+    """(step, loss) of every validation in a raw metrics file."""
+    return [(line["step"], line[VAL_LOSS]) for line in read_log(log) if VAL_LOSS in line]

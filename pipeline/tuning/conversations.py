@@ -1,8 +1,8 @@
-"""JSON lines of conversations → tokenized examples; conversations that are left out are counted by reason.
+"""Turn JSON lines of conversations into tokenized examples, and count by reason those that are left out.
 
-preparation = Preparation(max_length=512)
-examples = list(prepare_examples(iter_conversations(path, preparation), tokenizer, preparation))
-print(preparation.summary())
+report = ConversationReport(ConversationOptions(max_length=512))
+examples = list(prepare_examples(iter_conversations(path, report), tokenizer, report))
+print(report.summary())
 """
 
 from collections import Counter
@@ -36,13 +36,26 @@ TOO_LONG = "too long"
 OPEN_QUESTION = "last question without an answer"
 
 
-@dataclass
-class Preparation:
-    """How conversations are prepared, and what became of them."""
+@dataclass(frozen=True)
+class ConversationOptions:
+    """How conversations are prepared.
+
+    Args:
+        max_length: tokens in an example.
+        too_long: ``drop`` or ``truncate`` longer ones.
+        strict: raise an error at the first malformed conversation instead of counting it.
+    """
 
     max_length: int
     too_long: str = "drop"
     strict: bool = False
+
+
+@dataclass
+class ConversationReport:
+    """What became of the conversations."""
+
+    options: ConversationOptions
     read: int = 0
     kept: int = 0
     truncated: int = 0
@@ -52,15 +65,15 @@ class Preparation:
 
     def refuse(self, where: str, error: ConversationError) -> None:
         """Count a malformed conversation; with `strict`, raise PipelineError."""
-        if self.strict:
+        if self.options.strict:
             raise PipelineError(f"{where}: {error}; fix it, or leave out --strict to skip such conversations")
         self.refused[error.reason] += 1
         self.first_seen.setdefault(error.reason, where)
 
     def summary(self) -> str:
-        lines = [f"{self.kept:,} of {self.read:,} conversations kept (at most {self.max_length} tokens)"]
+        lines = [f"{self.kept:,} of {self.read:,} conversations kept (at most {self.options.max_length} tokens)"]
         if self.truncated:
-            lines.append(f"  {self.truncated:,} of them cut off at {self.max_length} tokens")
+            lines.append(f"  {self.truncated:,} of them cut off at {self.options.max_length} tokens")
         if self.open_questions:
             lines.append(f"  {self.open_questions:,} {OPEN_QUESTION}: that question left out")
         for reason, count in self.refused.most_common():
@@ -81,7 +94,7 @@ class Example:
     mask: np.ndarray
 
 
-def iter_conversations(path: Path, preparation: Preparation) -> Iterator[tuple[str, list[Turn]]]:
+def iter_conversations(path: Path, report: ConversationReport) -> Iterator[tuple[str, list[Turn]]]:
     """The place of each well-formed conversation and its answered turns; the others are counted.
 
     A record is ``{"conversations": [question, answer, …]}`` as in LIMA, or ``{"messages": [{"role", "content"}, …]}``.
@@ -89,23 +102,23 @@ def iter_conversations(path: Path, preparation: Preparation) -> Iterator[tuple[s
     name = printable_name(path.name)
     for record in _records(path):
         where = f"{name}:{record.number}"
-        preparation.read += 1
+        report.read += 1
         try:
             turns = read_turns(_messages(record))
             if not answered(turns):
                 raise ConversationError(NOTHING_TO_LEARN, "it has no answer")
         except ConversationError as error:
-            preparation.refuse(where, error)
+            report.refuse(where, error)
             continue
         if turns[-1].assistant is None:
-            _count_open_question(where, preparation)
+            _count_open_question(where, report)
         yield where, answered(turns)
 
 
 def prepare_examples(
     conversations: Iterable[tuple[str, list[Turn]]],
     tokenizer: Tokenizer,
-    preparation: Preparation,
+    report: ConversationReport,
     *,
     batch_size: int = 100,
 ) -> Iterator[Example]:
@@ -114,9 +127,9 @@ def prepare_examples(
         texts = list(chain.from_iterable(texts_of(turns) for _, turns in batch))
         encoded_texts = map(list, tokenizer.encode_batch(texts))
         for where, turns in batch:
-            encoded = _fitted(where, assemble(tokenizer, turns, encoded_texts), preparation)
+            encoded = _fitted(where, assemble(tokenizer, turns, encoded_texts), report)
             if encoded:
-                preparation.kept += 1
+                report.kept += 1
                 yield Example(where, turns, np.array(encoded.ids, np.uint16), np.array(encoded.mask, np.uint8))
 
 
@@ -164,25 +177,25 @@ def _messages(record: Record) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
 
 
-def _count_open_question(where: str, preparation: Preparation) -> None:
-    if preparation.strict:
-        preparation.refuse(where, ConversationError(OPEN_QUESTION))
-    preparation.open_questions += 1
+def _count_open_question(where: str, report: ConversationReport) -> None:
+    if report.options.strict:
+        report.refuse(where, ConversationError(OPEN_QUESTION))
+    report.open_questions += 1
 
 
-def _fitted(where: str, encoded: EncodedConversation, preparation: Preparation) -> EncodedConversation | None:
+def _fitted(where: str, encoded: EncodedConversation, report: ConversationReport) -> EncodedConversation | None:
     """`encoded`, truncated if that was asked for; None, and counted, if it is too long or nothing is left to learn."""
-    limit = preparation.max_length
+    limit = report.options.max_length
     if len(encoded.ids) <= limit:
         return encoded
-    if preparation.too_long == "drop":
-        preparation.refused[TOO_LONG] += 1
+    if report.options.too_long == "drop":
+        report.refused[TOO_LONG] += 1
         return None
     cut = EncodedConversation(encoded.ids[:limit], encoded.mask[:limit])
     if not any(cut.mask):
-        preparation.refuse(where, ConversationError(NOTHING_TO_LEARN, f"its first {limit} tokens hold no answer"))
+        report.refuse(where, ConversationError(NOTHING_TO_LEARN, f"its first {limit} tokens hold no answer"))
         return None
-    preparation.truncated += 1
+    report.truncated += 1
     return cut
 
 

@@ -20,7 +20,7 @@ from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
 from pipeline.formats.cleaned_text import printable_name
 from pipeline.quickstart_hint import or_quickstart
 from pipeline.tokenization.interface import Tokenizer
-from pipeline.tuning.conversations import Example, Preparation
+from pipeline.tuning.conversations import ConversationReport, Example
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
 from utils.files import remove_stale_temporaries, whole_file, write_json
@@ -79,12 +79,12 @@ class SftDataset:
 
 
 def write_sft_dataset(
-    directory: Path, examples: Sequence[Example], tokenizer: Tokenizer, preparation: Preparation, *, source: Path
+    directory: Path, examples: Sequence[Example], tokenizer: Tokenizer, report: ConversationReport, *, source: Path
 ) -> dict[str, Any]:
     """Write all four files, the metadata last, and return it. The same input gives the same bytes."""
     remove_stale_temporaries(directory, EXAMPLES_NAME, MASKS_NAME, CONVERSATIONS_NAME, METADATA_NAME)
     (directory / METADATA_NAME).unlink(missing_ok=True)
-    shape = (len(examples), preparation.max_length)
+    shape = (len(examples), report.options.max_length)
     ids = np.full(shape, tokenizer.eos_id, dtype=np.uint16)
     masks = np.zeros(shape, dtype=np.uint8)
     for row, example in enumerate(examples):
@@ -105,16 +105,16 @@ def write_sft_dataset(
         },
         "vocab_size": tokenizer.vocab_size,
         "source": {"name": printable_name(source.name), "sha256": sha256_of(source)},
-        "max_length": preparation.max_length,
-        "too_long": preparation.too_long,
+        "max_length": report.options.max_length,
+        "too_long": report.options.too_long,
         "examples": len(examples),
         "turns": sum(len(example.turns) for example in examples),
         "tokens": sum(len(example.ids) for example in examples),
         "learned_tokens": int(masks.sum()),
-        "read": preparation.read,
-        "truncated": preparation.truncated,
-        "open_questions": preparation.open_questions,
-        "left_out": dict(sorted(preparation.refused.items())),
+        "read": report.read,
+        "truncated": report.truncated,
+        "open_questions": report.open_questions,
+        "left_out": dict(sorted(report.refused.items())),
         "files": {name: sha256_of(directory / name) for name in (EXAMPLES_NAME, MASKS_NAME)},
     }
     write_json(directory / METADATA_NAME, sealed(metadata))
