@@ -16,8 +16,8 @@ import torch
 from pipeline.configuration import load_config
 from pipeline.dataloading.dataset_check import BackgroundCheck
 from pipeline.dataloading.loaders import LoaderOptions, TrainingLoader, ValidationLoader
-from pipeline.dataloading.prepared_window import with_prepared_window
 from pipeline.dataloading.split import split_windows
+from pipeline.dataloading.window_size import with_prepared_window
 from pipeline.formats.token_dataset import TokenDataset
 from pipeline.preparation.config import DatasetConfig
 from pipeline.training.config import TrainingConfig

@@ -21,10 +21,10 @@ from pipeline.configuration import Config, load_config_from
 from pipeline.formats.raw_files import find_raw_files
 from pipeline.preparation.command_line import add_preparation_options, load_evaluation, recipe
 from pipeline.preparation.config import FineWebConfig
+from pipeline.preparation.downloads import Retries
 from pipeline.preparation.hub_files import hub_server, hub_shards
 from pipeline.preparation.input_shards import Shard, record_shards
 from pipeline.preparation.quality_rules import check_rule_names, rejection
-from pipeline.preparation.remote_file import Retries
 from pipeline.preparation.report import summary
 from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from utils.cli import run, stage_parser

@@ -94,7 +94,7 @@ class Config:
     def context_problem(self) -> str:
         """The problem if the dataset's window is longer than the model's context, or an empty string.
 
-        A window that was not set explicitly yields to the one the dataset was prepared with (`prepared_window.py`).
+        A window that was not set explicitly yields to the one the dataset was prepared with (`window_size.py`).
         """
         if self.model.context_length >= self.dataset.window:
             return ""

@@ -18,11 +18,11 @@ import pytest
 import fineweb_prep
 from pipeline.formats.cleaned_text import to_line
 from pipeline.formats.token_dataset import TokenDataset
-from pipeline.preparation import remote_file
+from pipeline.preparation import downloads
 from pipeline.preparation.config import FineWebConfig
+from pipeline.preparation.downloads import RemoteFile, Retries, Server, Span
 from pipeline.preparation.input_shards import record_shards
 from pipeline.preparation.read_ahead import prefetched
-from pipeline.preparation.remote_file import RemoteFile, Retries, Server, Span
 from tokenizer import WikipediaTokenizer
 from utils.cli import exit_code_of
 from utils.errors import PipelineError
@@ -125,7 +125,7 @@ def hub(tmp_path, monkeypatch):
         parquet.write_table(pyarrow.Table.from_pylist(part), folder / f"00{number}.parquet", row_group_size=60)
     hub = FaultyHub(tmp_path / "hub")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(remote_file, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(downloads, "BLOCK_BYTES", 3000)
     yield hub
     hub.server.shutdown()
     hub.server.server_close()

@@ -13,7 +13,7 @@ from pipeline.formats import checkpoint
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.training import trainer as trainer_module
 from pipeline.training.config import TrainingConfig
-from pipeline.training.log_place import LogPlace
+from pipeline.training.log_position import LogPosition
 from pipeline.training.run_info import RunInfo
 from pipeline.training.trainer import Trainer
 from pipeline.training.training_data import TrainingData
@@ -70,6 +70,7 @@ def trainer_in(folder: Path, content: dict | None = None, **settings) -> Trainer
         validations_per_epoch=2,
         log_every_steps=1,
     )
+    position = LogPosition.of(content) if content else None
     sampler = SimpleNamespace(on_validation=lambda seen: seen.logger.event("sample", step=seen.step, text="a"))
     torch.manual_seed(0)
     trainer = Trainer(
@@ -78,7 +79,7 @@ def trainer_in(folder: Path, content: dict | None = None, **settings) -> Trainer
         config=replace(config, **settings),
         device=CPU,
         run=RunInfo(folder / "run_a", epoch_checkpoints=True),
-        logger=DualLogger(folder / "logs", "run_a", resume=LogPlace.of(content) if content else None, buffer_lines=5),
+        logger=DualLogger(folder / "logs", "run_a", resume=position, buffer_lines=5),
         callbacks=[sampler],
     )
     if content:

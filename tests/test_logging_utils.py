@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pipeline.training.log_place import LogPlace
+from pipeline.training.log_position import LogPosition
 from utils import logging_utils
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger, read_log
@@ -52,7 +52,7 @@ def test_a_continued_log_drops_what_lies_past_the_checkpoint(tmp_path):
     first.close()
     with first.path.open("a") as file:
         file.write('{"step": 6, "train_lo')  # the machine went down in the middle of a line
-    second = DualLogger(tmp_path, "run_a", resume=LogPlace(3))
+    second = DualLogger(tmp_path, "run_a", resume=LogPosition(3))
     for step in range(4, 6):
         second.log(step=step, train_loss=step * 10.0)
     second.close()
@@ -107,7 +107,7 @@ def test_a_resumed_log_keeps_line_separators_and_odd_characters(tmp_path):
     first.event("sample", step=1, text="a\u2028b \ud800")
     first.close()
     before = first.path.read_bytes()
-    DualLogger(tmp_path, "run_a", resume=LogPlace(1)).close()
+    DualLogger(tmp_path, "run_a", resume=LogPosition(1)).close()
     assert first.path.read_bytes() == before
 
 
@@ -117,7 +117,7 @@ def test_a_validation_to_be_repeated_leaves_the_log(tmp_path):
     first.log(step=1, val_loss=1.0)
     first.event("sample", step=1, text="a")
     first.close()
-    second = DualLogger(tmp_path, "run_a", resume=LogPlace(1, validated=False))
+    second = DualLogger(tmp_path, "run_a", resume=LogPosition(1, validated=False))
     second.close()
     assert [line.get("train_loss") for line in read_log(first.path)] == [1.0]
 
@@ -137,7 +137,7 @@ def test_a_full_disk_under_the_log_loses_no_line(tmp_path, monkeypatch, capsys):
     assert len(warnings) == 1
     assert f"log {logger.path} cannot be written: No space left on device; training continues" in warnings[0]
     assert [line["step"] for line in read_log(logger.path)] == [1]
-    resumed = DualLogger(tmp_path, "run_a", resume=LogPlace(3, unwritten=logger.unwritten))
+    resumed = DualLogger(tmp_path, "run_a", resume=LogPosition(3, unwritten=logger.unwritten))
     assert [line["step"] for line in read_log(resumed.path)] == [1, 2, 3]
     logger.close()
     resumed.close()

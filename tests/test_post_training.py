@@ -15,8 +15,8 @@ from pipeline.configuration import load_config
 from pipeline.formats.chat_template import TEMPLATE_NAME, encode_conversation
 from pipeline.formats.checkpoint import read_checkpoint, write_checkpoint
 from pipeline.modeling.config import ModelConfig
+from pipeline.tuning.compatibility import tuning_config
 from pipeline.tuning.dataset import SftDataset
-from pipeline.tuning.fit_to_checkpoint import tuning_config
 from pipeline.tuning.loader import ConversationLoader, pack, split_examples
 from tests.small_models import small_checkpoint, trained_tokenizer
 from utils.cli import exit_code_of

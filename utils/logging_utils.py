@@ -25,7 +25,7 @@ LogLine = dict[str, Any]
 
 
 class ResumedLog(Protocol):
-    """Where the log of a resumed run continues, as decided by `pipeline.training.log_place`."""
+    """Where the log of a resumed run continues, as decided by `pipeline.training.log_position`."""
 
     @property
     def step(self) -> int: ...

@@ -12,7 +12,6 @@ A reply is right if an accepted answer is in it as whole words, and no rival: a 
 point. Case, accents' composition, punctuation and articles make no difference.
 """
 
-import math
 import re
 import time
 import unicodedata
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.evaluation.statistics import wilson_interval
 from pipeline.formats.chat_template import encode_prompt
 from pipeline.formats.raw_files import RawFile
 from pipeline.generation.generate import generate_batch
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 MAX_REPLY_TOKENS = 60
 ROWS_AT_ONCE = 64
-Z_95 = 1.959964  # standard deviations to each side that hold 95% of a normal distribution
 
 _ARTICLES = {"a", "an", "the"}
 _ADMISSION = re.compile(
@@ -68,13 +67,8 @@ class Count(NamedTuple):
     total: int
 
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95% interval of the share that is right (Wilson 1927, JASA 22)."""
-        if not self.total:
-            return 0.0, 1.0
-        share, spread = self.right / self.total, Z_95**2 / self.total
-        centre = (share + spread / 2) / (1 + spread)
-        half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        """The 95% interval of the share that is right."""
+        return wilson_interval(self.right, self.total)
 
     def __str__(self) -> str:
         low, high = self.interval()

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+_Z_95 = 1.959964  # standard deviations to each side that hold 95% of a normal distribution
+
 RESAMPLES = 1000
 SIGNIFICANT = 0.05
 FEW_ITEMS = 200
@@ -126,6 +128,16 @@ AnyFigure = Figure | BleuFigure
 def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     values = np.asarray(values, dtype=np.float64)
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """The 95% interval of a share, which stays within 0 and 1 for small counts too (Wilson 1927, JASA 22)."""
+    if not total:
+        return 0.0, 1.0
+    share, spread = right / total, _Z_95**2 / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def paired(differences: np.ndarray) -> float | None:

@@ -8,13 +8,10 @@ checkpoint_best.pt and checkpoint_step_N.pt. Files that older tools left flat in
 """
 
 import contextlib
-import platform
 import random
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,6 @@ from torch.optim import Optimizer
 
 from pipeline.formats.run_folders import _PATTERN
 from pipeline.formats.zip_checksums import zip_damage
-from utils.devices import describe_device
 from utils.errors import PipelineError
 from utils.files import make_folder, remove_stale_temporaries, whole_file
 from utils.locks import only_run
@@ -222,17 +218,3 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     optimizer.load_state_dict(dict(state))
     for group, options in zip(optimizer.param_groups, configured, strict=True):
         group.update(options)
-
-
-def versions(device: torch.device) -> dict[str, str]:
-    """Packages, git commit and hardware, for anyone who later asks how a model was made."""
-    packages = {name: metadata.version(name) for name in ("torch", "numpy")}
-    return {**packages, "python": platform.python_version(), "git": _git_commit(), "device": describe_device(device)}
-
-
-def _git_commit() -> str:
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"  # a copy without git

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from pipeline.preparation.downloads import RemoteFile, Retries, Server, ServerError
 from pipeline.preparation.input_shards import ParquetShard, Rejection
-from pipeline.preparation.remote_file import RemoteFile, Retries, Server, ServerError
 from utils.errors import PipelineError, did_you_mean
 
 

@@ -21,14 +21,14 @@ from pipeline.formats.token_dataset import METADATA_NAME, is_token_file
 from pipeline.jobs.local_processes import LocalProcesses, ThisProcess
 from pipeline.jobs.runner import Executor, Job, claimed, resumable, run_pending
 from pipeline.preparation.dataset_writer import FinishedPart, Layout, Writer, metadata_of, write_metadata
-from pipeline.preparation.differences import refuse_differences, without_windows
+from pipeline.preparation.downloads import ServerError
 from pipeline.preparation.exact_duplicates import keep_masks
-from pipeline.preparation.finished import finished_metadata
+from pipeline.preparation.finished_dataset import finished_metadata
 from pipeline.preparation.free_disk import expected_size, refuse_small_disk
 from pipeline.preparation.inputs import TIMES_NAME, described, write_times
 from pipeline.preparation.job import WORK_DIR, Preparation
 from pipeline.preparation.progress import BatchDone, ProgressLine
-from pipeline.preparation.remote_file import ServerError
+from pipeline.preparation.recipe_differences import refuse_differences, without_windows
 from pipeline.preparation.shard_output import Part, read_sealed
 from pipeline.preparation.worker import ProcessTokenizer, WorkerJob, part_name, prepare_in_process, prepare_shard
 from pipeline.tokenization.interface import Tokenizer

@@ -16,7 +16,7 @@ from dataloader import open_dataset, open_loaders
 from model import TransformerLM, create_model, load_weights
 from pipeline.configuration import Config
 from pipeline.dataloading.loaders import LoaderOptions
-from pipeline.formats.checkpoint import only_training_run, run_folder_of, versions
+from pipeline.formats.checkpoint import only_training_run, run_folder_of
 from pipeline.formats.run_folders import new_run_folder
 from pipeline.formats.token_dataset import TokenDataset
 from pipeline.generation.settings import GenerationSettings
@@ -25,7 +25,7 @@ from pipeline.training.callbacks import Callback
 from pipeline.training.curves import LossCurve
 from pipeline.training.distributed import from_main, process_group
 from pipeline.training.prepare_model import prepare_for_training
-from pipeline.training.run_info import RunInfo
+from pipeline.training.run_info import RunInfo, versions
 from pipeline.training.samples import SampleWriter
 from pipeline.training.starting_point import Start, choose_start
 from pipeline.training.trainer import Trainer
@@ -178,7 +178,7 @@ def run_logger(start: Start, folder: Path, *, enabled: bool) -> DualLogger:
         start.config.paths.log_dir,
         f"{folder.name}_{start.name}" if start.name else folder.name,
         hyperparameters=start.config.to_dict(),
-        resume=start.log_place,
+        resume=start.log_position,
         enabled=enabled,
     )
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.configuration import Config, config_flags, folder_keys, load_config, load_config_from
-from pipeline.dataloading.prepared_window import with_prepared_window
+from pipeline.dataloading.window_size import with_prepared_window
 from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of
 from pipeline.formats.run_folders import find_checkpoint
 from pipeline.formats.run_names import check_run_name
-from pipeline.training.log_place import LogPlace
+from pipeline.training.log_position import LogPosition
 from utils.arithmetic import ceil_div
 from utils.errors import PipelineError
 
@@ -46,9 +46,9 @@ class Start:
         return self.content["loader"]["num_parts"] if self.resumes else None
 
     @property
-    def log_place(self) -> LogPlace | None:
+    def log_position(self) -> LogPosition | None:
         """Where a resumed run's log continues."""
-        return LogPlace.of(self.content) if self.resumes else None
+        return LogPosition.of(self.content) if self.resumes else None
 
     @property
     def init_from(self) -> str | None:

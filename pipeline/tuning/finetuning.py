@@ -19,21 +19,21 @@ import torch
 from model import TransformerLM, create_model, load_weights
 from pipeline.configuration import Config, config_flags, load_config, load_config_from
 from pipeline.formats.chat_template import TEMPLATE_NAME
-from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of, versions
+from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
 from pipeline.formats.run_folders import find_checkpoint, new_run_folder
 from pipeline.formats.run_names import check_run_name
 from pipeline.tokenization.interface import Tokenizer
 from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from pipeline.training.curves import LossCurve
-from pipeline.training.log_place import LogPlace
+from pipeline.training.log_position import LogPosition
 from pipeline.training.prepare_model import prepare_for_training
-from pipeline.training.run_info import RunInfo
+from pipeline.training.run_info import RunInfo, versions
 from pipeline.training.starting_point import settings_to_resume
 from pipeline.training.trainer import Trainer
 from pipeline.training.training_data import TrainingData
+from pipeline.tuning.compatibility import FirstValidation, check_data, refuse_other_data, tuning_config
 from pipeline.tuning.dataset import SftDataset
-from pipeline.tuning.fit_to_checkpoint import FirstValidation, check_data, refuse_other_data, tuning_config
 from pipeline.tuning.loader import ConversationLoader, split_examples
 from pipeline.tuning.sample_answers import SampleAnswers
 from utils.devices import current_world, peak_flops
@@ -195,7 +195,7 @@ def _logger(start: TuningStart, folder: Path) -> DualLogger:
         start.config.paths.log_dir,
         f"{folder.name}_{start.name}" if start.name else folder.name,
         hyperparameters=start.config.to_dict(),
-        resume=LogPlace.of(start.content) if start.resumes else None,
+        resume=LogPosition.of(start.content) if start.resumes else None,
     )
 
 

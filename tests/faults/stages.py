@@ -53,9 +53,8 @@ def import_stages(last: Stage) -> None:
 def _replace_what_takes_long() -> None:
     """Pictures become the text of their points, the commit a word, the cleaner's processes calls."""
     from pipeline.cleaning import run as cleaning
-    from pipeline.formats import checkpoint
     from pipeline.jobs.local_processes import ThisProcess
-    from pipeline.training import curves
+    from pipeline.training import curves, run_info
     from utils.files import write_text
 
     def draw_runs(path: Path, runs: Mapping[str, curves.Lines]) -> None:
@@ -63,7 +62,7 @@ def _replace_what_takes_long() -> None:
         write_text(path, json.dumps(points))
 
     curves.draw_runs = draw_runs
-    checkpoint._git_commit = lambda: "none"
+    run_info._git_commit = lambda: "none"
     cleaning.LocalProcesses = lambda workers, folder: ThisProcess()
 
 

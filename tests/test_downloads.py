@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipeline.preparation import remote_file
-from pipeline.preparation.remote_file import RemoteFile, Retries, Server, ServerError, Span
+from pipeline.preparation import downloads
+from pipeline.preparation.downloads import RemoteFile, Retries, Server, ServerError, Span
 from utils.errors import PipelineError
 from utils.hub_connection import HubError, download
 
@@ -96,8 +96,8 @@ def test_a_byte_a_connection_is_no_progress(storage):
 
 
 def test_a_slow_answer_is_continued_by_another_request(storage, monkeypatch):
-    monkeypatch.setattr(remote_file, "REQUEST_SECONDS", -1.0)
-    monkeypatch.setattr(remote_file, "_CHUNK_BYTES", 400)
+    monkeypatch.setattr(downloads, "REQUEST_SECONDS", -1.0)
+    monkeypatch.setattr(downloads, "_CHUNK_BYTES", 400)
     assert storage.reader().range("/file", Span(0, 1000)) == CONTENT[:1000]
     assert storage.requests == [f"/file bytes={start}-999" for start in (0, 400, 800)]
 

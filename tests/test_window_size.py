@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.configuration import load_config
-from pipeline.dataloading.prepared_window import with_prepared_window
+from pipeline.dataloading.window_size import with_prepared_window
 from tests.training_runs import WINDOW, content_of, run_train, write_config, write_tokens
 from utils.errors import PipelineError
 

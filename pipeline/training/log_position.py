@@ -9,7 +9,7 @@ from utils.logging_utils import LogLine
 
 
 @dataclass(frozen=True)
-class LogPlace:
+class LogPosition:
     """Where in its log a resumed run continues.
 
     Attributes:
@@ -26,7 +26,7 @@ class LogPlace:
     rollbacks: int = 0
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> "LogPlace":
+    def of(cls, content: Mapping[str, Any]) -> "LogPosition":
         """The place of the checkpoint with this `content`."""
         step = content["step"]
         return cls(
