@@ -1,5 +1,6 @@
 """The reader: windows are views, incomplete and damaged datasets are refused, older layouts are read."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.formats.token_dataset import TokenDataset, num_windows, window_starts
+from pipeline.formats.token_dataset import TokenDataset, num_windows, window_starts, write_metadata
 from utils.checksums import sha256_of
 from utils.errors import PipelineError
 
@@ -134,6 +135,35 @@ def test_damaged_metadata_is_one_line_with_the_command(tmp_path, content, said):
         TokenDataset.open(directory, command="python3 main.py prepare")
     assert said in str(caught.value)
     assert str(caught.value).endswith("run: python3 main.py prepare --restart")
+
+
+def sealed_now(directory, content):
+    write_metadata(directory, content)
+
+
+def sealed_by_an_earlier_version(directory, content):
+    sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (directory / "metadata.json").write_text(json.dumps({**content, "sha256": sha256}))
+
+
+@pytest.mark.parametrize("seal", [sealed_now, sealed_by_an_earlier_version])
+def test_metadata_edited_by_hand_is_refused(tmp_path, seal):
+    directory = _store(tmp_path / "d", [range(9)])
+    path = directory / "metadata.json"
+    seal(directory, json.loads(path.read_text()))
+    assert TokenDataset.open(directory).window == 4
+    path.write_text(path.read_text().replace('"stride": 2', '"stride": 3'))
+    with pytest.raises(PipelineError, match=r"does not match its checksum; .* --restart"):
+        TokenDataset.open(directory)
+
+
+def test_rewritten_metadata_has_one_checksum(tmp_path):
+    directory = _store(tmp_path / "d", [range(9)])
+    sealed_by_an_earlier_version(directory, json.loads((directory / "metadata.json").read_text()))
+    write_metadata(directory, TokenDataset.open(directory).metadata)
+    write_metadata(directory, TokenDataset.open(directory).metadata)
+    content = json.loads((directory / "metadata.json").read_text())
+    assert set(content) == {"format_version", "window", "stride", "files", "checksum"}
 
 
 def test_an_unknown_id_is_named_with_its_place(tmp_path):

@@ -22,7 +22,8 @@ _READ_BYTES = 4 << 20
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """`content` with a checksum of everything in it."""
-    return {**content, _KEY: _checksum(content)}
+    rest = _without_checksum(content)
+    return {**rest, _KEY: _checksum(rest)}
 
 
 def unsealed(content: Mapping[str, Any], *, origin: Path, remedy: str) -> dict[str, Any]:
@@ -31,13 +32,22 @@ def unsealed(content: Mapping[str, Any], *, origin: Path, remedy: str) -> dict[s
     Raises:
         PipelineError: the checksum does not match.
     """
-    rest = {key: value for key, value in content.items() if key != _KEY}
-    if _KEY in content and content[_KEY] != _checksum(rest):
+    rest = _without_checksum(content)
+    if not has_valid_seal(content):
         raise PipelineError(
             f"{origin} is damaged or was edited: its {_KEY} is {content[_KEY]}, expected {_checksum(rest)}; {remedy}, "
             f"or delete the line with the {_KEY} if you edited it"
         )
     return rest
+
+
+def has_valid_seal(content: Mapping[str, Any]) -> bool:
+    """True if the checksum in `content` is right, or if there is none."""
+    return _KEY not in content or content[_KEY] == _checksum(_without_checksum(content))
+
+
+def _without_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != _KEY}
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

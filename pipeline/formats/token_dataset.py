@@ -24,8 +24,9 @@ import numpy as np
 
 from pipeline.quickstart_hint import or_quickstart
 from utils.arithmetic import ceil_div
-from utils.checksums import sha256_of
+from utils.checksums import has_valid_seal, sealed, sha256_of
 from utils.errors import PipelineError
+from utils.files import write_json
 
 FORMAT_VERSION = 1
 METADATA_NAME = "metadata.json"
@@ -46,6 +47,7 @@ _KEYS = {
     "files": list,
     "token_byte_lengths": list,
 }
+_EARLIER_SEAL = "sha256"  # what earlier versions called the checksum of the metadata
 _FILE_KEYS = {"name": str, "tokens": int, "sha256": str}
 
 
@@ -269,10 +271,16 @@ def prepared_windows(directory: Path) -> PreparedWindows:
     return PreparedWindows(content.get("window"), content.get("stride"), declared)
 
 
-def metadata_sha256(metadata: Mapping[str, Any]) -> str:
-    """The sha256 of everything in the metadata except the sha256 itself."""
-    content = {key: value for key, value in metadata.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def write_metadata(directory: Path, metadata: Mapping[str, Any]) -> None:
+    """Write metadata.json, sealed with a checksum of its content."""
+    content = {key: value for key, value in metadata.items() if key != _EARLIER_SEAL}
+    write_json(directory / METADATA_NAME, sealed(content))
+
+
+def _has_valid_seal(content: Mapping[str, Any]) -> bool:
+    rest = {key: value for key, value in content.items() if key != _EARLIER_SEAL}
+    earlier = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return has_valid_seal(content) and content.get(_EARLIER_SEAL) in (None, earlier)
 
 
 def _metadata_problem(content: object) -> str:
@@ -293,8 +301,8 @@ def _metadata_problem(content: object) -> str:
         problem = _type_problem(entry, _FILE_KEYS, required=_FILE_KEYS)
         if problem or not _TOKEN_FILE.fullmatch(entry["name"]):
             return problem or f"is damaged: it names a file {entry['name']!r}, expected tokens_N.npy"
-    if content.get("sha256") not in (None, metadata_sha256(content)):
-        return "is damaged: its content no longer has the sha256 that it holds"
+    if not _has_valid_seal(content):
+        return "is damaged: its content does not match its checksum"
     return ""
 
 

@@ -19,8 +19,6 @@ import numpy as np
 from pipeline.formats.token_dataset import (
     FORMAT_VERSION,
     MAX_VOCAB_SIZE,
-    METADATA_NAME,
-    metadata_sha256,
     num_windows,
     token_file_name,
 )
@@ -239,11 +237,6 @@ def with_windows(metadata: Mapping[str, Any], *, window: int, stride: int, overl
         "config": {**metadata.get("config", {}), "window": window, "overlap": overlap},
         "files": files,
     }
-
-
-def write_metadata(directory: Path, metadata: Mapping[str, Any]) -> None:
-    """Write metadata.json, sealed with the sha256 of its content."""
-    write_json(directory / METADATA_NAME, {**metadata, "sha256": metadata_sha256(metadata)})
 
 
 def _totals(parts: Sequence[FinishedPart]) -> tuple[dict[str, int], dict[str, int]]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.formats.token_dataset import METADATA_NAME, TokenDataset
+from pipeline.formats.token_dataset import METADATA_NAME, TokenDataset, write_metadata
 from pipeline.preparation.config import DatasetConfig
-from pipeline.preparation.dataset_writer import with_windows, write_metadata
+from pipeline.preparation.dataset_writer import with_windows
 from pipeline.preparation.inputs import InputFile, changed_files, write_times
 from pipeline.preparation.recipe_differences import refuse_differences, without_windows
 from utils.errors import PipelineError

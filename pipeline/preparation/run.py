@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.formats.token_dataset import METADATA_NAME, is_token_file
+from pipeline.formats.token_dataset import METADATA_NAME, is_token_file, write_metadata
 from pipeline.jobs.local_processes import LocalProcesses, ThisProcess
 from pipeline.jobs.runner import Executor, Job, claimed, resumable, run_pending
-from pipeline.preparation.dataset_writer import FinishedPart, Layout, Writer, metadata_of, write_metadata
+from pipeline.preparation.dataset_writer import FinishedPart, Layout, Writer, metadata_of
 from pipeline.preparation.downloads import ServerError
 from pipeline.preparation.exact_duplicates import keep_masks
 from pipeline.preparation.finished_dataset import finished_metadata
