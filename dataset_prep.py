@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.configuration import Config, load_config_from
 from pipeline.formats.cleaned_text import check_cleaned_text, cleaned_files, first_files, from_line
-from pipeline.preparation.command_line import add_preparation_options, load_evaluation, recipe
+from pipeline.preparation.command_line import add_preparation_options, inspect_or_prepare, load_evaluation, recipe
 from pipeline.preparation.input_shards import line_shards
-from pipeline.preparation.report import summary
 from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from utils.cli import run, stage_parser
 
@@ -36,19 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     config = load_config_from(args)
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
-    if args.inspect:
-        from pipeline.preparation.inspection import inspect_dataset
-
-        windows = {"window": config.dataset.window, "stride": config.dataset.stride}
-        print(inspect_dataset(args.inspect, tokenizer, **windows))
-        return 0
-
-    from pipeline.preparation.dataset_writer import check_tokenizer
-    from pipeline.preparation.run import prepare
-
-    check_tokenizer(tokenizer, config.model.vocab_size)
-    job = preparation(config, test=args.test, restart=args.restart)
-    print(summary(prepare(job, tokenizer), job.directory))
+    make_job = partial(preparation, config, test=args.test, restart=args.restart)
+    print(inspect_or_prepare(config, tokenizer, make_job, inspect=args.inspect))
     return 0
 
 

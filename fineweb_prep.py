@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.configuration import Config, load_config_from
 from pipeline.formats.raw_files import find_raw_files
-from pipeline.preparation.command_line import add_preparation_options, load_evaluation, recipe
+from pipeline.preparation.command_line import add_preparation_options, inspect_or_prepare, load_evaluation, recipe
 from pipeline.preparation.config import FineWebConfig
 from pipeline.preparation.downloads import Retries
 from pipeline.preparation.hub_files import hub_server, hub_shards
 from pipeline.preparation.input_shards import Shard, record_shards
 from pipeline.preparation.quality_rules import check_rule_names, rejection
-from pipeline.preparation.report import summary
 from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from utils.cli import run, stage_parser
 from utils.errors import PipelineError
@@ -48,19 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     config = load_config_from(args)
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
-    if args.inspect:
-        from pipeline.preparation.inspection import inspect_dataset
-
-        windows = {"window": config.dataset.window, "stride": config.dataset.stride}
-        print(inspect_dataset(args.inspect, tokenizer, **windows))
-        return 0
-
-    from pipeline.preparation.dataset_writer import check_tokenizer
-    from pipeline.preparation.run import prepare
-
-    check_tokenizer(tokenizer, config.model.vocab_size)
-    job = preparation(config, test=args.test, source=args.source, restart=args.restart)
-    print(summary(prepare(job, tokenizer), job.directory))
+    make_job = partial(preparation, config, test=args.test, source=args.source, restart=args.restart)
+    print(inspect_or_prepare(config, tokenizer, make_job, inspect=args.inspect))
     return 0
 
 

@@ -158,13 +158,6 @@ def test_a_loader_goes_on_where_another_stopped(dataset, batches):
         assert torch.equal(found, expected)
 
 
-def test_skipping_is_the_same_as_reading(dataset):
-    read, skipped = make_loader(dataset), make_loader(dataset)
-    list(read)
-    skipped.skip_batches(len(skipped) + 6)
-    assert torch.equal(next(iter(skipped)), list(read)[6])
-
-
 def test_two_processes_take_the_windows_of_one_with_accumulation(dataset):
     alone = list(make_loader(dataset, batch_size=4, batches_per_step=4))
     pair = [list(make_loader(dataset, batches_per_step=2, world=World(rank, 2))) for rank in (0, 1)]

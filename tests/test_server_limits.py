@@ -43,7 +43,9 @@ def test_a_text_beyond_any_context_is_not_encoded(server, monkeypatch):
     assert "context of 256" in refused(post(server, json.dumps(chat).encode(), "/v1/chat/completions"))
 
 
-def test_others_are_answered_while_a_prompt_is_encoded(server, monkeypatch):
+@pytest.fixture
+def held_encoding(monkeypatch):
+    """Encoding waits: an event that is set when it was reached, and one that lets it continue."""
     reached, release = threading.Event(), threading.Event()
     encode = type(TOKENIZER).encode
 
@@ -53,6 +55,11 @@ def test_others_are_answered_while_a_prompt_is_encoded(server, monkeypatch):
         return encode(*args, **options)
 
     monkeypatch.setattr(type(TOKENIZER), "encode", wait_and_encode)
+    return reached, release
+
+
+def test_others_are_answered_while_a_prompt_is_encoded(server, held_encoding):
+    reached, release = held_encoding
     answers = []
     thread = threading.Thread(target=lambda: answers.append(post(server, b'{"prompt": "x", "max_tokens": 1}')))
     thread.start()
@@ -63,17 +70,9 @@ def test_others_are_answered_while_a_prompt_is_encoded(server, monkeypatch):
     assert answers[0].status_code == 200
 
 
-def test_prompts_that_wait_for_encoding_have_a_limit(make_server, monkeypatch):
+def test_prompts_that_wait_for_encoding_have_a_limit(make_server, held_encoding):
+    reached, release = held_encoding
     busy = make_server(max_waiting=1)
-    reached, release = threading.Event(), threading.Event()
-    encode = type(TOKENIZER).encode
-
-    def wait_and_encode(*args, **options):
-        reached.set()
-        assert release.wait(timeout=60)
-        return encode(*args, **options)
-
-    monkeypatch.setattr(type(TOKENIZER), "encode", wait_and_encode)
     thread = threading.Thread(target=post, args=(busy, b'{"prompt": "x", "max_tokens": 1}'))
     thread.start()
     assert reached.wait(timeout=60)

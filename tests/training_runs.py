@@ -8,6 +8,7 @@ import torch
 
 import train
 from pipeline.formats.checkpoint import read_checkpoint
+from tests.tiny_model import model_section
 from utils.checksums import sha256_of
 from utils.logging_utils import read_log
 
@@ -42,16 +43,7 @@ def write_config(folder: Path, **training: object) -> Path:
     content = {
         "paths": {"checkpoint_dir": "checkpoints", "log_dir": "logs"},
         "dataset": {"source": "custom", "custom_dir": "data", "window": WINDOW},
-        "model": {
-            "vocab_size": VOCAB_SIZE,
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "intermediate_size": 32,
-            "max_position_embeddings": WINDOW,
-            "dropout": 0.1,
-        },
+        "model": model_section(vocab_size=VOCAB_SIZE, context=WINDOW),
         "training": {
             "device": "cpu",
             "compile": "off",

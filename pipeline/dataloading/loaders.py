@@ -147,14 +147,6 @@ class TrainingLoader:
             self._assign_blocks()
         self.resident.clear()
 
-    def skip_batches(self, count: int) -> None:
-        """Skip the next `count` batches."""
-        for _ in range(count):
-            self.batch += 1
-            if self.batch >= len(self):
-                self.epoch += 1
-                self.batch = 0
-
     def _assign_blocks(self) -> None:
         order = np.random.default_rng([self.seed, 0x5EED]).permutation(len(self.split.train))
         # Sorted within a part: the file is read from front to back.

@@ -8,21 +8,26 @@ other text, and nothing else would look wrong.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pipeline.tokenization.interface import Tokenizer
+from pipeline.tokenization.interface import Tokenizer, TokenizerIdentity, identity_of
 from utils.errors import PipelineError
 
 LoadedTokenizer = TypeVar("LoadedTokenizer", bound=Tokenizer)
 
 
-def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+class TokenizerDescription(TokenizerIdentity):
     """What a checkpoint records about its tokenizer."""
-    return {name: getattr(tokenizer, name) for name in ("name", "fingerprint", "bos_id", "eos_id", "vocab_size")}
+
+    vocab_size: int
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> TokenizerDescription:
+    return {**identity_of(tokenizer), "vocab_size": tokenizer.vocab_size}
 
 
 def tokenizer_of(
-    content: Mapping[str, Any],
+    content: Mapping[str, object],
     directories: Sequence[Path],
     load: Callable[[Path], LoadedTokenizer],
     *,
@@ -36,9 +41,10 @@ def tokenizer_of(
     Raises:
         PipelineError: no folder holds it; names what was found where.
     """
-    expected = content.get("tokenizer") or {}
-    stored = (content.get("config") or {}).get("paths", {}).get("tokenizer_dir")
-    candidates = [*directories, Path(stored)] if stored else list(directories)
+    expected = _section(content, "tokenizer")
+    config = _section(content, "config")
+    stored = _section(config, "paths").get("tokenizer_dir")
+    candidates = [*directories, Path(str(stored))] if stored else list(directories)
     found = []
     for directory in dict.fromkeys(candidates):
         try:
@@ -46,23 +52,29 @@ def tokenizer_of(
         except PipelineError as error:
             found.append((directory, str(error)))
             continue
-        if _fits(tokenizer, expected, content):
+        if _fits(tokenizer, expected, _section(config, "model")):
             return tokenizer
         found.append((directory, f"{directory} has another tokenizer ({_short(tokenizer.fingerprint)})"))
     if len(found) == 1:
         problem = found[0][1]
     else:
         problem = "; ".join(f"{directory}: {reason.split(';')[0]}" for directory, reason in found)
-    name = f"{expected.get('name', 'unknown')} ({_short(expected.get('fingerprint', ''))})"
+    name = f"{expected.get('name', 'unknown')} ({_short(str(expected.get('fingerprint', '')))})"
     raise PipelineError(
         f"{origin} was trained with the tokenizer {name}; {problem}; name its folder with --tokenizer DIR"
     )
 
 
-def _fits(tokenizer: Tokenizer, expected: Mapping[str, object], content: Mapping[str, Any]) -> bool:
+def _fits(tokenizer: Tokenizer, expected: Mapping[str, object], model: Mapping[str, object]) -> bool:
     if expected.get("fingerprint"):
         return tokenizer.fingerprint == expected["fingerprint"]
-    return tokenizer.vocab_size == int((content.get("config") or {}).get("model", {}).get("vocab_size", 0))
+    return tokenizer.vocab_size == model.get("vocab_size", 0)
+
+
+def _section(content: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """A part of a checkpoint, empty if the checkpoint lacks it."""
+    section = content.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _short(fingerprint: str) -> str:

@@ -1,13 +1,17 @@
 """The command line that both preparation stages share, and what of the configuration decides a dataset's bytes."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.configuration import Config
 from pipeline.preparation.config import DatasetConfig
+from pipeline.tokenization.interface import Tokenizer
 
 if TYPE_CHECKING:
     from pipeline.preparation.decontamination import EvaluationIndex
+    from pipeline.preparation.job import Preparation
 
 
 def add_preparation_options(parser: argparse.ArgumentParser, *, section: str, documents: str) -> None:
@@ -44,6 +48,23 @@ def add_preparation_options(parser: argparse.ArgumentParser, *, section: str, do
         metavar="DIR",
         help="describe a finished dataset: totals, lengths, five documents, sha256",
     )
+
+
+def inspect_or_prepare(
+    config: Config, tokenizer: Tokenizer, make_job: Callable[[], "Preparation"], *, inspect: Path | None
+) -> str:
+    """Describe the dataset in `inspect`, or else prepare the one that `make_job` describes; returns a report."""
+    if inspect:
+        from pipeline.preparation.inspection import inspect_dataset
+
+        return inspect_dataset(inspect, tokenizer, window=config.dataset.window, stride=config.dataset.stride)
+    from pipeline.preparation.dataset_writer import check_tokenizer
+    from pipeline.preparation.report import summary
+    from pipeline.preparation.run import prepare
+
+    check_tokenizer(tokenizer, config.model.vocab_size)
+    job = make_job()
+    return summary(prepare(job, tokenizer), job.directory)
 
 
 def recipe(

@@ -24,7 +24,7 @@ from pipeline.formats.token_dataset import (
 )
 from pipeline.preparation.config import DatasetConfig
 from pipeline.preparation.shard_output import Part, read_sealed
-from pipeline.tokenization.interface import Tokenizer
+from pipeline.tokenization.interface import Tokenizer, identity_of
 from utils.arithmetic import ceil_div
 from utils.checksums import sealed
 from utils.errors import PipelineError
@@ -201,12 +201,7 @@ def metadata_of(
     tokens = totals["tokens"]
     metadata = {
         "format_version": FORMAT_VERSION,
-        "tokenizer": {
-            "name": tokenizer.name,
-            "fingerprint": tokenizer.fingerprint,
-            "bos_id": tokenizer.bos_id,
-            "eos_id": tokenizer.eos_id,
-        },
+        "tokenizer": identity_of(tokenizer),
         "vocab_size": tokenizer.vocab_size,
         "window": layout.window,
         "stride": layout.stride,

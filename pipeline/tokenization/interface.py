@@ -1,7 +1,7 @@
 """What the rooms rely on in a tokenizer; `tokenizer.WikipediaTokenizer` provides it."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,3 +53,21 @@ class Tokenizer(Protocol):
 
     def token_byte_lengths(self) -> "np.ndarray":
         """(V,) int64, the length of each id's bytes."""
+
+
+class TokenizerIdentity(TypedDict):
+    """What datasets and checkpoints record, so that a different tokenizer is refused."""
+
+    name: str
+    fingerprint: str
+    bos_id: int
+    eos_id: int
+
+
+def identity_of(tokenizer: Tokenizer) -> TokenizerIdentity:
+    return {
+        "name": tokenizer.name,
+        "fingerprint": tokenizer.fingerprint,
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+    }

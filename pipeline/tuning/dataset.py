@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
 from pipeline.formats.cleaned_text import printable_name
 from pipeline.quickstart_hint import or_quickstart
-from pipeline.tokenization.interface import Tokenizer
+from pipeline.tokenization.interface import Tokenizer, identity_of
 from pipeline.tuning.conversations import ConversationReport, Example
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
@@ -97,12 +97,7 @@ def write_sft_dataset(
     metadata = {
         "format_version": FORMAT_VERSION,
         "template": TEMPLATE_NAME,
-        "tokenizer": {
-            "name": tokenizer.name,
-            "fingerprint": tokenizer.fingerprint,
-            "bos_id": tokenizer.bos_id,
-            "eos_id": tokenizer.eos_id,
-        },
+        "tokenizer": identity_of(tokenizer),
         "vocab_size": tokenizer.vocab_size,
         "source": {"name": printable_name(source.name), "sha256": sha256_of(source)},
         "max_length": report.options.max_length,

@@ -140,14 +140,6 @@ class ConversationLoader:
         self.epoch = state["epoch"]
         self.batch = state["batch"]
 
-    def skip_batches(self, count: int) -> None:
-        """Skip the next `count` batches."""
-        for _ in range(count):
-            self.batch += 1
-            if self.batch >= len(self):
-                self.epoch += 1
-                self.batch = 0
-
     def _identity(self) -> dict[str, Any]:
         return {
             "examples": len(self.lengths),

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+from tests.tiny_model import model_section
+
 WORDS = [
     "the",
     "old",
@@ -48,16 +50,7 @@ CONFIG = {
         "batch_size": 20,
         "workers": 1,
     },
-    "model": {
-        "vocab_size": PIECES,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "intermediate_size": 32,
-        "max_position_embeddings": WINDOW,
-        "dropout": 0.1,
-    },
+    "model": model_section(vocab_size=PIECES, context=WINDOW),
     "training": {
         "device": "cpu",
         "compile": "off",
