@@ -1,10 +1,14 @@
-"""What several test files share: where the real records lie, a folder to train in."""
+"""Fixtures that several test files share: the real records, a folder to train in, servers, preparation jobs."""
 
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from tests.preparation_jobs import articles, make_job, tokenizer_class
+
+__all__ = ["articles", "make_job", "tokenizer_class"]
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +17,7 @@ def real_data() -> Path:
     folder = os.environ.get("LLM_REAL_DATA")
     if not folder:
         pytest.skip("LLM_REAL_DATA is not set; it names a folder with real records")
-    assert Path(folder).is_dir(), f"LLM_REAL_DATA names {folder}, which is no folder"
+    assert Path(folder).is_dir(), f"LLM_REAL_DATA names {folder}, which is not a folder"
     return Path(folder)
 
 
