@@ -10,7 +10,10 @@ import pytest
 import lima_tokenizer
 from pipeline.configuration import CHECKOUT, load_config
 from pipeline.formats.chat_template import encode_conversation
+from pipeline.tuning.conversations import ConversationOptions
 from pipeline.tuning.dataset import SftDataset
+from pipeline.tuning.fetch_lima import fetch_lima
+from pipeline.tuning.prepare_conversations import prepare_conversations
 from tests.fake_tokenizer import ByteTokenizer
 from utils.cli import exit_code_of
 from utils.errors import PipelineError
@@ -34,7 +37,9 @@ LINES = [
 @pytest.fixture
 def prepare(tmp_path, monkeypatch, capsys):
     """Runs the stage on `LINES` (or others) and returns its exit code and its output."""
-    monkeypatch.setattr(lima_tokenizer, "load_tokenizer", lambda *args, **options: ByteTokenizer())
+    monkeypatch.setattr(
+        "pipeline.tuning.prepare_conversations.load_tokenizer", lambda *args, **options: ByteTokenizer()
+    )
 
     def run(*arguments, lines=LINES):
         source = tmp_path / "chats.jsonl"
@@ -162,17 +167,17 @@ def test_lima_without_access_says_how_to_get_in(tmp_path, monkeypatch, refused):
     def refuse(*args, **options):
         raise HubError("403 or no network", refused=refused)
 
-    monkeypatch.setattr(lima_tokenizer, "download", refuse)
+    monkeypatch.setattr("pipeline.tuning.fetch_lima.download", refuse)
     with pytest.raises(PipelineError, match=r"gated: accept its terms.*hf auth login.*--input FILE\.jsonl"):
-        lima_tokenizer.fetch_lima(tmp_path / "lima_train.jsonl")
+        fetch_lima(tmp_path / "lima_train.jsonl")
     assert not list(tmp_path.iterdir())
 
 
 def test_lima_is_fetched_once_and_kept(tmp_path, monkeypatch):
     contents = iter([b"{}"])
-    monkeypatch.setattr(lima_tokenizer, "download", lambda *args, **options: next(contents))
+    monkeypatch.setattr("pipeline.tuning.fetch_lima.download", lambda *args, **options: next(contents))
     for _ in range(2):
-        assert lima_tokenizer.fetch_lima(tmp_path / "lima_train.jsonl").read_bytes() == b"{}"
+        assert fetch_lima(tmp_path / "lima_train.jsonl").read_bytes() == b"{}"
 
 
 def test_real_conversations_in_bulk_are_what_one_by_one_they_are(real_data, tmp_path):
@@ -182,7 +187,7 @@ def test_real_conversations_in_bulk_are_what_one_by_one_they_are(real_data, tmp_
     (tmp_path / "tokenizer.model").write_bytes(model.read_bytes())
     config = load_config(settings=[f"paths.tokenizer_dir={tmp_path}", f"paths.post_training_dir={tmp_path}"])
     source = real_data / "lima" / "lima_sample_100.jsonl"
-    metadata = lima_tokenizer.prepare_lima(config, source=source, too_long="truncate")
+    metadata = prepare_conversations(config, ConversationOptions(512, too_long="truncate"), source=source)
     assert (metadata["read"], metadata["examples"], metadata["truncated"], metadata["turns"]) == (100, 100, 55, 127)
     tokenizer, data = load_tokenizer(tmp_path), SftDataset.open(tmp_path)
     for row, line in enumerate(source.read_text(encoding="utf-8").splitlines()):

@@ -10,7 +10,6 @@ import torch
 from fastapi.testclient import TestClient
 
 import Inference
-import lima_tokenizer
 from pipeline.configuration import load_config
 from pipeline.console.single_model import run_single
 from pipeline.console.streaming_output import Writer
@@ -23,8 +22,10 @@ from pipeline.generation.settings import GenerationSettings
 from pipeline.serving.api import create_app
 from pipeline.serving.config import ServerConfig
 from pipeline.serving.engine import Engine, ServedModel
+from pipeline.tuning.conversations import ConversationOptions
 from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.loader import ConversationLoader
+from pipeline.tuning.prepare_conversations import prepare_conversations
 from tests.small_models import small_checkpoint, trained_tokenizer
 
 QUESTIONS = ["the quick fox?", "Zürich 東京, </s and\n\ntwo lines "]
@@ -64,7 +65,7 @@ def test_preparation_and_training(workshop):
     folder, config, loaded = workshop
     source = folder / "chats.jsonl"
     source.write_text(json.dumps({"messages": COMPLETE}) + "\n")
-    lima_tokenizer.prepare_lima(config, source=source)
+    prepare_conversations(config, ConversationOptions(config.sft.max_length), source=source)
     wanted = encode_conversation(loaded.tokenizer, COMPLETE)
     data = SftDataset.open(folder)
     assert data.ids[0, : data.lengths[0]].tolist() == wanted.ids

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 
 from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
 from pipeline.formats.cleaned_text import printable_name
 from pipeline.quickstart_hint import or_quickstart
-from pipeline.tokenization.interface import Tokenizer, identity_of
+from pipeline.tokenization.interface import Tokenizer, TokenizerIdentity, identity_of
 from pipeline.tuning.conversations import ConversationReport, Example
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
@@ -33,12 +33,38 @@ _SHOWN = 5  # conversations in CONVERSATIONS_NAME
 _REMEDY = "run: python3 lima_tokenizer.py"
 
 
+class SourceFile(TypedDict):
+    name: str
+    sha256: str
+
+
+class SftMetadata(TypedDict):
+    """The content of metadata.json."""
+
+    format_version: int
+    template: str
+    tokenizer: TokenizerIdentity
+    vocab_size: int
+    source: SourceFile
+    max_length: int
+    too_long: str
+    examples: int
+    turns: int
+    tokens: int
+    learned_tokens: int
+    read: int
+    truncated: int
+    open_questions: int
+    left_out: dict[str, int]  # by reason
+    files: dict[str, str]  # name → sha256
+
+
 @dataclass(frozen=True)
 class SftDataset:
     """Conversations as ids, padded with EOS, and masks that are 1 where the model learns."""
 
     directory: Path
-    metadata: dict[str, Any]
+    metadata: SftMetadata
     ids: np.ndarray
     masks: np.ndarray
 
@@ -74,13 +100,12 @@ class SftDataset:
     @property
     def fingerprint(self) -> str:
         """Identifies the data; checkpoints record it."""
-        fingerprint: str = self.metadata["files"][EXAMPLES_NAME]
-        return fingerprint
+        return self.metadata["files"][EXAMPLES_NAME]
 
 
 def write_sft_dataset(
     directory: Path, examples: Sequence[Example], tokenizer: Tokenizer, report: ConversationReport, *, source: Path
-) -> dict[str, Any]:
+) -> SftMetadata:
     """Write all four files, the metadata last, and return it. The same input gives the same bytes."""
     remove_stale_temporaries(directory, EXAMPLES_NAME, MASKS_NAME, CONVERSATIONS_NAME, METADATA_NAME)
     (directory / METADATA_NAME).unlink(missing_ok=True)
@@ -94,7 +119,7 @@ def write_sft_dataset(
         with whole_file(directory / name) as file:
             np.save(file, array)
     write_json(directory / CONVERSATIONS_NAME, [_shown(example) for example in examples[:_SHOWN]])
-    metadata = {
+    metadata: SftMetadata = {
         "format_version": FORMAT_VERSION,
         "template": TEMPLATE_NAME,
         "tokenizer": identity_of(tokenizer),
@@ -116,7 +141,7 @@ def write_sft_dataset(
     return metadata
 
 
-def _shown(example: Example) -> dict[str, Any]:
+def _shown(example: Example) -> dict[str, object]:
     return {
         "where": example.where,
         "text": render_text(example.turns),
@@ -125,7 +150,7 @@ def _shown(example: Example) -> dict[str, Any]:
     }
 
 
-def _read_metadata(directory: Path) -> dict[str, Any]:
+def _read_metadata(directory: Path) -> SftMetadata:
     path = directory / METADATA_NAME
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +168,7 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
     if found != (FORMAT_VERSION, TEMPLATE_NAME):
         expected = (FORMAT_VERSION, TEMPLATE_NAME)
         raise PipelineError(f"{path}: format and template are {found}, expected {expected}; {_REMEDY}")
-    return metadata
+    return cast(SftMetadata, metadata)
 
 
 def _load(path: Path, dtype: str) -> np.ndarray:

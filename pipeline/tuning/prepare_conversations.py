@@ -1,0 +1,55 @@
+"""Prepare conversations for fine-tuning: read, tokenize, report, write.
+
+prepare_conversations(config, ConversationOptions(max_length=512), source=Path("chats.jsonl"))
+"""
+
+from itertools import islice
+from pathlib import Path
+
+from pipeline.configuration import Config
+from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
+from pipeline.tuning.conversations import (
+    ConversationOptions,
+    ConversationReport,
+    iter_conversations,
+    prepare_examples,
+    show_preview,
+)
+from pipeline.tuning.dataset import WRITTEN_NAMES, SftMetadata, write_sft_dataset
+from pipeline.tuning.fetch_lima import RAW_NAME, fetch_lima
+from utils.errors import PipelineError
+from utils.files import refuse_overwriting
+
+
+def prepare_conversations(
+    config: Config,
+    options: ConversationOptions,
+    *,
+    source: Path | None = None,
+    batch_size: int = 100,
+    preview: int = 0,
+) -> SftMetadata:
+    """Tokenize `source` (None: LIMA) into `config.paths.post_training_dir`; returns the metadata written there.
+
+    Args:
+        batch_size: conversations tokenized together.
+        preview: print so many of the examples.
+
+    Raises:
+        PipelineError: no tokenizer, no access to LIMA, nothing to learn; with `options.strict`, any malformed
+            conversation.
+    """
+    tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
+    directory = config.paths.post_training_dir
+    source = source or fetch_lima(directory / RAW_NAME)
+    refuse_overwriting([source], [directory / name for name in WRITTEN_NAMES])
+    report = ConversationReport(options)
+    examples = list(prepare_examples(iter_conversations(source, report), tokenizer, report, batch_size=batch_size))
+    for example in islice(examples, preview):
+        print(show_preview(example, tokenizer), end="\n\n")
+    print(report.summary())
+    if not examples:
+        raise PipelineError(f"{source} has no usable conversation; the counts above say why")
+    metadata = write_sft_dataset(directory, examples, tokenizer, report, source=source)
+    print(f"{metadata['tokens']:,} tokens, {metadata['learned_tokens']:,} of them learned, in {directory}")
+    return metadata
