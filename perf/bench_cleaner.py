@@ -1,4 +1,4 @@
-"""Speed of the cleaner: MB of raw input a second and core, beside what orjson alone needs to parse the same lines.
+"""Measure the cleaner: MB of raw input per second and core, next to orjson alone parsing the same lines.
 
 python3 perf/bench_cleaner.py                          # 200 MB of text in four made-up raw files
 python3 perf/bench_cleaner.py --input data/raw/x.jsonl # your own file instead
@@ -75,7 +75,7 @@ def seconds(action: Callable[[], object], clock: Callable[[], float] = time.perf
 
 
 def measure(raw: Path, files: list[Path], scratch: Path) -> None:
-    """Every measurement in turn, so that a busy machine slows all of them; medians are printed."""
+    """Print medians; the measurements take turns, so that a busy machine slows all of them."""
     jobs = plan_jobs(raw)
     size = sum(file.stat().st_size for file in files) / 1e6
     cores = [count for count in (1, 2, 4, 8) if count <= (os.cpu_count() or 1) and count <= len(jobs)]
@@ -91,7 +91,7 @@ def measure(raw: Path, files: list[Path], scratch: Path) -> None:
     times = {name: [] for name in actions}
     for _ in range(REPEATS):
         for name, action in actions.items():
-            # In this process its own time counts, of other processes the clock on the wall.
+            # Processor time for work in this process, wall time for other processes.
             clock = time.process_time if name.endswith("one core") else time.perf_counter
             times[name].append(seconds(action, clock))
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -125,7 +125,7 @@ def profile(jobs: list[CleaningJob], scratch: Path) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, metavar="PATH", help="a raw file or folder (default: a made-up corpus)")
-    parser.add_argument("--megabytes", type=float, default=200, help="text in the made-up corpus (200)")
+    parser.add_argument("--megabytes", type=float, default=200, help="text in the made-up corpus (%(default)s)")
     parser.add_argument("--profile", action="store_true", help="profile one file instead")
     return parser.parse_args()
 

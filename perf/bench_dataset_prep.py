@@ -1,8 +1,8 @@
-"""Speed of dataset_prep.py, whole process, against the encoder alone and against the usual `datasets.map` route.
+"""Compare dataset_prep.py, the whole process, with its encoder alone and with the usual `datasets.map` route.
 
     python3 perf/bench_dataset_prep.py --tokenizer DIR [--megabytes 250] [--runs 3] [--work DIR]
 
-The text is source and documentation files of Python and the installed packages, each once, an article each.
+The text is source and documentation files of Python and the installed packages: each file once, as one article.
 """
 
 import argparse
@@ -96,8 +96,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "tokenizers" / "codellama_tokenizer")
     parser.add_argument("--megabytes", type=int, default=250)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--work", help="folder for the corpus and datasets, kept; default: a temporary one")
-    parser.add_argument("--no-usual", action="store_true", help="leave the datasets.map route out")
+    parser.add_argument("--work", help="folder for the corpus and datasets, which are kept (default: a temporary one)")
+    parser.add_argument("--no-usual", action="store_true", help="skip the datasets.map route")
     return parser.parse_args()
 
 
@@ -127,11 +127,13 @@ def write_config(work: Path, tokenizer: Path) -> Path:
 
 
 def timed(command: list[str]) -> Times:
-    """Wall and processor seconds of a command with all its processes."""
+    """Wall and processor seconds of a command and all its processes."""
     os.sync()
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return Times(wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
 
 
@@ -148,7 +150,7 @@ def time_usual(work: Path, corpus: Path, tokenizer: Path) -> Times:
 
 
 def time_encoder(corpus: Path, tokenizer: Path) -> Times:
-    """Seconds of encode_batch alone in a fresh process: texts in memory, engine's caches cold, all cores."""
+    """Seconds of encode_batch alone in a new process: texts in memory, cold caches, all cores."""
     code = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
@@ -180,7 +182,7 @@ def check_equal(work: Path) -> None:
     usual = np.load(work / "usual.npy", mmap_mode="r")
     ours = np.concatenate(TokenDataset.open(work / "ours").files)
     assert np.array_equal(usual, ours), "the two routes give different tokens"
-    print(f"both routes: the same {len(ours):,} tokens")
+    print(f"both routes give the same {len(ours):,} tokens")
 
 
 def time_startup() -> float:
@@ -199,7 +201,7 @@ def peak_memory(work: Path, config: Path) -> float:
 def table(times: dict[str, list[Times]], size: float) -> str:
     """Medians; both ratios are to the encoder alone."""
     medians = {
-        name: Times(*(statistics.median(column) for column in zip(*each, strict=True))) for name, each in times.items()
+        name: Times(*(statistics.median(column) for column in zip(*runs, strict=True))) for name, runs in times.items()
     }
     first = medians["encoder alone, two cores"]
     rows = [("route", "seconds", "MB/s", "encoder's speed", "processor seconds", "encoder's share")]

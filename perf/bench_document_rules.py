@@ -1,8 +1,8 @@
-"""What the preparation may do to a document besides encoding it: MB/s of one core's time.
+"""Measure what the preparation does to a document besides encoding it, in MB/s of processor time on one core.
 
     python3 perf/bench_document_rules.py --megabytes 20
 
-The index of the decontamination is made of a tenth of the documents, its speed measured on the others.
+A tenth of the documents make up the decontamination index; the others are measured.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How fast text is generated: ours, plain, compiled and in int8, beside transformers with the same weights.
+"""Measure generation: ours (plain, compiled, int8) next to transformers with the same weights.
 
     python3 perf/bench_generation.py                        # one row, batches, sampling; CPU, 24.9M parameters
     python3 perf/bench_generation.py --quality CHECKPOINT CLEANED_FILE    # size and perplexity of int8
 
-Every round runs each variant once, one after another, so that what else the machine does falls on all of them; tables
-show medians over rounds, ratios are medians of the ratios within a round.
+Each round runs every variant once, so that other work on the machine slows all of them. Tables show medians over the
+rounds; ratios are medians of the ratios within a round.
 """
 
 import argparse
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from model import TransformerLM, create_model, load_model
+from perf.llama_config import llama_config
 from pipeline.configuration import load_config
 from pipeline.exporting.hf_names import to_hf_names
 from pipeline.formats.cleaned_text import from_line
@@ -37,7 +38,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=200, help="new tokens a run")
+    parser.add_argument("--tokens", type=int, default=200, help="new tokens in each run (%(default)s)")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--quality", nargs=2, metavar=("CHECKPOINT", "CLEANED_FILE"))
     args = parser.parse_args()
@@ -62,22 +63,10 @@ def new_model(dtype: str, *, quantize: bool = False) -> TransformerLM:
 
 def transformers_model(model: TransformerLM):
     """transformers' Llama with the same weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    ours = model.config
-    config = LlamaConfig(
-        vocab_size=ours.vocab_size,
-        hidden_size=ours.hidden_size,
-        intermediate_size=ours.ffn_size,
-        num_hidden_layers=ours.num_hidden_layers,
-        num_attention_heads=ours.num_attention_heads,
-        num_key_value_heads=ours.num_key_value_heads,
-        max_position_embeddings=ours.max_position_embeddings,
-        rms_norm_eps=ours.norm_eps,
-        tie_word_embeddings=ours.tie_word_embeddings,
-    )
-    theirs = LlamaForCausalLM(config).to(model.dtype).eval()
-    theirs.load_state_dict(to_hf_names(model.state_dict(), ours), strict=False)
+    theirs = LlamaForCausalLM(llama_config(model.config)).to(model.dtype).eval()
+    theirs.load_state_dict(to_hf_names(model.state_dict(), model.config), strict=False)
     theirs.generation_config.eos_token_id = None
     return theirs
 
@@ -110,7 +99,7 @@ def _writing(model: TransformerLM, settings: GenerationSettings, decoder) -> Cal
 
 
 def _measure(runs: dict[str, Callable[[], object]], rounds: int, tokens: int) -> dict[str, list[float]]:
-    """Tokens a second of every run in every round, after one round that does not count."""
+    """Tokens per second of every run in every round, after one warm-up round."""
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -126,7 +115,7 @@ def _ratio(values: Sequence[float], base: Sequence[float]) -> str:
 
 
 def batch_table(rounds: int, tokens: int = 50) -> str:
-    """What all the rows of a batch write together."""
+    """Tokens per second of all rows of a batch together."""
     runs = {}
     for dtype in DTYPES:
         model = new_model(dtype)
@@ -151,7 +140,7 @@ def _write_batch(model: TransformerLM, count: int, tokens: int) -> None:
 
 
 def sampling_table(rounds: int) -> str:
-    """Top-k before the sort that top-p needs, against sorting everything."""
+    """Top-k before the sort that top-p needs, compared with sorting everything."""
     logits, uniform = torch.randn(16, 32_016), torch.rand(16)
     ways = {"top-k 50, top-p 0.95": {}, "top-p 0.95 alone (sorts all)": {"top_k": 0}}
     rows = [["sampling, 16 × 32,016", "ms"]]
@@ -189,7 +178,7 @@ def quality_table(checkpoint: Path, text_file: Path) -> str:
 
 @torch.inference_mode()
 def perplexity(model: TransformerLM, ids: Sequence[int]) -> float:
-    """Over windows of 512 tokens, each by itself."""
+    """Over separate windows of 512 tokens."""
     windows = [torch.tensor([ids[start : start + 512]]) for start in range(0, len(ids) - 1, 512)]
     losses = [model(window, labels=window)["loss"].float().item() * (window.shape[1] - 1) for window in windows]
     return torch.tensor(sum(losses) / sum(window.shape[1] - 1 for window in windows)).exp().item()

@@ -1,9 +1,9 @@
-"""Time and memory of the output projection with its cross-entropy, forward and backward.
+"""Measure time and memory of the output projection with its cross-entropy, forward and backward.
 
     python3 perf/bench_head_loss.py --rows 3072 --width 384 --vocabulary 32016 --dtype bfloat16
 
-Plain: all logits at once. Chunked: `pipeline.modeling.head_loss`. Each variant runs in a process of its own; memory is
-the process's peak above what it held before the first pass, error that of the weight's gradient against float32.
+Plain: all logits at once. Chunked: `pipeline.modeling.head_loss`. Each variant runs in its own process. Memory is the
+process's peak above what it held before the first pass; the error is that of the weight's gradient against float32.
 """
 
 import argparse
@@ -88,7 +88,8 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     for _ in range(2):
         once()
-    seconds, memory = statistics.median(once() for _ in range(args.repeats)), peak_memory(device) - before
+    seconds = statistics.median(once() for _ in range(args.repeats))
+    memory = peak_memory(device) - before
     found = weight.grad.clone()
     (plain(hidden.detach().float(), weight, targets) / args.rows).backward()
     exact = weight.grad - found

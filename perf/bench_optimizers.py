@@ -1,10 +1,10 @@
-"""Muon against AdamW: the same tokens in the same order, several seeds, and the share of tokens Muon needs.
+"""Compare Muon with AdamW on the same tokens in the same order, with several seeds.
 
     python3 perf/bench_optimizers.py --config my.json --output /tmp/optimizers --seeds 1 2 3
 
-First each optimizer's learning rate is chosen on the first seed, then every seed is trained with the best. The table's
-last column is the tokens after which Muon's validation loss was as low as AdamW's at its end, as a share of AdamW's;
-Muon's rate had not decayed by then, so the share is an upper bound.
+Each optimizer's learning rate is chosen on the first seed; then every seed is trained with the best rate. The table's
+last column is the share of AdamW's tokens after which Muon's validation loss was as low as AdamW's final one. Muon's
+rate had not decayed by then, so the share is an upper bound.
 """
 
 import argparse
@@ -24,12 +24,12 @@ Curve = list[tuple[float, float]]
 
 def main() -> None:
     args = parse_args()
-    adamw_rate = best_rate("adamw", args.adamw_rates, args, beside=args.adamw_rates[0])
-    rates = {"adamw": adamw_rate, "muon": best_rate("muon", args.muon_rates, args, beside=adamw_rate)}
+    adamw_rate = best_rate("adamw", args.adamw_rates, args, adamw_rate=args.adamw_rates[0])
+    rates = {"adamw": adamw_rate, "muon": best_rate("muon", args.muon_rates, args, adamw_rate=adamw_rate)}
     rows = [["seed", f"AdamW {rates['adamw']:g}", f"Muon {rates['muon']:g}", "tokens for the same loss"]]
     shares = []
     for seed in args.seeds:
-        curves = {name: train(name, rates[name], seed, args, beside=adamw_rate) for name in rates}
+        curves = {name: train(name, rates[name], seed, args, adamw_rate=adamw_rate) for name in rates}
         shares.append(share_of_tokens(curves["muon"], curves["adamw"]))
         rows.append([str(seed), f"{curves['adamw'][-1][1]:.4f}", f"{curves['muon'][-1][1]:.4f}", f"{shares[-1]:.0%}"])
     print(format_table(rows, right=(1, 2, 3)))
@@ -47,16 +47,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def best_rate(optimizer: str, rates: list[float], args: argparse.Namespace, *, beside: float) -> float:
+def best_rate(optimizer: str, rates: list[float], args: argparse.Namespace, *, adamw_rate: float) -> float:
     """The rate with the lowest final validation loss on the first seed."""
-    found = {rate: train(optimizer, rate, args.seeds[0], args, beside=beside)[-1][1] for rate in rates}
+    found = {rate: train(optimizer, rate, args.seeds[0], args, adamw_rate=adamw_rate)[-1][1] for rate in rates}
     print(f"{optimizer}: " + ", ".join(f"{rate:g} → {loss:.4f}" for rate, loss in found.items()), flush=True)
     return min(found, key=found.get)
 
 
-def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace, *, beside: float) -> Curve:
-    """(step, validation loss) over the run, every step of as many tokens. `beside`: AdamW's rate for what Muon leaves
-    to it, which is AdamW's best."""
+def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace, *, adamw_rate: float) -> Curve:
+    """(step, validation loss) over the run; every step has the same number of tokens.
+
+    Args:
+        adamw_rate: the learning rate of the parameters that Muon leaves to AdamW.
+    """
     folder = args.output / f"{optimizer}_{rate:g}_{seed}"
     if not (folder / "done").exists():
         settings = {
@@ -64,11 +67,12 @@ def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace, *, b
             "paths.checkpoint_dir": folder / "checkpoints",
             "training.optimizer": optimizer,
             "training.seed": seed,
-            "training.learning_rate": rate if optimizer == "adamw" else beside,
+            "training.learning_rate": rate if optimizer == "adamw" else adamw_rate,
             "training.min_learning_rate": 0.0,
             "training.sample_prompts": "[]",
         }
-        settings |= {"training.muon_learning_rate": rate} if optimizer == "muon" else {}
+        if optimizer == "muon":
+            settings["training.muon_learning_rate"] = rate
         options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
         command = [sys.executable, str(ROOT / "train.py"), "--config", args.config, *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -77,7 +81,7 @@ def train(optimizer: str, rate: float, seed: int, args: argparse.Namespace, *, b
 
 
 def share_of_tokens(faster: Curve, slower: Curve) -> float:
-    """Where `faster` first is as low as `slower` at its end, between two validations linearly."""
+    """The share of steps after which `faster` is as low as `slower` at its end, interpolated between validations."""
     steps, target = slower[-1]
     before = faster[0]
     for point in faster:

@@ -1,9 +1,9 @@
-"""Total tokens a second that clients get from the server: one alone, then several at once.
+"""Measure the tokens per second that clients get from the server: one alone, then several at once.
 
     python3 perf/bench_server.py --clients 1 4 16                    # a 25M model with random weights
     python3 perf/bench_server.py --checkpoint latest --device cuda
 
-The server is a process of its own; each client streams one completion after another.
+The server runs in its own process; each client streams one completion.
 """
 
 import argparse
@@ -27,10 +27,10 @@ sys.path.insert(0, str(CHECKOUT))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="a checkpoint file, a run folder, or latest; left out: random weights")
+    parser.add_argument("--checkpoint", help="a checkpoint file, a run folder, or latest (default: random weights)")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--tokens", type=int, default=100, help="new tokens of each completion")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each row; medians are shown")
+    parser.add_argument("--tokens", type=int, default=100, help="new tokens in each completion (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each row (%(default)s)")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ class RunningServer:
 
 @contextmanager
 def running_server(checkpoint: str, device: str) -> Iterator[RunningServer]:
-    """server.py in a process of its own, on a free port."""
+    """server.py in its own process, on a free port."""
     command = [sys.executable, str(CHECKOUT / "server.py"), "--checkpoint", f"m={checkpoint}"]
     with subprocess.Popen([*command, "--port", "0", "--device", device], stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -73,7 +73,7 @@ def measure_all(url: str, args: argparse.Namespace) -> None:
 
 
 async def measure(url: str, clients: int, tokens: int) -> tuple[float, float]:
-    """(tokens a second over all clients, median seconds to the first token)."""
+    """(tokens per second over all clients, median seconds to the first token)."""
     async with httpx.AsyncClient(timeout=600) as client:
         start = time.perf_counter()
         answers = await asyncio.gather(*(complete(client, url, tokens, seed) for seed in range(clients)))
@@ -83,23 +83,29 @@ async def measure(url: str, clients: int, tokens: int) -> tuple[float, float]:
 
 
 async def complete(client: httpx.AsyncClient, url: str, tokens: int, seed: int) -> tuple[int, float]:
+    """(tokens received, seconds to the first one)."""
     body = {"prompt": f"The history of {seed} begins with", "max_tokens": tokens, "seed": seed, "stream": True}
-    start, first, count = time.perf_counter(), 0.0, 0
+    start = time.perf_counter()
+    first = 0.0
+    count = 0
     async with client.stream("POST", f"{url}/v1/completions", json=body) as response:
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
                 first = first or time.perf_counter() - start
-                count += "choices" in json.loads(line[6:])
+                if "choices" in json.loads(line[6:]):
+                    count += 1
     return count, first
 
 
 def random_checkpoint(folder: Path) -> Path:
-    """A checkpoint of the default model with random weights that never ends a text, and a byte-sized tokenizer."""
+    """A checkpoint of the default model with random weights, which never ends a text, and a tokenizer of 400 pieces."""
     import torch
 
     from model import create_model
     from pipeline.configuration import load_config
     from pipeline.formats.checkpoint import write_checkpoint
+    from pipeline.formats.checkpoint_tokenizer import describe_tokenizer
+    from pipeline.formats.run_folders import LATEST_NAME
     from tokenizer import WikipediaTokenizer
 
     (folder / "words.txt").write_bytes(Path(__file__).read_bytes())
@@ -112,10 +118,14 @@ def random_checkpoint(folder: Path) -> Path:
         model.model.embed_tokens.weight[tokenizer.vocab_size :] = 0
         model.model.embed_tokens.weight[: tokenizer.vocab_size] *= 20
         model.model.embed_tokens.weight[2] = 0
-    described = {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
-    path = folder / "checkpoint_latest.pt"
-    write_checkpoint(path, {"model": model.state_dict(), "config": config.to_dict(), "tokenizer": described, "step": 0})
-    return path
+    content = {
+        "model": model.state_dict(),
+        "config": config.to_dict(),
+        "tokenizer": describe_tokenizer(tokenizer),
+        "step": 0,
+    }
+    write_checkpoint(folder / LATEST_NAME, content)
+    return folder / LATEST_NAME
 
 
 if __name__ == "__main__":

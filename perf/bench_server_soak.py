@@ -1,9 +1,9 @@
-"""Clients that come, go and send rubbish, for some minutes: no error that is not theirs, memory flat.
+"""Soak the server for some minutes with clients that finish, leave early or send rubbish; watch errors and memory.
 
     python3 perf/bench_server_soak.py --minutes 5
 
-The server is a process of its own on this machine, over a 25M model with random weights. Exits with 1 where an answer
-was wrong: a well-formed request that got none, rubbish that was not refused with a 4xx, or a 5xx.
+The server runs in its own process on this machine, with a 25M model of random weights. The exit code is 1 if an answer
+was wrong: none to a well-formed request, anything but a 4xx to rubbish, or a 5xx.
 """
 
 import argparse
@@ -62,7 +62,7 @@ async def soak(url: str, pid: int, args: argparse.Namespace) -> tuple[collection
         await asyncio.gather(*visitors)
         health = (await client.get("/health")).json()
         if (health["running"], health["waiting"]) != (0, 0):
-            counts[f"wrong: {health} after all have left"] += 1
+            counts[f"wrong: {health} after all clients had left"] += 1
     return counts, memory
 
 
@@ -77,7 +77,7 @@ async def complete(client: httpx.AsyncClient, chance: random.Random) -> str:
     body = {"prompt": "x " * chance.randint(1, 200), "max_tokens": chance.randint(1, 60), "seed": chance.randint(0, 9)}
     answer = await client.post("/v1/completions", json=body)
     if answer.status_code == 429:
-        return "told to come again"
+        return "asked to try again later"
     whole = answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == body["max_tokens"]
     return "answered" if whole else f"wrong: {answer.status_code} {answer.text[:80]}"
 
@@ -86,7 +86,7 @@ async def leave_early(client: httpx.AsyncClient, chance: random.Random) -> str:
     body = {"prompt": "x", "max_tokens": 800, "stream": True}
     async with client.stream("POST", "/v1/completions", json=body) as answer:
         if answer.status_code == 429:
-            return "told to come again"
+            return "asked to try again later"
         remaining = chance.randint(0, 20)
         async for line in answer.aiter_lines():
             if '"error"' in line:

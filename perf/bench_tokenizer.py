@@ -1,9 +1,9 @@
-"""How fast each engine encodes the same documents to the same ids, in one run.
+"""Measure how fast each engine encodes the same documents to the same ids, in one run.
 
     python3 perf/bench_tokenizer.py --tokenizer tokenizers/codellama_tokenizer --megabytes 200
 
-Rounds go through the engines in turn, so that a slow minute of the machine meets all of them; the table shows medians
-and each one's ratio to Hugging Face's `encode_batch_fast`. Every engine's ids are compared with gigatoken's first.
+The engines take turns within a round, so that a slow minute of the machine affects all of them. The table shows medians
+and each engine's ratio to Hugging Face's `encode_batch_fast`. Every engine's ids are first compared with gigatoken's.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from pipeline.tokenization.bulk_encoding import BulkEncoder
 from tokenizer import WikipediaTokenizer, load_tokenizer
 from utils.terminal import format_table
 
-_DOCUMENT_CHARACTERS = 6_000  # about a Wikipedia article with its shape
+_DOCUMENT_CHARACTERS = 6_000  # roughly a Wikipedia article
 _BATCH = 1_000
-_SLOW_SHARE = 10  # engines other than gigatoken get every tenth batch: at 10 MB/s all of them would take minutes
+_SLOW_SHARE = 10  # other engines than gigatoken get every tenth batch: at 10 MB/s all batches would take minutes
 
 Engine = Callable[[Sequence[str]], list]
 
@@ -66,7 +66,7 @@ def compare_ids(engines: dict[str, Engine], texts: Sequence[str]) -> None:
     rows = {name: [list(map(int, row)) for row in engine(texts)] for name, engine in engines.items()}
     first = next(iter(rows))
     for name in rows:
-        assert rows[name] == rows[first], f"{name} gives other ids than {first}"
+        assert rows[name] == rows[first], f"the ids of {name} differ from those of {first}"
     print(f"{len(engines)} engines give the same ids for {len(texts)} documents")
 
 
@@ -100,9 +100,11 @@ def table(speeds: dict[str, list[float]]) -> str:
 
 
 def memory(tokenizer: WikipediaTokenizer, batches: Iterable[Sequence[str]], what: str) -> None:
-    """What the bulk engine's caches grow to, never renewed."""
+    """Print how the bulk engine's caches grow if they are never renewed."""
     encoder = BulkEncoder(tokenizer.vocabulary, reference=tokenizer.encode_batch_reference, renew_after=1 << 60)
-    before, done, mark = resident_megabytes(), 0.0, 50.0
+    before = resident_megabytes()
+    done = 0.0
+    mark = 50.0
     for batch in batches:
         encoder.encode(batch)
         done += sum(map(size, batch)) / 1e6

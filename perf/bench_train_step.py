@@ -1,14 +1,14 @@
-"""Times one training step, ours and others', at the same shape in the same run.
+"""Time one training step, ours and others', with the same shape in the same run.
 
     python3 perf/bench_train_step.py --device cpu --batch-size 12 --context 256 --set model.num_hidden_layers=6 \\
         --set model.num_key_value_heads=6 --transformers --nanogpt ~/nanoGPT
     python3 perf/bench_train_step.py --device cuda --config configs/110m.json --context 1024 --nanogpt ~/nanoGPT \\
         --nanochat ~/nanochat
 
-Each contender runs in a process of its own, all of them in turn, `--rounds` times, with random ids and no loader; the
-first round starts with an empty compiler cache. The table has medians over the rounds. Utilisation is
-(6 N + 12 L C T) a token against the device's dense bf16 peak, N for each contender as for ours. Others' code is not
-part of the project: name the folder of a clone. Ours alone needs nothing but torch.
+Each contender runs in its own process, with random ids and no loader; they take turns, `--rounds` times. The first
+round starts with an empty compiler cache. The table shows medians over the rounds. Utilisation is (6 N + 12 L C T)
+FLOPs per token against the device's dense bf16 peak, with our N for every contender. The code of nanoGPT and nanochat
+is not part of this project: name the folder of a clone. Our own step needs only torch.
 """
 
 import argparse
@@ -33,8 +33,9 @@ from utils.terminal import format_bytes, format_table  # noqa: E402
 def main() -> None:
     args = parse_args()
     config = load_config_from(args)
-    contenders = {"ours": None}
-    contenders |= {"transformers": None} if args.transformers else {}
+    contenders: dict[str, str | None] = {"ours": None}
+    if args.transformers:
+        contenders["transformers"] = None
     contenders |= {name: getattr(args, name) for name in ("nanogpt", "nanochat") if getattr(args, name)}
     shape = json.dumps(section_to_dict(config.model) | {"max_position_embeddings": args.context})
     results: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
@@ -54,15 +55,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--batch-size", type=int, default=12)
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=10, help="timed steps a round, after three others")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps in each round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor seconds, on a machine that others use"
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor seconds, for a machine that is busy"
     )
-    parser.add_argument("--eager", action="store_true", help="nobody compiles")
-    parser.add_argument("--transformers", action="store_true", help="also Hugging Face's Llama, which is installed")
-    parser.add_argument("--nanogpt", metavar="FOLDER", help="also nanoGPT")
-    parser.add_argument("--nanochat", metavar="FOLDER", help="also nanochat")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--transformers", action="store_true", help="also Hugging Face's Llama")
+    parser.add_argument("--nanogpt", metavar="FOLDER", help="also nanoGPT, a clone")
+    parser.add_argument("--nanochat", metavar="FOLDER", help="also nanochat, a clone")
     return parser.parse_args()
 
 
@@ -70,8 +71,10 @@ def run_contender(name: str, folder: str | None, shape: str, args: argparse.Name
     command = [sys.executable, str(ROOT / "perf" / "train_step_contenders.py"), name, "--shape", shape]
     command += ["--device", args.device, "--dtype", args.dtype, "--batch-size", str(args.batch_size)]
     command += ["--context", str(args.context), "--steps", str(args.steps), "--clock", args.clock]
-    command += ["--folder", folder] if folder else []
-    command += ["--eager"] if args.eager else []
+    if folder:
+        command += ["--folder", folder]
+    if args.eager:
+        command += ["--eager"]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "NANOCHAT_DTYPE": args.dtype}
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     return json.loads(output.splitlines()[-1])
@@ -84,7 +87,7 @@ def table(results: dict[str, list[dict[str, float]]], tokens: int, flops_per_tok
     rows = [["", "tokens/s", "ours is faster by", "utilisation", "peak memory", "first step"]]
     for name, rounds in results.items():
         memory = statistics.median(result["memory"] for result in rounds)
-        share = f"{speeds[name] * flops_per_token / peak:.1%}" if peak else "peak not known"
+        share = f"{speeds[name] * flops_per_token / peak:.1%}" if peak else "peak unknown"
         ratio = f"{speeds['ours'] / speeds[name]:.2f}"
         rows.append([name, f"{speeds[name]:,.0f}", ratio, share, format_bytes(memory), f"{rounds[0]['first']:.0f} s"])
     return format_table(rows, right=range(1, 6))

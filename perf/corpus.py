@@ -1,4 +1,4 @@
-"""Text for measurements that every machine has: the source files of Python's library and the installed packages.
+"""Text that every machine has, for measurements: source files of Python's library and the installed packages.
 
 texts = package_texts(megabytes=200)    # each file once, whole, in a fixed order
 """
@@ -10,8 +10,9 @@ from pathlib import Path
 
 
 def package_texts(megabytes: float) -> list[str]:
-    """Different texts, one a source or documentation file, `megabytes` together or all there are."""
-    texts, size = [], 0
+    """Distinct texts, one per source or documentation file: `megabytes` in all, or as many as there are."""
+    texts = []
+    size = 0
     for text in _package_files():
         if size >= megabytes * 1e6:
             break

@@ -1,6 +1,6 @@
-"""The training steps that `train_step.py` compares: one contender a process, one line of JSON as the result.
+"""The training steps that `bench_train_step.py` compares: one contender per process, one line of JSON as the result.
 
-Each builds a model of the asked shape and returns a function that makes one step of forward, backward, AdamW.
+Each function builds a model of the given shape and returns a step: forward, backward, optimizer.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from perf.llama_config import llama_config  # noqa: E402
 from pipeline.modeling.config import ModelConfig  # noqa: E402
 from pipeline.training.config import TrainingConfig  # noqa: E402
 from utils.devices import peak_memory, resolve_device  # noqa: E402
@@ -51,27 +52,16 @@ def ours(shape: ModelConfig, ids: torch.Tensor, dtype: str, compiled: bool) -> S
 
 def transformers(shape: ModelConfig, ids: torch.Tensor, dtype: str, compiled: bool) -> Step:
     """Hugging Face's Llama with autocast, SDPA and the fused AdamW."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_key_value_heads,
-        intermediate_size=shape.ffn_size,
-        max_position_embeddings=shape.max_position_embeddings,
-        tie_word_embeddings=shape.tie_word_embeddings,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(config).to(ids.device).train()
+    model = LlamaForCausalLM(llama_config(shape, attn_implementation="sdpa")).to(ids.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     forward = torch.compile(model) if compiled else model
     return _autocast_step(lambda: forward(input_ids=ids, labels=ids, use_cache=False).loss, optimizer, ids, dtype)
 
 
 def nanogpt(shape: ModelConfig, ids: torch.Tensor, dtype: str, compiled: bool, *, folder: str) -> Step:
-    """nanoGPT's model, its own optimizer setting and its own training loop's autocast; no GQA there."""
+    """nanoGPT's model with its own optimizer settings and its training loop's autocast; it has no GQA."""
     sys.modules.pop("model", None)
     sys.path.insert(0, folder)
     from model import GPT, GPTConfig
@@ -94,7 +84,7 @@ def nanogpt(shape: ModelConfig, ids: torch.Tensor, dtype: str, compiled: bool, *
 
 
 def nanochat(shape: ModelConfig, ids: torch.Tensor, dtype: str, compiled: bool, *, folder: str) -> Step:
-    """nanochat's model (value embeddings, ReLU²) with its own optimizer; NANOCHAT_DTYPE is set by the caller."""
+    """nanochat's model (value embeddings, ReLU²) with its own optimizer; the caller sets NANOCHAT_DTYPE."""
     sys.path.insert(0, folder)
     from nanochat.gpt import GPT, GPTConfig
 

@@ -1,7 +1,8 @@
-"""Raw articles for benchmarks, in the shape of Wikimedia's structured contents.
+"""Raw articles for benchmarks, in the format of Wikimedia's structured contents.
 
-The text is the source text of Python and the installed packages, which does not repeat itself. What surrounds it
-(versions, licences, links, infoboxes) is made up, in about the proportion of real articles: text is 40% of the bytes.
+The text is source code of Python and the installed packages, which does not repeat itself. Everything around it
+(versions, licences, links, infoboxes) is made up in the proportions of real articles, in which text is about 40% of the
+bytes.
 """
 
 import random
@@ -16,7 +17,7 @@ _SITE = "https://en.wikipedia.org/wiki/"
 
 
 def structured_articles(megabytes: float) -> Iterator[dict[str, Any]]:
-    """Articles whose text is `megabytes` altogether, of a few hundred characters to a few hundred thousand."""
+    """Articles with `megabytes` of text in all, from a few hundred characters to a few hundred thousand."""
     draw = random.Random(0)
     for number, article in enumerate(package_texts(megabytes)):
         paragraphs = [" ".join(part.split()) for part in article.split("\n\n") if part.strip()]

@@ -16,7 +16,7 @@ from pipeline.preparation.input_shards import record_shards
 from utils.errors import PipelineError
 
 ARTICLES = [{"title": f"Article {i}", "text": f"Montréal ☃ {i}\n\nsecond\u2028line"} for i in range(200)]
-JSON_LINES = "".join(json.dumps(each, ensure_ascii=i % 2 == 0) + "\n" for i, each in enumerate(ARTICLES)).encode()
+JSON_LINES = "".join(json.dumps(record, ensure_ascii=i % 2 == 0) + "\n" for i, record in enumerate(ARTICLES)).encode()
 PAGE = "<page><title>{}</title><ns>{}</ns>{}<revision><text>old</text></revision>"
 PAGE += "<revision><text>{}</text></revision></page>"
 
