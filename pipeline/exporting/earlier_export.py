@@ -1,4 +1,4 @@
-"""What an earlier export wrote, recognised by a mark in its weights; nothing else is ever replaced.
+"""Recognise an earlier export by a mark in its weights, and replace it; nothing else is ever replaced.
 
 refuse_to_replace(folder, overwrite=args.overwrite)
 replace_folder(folder, by=temporary)
@@ -26,7 +26,7 @@ _GGUF_MAGIC = b"GGUF"
 
 
 def refuse_to_replace(directory: Path, *, overwrite: bool) -> None:
-    """Raises PipelineError if `directory` is there and is not an earlier export that may be replaced."""
+    """Raise PipelineError if `directory` exists and is not an earlier export that may be replaced."""
     if not directory.exists() and not directory.is_symlink():
         return
     if not _is_export(directory):
@@ -34,7 +34,7 @@ def refuse_to_replace(directory: Path, *, overwrite: bool) -> None:
     others = sorted(path.name for path in directory.iterdir() if path.name not in EXPORTED_NAMES)
     if others:
         raise PipelineError(
-            f"{directory} holds {', '.join(others[:5])}, which no export wrote, so it is not replaced; move that away, "
+            f"{directory} holds {', '.join(others[:5])}, which no export wrote, so it is not replaced; move those, "
             "or name another folder with --output"
         )
     if not overwrite:
@@ -42,7 +42,7 @@ def refuse_to_replace(directory: Path, *, overwrite: bool) -> None:
 
 
 def refuse_to_replace_file(path: Path, *, overwrite: bool) -> None:
-    """The same for a GGUF file."""
+    """Raise PipelineError if `path` exists and is not a GGUF file that may be replaced."""
     if not path.exists() and not path.is_symlink():
         return
     if not path.is_file() or not _is_gguf(path):

@@ -1,4 +1,4 @@
-"""What other programs say of a model, and what its weights' shapes say → the keys of our `model` section."""
+"""Derive the keys of our `model` section from another program's configuration and the shapes of its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pipeline.exporting.hf_config import ARCHITECTURES, model_config
 from pipeline.modeling.config import ModelConfig
 from utils.errors import PipelineError
 
-# Our key → the names that other programs have for it, the more telling first.
+# Our key → the names that other programs use for it, the most specific first.
 _ALIASES = {
     "vocab_size": ("padded_vocab_size", "vocab_size", "n_vocab"),
     "hidden_size": ("hidden_size", "n_embd", "n_embed", "dim", "d_model", "embed_dim", "embedding_dim"),
@@ -36,28 +36,34 @@ _WORDS = {
     "activation": {"swiglu": "swiglu", "silu": "swiglu", "llamamlp": "swiglu"}
     | {"geglu": "geglu", "gemmamlp": "geglu", "reglu": "reglu"},
 }
-# What our model does not have, unless it has one of these values.
+# Properties that our model lacks, unless they have one of these values.
 _ONLY = {
     **{"rotary_percentage": (None, 1), "rope_condense_ratio": (None, 1), "use_scaled_rope": (None, False)},
     **{"sliding_window_size": (None,), "attention_logit_softcapping": (None,), "final_logit_softcapping": (None,)},
     **{"parallel_residual": (None, False), "scale_embeddings": (None, False), "attention_scores_scalar": (None,)},
 }
-_GUESSED = ("max_position_embeddings", "rope_theta", "norm", "norm_eps", "activation")  # which shapes do not tell
+_GUESSED = (
+    "max_position_embeddings",
+    "rope_theta",
+    "norm",
+    "norm_eps",
+    "activation",
+)  # the shapes do not determine these
 
 
 @dataclass(frozen=True)
 class ForeignConfig:
-    """`values` are keys of our `model` section; `assumed` those of them that are nothing but our defaults."""
+    """`values` are keys of our `model` section; `assumed` are those that are just our defaults."""
 
     values: dict[str, Any]
     assumed: tuple[str, ...]
 
 
-def foreign_config(stated: Mapping[str, Any], state: Mapping[str, Tensor], *, origin: str) -> ForeignConfig:
+def foreign_config(stated: Mapping[str, object], state: Mapping[str, Tensor], *, origin: str) -> ForeignConfig:
     """The model's configuration from what the file or ``--model-config`` states and from the weights `state`.
 
     Raises:
-        PipelineError: the two contradict each other, or the number of heads is not stated.
+        PipelineError: the two contradict each other, or neither gives the number of heads.
     """
     said = _stated_values(stated, origin)
     seen = _seen_values(state, origin)
@@ -71,7 +77,7 @@ def foreign_config(stated: Mapping[str, Any], state: Mapping[str, Tensor], *, or
     return ForeignConfig(values | {key: getattr(defaults, key) for key in assumed}, assumed)
 
 
-def _stated_values(stated: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def _stated_values(stated: Mapping[str, object], origin: str) -> dict[str, Any]:
     model = stated.get("model")
     stated = {**stated, **model} if isinstance(model, Mapping) else stated  # ours, and others' nested ones
     if stated.get("model_type") in ARCHITECTURES:
@@ -87,7 +93,7 @@ def _stated_values(stated: Mapping[str, Any], origin: str) -> dict[str, Any]:
     return values
 
 
-def _translated(key: str, value: Any, origin: str) -> Any:
+def _translated(key: str, value: object, origin: str) -> object:
     if key not in _WORDS:
         return value
     word = _WORDS[key].get(str(value).lower())
@@ -98,7 +104,7 @@ def _translated(key: str, value: Any, origin: str) -> Any:
 
 
 def _seen_values(state: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
-    """What the shapes alone say."""
+    """The keys that the shapes determine."""
     embedding = state.get("model.embed_tokens.weight")
     if embedding is None or embedding.dim() != 2:
         raise PipelineError(f"{origin} has no embedding matrix that is recognised; expected model.embed_tokens.weight")
@@ -122,15 +128,16 @@ def _seen_values(state: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
 
 
 def _heads(values: Mapping[str, Any], state: Mapping[str, Tensor], origin: str) -> dict[str, int]:
-    """The numbers of heads: the shapes give the key-value heads' number once that of the query heads is known."""
+    """The numbers of heads: given the query heads, the shapes determine the key-value heads."""
     width = values["hidden_size"]
     size = _head_size(state)
     heads = values.get("num_attention_heads") or (width // size if size else None)
     if not isinstance(heads, int) or width % heads:
         raise PipelineError(
-            f"{origin}: the number of heads is {heads or 'not stated'}, and shapes do not tell it; expected a divisor "
-            f"of hidden_size {width}; say it in a JSON file: --model-config FILE with the key num_attention_heads (and "
-            "max_position_embeddings, rope_theta, norm_eps, if they are not ours: 1024, 10000, 1e-5)"
+            f"{origin}: the number of heads is {heads or 'not stated'}, and the shapes do not determine it; expected a "
+            f"divisor of hidden_size {width}; state it in a JSON file: --model-config FILE with the key "
+            "num_attention_heads (and max_position_embeddings, rope_theta, norm_eps, if they are not ours: 1024, "
+            "10000, 1e-5)"
         )
     rows = _key_rows(state, width)
     groups = rows * heads // width
@@ -144,7 +151,7 @@ def _heads(values: Mapping[str, Any], state: Mapping[str, Tensor], origin: str) 
 
 
 def _head_size(state: Mapping[str, Tensor]) -> int | None:
-    """A norm of queries has the size of a head."""
+    """The head size, which the norm of the queries shows; None without such a norm."""
     return next((tensor.shape[0] for name, tensor in state.items() if name.endswith(".q_norm.weight")), None)
 
 

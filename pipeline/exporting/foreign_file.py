@@ -1,4 +1,4 @@
-"""A checkpoint of another program → its weights and what it says of the model, read without running code.
+"""Read another program's checkpoint without running code: its weights and what it says about the model.
 
 file = read_foreign_file(Path("110MPre-Trained.pt"))     # file.weights, file.config, file.step
 """
@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,19 +25,19 @@ _PLAIN_CLASSES = [argparse.Namespace, pathlib.PosixPath]  # hold values and no c
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """What a file holds: `weights` under its own names, `config` empty if it says nothing."""
+    """The content of a file: `weights` under its own names; `config` is empty if the file holds none."""
 
     path: Path
     weights: dict[str, Tensor]
-    config: dict[str, Any]
+    config: dict[str, object]
     step: int | None
 
 
 def read_foreign_file(path: Path) -> ForeignFile:
-    """Read ``.safetensors``, or what `torch.save` wrote: a state dict, alone or in a dict with others.
+    """Read a ``.safetensors`` file, or a file of `torch.save`: a state dict, alone or inside a dict.
 
     Raises:
-        PipelineError: no such file, one that is damaged or could run code, or one without weights.
+        PipelineError: the file does not exist, is damaged, could run code, or has no weights.
     """
     if path.is_dir():
         raise PipelineError(
@@ -61,7 +60,7 @@ def read_foreign_file(path: Path) -> ForeignFile:
     return ForeignFile(path, tensors, _config_of(content), step)
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path) -> dict[str, object]:
     """The JSON object of ``--model-config``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -76,7 +75,7 @@ def _read_pickle(path: Path) -> object:
     try:
         with torch.serialization.safe_globals([*_PLAIN_CLASSES]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for one and the same trouble
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for the same problem
         found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
         if found:
             raise PipelineError(f"{path} holds {found[1]}, {_convert_hint(path)}") from None
@@ -106,11 +105,12 @@ def _has_tensors(value: object) -> bool:
     return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
 
 
-def _config_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the file's configurations say; the one that is about the model alone wins."""
-    config: dict[str, Any] = {}
+def _config_of(content: Mapping[str, object]) -> dict[str, object]:
+    """The file's configurations merged; the one about the model alone wins."""
+    config: dict[str, object] = {}
     for key in reversed(CONFIG_KEYS):
         value = content.get(key)
         value = vars(value) if isinstance(value, argparse.Namespace) else value
-        config |= dict(value) if isinstance(value, Mapping) else {}
+        if isinstance(value, Mapping):
+            config |= value
     return config

@@ -2,7 +2,7 @@
 
     import_checkpoint(path, config, ImportOptions(rotation="pairs"), tokenizer_dir=None, output=folder)
 
-The weights must make a whole model: one that is missing, has another shape or is not recognised is an error.
+The weights must form a whole model: a weight that is missing, has another shape or is not recognised is an error.
 """
 
 import json
@@ -29,7 +29,7 @@ from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer, load_t
 from utils.errors import PipelineError
 
 _SHOWN = 8  # names in a message at most
-_NOTABLE = 0.05  # nats a token: below that two losses say nothing
+_NOTABLE = 0.05  # nats per token; a smaller difference between two losses means nothing
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _whole_config(found: ForeignConfig, base: Config, tokenizer: WikipediaTokeni
 
 
 def _hf_state(mapped: Mapped, config: ModelConfig, *, pairs: bool) -> dict[str, Tensor]:
-    """All weights under Hugging Face's names, each by itself, RoPE by halves."""
+    """All weights under Hugging Face's names, none fused, with RoPE by halves."""
     state = split_fused(mapped.state, heads=config.num_attention_heads, key_value_heads=config.num_key_value_heads)
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
@@ -176,7 +176,7 @@ def _report(file: ForeignFile, mapped: Mapped, found: ForeignConfig) -> Iterable
     yield f"  model: {json.dumps(found.values)}"
     if found.assumed:
         assumed = ", ".join(f"{key} {found.values[key]}" for key in found.assumed)
-        yield f"  assumed, as neither file nor shapes say it: {assumed}; if that is wrong: --model-config FILE"
+        yield f"  assumed, as neither the file nor the shapes say so: {assumed}; if that is wrong: --model-config FILE"
     if mapped.computed:
         yield f"  left out, as the configuration gives them: {_listed(mapped.computed)}"
     if mapped.unknown:
@@ -186,7 +186,7 @@ def _report(file: ForeignFile, mapped: Mapped, found: ForeignConfig) -> Iterable
 def _rotation_report(
     mapped: Mapped, config: ModelConfig, tokenizer: WikipediaTokenizer | None, *, pairs: bool
 ) -> Iterable[str]:
-    """Which values RoPE is taken to rotate together, and with a tokenizer what a sample text says of that."""
+    """Which values RoPE is assumed to rotate together and, given a tokenizer, how well a sample text fits that."""
     used, other = ("pairs", "halves") if pairs else ("halves", "pairs")
     yield f"  RoPE rotates {used}{', so rows were reordered' if pairs else ''}; if the text is nonsense: --rope {other}"
     if tokenizer is None:

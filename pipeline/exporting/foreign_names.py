@@ -1,7 +1,7 @@
-"""Weights under the names of other programs → Hugging Face's names and order of rows.
+"""Map other programs' names of weights to Hugging Face's names and order of rows.
 
-Known are the names of Hugging Face's Llama and Qwen3, litgpt, Meta's Llama (llama2.c, gpt-fast, torchtitan, torchtune)
-and their mixtures, as code in the manner of nanoGPT has them; queries, keys and values fused or not, gate and up too.
+The names of Hugging Face's Llama and Qwen3, of litgpt and of Meta's Llama (llama2.c, gpt-fast, torchtitan, torchtune)
+are known, and mixtures of them as in code in nanoGPT's style. Queries, keys and values may be fused, gate and up too.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from utils.errors import PipelineError
 
-# Wrappers that stand before the names: DataParallel, torch.compile, Lightning, the class of the model itself.
+# Wrappers that precede the names: DataParallel, torch.compile, Lightning, the class of the model itself.
 _WRAPPERS = {"_orig_mod", "_forward_module", "module", "model", "transformer", "decoder", "net"}
 _TOP = {
     "model.embed_tokens": ("embed_tokens", "tok_embeddings", "wte", "tok_emb", "token_embedding", "token_embeddings"),
@@ -50,7 +50,7 @@ _MODULES = {
     **dict.fromkeys(("self_attn", "attention", "attn"), ("self_attn", _ATTENTION)),
     **dict.fromkeys(("mlp", "feed_forward", "ffn", "ff"), ("mlp", _FEED_FORWARD)),
 }
-# Programs with these names rotate neighbouring values of a query, ours and Hugging Face's its halves.
+# Programs with these names rotate neighbouring values of a query; this project and Hugging Face rotate its halves.
 _PAIR_NAMES = {"wq", "wqkv", "rms_1", "sa_norm"}
 # Buffers that follow from the configuration.
 _COMPUTED = {"inv_freq", "freqs", "freqs_cis", "freqs_cos", "freqs_sin", "cos", "sin", "cos_cached", "sin_cached"}
@@ -59,16 +59,20 @@ _COMPUTED |= {"mask", "causal_mask", "tril"}
 
 @dataclass(frozen=True)
 class Mapped:
-    """A state dict sorted out: `state` under Hugging Face's names (fused matrices still whole)."""
+    """A mapped state dict: `state` has Hugging Face's names; fused matrices are still whole."""
 
     state: dict[str, Tensor]
-    computed: tuple[str, ...]  # buffers that are left out, as the configuration says all of it
+    computed: tuple[str, ...]  # buffers that are left out, as they follow from the configuration
     unknown: tuple[str, ...]
     rotates_pairs: bool
 
 
 def map_names(weights: Mapping[str, Tensor]) -> Mapped:
-    """Raises PipelineError if two of the names mean the same weight."""
+    """Map every name.
+
+    Raises:
+        PipelineError: two names mean the same weight.
+    """
     state: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     computed: list[str] = []
@@ -81,7 +85,8 @@ def map_names(weights: Mapping[str, Tensor]) -> Mapped:
         elif target in state:
             raise PipelineError(f"{origin[target]} and {name} both mean {target}; expected one of them")
         else:
-            state[target], origin[target] = tensor, name
+            state[target] = tensor
+            origin[target] = name
     words = {word for name in origin.values() for word in name.split(".")}
     return Mapped(state, tuple(computed), tuple(unknown), bool(words & _PAIR_NAMES))
 
@@ -125,7 +130,7 @@ def _is_computed(name: str, tensor: Tensor) -> bool:
 
 
 def split_fused(state: Mapping[str, Tensor], *, heads: int, key_value_heads: int) -> dict[str, Tensor]:
-    """Every fused matrix as its parts."""
+    """Split every fused matrix into its parts."""
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         prefix, _, module = name.removesuffix(".weight").rpartition(".")
@@ -149,7 +154,7 @@ def split_fused(state: Mapping[str, Tensor], *, heads: int, key_value_heads: int
 
 
 def _ungroup(tensor: Tensor, queries: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(K · (Q + 2) · D, C), a group's queries, key and value below one another → queries, keys, values."""
+    """(K · (Q + 2) · D, C), with each group's queries, key and value in consecutive rows → queries, keys, values."""
     grouped = tensor.view(groups, queries + 2, -1, tensor.shape[-1])  # (K, Q + 2, D, C)
     q, k, v = grouped[:, :-2], grouped[:, -2], grouped[:, -1]
     width = tensor.shape[-1]

@@ -1,4 +1,4 @@
-"""What an imported model makes of a piece of text: the one thing that tells which way its RoPE rotates.
+"""Score an imported model on a piece of text, the only way to tell which values its RoPE rotates together.
 
 losses = sample_losses({"pairs": weights, "halves": others}, config, tokenizer)     # {"pairs": 9.1, "halves": 3.2}
 """
@@ -27,7 +27,7 @@ local history."""
 def sample_losses(
     states: Mapping[str, Mapping[str, Tensor]], config: ModelConfig, tokenizer: "WikipediaTokenizer"
 ) -> dict[str, float]:
-    """Mean loss, in nats a token of `TEXT`, of each of `states` (weights under Hugging Face's names)."""
+    """The mean loss on `TEXT` in nats per token of each of `states` (weights under Hugging Face's names)."""
     ids = torch.tensor([tokenizer.encode(TEXT, add_bos=True)[: config.context_length]])
     losses = {}
     for name, state in states.items():

@@ -60,7 +60,7 @@ class HfTokenizer(Protocol):
 def check_hf_folder(directory: Path, loaded: "LoadedModel", *, dtype: torch.dtype) -> Comparison:
     """Compare the names of the weights, the logits, greedy tokens, the tokenizer and the chat template.
 
-    Both sides compute in float32, ours with its weights rounded to `dtype`, so that rounding is all that may differ.
+    Both sides compute in float32, ours with its weights rounded to `dtype`, so only rounding may differ.
 
     Raises:
         PipelineError: something differs.
@@ -126,7 +126,7 @@ def compare_logits(ours: TransformerLM, theirs: Callable[[Tensor], Tensor], orig
     """
     ids = random_ids(ours.config.vocab_size, (2, min(ours.config.context_length, 256)))
     difference = largest_difference(theirs(ids).float(), ours(ids)["logits"].float())
-    if not difference <= TOLERANCE:  # a NaN is no pass
+    if not difference <= TOLERANCE:  # so that NaN fails
         raise PipelineError(
             f"{origin}: its logits differ from the checkpoint's by {difference:.2e} of the largest; expected at most "
             f"{TOLERANCE:.0e}; nothing was exported"

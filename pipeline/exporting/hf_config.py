@@ -1,4 +1,4 @@
-"""Our model's configuration in Hugging Face's words (Llama; Qwen3 with QK-norm), and back."""
+"""Translate our model's configuration to Hugging Face's (Llama; Qwen3 with QK-norm) and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,11 +33,11 @@ def refuse_what_has_no_equal(config: ModelConfig) -> None:
             )
 
 
-def hf_config(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dtype: str) -> dict[str, Any]:
+def hf_config(config: ModelConfig, *, bos_id: int, eos_id: int, pad_id: int, dtype: str) -> dict[str, object]:
     """The content of config.json. It holds RoPE's base and the type twice, for transformers 4 and for 5."""
     model_type = "qwen3" if config.qk_norm else "llama"
     rope = rope_parameters(config)
-    content = {
+    content: dict[str, object] = {
         "architectures": [ARCHITECTURES[model_type]],
         "model_type": model_type,
         "vocab_size": config.vocab_size,
@@ -86,10 +86,10 @@ def rope_parameters(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def generation_config(config: GenerationConfig, *, bos_id: int, eos_id: int, pad_id: int) -> dict[str, Any]:
-    """The content of generation_config.json: the defaults that the checkpoint was configured with."""
+def generation_config(config: GenerationConfig, *, bos_id: int, eos_id: int, pad_id: int) -> dict[str, object]:
+    """The content of generation_config.json: the generation settings of the checkpoint's configuration."""
     ids = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
-    content: dict[str, Any] = {**ids, "do_sample": config.temperature > 0, "max_new_tokens": config.max_length}
+    content: dict[str, object] = {**ids, "do_sample": config.temperature > 0, "max_new_tokens": config.max_length}
     if config.temperature > 0:
         content |= {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
     return content
@@ -99,7 +99,7 @@ def model_config(content: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     """The keys of our `model` section for a folder's config.json.
 
     Raises:
-        PipelineError: an architecture, or a property of it, that our model does not have; named.
+        PipelineError: names the architecture, or the property of it, that our model lacks.
     """
     model_type = content.get("model_type")
     if model_type not in ARCHITECTURES:
@@ -138,7 +138,7 @@ def _refuse_what_is_not_ours(content: Mapping[str, Any], rope: Mapping[str, Any]
 
 
 def _rope_keys(rope: Mapping[str, Any], context: int) -> dict[str, Any]:
-    """Our keys for RoPE and the context; `context` is the scaled one."""
+    """Our keys for RoPE and the context length; `context` is the scaled length."""
     factor = float(rope.get("factor") or 1.0)
     kind = rope.get("rope_type", "default")
     return {

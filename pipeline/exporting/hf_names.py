@@ -1,6 +1,6 @@
-"""Weights under our names and under Hugging Face's (Llama; with QK-norm Qwen3).
+"""Map our names of weights to Hugging Face's (Llama; Qwen3 with QK-norm) and back.
 
-Every name is the same but for two products a layer, which are one matrix here, its parts below one another:
+The names are equal except for two fused matrices in each layer, which hold their parts one below the other:
 `self_attn.qkv_proj` holds `q_proj`, `k_proj`, `v_proj`, and `mlp.gate_up_proj` holds `gate_proj`, `up_proj`.
 
     hf_model.load_state_dict(to_hf_names(model.state_dict(), model.config), strict=False)
@@ -41,7 +41,7 @@ def to_hf_names(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
 
 
 def from_hf_names(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Hugging Face's weights under our names; a tied head, which they store twice, is left out."""
+    """Hugging Face's weights under our names, without a tied head, which Hugging Face stores twice."""
     fused_of = {part: fused for fused, parts in FUSED_PARTS.items() for part in parts}
     result = {}
     for name, tensor in state.items():
@@ -50,7 +50,7 @@ def from_hf_names(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str,
             continue
         if module not in fused_of:
             result[name] = tensor
-        elif module == FUSED_PARTS[fused_of[module]][0]:  # the first part brings the others
+        elif module == FUSED_PARTS[fused_of[module]][0]:  # handles the other parts too
             names = [name.replace(module, part) for part in FUSED_PARTS[fused_of[module]]]
             result[name.replace(module, fused_of[module])] = torch.cat([state[member] for member in names])
     return result

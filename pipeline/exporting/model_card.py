@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: what the model is, how it was trained, how it scores, how to use it."""
+"""Write the README.md of an exported folder: the model, its training, its scores, and how to use it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from pipeline.generation.loading import LoadedModel
 
 
-def model_card(loaded: "LoadedModel", *, name: str, dtype: str, scores: Mapping[str, Any] | None) -> str:
-    """Markdown with the front matter that the Hugging Face hub reads. What a checkpoint does not say is left out.
+def model_card(loaded: "LoadedModel", *, name: str, dtype: str, scores: Mapping[str, object] | None) -> str:
+    """Markdown with the front matter that the Hugging Face hub reads; facts that the checkpoint lacks are left out.
 
     Args:
-        name: the folder's.
-        scores: a benchmark's results, nested as they may be.
+        name: the name of the folder.
+        scores: a benchmark's results, possibly nested.
     """
     content = loaded.content
     kind = "fine-tuned on conversations" if loaded.is_chat else "pretrained"
@@ -31,12 +31,12 @@ def model_card(loaded: "LoadedModel", *, name: str, dtype: str, scores: Mapping[
         "## Made with\n\n" + _table(_plain(content.get("versions"))),
         "## Scores\n\n" + _scores(content, scores),
         "## Use\n\n" + (_CHAT_USE if loaded.is_chat else _BASE_USE).replace("FOLDER", name),
-        "## Limits\n\nA small model: it writes fluent text that is often wrong. Its answers are no source of facts.",
+        "## Limits\n\nA small model: it writes fluent text that is often wrong. Do not rely on its answers as facts.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _model_facts(loaded: "LoadedModel", dtype: str) -> dict[str, Any]:
+def _model_facts(loaded: "LoadedModel", dtype: str) -> dict[str, object]:
     config = loaded.model.config
     heads = f"{config.num_attention_heads}, {config.num_key_value_heads} for keys and values"
     return {
@@ -52,8 +52,8 @@ def _model_facts(loaded: "LoadedModel", dtype: str) -> dict[str, Any]:
     }
 
 
-def _pretraining_facts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a tuned checkpoint those of its base; its own `training` section is how it was tuned."""
+def _pretraining_facts(content: Mapping[str, Any]) -> dict[str, object]:
+    """For a tuned checkpoint, the facts of its base; its own `training` section says how it was tuned."""
     is_chat = bool(content.get("chat_template"))
     base = content.get("base") or {} if is_chat else content
     config = content.get("config") or {}
@@ -70,7 +70,7 @@ def _pretraining_facts(content: Mapping[str, Any]) -> dict[str, Any]:
     return facts | _plain(base.get("best"), "validation ")
 
 
-def _tuning_facts(content: Mapping[str, Any]) -> dict[str, Any]:
+def _tuning_facts(content: Mapping[str, Any]) -> dict[str, object]:
     data, sft = content.get("data") or {}, (content.get("config") or {}).get("sft") or {}
     return {
         "conversations": data.get("training_conversations"),
@@ -82,16 +82,18 @@ def _tuning_facts(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scores(content: Mapping[str, Any], scores: Mapping[str, Any] | None) -> str:
+def _scores(content: Mapping[str, object], scores: Mapping[str, object] | None) -> str:
     before = _plain(content.get("before"), "validation, before tuning: ")
     stated = {**before, **_plain(content.get("best"), "validation: "), **_plain(scores)}
     return _table(stated) if stated else "None were measured before this export."
 
 
-def _plain(values: Any, prefix: str = "") -> dict[str, Any]:
-    """The plain values of a mapping, nested ones with their path as name."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items() if isinstance(values, Mapping) else ():
+def _plain(values: object, prefix: str = "") -> dict[str, object]:
+    """The plain values of a mapping; nested ones are named by their path."""
+    flat: dict[str, object] = {}
+    if not isinstance(values, Mapping):
+        return flat
+    for name, value in values.items():
         if isinstance(value, Mapping):
             flat |= _plain(value, f"{prefix}{name} ")
         elif isinstance(value, (str, int, float)):
@@ -99,13 +101,13 @@ def _plain(values: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _table(facts: Mapping[str, Any]) -> str:
+def _table(facts: Mapping[str, object]) -> str:
     stated = {name: value for name, value in facts.items() if value not in (None, "")}
     rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in stated.items()]
     return "\n".join(["| | |", "|---|---|", *rows])
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
     return " ".join(text.replace("|", "\\|").split())
 

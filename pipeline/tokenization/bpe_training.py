@@ -1,4 +1,4 @@
-"""Trains a byte-fallback BPE in CodeLlama's layout: ids 0 to 2, then 256 bytes, then pieces.
+"""Train a byte-fallback BPE in CodeLlama's layout: three special ids, then 256 bytes, then pieces.
 
 The pieces are learned by Hugging Face's trainer. The merges are then SentencePiece's (`merges_by_priority`: every split
 of a piece, the piece learned first wins): the result behaves as a SentencePiece model with those pieces in that order.
@@ -26,7 +26,7 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> Vocabulary:
     """A vocabulary of `vocab_size` pieces learned from `texts`, the same for the same texts.
 
     Raises:
-        PipelineError: a size that leaves no room for pieces, or texts that do not hold enough different pieces.
+        PipelineError: the size leaves no room for pieces, or the texts do not have enough different pieces.
     """
     texts = list(texts)
     alphabet = _alphabet(texts, limit=(vocab_size - _NUM_RESERVED) // 2)

@@ -1,4 +1,4 @@
-"""Encodes corpora with the fastest engine that is exact (gigatoken), and holds it to the reference while it runs.
+"""Encode corpora with the fastest exact engine (gigatoken), and check it against the reference while it runs.
 
 encoder = BulkEncoder(vocabulary, reference=encode_batch_of_tokenizers)
 arrays = encoder.encode(texts)      # one uint16 array a text, all cores; one core in a worker process

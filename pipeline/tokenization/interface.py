@@ -1,4 +1,4 @@
-"""What the rooms rely on in a tokenizer; `tokenizer.WikipediaTokenizer` provides it."""
+"""The interface of a tokenizer, which `tokenizer.WikipediaTokenizer` implements."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypedDict

@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a text (`tokenizer.py --report FILE`): tokens, compression, byte fallback, speed."""
+"""Measure a tokenizer on a text (`tokenizer.py --report FILE`): tokens, compression, byte fallback, speed."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,12 +10,12 @@ import numpy as np
 from pipeline.tokenization.vocabulary import Vocabulary, byte_of
 from utils.terminal import format_table
 
-_BATCH = 500  # documents encoded in one go
+_BATCH = 500  # documents encoded together
 
 
 @dataclass
 class TokenizerReport:
-    """Sums over documents; `seconds` is the time of encoding alone."""
+    """Sums over documents; `seconds` is the encoding time alone."""
 
     documents: int = 0
     bytes: int = 0

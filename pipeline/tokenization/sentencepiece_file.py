@@ -1,4 +1,4 @@
-"""SentencePiece's `tokenizer.model` → `Vocabulary`, so that every engine gives SentencePiece's own ids.
+"""Read SentencePiece's `tokenizer.model` as a `Vocabulary`, so that every engine gives SentencePiece's own ids.
 
 SentencePiece joins the neighbours whose joined piece has the highest score. The order of the merges is therefore that
 of the scores; by piece id, as transformers 5 orders them, every text with two spaces in a row gets other ids.

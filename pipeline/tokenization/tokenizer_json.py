@@ -1,4 +1,4 @@
-"""Hugging Face's `tokenizer.json` → `Vocabulary`, checked to be of Llama's layout."""
+"""Read Hugging Face's `tokenizer.json` as a `Vocabulary`, and check that it has Llama's layout."""
 
 from pathlib import Path
 from typing import Any
