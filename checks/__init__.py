@@ -1,1 +1,1 @@
-"""What keeps the house in order: the import graph and its picture, mutation tests."""
+"""Repository checks: the import graph and its picture, mutation tests."""

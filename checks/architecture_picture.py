@@ -1,9 +1,9 @@
-"""Draw the rooms and their imports as SVG, from the code as it is: `make docs` puts it into the documentation.
+"""Draw the rooms and their imports as an SVG, generated from the code. `make docs` adds it to the documentation.
 
     python -m checks.architecture_picture docs/images/architecture.svg
 
-Layers are rows, rooms are boxes with their number of lines, and a line says that some file of the upper room imports
-one of the lower room. What almost everything imports (the ground floor) has one arrow a layer.
+Layers are rows, and rooms are boxes with their number of lines. A line means that a file in the upper room imports one
+in the lower room. The ground floor, which almost everything imports, has one arrow per layer.
 """
 
 import html
@@ -45,7 +45,7 @@ def lines_of_rooms(root: Path, graph: Graph) -> dict[str, int]:
 
 
 def picture(root: Path = CHECKOUT) -> str:
-    """The SVG's text."""
+    """The SVG source."""
     graph = {file: imported for file, imported in read_graph(root).items() if not file.endswith("__init__.py")}
     lines = lines_of_rooms(root, graph)
     boxes, width = _place_boxes(lines)

@@ -1,7 +1,7 @@
-"""Complete the documentation site with what is kept elsewhere (a hook of mkdocs).
+"""An mkdocs hook that adds generated pages and pages from outside docs/.
 
-The front page is README.md, CONTRIBUTING.md and CHANGELOG.md are pages too, and the architecture picture is drawn from
-the code as it is.
+README.md becomes the front page, CONTRIBUTING.md and CHANGELOG.md become pages, and the architecture picture is
+generated from the code.
 """
 
 import sys
@@ -31,7 +31,7 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 
 def _as_page(text: str) -> str:
-    """Links of a file at the root, as a page next to those of docs/ needs them."""
+    """Rewrite the links of a file at the root for a page in docs/."""
     text = text.replace("](docs/)", "](index.md)").replace("](docs/", "](").replace('src="docs/', 'src="')
     for source, page in ROOT_PAGES.items():
         text = text.replace(f"]({source})", f"]({page})")

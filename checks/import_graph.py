@@ -1,10 +1,10 @@
-"""Read the imports of every file, and say which of them break the one import rule.
+"""Read the imports of every file and report violations of the import rule.
 
     for violation in violations(read_graph(CHECKOUT)):
         print(violation)
 
-Imports only go down the layers below. Two rooms of one layer do not import each other, except in the layers of shared
-rooms. `tests/test_architecture.py` enforces this; `checks/architecture_picture.py` draws it.
+Imports only go down through the layers below. Rooms in the same layer do not import each other, except in layers of
+shared rooms. `tests/test_architecture.py` enforces this; `checks/architecture_picture.py` draws it.
 """
 
 import ast
@@ -17,14 +17,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Layer:
-    """A floor of the house. `shared`: its rooms may import each other, as long as no circle comes of it."""
+    """A layer of rooms. `shared`: its rooms may import each other, but not in a cycle."""
 
     name: str
     rooms: tuple[str, ...]
     shared: bool = False
 
 
-# From the roof to the cellar. A room is a script at the root, a folder of pipeline/, or utils.
+# From top to bottom. A room is a script at the root, a folder in pipeline/, or utils.
 LAYERS = (
     Layer("router", ("main",)),
     Layer(
@@ -68,7 +68,7 @@ LAYERS = (
     ),
     Layer("ground floor", ("pipeline/configuration", "utils"), shared=True),
 )
-# `model.generate` is the one arrow up; it is imported inside the method.
+# `model.generate` is the only upward import; it happens inside the method.
 ALLOWED_UPWARDS = {("model.py", "pipeline/generation/generate.py")}
 
 Graph = Mapping[str, frozenset[str]]
@@ -80,7 +80,7 @@ def source_files(root: Path) -> list[Path]:
 
 
 def read_graph(root: Path = CHECKOUT) -> Graph:
-    """For each file, relative to `root`, the project's files that it imports, inside functions and for types too."""
+    """For each file, relative to `root`, the project files that it imports, including in functions and for types."""
     graph = {}
     for path in source_files(root):
         imported = {file_of(name, root) for name in imported_modules(path)} - {None}
@@ -90,7 +90,7 @@ def read_graph(root: Path = CHECKOUT) -> Graph:
 
 
 def imported_modules(path: Path, *, top_only: bool = False) -> set[str]:
-    """The full names that `path` imports; with `top_only` those outside functions, which run when it is imported."""
+    """The full names imported by `path`; with `top_only`, only those outside functions, which run on import."""
     return set(_imports(ast.parse(path.read_text(encoding="utf-8")).body, top_only))
 
 
@@ -112,7 +112,7 @@ def _is_type_checking(node: ast.AST) -> bool:
 
 
 def file_of(name: str, root: Path = CHECKOUT) -> Path | None:
-    """The project's file of a module's full name; None for other packages and for names inside a module."""
+    """The project file of a module, or None for other packages and for names inside a module."""
     path = root / f"{name.replace('.', '/')}.py"
     return path if path.exists() else None
 
@@ -140,11 +140,11 @@ def layer_of(room: str) -> int:
     for index, layer in enumerate(LAYERS):
         if room in layer.rooms:
             return index
-    raise ValueError(f"{room} is in no layer; add it to LAYERS in checks/import_graph.py")
+    raise ValueError(f"{room} is not in any layer; add it to LAYERS in checks/import_graph.py")
 
 
 def violations(graph: Graph) -> list[str]:
-    """One line for each import that goes up, or sideways between rooms that do not know each other."""
+    """One line for each import that goes up, or sideways between rooms that must not import each other."""
     found = []
     for file, imported in sorted(graph.items()):
         if file == "pipeline/__init__.py" or file.endswith("/__init__.py"):
@@ -160,14 +160,14 @@ def _problem(file: str, target: str) -> str:
     room, target_room = room_of(file), room_of(target)
     level, target_level = layer_of(room), layer_of(target_room)
     if target_level < level:
-        return f"{LAYERS[level].name} must not know {LAYERS[target_level].name}"
+        return f"{LAYERS[level].name} must not import {LAYERS[target_level].name}"
     if target_level == level and room != target_room and not LAYERS[level].shared:
         return f"{LAYERS[level].name} do not import each other"
     return ""
 
 
 def circles(graph: Graph) -> list[tuple[str, ...]]:
-    """Every group of files that import each other in a circle (Tarjan's strongly connected components)."""
+    """All groups of files that import each other in a cycle (Tarjan's strongly connected components)."""
     allowed = {file: imported - _upwards_from(file) for file, imported in graph.items()}
     index: dict[str, int] = {}
     low: dict[str, int] = {}
@@ -201,7 +201,7 @@ def _upwards_from(file: str) -> frozenset[str]:
 
 
 def reachable(start: str, graph_root: Path = CHECKOUT, *, top_only: bool = False) -> frozenset[str]:
-    """The full names of everything that the file `start` imports, directly or through the project's files."""
+    """The full names of everything that the file `start` imports, directly or through project files."""
     seen: set[str] = set()
     waiting = [graph_root / start]
     while waiting:

@@ -1,15 +1,15 @@
-"""Change one token of the code at a time and run the tests that execute it: which changes does nobody notice?
+"""Mutation testing: change one token at a time, run the tests that execute it, and report undetected changes.
 
-    python -m checks.mutants                       # 300 changes drawn by seed 1, two at a time; or: make mutants
+    python -m checks.mutants                       # 300 changes drawn with seed 1, two at a time; or: make mutants
     python -m checks.mutants --seed 7 --count 50 pipeline/serving
     python -m checks.mutants --record /tmp/record.tsv      # keeps the recording for the next run
     python -m checks.mutants --show                # lists the changes without running anything
 
-A change is a comparison, an operator, a number, a truth value or a condition. First the whole suite runs once under
-`checks/recorder`, which writes down which functions each test executes. Then each change is made in a copy of the
-checkout, and the tests that execute the changed function run against it, those with the narrowest reach first. Changes
-that cannot matter (a message, a buffer's size) are listed with the reason in checks/mutants_accepted.txt and are not
-drawn. The exit code is 1 if fewer than 95% are noticed.
+A change is a comparison, an operator, a number, a boolean or a condition. First, the whole suite runs once under
+`checks/recorder`, which records the functions that each test executes. Then each change is made in a copy of the
+checkout, and the tests that execute the changed function run against it, most specific first. Changes that cannot
+matter (a message, a buffer size) are listed with a reason in checks/mutants_accepted.txt and are never drawn. The exit
+code is 1 if fewer than 95% are detected.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from checks.import_graph import CHECKOUT, source_files
 
 ACCEPTED = CHECKOUT / "checks" / "mutants_accepted.txt"
 RECORDER = CHECKOUT / "checks" / "recorder"
-BUDGET = 0.05  # of the suite's time, for the tests of one change
+BUDGET = 0.05  # share of the suite's time available to the tests of one change
 MAX_TESTS = 60
 TIMEOUT_SECONDS = 240
 AIM = 0.95
@@ -64,7 +64,7 @@ OPERATORS: dict[type[ast.operator], str] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the source between two offsets of a file (in bytes) is replaced."""
+    """A change: replaces the source between two byte offsets of a file."""
 
     file: str
     line: int
@@ -78,7 +78,7 @@ class Mutant:
 
     @property
     def place(self) -> str:
-        """The file and the text of the line, which stay when lines are added above."""
+        """The file and the text of the line, which are stable when lines are added above."""
         return f"{self.file}: {self.source_line}"
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Mutant:
 
 
 def mutants_of(file: str, source: bytes) -> Iterator[Mutant]:
-    """Every possible change of a module, in the order of its text."""
+    """Every possible change in a module, in source order."""
     lines = source.splitlines(keepends=True)
     starts = [0]
     for line in lines:
@@ -124,7 +124,7 @@ def mutants_of(file: str, source: bytes) -> Iterator[Mutant]:
 def _swap(
     mutant: Callable[[ast.expr, int, int, str], Mutant], node: ast.expr, source: bytes, gap: tuple[int, int], new: str
 ) -> Iterator[Mutant]:
-    """The operator between two operands, with any brackets and spaces around it left as they are."""
+    """The operator between two operands, without surrounding brackets and spaces."""
     between = source[slice(*gap)].decode()
     old = between.strip(" ()\n\\")
     if old and "#" not in between and between.count(old) == 1:
@@ -133,7 +133,7 @@ def _swap(
 
 
 def _is_text(node: ast.BinOp) -> bool:
-    """Text that is put together; a minus there is a TypeError and proves nothing."""
+    """Whether this is string concatenation, where a minus is a TypeError and proves nothing."""
     return any(
         isinstance(side, ast.JoinedStr) or (isinstance(side, ast.Constant) and isinstance(side.value, str))
         for side in (node.left, node.right)
@@ -141,7 +141,7 @@ def _is_text(node: ast.BinOp) -> bool:
 
 
 def accepted_lines() -> dict[str, str]:
-    """``FILE: SOURCE LINE``, with or without ``→ CHANGE``, and why that cannot matter."""
+    """``FILE: SOURCE LINE``, with or without ``→ CHANGE``, and why it cannot matter."""
     entries = {}
     for line in ACCEPTED.read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
@@ -151,7 +151,7 @@ def accepted_lines() -> dict[str, str]:
 
 
 def draw(places: Sequence[str], *, count: int, seed: int) -> list[Mutant]:
-    """`count` changes of the files below `places`, each file's share by its size."""
+    """Draw `count` changes in the files below `places`, in proportion to file size."""
     accepted = accepted_lines()
     names = [path.relative_to(CHECKOUT).as_posix() for path in source_files(CHECKOUT)]
     chosen = [name for name in names if not places or name.startswith(tuple(places))]
@@ -165,20 +165,20 @@ def draw(places: Sequence[str], *, count: int, seed: int) -> list[Mutant]:
 
 
 def _in_option(mutant: Mutant) -> bool:
-    """Defaults and bounds of the configuration: config.json is compared with them, which notices everything."""
+    """Defaults and bounds of the configuration, where the comparison with config.json detects everything."""
     return mutant.file.endswith("/config.py")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the recording says: which tests execute a function, how long they take, how much they reach."""
+    """A recording: which tests execute a function, how long they take, and how many functions they reach."""
 
     tests_of_function: Mapping[tuple[str, int], set[str]]  # (file, first line) → tests
     seconds: Mapping[str, float]
-    reach: Mapping[str, int] = field(repr=False)  # how many functions a test executes
+    reach: Mapping[str, int] = field(repr=False)  # the number of functions a test executes
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """The tests to run for a change, those with the narrowest reach first; empty if none executes it."""
+        """The tests to run for a change, most specific first; empty if none executes it."""
         chosen: list[str] = []
         budget = BUDGET * sum(self.seconds.values())
         for test in sorted(self._executing(mutant), key=lambda test: (self.reach[test], test)):
@@ -191,12 +191,12 @@ class Record:
     def _executing(self, mutant: Mutant) -> set[str]:
         for first_line in enclosing_functions(CHECKOUT / mutant.file, mutant.line):
             return self.tests_of_function.get((mutant.file, first_line), set())
-        # Outside functions: whatever uses the module may notice.
+        # Outside functions, any test that uses the module may detect it.
         return set().union(*(tests for (file, _), tests in self.tests_of_function.items() if file == mutant.file))
 
 
 def enclosing_functions(path: Path, line: int) -> list[int]:
-    """The first lines of the functions around a line, the innermost first."""
+    """The first lines of the functions around a line, innermost first."""
     functions = [
         (node.end_lineno - first, first)
         for node in ast.walk(ast.parse(path.read_bytes()))
@@ -225,7 +225,7 @@ def read_record(path: Path) -> Record:
     for line in lines:
         if line[0] == "executed":
             _, test, phase, file, first_line = line
-            # What a shared fixture executes serves every test of the file.
+            # Code executed by a shared fixture counts for every test in the file.
             tests = tests_of_file[test.partition("::")[0]] if phase == "fixture" else {test}
             tests_of_function[file, int(first_line)] |= tests - failed
     reach: dict[str, int] = defaultdict(int)
@@ -236,7 +236,7 @@ def read_record(path: Path) -> Record:
 
 
 def make_record(path: Path, *, workers: int) -> None:
-    """Run the suite in a copy of the checkout and write down what each test executes."""
+    """Run the suite in a copy of the checkout and record what each test executes."""
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_checkout(Path(folder).resolve() / "copy")
         path.unlink(missing_ok=True)
@@ -253,7 +253,7 @@ def make_record(path: Path, *, workers: int) -> None:
 
 
 def is_noticed(mutant: Mutant, tests: Sequence[str], copies: Path) -> bool:
-    """Whether one of `tests` fails with the change, which is made in this process's copy of the checkout."""
+    """Whether any of `tests` fails with the change in this process's copy of the checkout."""
     copy = copies / str(os.getpid())
     if not copy.exists():
         copy_checkout(copy)
@@ -273,7 +273,7 @@ def is_noticed(mutant: Mutant, tests: Sequence[str], copies: Path) -> bool:
 
 
 def _run_tests(copy: Path, tests: Sequence[str]) -> None:
-    """In a process of its own, which has inherited the packages that take long to import."""
+    """Run in a forked process, which inherits the packages that take long to import."""
     os.setsid()
     os.chdir(copy)
     sys.path[:] = [str(copy), *(place for place in sys.path if place not in ("", str(CHECKOUT)))]
@@ -288,7 +288,7 @@ def _run_tests(copy: Path, tests: Sequence[str]) -> None:
 
 
 def preload() -> None:
-    """Import what takes seconds once, so that each change's process inherits it. No module of the project."""
+    """Import slow packages once, so that the forked processes inherit them, but no module of the project."""
     os.environ.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
     sys.dont_write_bytecode = True
     for name in PRELOADED:
@@ -296,7 +296,7 @@ def preload() -> None:
 
 
 def run(mutants: Sequence[Mutant], record: Record, *, workers: int) -> list[Mutant]:
-    """Try them all and return the survivors, printing each as it is found."""
+    """Try all changes; print the survivors as they are found, and return them."""
     survivors = []
     preload()
     chosen = [record.tests_of(mutant) for mutant in mutants]
@@ -310,13 +310,13 @@ def run(mutants: Sequence[Mutant], record: Record, *, workers: int) -> list[Muta
             for done, (mutant, result) in enumerate(zip(mutants, results, strict=True), 1):
                 if result is None or not result.result():
                     survivors.append(mutant)
-                    how = "no test executes" if result is None else "nobody notices"
+                    how = "not executed" if result is None else "not detected"
                     print(f"[{done}/{len(mutants)}] {how} {mutant}", flush=True)
     return survivors
 
 
 def copy_checkout(target: Path) -> Path:
-    """Copy the tracked files, without .git, .venv and what the pipeline made."""
+    """Copy the tracked files, without .git, .venv and pipeline output."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, check=True).stdout
     for name in filter(None, names.decode().split("\0")):
         if (CHECKOUT / name).is_file():
@@ -328,11 +328,11 @@ def copy_checkout(target: Path) -> Path:
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("places", nargs="*", help="files or folders, relative to the checkout (default: all)")
-    parser.add_argument("--count", type=int, default=300, help="how many changes")
+    parser.add_argument("--count", type=int, default=300, help="number of changes")
     parser.add_argument("--seed", type=int, default=1, help="draws them")
-    parser.add_argument("--workers", type=int, default=2, help="how many at a time")
-    parser.add_argument("--record", type=Path, help="a recording of the suite, made if the file does not exist")
-    parser.add_argument("--show", action="store_true", help="only list them")
+    parser.add_argument("--workers", type=int, default=2, help="number of parallel processes")
+    parser.add_argument("--record", type=Path, help="a recording of the suite, created if it does not exist")
+    parser.add_argument("--show", action="store_true", help="only list the changes")
     return parser.parse_args(arguments)
 
 
@@ -357,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share = noticed / max(1, len(mutants))
     minutes = (time.monotonic() - started) / 60
     print(
-        f"{noticed} of {len(mutants)} changes noticed ({share:.1%}, aim {AIM:.0%}), seed {args.seed}, {minutes:.0f} min"
+        f"{noticed} of {len(mutants)} detected ({share:.1%}, aim {AIM:.0%}), seed {args.seed}, {minutes:.0f} min"
     )
     return 0 if share >= AIM else 1
 

@@ -13,10 +13,10 @@ __all__ = ["articles", "make_job", "tokenizer_class"]
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real records that the environment variable LLM_REAL_DATA names; without it the test is skipped."""
+    """The folder of real records in LLM_REAL_DATA; the test is skipped if it is not set."""
     folder = os.environ.get("LLM_REAL_DATA")
     if not folder:
-        pytest.skip("LLM_REAL_DATA is not set; it names a folder with real records")
+        pytest.skip("LLM_REAL_DATA is not set; expected a folder with real records")
     assert Path(folder).is_dir(), f"LLM_REAL_DATA names {folder}, which is not a folder"
     return Path(folder)
 
@@ -33,7 +33,7 @@ def project(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def server():
-    """A server with the default limits, shared by a file's tests."""
+    """A server with the default limits, shared by the tests in a file."""
     from pipeline.serving.config import ServerConfig
     from tests.running_server import RunningServer
 
@@ -44,7 +44,7 @@ def server():
 
 @pytest.fixture
 def make_server():
-    """Starts servers with other limits, or with an `api_key`."""
+    """Start servers with other limits, or with an `api_key`."""
     from pipeline.serving.config import ServerConfig
     from tests.running_server import RunningServer
 

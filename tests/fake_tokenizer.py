@@ -1,4 +1,4 @@
-"""A tokenizer for tests: one id a byte, a space put before every text as SentencePiece does."""
+"""A tokenizer for tests: one id per byte, and a space before every text like SentencePiece."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The server in a thread, over two small models, for the tests that ask it."""
+"""Run the server in a thread with two small models."""
 
 import socket
 import threading
@@ -27,13 +27,13 @@ def small_model(seed: int, *, never_ends: bool = True):
     model = create_model(SHAPE)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(4)
-        if never_ends:  # an EOS row of zeros is never the likeliest
+        if never_ends:  # an EOS row of zeros is never the most likely
             model.model.embed_tokens.weight[2] = 0
     return model.eval()
 
 
 class RunningServer:
-    """The app under uvicorn in a thread, on a port of its own."""
+    """The app in uvicorn, in a thread and on its own port."""
 
     def __init__(self, server: ServerConfig, *, api_key: str | None = None) -> None:
         self.models = {"base": small_model(1), "chatty": small_model(2)}

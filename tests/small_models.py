@@ -1,4 +1,4 @@
-"""Small checkpoints for tests: a trained tokenizer and a model with random weights, as the pipeline writes them."""
+"""Small checkpoints for tests: a trained tokenizer and a model with random weights, in the pipeline's format."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ _WORDS = "the quick brown fox jumps over a lazy dog while User and Assistant tal
 
 
 def trained_tokenizer(directory: Path, *, vocab_size: int = 340) -> WikipediaTokenizer:
-    """A tokenizer in `directory` that was learned from a few made-up sentences."""
+    """A tokenizer in `directory`, trained on a few sentences."""
     directory.mkdir(parents=True, exist_ok=True)
     words = _WORDS.split()
     lines = [" ".join(words[(i * step) % len(words)] for i in range(1, 9)) for step in range(1, 60)]
@@ -36,7 +36,7 @@ def trained_tokenizer(directory: Path, *, vocab_size: int = 340) -> WikipediaTok
 
 
 def small_checkpoint(path: Path, tokenizer, *, chat: bool = False, weight_scale: float = 8.0, **shape) -> Path:
-    """A checkpoint with random weights, scaled up so that every part of the model moves the logits."""
+    """A checkpoint with random weights, scaled up so that every part of the model affects the logits."""
     settings = {
         "paths": {"tokenizer_dir": str(tokenizer.directory)},
         "model": {**SHAPE, "vocab_size": tokenizer.vocab_size, **shape},

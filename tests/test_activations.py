@@ -1,4 +1,4 @@
-"""The gated blocks: what their formulas say, as wide as they should be, and what the model is made of."""
+"""The gated blocks: formulas, width, and use in the model."""
 
 import pytest
 import torch

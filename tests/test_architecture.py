@@ -1,4 +1,4 @@
-"""The one import rule, held over every file; what each kind of stage may load; what every file must have."""
+"""The import rule for every file, what each kind of stage may load, and required docstrings."""
 
 import ast
 import subprocess
@@ -22,7 +22,7 @@ SOURCES = source_files(CHECKOUT)
 DOORS = sorted(path.name for path in CHECKOUT.glob("*.py"))
 DATA_STAGES = ("cleaner.py", "tokenizer.py", "dataset_prep.py", "fineweb_prep.py", "lima_tokenizer.py")
 READERS = ("Inference.py", "server.py", "export.py")
-# What `train.py`, `model.py` and `dataloader.py` may import before anything runs.
+# Allowed imports of `train.py`, `model.py` and `dataloader.py` at start-up.
 TRAINING_PACKAGES = {"torch", "numpy", "tqdm", "tensorboard"}
 OURS = {"pipeline", "utils", *(name.removesuffix(".py") for name in DOORS)}
 
@@ -73,7 +73,7 @@ def test_the_router_knows_what_each_stage_imports(stage):
 
 
 def pinned_packages() -> set[str]:
-    """What requirements.txt asks for, by the names that are imported."""
+    """The packages in requirements.txt, by import name."""
     lines = (CHECKOUT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     return {line.partition("==")[0].replace("-", "_") for line in lines if "==" in line}
 
@@ -100,7 +100,7 @@ def test_no_file_shadows_a_package():
 def test_files_stay_readable(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 500
-    assert ast.get_docstring(ast.parse(text)), f"{path.name} does not say what it is for"
+    assert ast.get_docstring(ast.parse(text)), f"{path.name} has no module docstring"
 
 
 def test_importing_every_stage_does_nothing():

@@ -1,4 +1,4 @@
-"""The benchmark's parts, compared with slow and plain ways; the harness itself is in test_benchmark_parity.py."""
+"""The parts of the benchmark, compared with simple versions. For the harness itself, see test_benchmark_parity.py."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def model(checkpoints):
 
 
 def plain_score(model, request: Request) -> list[float]:
-    """One request at a time, all logits, log-softmax: what the batches must equal."""
+    """The reference for batches: one request at a time, all logits, log-softmax."""
     ids = torch.tensor([[*request.context, *request.continuation][:-1]])
     with torch.no_grad():
         logprobs = model(ids)["logits"][0].log_softmax(-1)
@@ -86,7 +86,7 @@ def test_a_context_too_long_loses_its_beginning(model):
 
 def test_a_continuation_longer_than_the_context_is_refused(model):
     length = model.config.context_length + 1
-    with pytest.raises(PipelineError, match=f"{length} tokens is to be scored"):
+    with pytest.raises(PipelineError, match=f"a continuation has {length} tokens"):
         Scorer(model).score([Request((1,), random_ids(length, 0))])
 
 
@@ -140,7 +140,7 @@ def test_chosen_items_are_spread_evenly_and_fixed():
     assert evenly_spaced(range(3), 5) == [0, 1, 2]
 
 
-def test_standard_errors_are_those_of_resampling():
+def test_standard_errors_match_resampling():
     generator = np.random.default_rng(0)
     words = generator.integers(50, 200, 400).astype(float)
     losses = words * generator.normal(4.0, 0.5, 400)
@@ -223,7 +223,7 @@ def test_malformed_data_is_named_with_its_line(tmp_path, name, line, message):
     assert "set.jsonl, line 2" in str(error.value)
 
 
-def test_a_line_separator_inside_a_passage_does_not_end_its_line(tmp_path):
+def test_line_separator_in_a_passage_is_kept(tmp_path):
     (tmp_path / "lambada").mkdir()
     (tmp_path / "lambada" / "set.jsonl").write_text('{"text": "one\u2028two three"}\n', encoding="utf-8")
     [data] = load_sets(["lambada"], data_dir=tmp_path, preset="full", offline_samples=False)
@@ -452,7 +452,7 @@ def test_equal_figures_share_the_mean_of_their_ranks():
     assert mean_ranks([3.0, 3.0, 3.0]) == [2, 2, 2]
 
 
-def test_a_model_of_zeros_does_no_better_than_chance(checkpoints, tokenizer):
+def test_zero_model_scores_at_chance(checkpoints, tokenizer):
     loaded = load_for_inference(str(checkpoints), load_config(), device="cpu")
     for parameter in loaded.model.parameters():
         torch.nn.init.zeros_(parameter)
@@ -495,5 +495,5 @@ def test_over_training_scores_every_checkpoint_of_a_run(checkpoints, tmp_path):
 def test_a_tokenizer_that_does_not_fit_is_refused(model, tokenizer, tmp_path):
     other = trained_tokenizer(tmp_path / "other" / "tokenizer", vocab_size=320)
     chosen = ModelBenchmark(load_config(), preset="quick", offline_samples=True)
-    with pytest.raises(PipelineError, match="the tokenizer has 320 tokens, the model 340"):
+    with pytest.raises(PipelineError, match="the tokenizer has 320 tokens, but the model 340"):
         chosen.run_full_benchmark({"m": (model, other)})

@@ -1,4 +1,4 @@
-"""Our scores against lm-evaluation-harness on the same weights and items.
+"""Compare our scores with lm-evaluation-harness on the same weights and items.
 
 pip install -r requirements-slow.txt
 LLM_REAL_DATA=DIR python -m pytest -m slow tests/test_benchmark_parity.py
@@ -28,7 +28,7 @@ LAMBADA_ITEMS, HELLASWAG_ITEMS, PAGES = 60, 40, 3
 
 @pytest.fixture(scope="module")
 def harness():
-    """The harness, kept off the hub."""
+    """The harness, offline."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
@@ -37,7 +37,7 @@ def harness():
 
 @pytest.fixture(scope="module")
 def data_dir(real_data, tmp_path_factory) -> Path:
-    """The beginning of each real set, in our layout. LAMBADA with the items that are split wrongly at a space."""
+    """The start of each real set, in our layout. LAMBADA includes the items that the harness splits wrongly."""
     folder = tmp_path_factory.mktemp("sets")
     passages = (real_data / "lambada" / "lambada_test_first500.jsonl").read_text().splitlines()
     odd = [line for line in passages if len(json.loads(line)["text"].split(" ")[-1].split()) > 1]
@@ -57,7 +57,7 @@ def data_dir(real_data, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model_and_tokenizer(real_data, tmp_path_factory):
-    """A small model whose weights are large enough that its guesses differ, with CodeLlama's vocabulary."""
+    """A small model with CodeLlama's vocabulary, and weights large enough that its predictions differ."""
     folder = tmp_path_factory.mktemp("tokenizer")
     shutil.copy(real_data / "tokenizer" / "codellama_reconstructed.model", folder / "tokenizer.model")
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def model_and_tokenizer(real_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(harness, data_dir, model_and_tokenizer, tmp_path_factory) -> dict:
-    """What the harness says, with its own task files pointed at local data."""
+    """The scores of the harness, with its own task files on local data."""
     model, tokenizer = model_and_tokenizer
     folder = tmp_path_factory.mktemp("exported")
     loaded = LoadedModel("small", folder / "none.pt", model, tokenizer, {"config": {"model": vars(model.config)}})
@@ -102,7 +102,7 @@ def reference(harness, data_dir, model_and_tokenizer, tmp_path_factory) -> dict:
 
 
 def _local_task(installed: Path, target: Path, name: str, data: Path) -> None:
-    """The harness's own task file and functions, with another source of data and another name."""
+    """The harness's task file and functions with a different data source and name."""
     source = installed / name
     for code in source.parent.glob("*.py"):
         shutil.copy(code, target)

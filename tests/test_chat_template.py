@@ -1,4 +1,4 @@
-"""The template: what a user writes stays text, a prompt begins its conversation, and the mask is the answers."""
+"""The chat template: user text stays text, a prompt is a prefix of its conversation, and the mask covers answers."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ TWO_TURNS = [
 ]
 
 
-def test_each_turn_is_framed_and_the_mask_is_the_answers_with_their_eos():
+def test_turns_are_framed_and_only_answers_are_masked():
     encoded = encode_conversation(BYTES, TWO_TURNS)
     first = [BYTES.bos_id, *BYTES.encode("User: Hi\nAssistant: Hello."), BYTES.eos_id]
     second = [BYTES.bos_id, *BYTES.encode("User: Why?\nAssistant: Because."), BYTES.eos_id]
@@ -45,7 +45,7 @@ def test_special_tokens_in_a_text_stay_text():
     assert (ids.count(BYTES.bos_id), ids.count(BYTES.eos_id)) == (1, 1)
 
 
-def test_a_system_message_stands_before_the_first_question_only():
+def test_system_message_is_prepended_to_the_first_question():
     messages = [{"role": "system", "content": "Be brief."}, *TWO_TURNS]
     assert [turn.user for turn in read_turns(messages)] == ["Be brief.\n\nHi", "Why?"]
 
@@ -63,14 +63,14 @@ def test_a_last_question_without_an_answer_is_not_learned_from():
         (["text"], "unknown role"),
         ([{"role": "user", "content": " \n"}], "empty turn"),
         ([{"role": "user"}], "no text"),
-        ([{"role": "user", "content": "\ud800"}], "no Unicode"),
+        ([{"role": "user", "content": "\ud800"}], "invalid Unicode"),
         ([{"role": "assistant", "content": "x"}], "roles out of order"),
         ([{"role": "user", "content": "x"}, {"role": "user", "content": "x"}], "roles out of order"),
         ([*TWO_TURNS[:2], {"role": "system", "content": "x"}], "roles out of order"),
         (TWO_TURNS[:2], "roles out of order"),  # nothing to answer
     ],
 )
-def test_what_cannot_be_a_prompt_says_why(messages, reason):
+def test_invalid_prompts_explain_why(messages, reason):
     with pytest.raises(ConversationError) as caught:
         encode_prompt(BYTES, messages)
     assert caught.value.reason == reason
@@ -90,7 +90,7 @@ def render_jinja(messages, **options):
     return template.render(messages=messages, bos_token="<s>", eos_token="</s>", **options)
 
 
-def test_the_jinja_template_renders_what_people_see():
+def test_jinja_template_matches_the_renderer():
     system = {"role": "system", "content": "Be brief."}
     for messages in (TWO_TURNS, [system, *TWO_TURNS]):
         assert render_jinja(messages) == render_text(read_turns(messages))
@@ -110,7 +110,7 @@ def llama_tokenizer(real_data, tmp_path_factory):
     return load_tokenizer(directory)
 
 
-def test_prompt_and_answer_apart_give_the_ids_of_the_whole_on_real_conversations(real_data, llama_tokenizer):
+def test_prompt_and_answer_ids_equal_those_of_the_whole(real_data, llama_tokenizer):
     turns = 0
     for line in (real_data / "lima" / "lima_sample_100.jsonl").read_text(encoding="utf-8").splitlines():
         texts = json.loads(line)["conversations"]

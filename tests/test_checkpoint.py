@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, found by file, folder or `latest`, and refused in one clear line."""
+"""Checkpoints: complete or absent, found by file, folder or `latest`, with one-line errors."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ def write_at(path, seconds: int, value: float = 1.0):
     return path
 
 
-def test_what_is_written_is_read_back_equal(tmp_path):
+def test_checkpoint_round_trip(tmp_path):
     path = tmp_path / "run" / "checkpoint_latest.pt"
     written = content(rng=torch.get_rng_state(), config={"training": {"seed": 1, "max_steps": None}}, name="a ü")
     write_checkpoint(path, written)
@@ -118,7 +118,7 @@ def test_step_checkpoints_past_a_resumed_step_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_step_10.pt", "checkpoint_step_70.pt"]
 
 
-def test_a_file_without_a_model_is_named_with_what_it_holds(tmp_path):
+def test_file_without_a_model_lists_its_keys(tmp_path):
     torch.save({"weights": torch.ones(1)}, tmp_path / "other.pt")
     with pytest.raises(PipelineError, match=r"expected 'model' .*; found: weights.*export --import-checkpoint"):
         read_checkpoint(tmp_path / "other.pt")
@@ -152,14 +152,14 @@ def test_checkpoints_lying_flat_are_found(tmp_path):
     assert find_checkpoint(tmp_path, tmp_path) == flat
 
 
-def test_what_is_not_there_is_said_with_what_is(tmp_path):
+def test_missing_checkpoint_lists_existing_runs(tmp_path):
     with pytest.raises(PipelineError, match=r"no checkpoint in .*; train a model first"):
         find_checkpoint("latest", tmp_path)
     write_at(tmp_path / "run_a" / "checkpoint_latest.pt", 100)
-    with pytest.raises(PipelineError, match=r"checkpoint run_b does not exist; runs in .*: run_a; or say: latest"):
+    with pytest.raises(PipelineError, match=r"checkpoint run_b does not exist; runs in .*: run_a; or use latest"):
         find_checkpoint("run_b", tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PipelineError, match=r"empty holds no checkpoint_\*.pt"):
+    with pytest.raises(PipelineError, match=r"empty has no checkpoint_\*.pt"):
         find_checkpoint("empty", tmp_path)
 
 

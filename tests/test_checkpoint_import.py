@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: imported, they compute the same logits; what is not a whole model is refused."""
+"""Import of other programs' checkpoints: equal logits, and errors for incomplete models."""
 
 import argparse
 import json
@@ -75,7 +75,7 @@ def hf_model(*, tied: bool = True, qk_norm: bool = False):
     head = {"head_dim": 12} if qk_norm else {}
     model = make(kind(**SHAPE, **head, tie_word_embeddings=tied, attention_bias=False)).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # so that every part of the model moves the logits
+        for parameter in model.parameters():  # so that every part of the model affects the logits
             parameter.mul_(8 if parameter.dim() > 1 else 1).add_(torch.randn_like(parameter) * 0.05)
     return model
 
@@ -155,7 +155,7 @@ NAMINGS = {
 
 
 def imported_logits(path, tmp_path, *arguments: str):
-    """Logits of the imported file and the ids that they are for."""
+    """The logits of the imported file, and their input ids."""
     output = tmp_path / "imported"
     assert export.main(["--import-checkpoint", str(path), "--output", str(output), *arguments]) == 0
     ids = torch.randint(SHAPE["vocab_size"], (2, 64), generator=torch.Generator().manual_seed(3))
@@ -204,7 +204,7 @@ def test_queries_with_a_norm_tell_the_heads(tmp_path, capsys):
     assert "assumed" in capsys.readouterr().out
 
 
-def test_rope_of_pairs_can_be_said(tmp_path):
+def test_rope_pairs_can_be_set(tmp_path):
     hf = hf_model(qk_norm=True)
     state = {}
     for name, tensor in state_of(hf).items():
@@ -217,7 +217,7 @@ def test_rope_of_pairs_can_be_said(tmp_path):
     assert_same_logits(hf, tmp_path / "pairs.pt", tmp_path, "--rope", "pairs")
 
 
-def test_a_sample_text_tells_which_way_rope_rotates(tmp_path, capsys, monkeypatch):
+def test_sample_text_detects_the_rope_variant(tmp_path, capsys, monkeypatch):
     from pipeline.exporting import foreign_import
     from pipeline.exporting.foreign_sample import TEXT
 
@@ -266,7 +266,7 @@ Q = "model.layers.1.self_attn.q_proj.weight"
         ({"rotary_percentage": 0.25}, "rotary_percentage is 0.25, which our model does not have"),
     ],
 )
-def test_what_is_not_a_whole_model_is_refused_by_name(tmp_path, capsys, changes, said):
+def test_incomplete_models_are_refused(tmp_path, capsys, changes, said):
     path = save(tmp_path / "a.pt", **changes)
     arguments = ["--import-checkpoint", str(path), "--output", str(tmp_path / "out")]
     assert exit_code_of(lambda: export.main(arguments)) == 1
@@ -274,17 +274,17 @@ def test_what_is_not_a_whole_model_is_refused_by_name(tmp_path, capsys, changes,
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_mean_nothing_here_can_be_left_out(tmp_path, capsys):
+def test_unknown_weights_can_be_ignored(tmp_path, capsys):
     path = save(tmp_path / "a.pt", state={"value_head.weight": torch.ones(1, 48)})
     imported_logits(path, tmp_path, "--ignore-unknown")
     assert "left out, as not recognised: value_head.weight" in capsys.readouterr().out
 
 
 class _Settings:
-    """What a pickle must not bring to life."""
+    """A class that must not be unpickled."""
 
 
-def test_a_file_that_could_run_code_is_refused_with_the_conversion(tmp_path, capsys):
+def test_files_with_code_are_refused_with_a_conversion_command(tmp_path, capsys):
     path = tmp_path / "a.pt"
     torch.save({"model_state_dict": state_of(hf_model()), "config": _Settings()}, path)
     assert exit_code_of(lambda: export.main(["--import-checkpoint", str(path), "--output", str(tmp_path / "o")])) == 1
@@ -323,7 +323,7 @@ def test_a_file_without_a_model_is_refused(tmp_path, capsys, content, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_folder_in_place_of_a_file_names_the_other_import(tmp_path):
+def test_folder_instead_of_file_suggests_import_hf(tmp_path):
     with pytest.raises(PipelineError, match=r"is a folder; .* --import-hf"):
         export.main(["--import-checkpoint", str(tmp_path)])
 
@@ -348,13 +348,13 @@ def test_another_tokenizer_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["model_state_dict", "model"])
-def test_the_refusal_of_a_foreign_checkpoint_names_the_import(tmp_path, key):
+def test_foreign_checkpoint_suggests_the_import(tmp_path, key):
     torch.save({key: state_of(hf_model()), "config": META_CONFIG, "epoch": 3}, tmp_path / "a.pt")
     with pytest.raises(PipelineError, match=r"python3 main.py export --import-checkpoint .*a.pt"):
         load_model(tmp_path / "a.pt")
 
 
-def test_a_checkpoint_without_configuration_names_the_import(tmp_path):
+def test_checkpoint_without_configuration_suggests_the_import(tmp_path):
     torch.save({"model": our_state(state_of(hf_model()))}, tmp_path / "a.pt")
     with pytest.raises(PipelineError, match=r"no configuration.*--import-checkpoint .*a.pt --model-config"):
         load_model(tmp_path / "a.pt")

@@ -1,4 +1,4 @@
-"""A flipped bit is noticed before what it is in is used."""
+"""Flipped bits are detected before the data is used."""
 
 import json
 import os
@@ -22,7 +22,7 @@ HERE = Path("content.json")
 
 
 def flip(path: Path, place: bytes) -> None:
-    """Flip a bit of the byte at which `place` is first found in a file; its times stay, as they do on a bad disk."""
+    """Flip a bit where `place` first occurs in a file, without changing its timestamps, like a bad disk."""
     content, times = bytearray(path.read_bytes()), path.stat()
     content[content.index(place)] ^= 2
     path.write_bytes(content)
@@ -72,7 +72,7 @@ def made_once(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def cleaned(made_once, tmp_path) -> Path:
-    """A folder with cleaned text, a tokenizer and the configuration that names them."""
+    """A folder with cleaned text, a tokenizer and a configuration."""
     return shutil.copytree(made_once, tmp_path / "cleaned")
 
 
@@ -80,7 +80,7 @@ def prepare(folder: Path, *arguments: str) -> None:
     assert dataset_prep.main(["--config", str(folder / "config.json"), "--workers", "1", *arguments]) == 0
 
 
-def test_flipped_cleaned_text_becomes_no_dataset(cleaned):
+def test_flipped_cleaned_text_is_refused(cleaned):
     flip(cleaned / "cleaned" / "cleaned_b.txt", b"fox")
     with pytest.raises(PipelineError, match=r"cleaned_b\.txt is damaged, .*; delete it and run: python3 cleaner\.py"):
         prepare(cleaned)

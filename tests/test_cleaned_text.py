@@ -1,4 +1,4 @@
-"""pipeline/formats/cleaned_text.py: an article becomes one line and comes back."""
+"""pipeline/formats/cleaned_text.py: articles survive the round trip through a line."""
 
 import os
 from pathlib import Path

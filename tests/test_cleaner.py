@@ -1,4 +1,4 @@
-"""cleaner.py: what of an article stays, what is counted, and that no half file is ever taken for a whole one."""
+"""cleaner.py: what is kept and counted, and that partial files are never mistaken for complete ones."""
 
 import bz2
 import gzip
@@ -42,7 +42,7 @@ def write_jsonl(path, records):
 
 @pytest.fixture
 def clean(tmp_path):
-    """Cleans records; gives the articles and the report."""
+    """Clean records; returns the articles and the report."""
 
     def run(records, *options, name="raw.jsonl"):
         write_jsonl(tmp_path / "raw" / name, records)
@@ -105,7 +105,7 @@ def test_sections_go_with_all_below_them_and_are_counted(clean):
     assert report["totals"]["removed_parts"] == {"section See also": 1, "section References": 1}
 
 
-def test_articles_are_left_out_by_reason(clean):
+def test_removed_articles_are_counted_by_reason(clean):
     redirect = section("Abstract", part("list", None, part("list_item", "REDIRECT Other page")))
     may_refer = section(
         "Abstract", part("paragraph", "Mercury may refer to:"), part("list", None, part("list_item", LONG * 3))
@@ -161,7 +161,7 @@ def test_article_sections_and_json_strings_are_read_too(clean):
     assert articles == [f"{name}\n\n{LONG.strip()}" for name in "AB"]
 
 
-def test_plain_articles_end_where_their_references_begin(clean):
+def test_plain_articles_end_at_their_references(clean):
     text = f"{LONG}\n\nHistory\n\nIt was.\n\nReferences\n\nSmith, J. (1999).\n\nCategory:Things\nCategory:Others"
     articles, report = clean([{"name": "A", "text": text}, {"title": "B", "text": f"{LONG}\n\nCategory:Things"}])
     assert articles == [f"A\n\n{LONG.strip()}\n\nHistory\n\nIt was.", f"B\n\n{LONG.strip()}"]
@@ -191,7 +191,7 @@ def test_a_missing_or_empty_raw_folder_is_one_clear_error(tmp_path):
         run_cleaner(tmp_path)
 
 
-def test_a_done_file_is_not_done_again_until_input_limit_or_policy_change(clean, tmp_path):
+def test_finished_files_are_skipped_until_something_changes(clean, tmp_path):
     records = [article(str(i), section("Abstract", part("paragraph", LONG + str(i)))) for i in range(5)]
     output = tmp_path / "out" / "cleaned_raw.txt"
     test_run = ["--test", "--set", "cleaning.test_articles=3"]
@@ -228,7 +228,7 @@ def test_an_unfinished_cleaning_is_not_complete(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_text("cut"), "has 3 bytes, the report says"),
+        (lambda path: path.write_text("cut"), "has 3 bytes, but the report says"),
         (lambda path: path.write_bytes(path.read_bytes().swapcase()), "was changed since it was cleaned"),
         (lambda path: path.unlink(), "is missing"),
     ],
@@ -307,9 +307,9 @@ def test_input_without_a_usable_record_is_an_error(clean, tmp_path, capsys):
         clean(["no", "JSON"])
     with pytest.raises(PipelineError, match="is not complete"):
         cleaned_files(tmp_path / "out")
-    with pytest.raises(PipelineError, match=r"raw holds no records; expected articles in raw\.jsonl"):
+    with pytest.raises(PipelineError, match=r"raw has no records; expected articles in raw\.jsonl"):
         clean([])
-    assert "cleaned_raw.txt: 0 of 0 articles kept; raw.jsonl holds no records" in capsys.readouterr().out
+    assert "cleaned_raw.txt: 0 of 0 articles kept; raw.jsonl has no records" in capsys.readouterr().out
 
 
 def test_every_kind_of_input_in_one_folder(tmp_path):
@@ -347,7 +347,7 @@ def test_own_text_stays_as_it_is(tmp_path):
 def test_two_files_of_one_name_are_refused(tmp_path):
     write_jsonl(tmp_path / "raw" / "a.jsonl", [])
     (tmp_path / "raw" / "a.jsonl.gz").write_bytes(gzip.compress(b""))
-    with pytest.raises(PipelineError, match=r"a\.jsonl and a\.jsonl\.gz .* would both become cleaned_a\.txt"):
+    with pytest.raises(PipelineError, match=r"a\.jsonl and a\.jsonl\.gz .* have the same output, cleaned_a\.txt"):
         run_cleaner(tmp_path)
 
 
@@ -366,16 +366,16 @@ def test_output_does_not_depend_on_the_workers(tmp_path):
     assert three == one
 
 
-def test_a_file_of_another_input_is_left_out_of_the_dataset(clean, tmp_path, capsys):
+def test_dataset_ignores_files_from_other_input(clean, tmp_path, capsys):
     good = [article("Good", section("Abstract", part("paragraph", LONG)))]
     clean(good, name="old.jsonl")
     (tmp_path / "raw" / "old.jsonl").unlink()
     clean(good, name="new.jsonl")
-    assert "cleaned_old.txt was not made from this input" in capsys.readouterr().out
+    assert "cleaned_old.txt is not from this input" in capsys.readouterr().out
     assert cleaned_files(tmp_path / "out") == [tmp_path / "out" / "cleaned_new.txt"]
 
 
-def test_people_s_own_cleaned_files_need_no_report(tmp_path):
+def test_users_own_cleaned_files_need_no_report(tmp_path):
     with pytest.raises(PipelineError, match=r"run: python3 cleaner\.py"):
         cleaned_files(tmp_path)
     (tmp_path / "cleaned_mine.txt").write_text("one\n")

@@ -1,4 +1,4 @@
-"""Every script from outside: what it answers without importing a package, and what it says when one is missing."""
+"""Every script from the outside: fast answers without imports, and errors for missing packages."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from utils.packages import is_installed
 
 ROOT = Path(main.__file__).resolve().parent
 SCRIPTS = [stage.script for stage in main.STAGES]
-# What a stage must be given before it reads its configuration.
+# Required arguments of the stages.
 NEEDED = {"post_training.py": ["--checkpoint", "latest"], "export.py": ["--checkpoint", "latest", "--output", "out"]}
-# Runs a script once for each list of arguments; prints its exit codes and which modules of others it imported.
+# Runs a script once for each list of arguments; prints its exit codes and the third-party modules it imported.
 PROBE = """
 import contextlib, io, json, runpy, sys
 script, runs = sys.argv[1], json.loads(sys.argv[2])
@@ -44,7 +44,7 @@ def run_python(python: Path | str, *arguments: object, cwd: Path = ROOT) -> subp
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory) -> Path:
-    """A Python without a single package."""
+    """A Python without any packages."""
     folder = tmp_path_factory.mktemp("bare") / "environment"
     venv.create(folder, with_pip=False)
     return folder / "bin" / "python"
@@ -52,7 +52,7 @@ def bare_python(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def numpy_python(tmp_path_factory) -> Path:
-    """A Python whose only package is NumPy, or something of that name."""
+    """A Python whose only package is (a fake) NumPy."""
     folder = tmp_path_factory.mktemp("numpy_only") / "environment"
     venv.create(folder, with_pip=False)
     (packages,) = folder.glob("lib/python3*/site-packages")
@@ -62,7 +62,7 @@ def numpy_python(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_and_wrong_arguments_import_no_package(script):
+def test_help_and_usage_errors_import_no_packages(script):
     needed = NEEDED.get(script, [])
     runs = [
         ["--help"],
@@ -77,7 +77,7 @@ def test_help_and_wrong_arguments_import_no_package(script):
 
 
 def arguments_that_need_packages(script: str, folder: Path) -> list[str]:
-    """Arguments with which a script has something to do, and does not stop at missing files first."""
+    """Arguments with which a script gets past missing files."""
     (folder / "tokenizer.json").write_text("{}")
     (folder / "raw.jsonl").write_text('{"title": "a", "text": "b"}\n')
     settings = [f"paths.tokenizer_dir={folder}", f"paths.checkpoint_dir={folder}", f"paths.cleaned_dir={folder}"]
@@ -104,7 +104,7 @@ def test_numpy_alone_is_not_mistaken_for_everything(script, numpy_python, tmp_pa
 
 
 def refused_for(script: str, python: Path, folder: Path) -> str:
-    """The package for want of which `script` refuses to run."""
+    """The missing package that `script` reports."""
     result = run_python(python, ROOT / script, *arguments_that_need_packages(script, folder), cwd=folder)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]

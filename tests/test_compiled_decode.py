@@ -1,4 +1,4 @@
-"""The compiled decode step: its mathematics for every model option, and compiled, from the cache on disk to tokens."""
+"""The compiled decode step: its computation for every model option, and the compiled code with its disk cache."""
 
 import shutil
 
@@ -86,7 +86,7 @@ def test_without_a_compiler_on_says_so_and_auto_goes_without(cache_home, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
-def test_compiled_once_it_writes_the_same_tokens_for_every_checkpoint_of_the_shape(cache_home, capfd):
+def test_compiled_step_works_for_all_checkpoints_of_a_shape(cache_home, capfd):
     model = new_model(qk_norm=True)
     settings = GenerationSettings(max_length=100, temperature=0)  # twice beyond the context of 48
     decoder = compiled_decoder(model, "on")

@@ -1,4 +1,4 @@
-"""The configuration: its files agree, and what does not fit is refused in one clear line."""
+"""The configuration: its files agree, and invalid values are one-line errors."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from utils.cli import stage_parser
 from utils.errors import PipelineError, UsageError
 
 
-def test_config_json_and_its_page_agree_with_the_dataclasses_key_by_key():
+def test_config_json_and_docs_match_the_dataclasses():
     assert json.loads(DEFAULT_CONFIG.read_text()) == json.loads(config_json()), "run: make config"
     assert CONFIGURATION_PAGE.read_text() == configuration_page(), "run: make config"
     for name, section in SECTIONS.items():
@@ -19,7 +19,7 @@ def test_config_json_and_its_page_agree_with_the_dataclasses_key_by_key():
             assert f"| `{key}` |" in CONFIGURATION_PAGE.read_text().split(f"## `{name}`")[1]
 
 
-def test_a_flag_beats_a_setting_beats_a_file_beats_the_default(tmp_path):
+def test_flags_override_settings_override_files_override_defaults(tmp_path):
     overlay = tmp_path / "mine.json"
     overlay.write_text('{"training": {"batch_size": 5, "device": "cpu", "seed": 3}} // a comment')
     config = load_config(overlay, settings=["training.batch_size=6", "training.seed=4"], flags={"training.seed": 7})
@@ -107,7 +107,7 @@ def test_a_path_is_relative_to_the_file_that_names_it(tmp_path, monkeypatch):
         ("[]", "contains a list"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, content, said):
+def test_invalid_settings_are_reported(tmp_path, content, said):
     overlay = tmp_path / "mine.json"
     overlay.write_text(content)
     with pytest.raises(PipelineError) as caught:

@@ -1,4 +1,4 @@
-"""The loader: no validation token in training, every window once an epoch, exact continuation."""
+"""The loader: no validation tokens in training, every window once per epoch, exact resuming."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def make_dataset(directory, lengths, *, window=16, stride=8, legacy=False) -> TokenDataset:
-    """Streams in which every token's value is its place, so that a token tells where it comes from."""
+    """Streams in which the value of every token is its position."""
     directory.mkdir(exist_ok=True)
     first, files = 0, []
     for index, length in enumerate(lengths):
@@ -62,7 +62,7 @@ def dataset(tmp_path):
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("overlap", [0, 8, 15])
 @pytest.mark.parametrize("lengths", [[40_000], [20_011, 9_003, 30_000], [700, 90, 16, 333]])
-def test_no_validation_token_is_ever_in_a_training_window(tmp_path, lengths, overlap, legacy):
+def test_validation_tokens_never_appear_in_training(tmp_path, lengths, overlap, legacy):
     dataset = make_dataset(tmp_path / "data", lengths, stride=16 - overlap, legacy=legacy)
     split = split_windows(dataset, val_split=0.1, seed=42)
     train = np.concatenate([batch.numpy().ravel() for batch in make_loader(dataset, batch_size=1, batches_per_step=1)])
@@ -86,7 +86,7 @@ def test_a_part_is_copied_piece_by_piece(monkeypatch):
     assert pieces == [7, 7, 7, 7, 2]
 
 
-def test_the_split_is_the_same_in_every_run_and_follows_the_seed(dataset):
+def test_split_is_determined_by_the_seed(dataset):
     one, same, other = (split_windows(dataset, val_split=0.1, seed=seed) for seed in (42, 42, 43))
     assert np.array_equal(one.validation, same.validation)
     assert np.array_equal(one.train, same.train)
@@ -116,7 +116,7 @@ def test_parts_are_loaded_in_the_background_but_the_first(dataset, monkeypatch):
     assert threads[:6] == [True, *[False] * 5]
 
 
-def test_an_epoch_has_every_window_once_and_each_epoch_another_order(dataset):
+def test_epochs_shuffle_and_contain_every_window_once(dataset):
     loader = make_loader(dataset)
     epochs = [torch.cat(list(loader)) for _ in range(2)]
     firsts = [set(epoch[:, 0].tolist()) for epoch in epochs]
@@ -142,7 +142,7 @@ def test_ids_above_32767_stay_positive(dataset):
 
 
 @pytest.mark.parametrize("batches", [0, 2, 7, 100, 1000])
-def test_a_loader_goes_on_where_another_stopped(dataset, batches):
+def test_loader_continues_where_another_stopped(dataset, batches):
     def stream(loader):
         while True:
             yield from loader
@@ -167,7 +167,7 @@ def test_two_processes_take_the_windows_of_one_with_accumulation(dataset):
         assert torch.equal(right, alone[2 * index + 1])
 
 
-def test_another_number_of_processes_goes_on_if_the_step_keeps_its_size(dataset):
+def test_resume_with_other_process_count_needs_equal_step_size(dataset):
     alone = make_loader(dataset, batches_per_step=4)
     batches = iter(alone)
     for _ in range(8):
@@ -180,7 +180,7 @@ def test_another_number_of_processes_goes_on_if_the_step_keeps_its_size(dataset)
         make_loader(dataset, batches_per_step=4, world=World(0, 2)).load_state_dict(state)
 
 
-def test_small_memory_makes_more_parts_and_the_windows_stay_the_same(dataset):
+def test_little_memory_adds_parts_without_changing_windows(dataset):
     plain = make_loader(dataset, parts=1)
     tight = make_loader(dataset, parts=1, free_bytes=100_000)
     assert (plain.num_parts, tight.num_parts > 4) == (1, True)
@@ -219,7 +219,7 @@ def test_the_call_of_the_mission_works(tmp_path):
     assert 0.08 < info["val_size"] * 16 / 30_000 < 0.12
 
 
-def test_a_dataset_that_is_not_complete_names_the_command(tmp_path):
+def test_incomplete_dataset_suggests_the_command(tmp_path):
     (tmp_path / "fineweb").mkdir()
     config = DatasetConfig(fineweb_test_dir=tmp_path / "fineweb")
     with pytest.raises(PipelineError, match=r"it has no metadata.json; run: python3 main.py fineweb --test"):
@@ -245,7 +245,7 @@ def test_damage_is_named_before_a_validation_result(tmp_path):
         file.write(b"\x01\x00")
     config = DatasetConfig(wikipedia_test_dir=directory, window=16)
     train, val, _ = create_simple_train_val_dataloaders(test_mode=True, device="cpu", config=config)
-    with pytest.raises(PipelineError, match=r"token file .*tokens_1\.npy is damaged: its sha256 is not the one"):
+    with pytest.raises(PipelineError, match=r"token file .*tokens_1\.npy is damaged: its sha256 does not match"):
         next(iter(val))
     with pytest.raises(PipelineError, match=r"tokens_1\.npy is damaged"):
         next(iter(train))
@@ -260,7 +260,7 @@ def test_ids_beyond_the_vocabulary_never_reach_the_model(tmp_path, legacy):
     train, val, _ = create_simple_train_val_dataloaders(**options, vocab_size=10_000)
     position = "10,000" if not legacy else r"19,\d+"  # rows overlap by half
     for loader in (train, val):
-        with pytest.raises(PipelineError, match=rf"tokens_0\.npy holds id 10000 at position {position}"):
+        with pytest.raises(PipelineError, match=rf"tokens_0\.npy has id 10000 at position {position}"):
             list(loader)
 
 

@@ -1,4 +1,4 @@
-"""dataset_prep.py as a user runs it, on a tokenizer trained on the spot."""
+"""dataset_prep.py as a user runs it, with a freshly trained tokenizer."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ def articles():
 
 @pytest.fixture
 def config(tmp_path, articles):
-    """A config file over two cleaned files and a tokenizer of 300 pieces; its dataset folders lie beside it."""
+    """A config file for two cleaned files and a tokenizer of 300 pieces, next to its dataset folders."""
     cleaned = tmp_path / "cleaned"
     cleaned.mkdir()
     for number, part in enumerate((articles[:200], articles[200:])):
@@ -87,12 +87,12 @@ def test_iter_articles_gives_the_articles_back(config, articles):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "model.vocab_size=301"], "300 tokens, model.vocab_size is 301; give the right tokenizer"),
+        (["--set", "model.vocab_size=301"], "300 tokens, but model.vocab_size is 301; use the right tokenizer"),
         (["--set", "paths.cleaned_dir=nowhere"], "nowhere does not exist; run: python3 cleaner.py"),
         (["--window", "1"], "dataset.window is 1; expected at least 2"),
     ],
 )
-def test_mistakes_are_one_line_that_says_what_to_do(config, capsys, arguments, message):
+def test_mistakes_are_one_line_with_a_remedy(config, capsys, arguments, message):
     assert exit_code_of(lambda: dataset_prep.main(["--config", str(config), *arguments])) == 1
     assert message in capsys.readouterr().err
 
@@ -102,9 +102,9 @@ def test_a_complete_dataset_is_not_made_again(config, capsys):
     dataset_prep.main(run)
     before = (config.parent / "test" / "tokens_0.npy").stat().st_mtime_ns
     assert dataset_prep.main(run) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert dataset_prep.main([*run, "--window", "16"]) == 0
-    assert "windows of 16, one every 8 tokens, in place of 32 and 16" in capsys.readouterr().out
+    assert "windows of 16, one every 8 tokens, instead of 32 and 16" in capsys.readouterr().out
     assert (config.parent / "test" / "tokens_0.npy").stat().st_mtime_ns == before
     assert dataset_prep.main([*run, "--restart"]) == 0
     assert (config.parent / "test" / "tokens_0.npy").stat().st_mtime_ns > before
@@ -116,7 +116,7 @@ def test_nothing_heavy_is_imported():
     assert result.stdout == "set()\n", result.stderr
 
 
-def test_documents_that_an_evaluation_set_has_are_left_out_and_listed(config, articles):
+def test_contaminated_documents_are_removed_and_listed(config, articles):
     evaluation = config.parent / "evaluation"
     (evaluation / "lambada").mkdir(parents=True)
     (evaluation / "lambada" / "test.jsonl").write_text(json.dumps({"text": articles[7].split("\n")[0].upper()}) + "\n")
@@ -130,7 +130,7 @@ def test_documents_that_an_evaluation_set_has_are_left_out_and_listed(config, ar
     assert dataset.metadata["rejected"] == {"contaminated_lambada": len(removed)}
     assert dataset.metadata["totals"]["documents"] == 300 - len(removed) > 0
     assert dataset.metadata["decontamination"]["sets"][0]["name"] == "lambada"
-    # Without the flag it is another dataset.
+    # Without the flag it is a different dataset.
     assert exit_code_of(lambda: dataset_prep.main(run)) == 1
 
 
@@ -143,13 +143,13 @@ def test_inspect_reports_and_finds_damage(config, articles, capsys):
     report = capsys.readouterr().out
     shown = [article for article in articles if article in report]
     assert len(shown) == 5
-    assert f"sha256 holds for all {len(TokenDataset.open(directory).files)} files" in report
+    assert f"sha256 verified for all {len(TokenDataset.open(directory).files)} files" in report
     assert (directory / "document_lengths.png").read_bytes().startswith(b"\x89PNG")
     with (directory / "tokens_1.npy").open("r+b") as stream:
         stream.seek(-2, 2)
         stream.write(b"\x05\x00")
     assert exit_code_of(lambda: dataset_prep.main([*run, "--inspect", str(directory)])) == 1
-    assert "tokens_1.npy no longer has the sha256" in capsys.readouterr().err
+    assert "tokens_1.npy does not match its sha256" in capsys.readouterr().err
 
 
 def test_inspect_gives_every_document_whole(config, articles):
@@ -175,18 +175,18 @@ def test_inspect_describes_an_older_tools_dataset(config, capsys, metadata):
     report = capsys.readouterr().out
     assert "windows of 16" in report
     assert "the old tower of a town" in report
-    np.save(directory / "tokens_0.npy", ids)  # a stream, without a window of its own
+    np.save(directory / "tokens_0.npy", ids)  # a stream without a fixed window
     if metadata:
         assert dataset_prep.main(inspect) == 0
         assert "windows of 32" in capsys.readouterr().out
     np.save(directory / "tokens_0.npy", np.full((6, 16), 300, dtype=np.uint16))
     assert exit_code_of(lambda: dataset_prep.main(inspect)) == 1
-    assert "tokens_0.npy holds id 300 at position 0, expected ids below 300" in capsys.readouterr().err
+    assert "tokens_0.npy has id 300 at position 0; expected ids below 300" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("signal_name", "code"), [("SIGKILL", -9), ("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_run_that_is_killed_goes_on_to_the_same_bytes(config, articles, signal_name, code):
-    """Real processes: the worker ends with its parent, and the next run finds what it left."""
+def test_killed_run_resumes_to_the_same_bytes(config, articles, signal_name, code):
+    """With real processes: the worker dies with its parent, and the next run continues."""
     cleaned = config.parent / "cleaned" / "cleaned_1.txt"
     lines = (to_line(article) + f" {number}\n" for number in range(8) for article in articles)
     cleaned.write_text("".join(lines), encoding="utf-8", newline="\n")

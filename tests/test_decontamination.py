@@ -1,4 +1,4 @@
-"""Decontamination: exactly the documents that share thirteen words with an evaluation set are found."""
+"""Decontamination finds exactly the documents that share thirteen words with an evaluation set."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def ngrams(text: str) -> set[tuple[bytes, ...]]:
     items=st.lists(st.lists(st.sampled_from("abc"), max_size=18).map(" ".join), max_size=3),
     text=st.lists(st.sampled_from("abcx"), max_size=40).map(" ".join),
 )
-def test_the_index_finds_what_sets_of_ngrams_find(items, text):
+def test_index_matches_plain_ngram_sets(items, text):
     index = EvaluationIndex({"one": items})
     wanted = ngrams(text) & {ngram for item in items for ngram in ngrams(item)}
     match = index.find(text)
@@ -47,7 +47,7 @@ def test_thirteen_words_are_found_and_twelve_are_not():
 
 
 def test_the_table_only_saves_time():
-    """Whatever it lets through by chance is compared in full."""
+    """False positives of the filter are compared in full."""
     index = EvaluationIndex({"lambada": [" ".join(ALPHABET)]})
     index._table[:] = True
     assert index.find(" ".join(ALPHABET[3:16])) is not None
@@ -61,7 +61,7 @@ def test_letters_beyond_ascii_do_not_separate_words():
 
 
 @pytest.mark.parametrize("place", range(13))
-def test_one_other_word_among_thirteen_is_no_match(place):
+def test_one_different_word_prevents_a_match(place):
     words = ALPHABET[:13]
     index = EvaluationIndex({"lambada": [" ".join(words)]})
     words[place] = "other"
@@ -78,7 +78,7 @@ def test_one_other_word_among_thirteen_is_no_match(place):
         SENTENCE.replace(" ", "\n").replace("“", '"').replace("”", '"').replace("'", "’"),
     ],
 )
-def test_case_punctuation_and_spacing_make_no_difference(spelling):
+def test_case_punctuation_and_spacing_are_ignored(spelling):
     assert EvaluationIndex({"wikitext": [SENTENCE]}).find(f"Before. {spelling} After.").set_name == "wikitext"
 
 
@@ -125,7 +125,7 @@ def test_a_folder_without_sets_and_a_malformed_file_are_named(tmp_path, folder):
 
 
 @pytest.mark.skipif("LLM_REAL_DATA" not in os.environ, reason="LLM_REAL_DATA is not set")
-def test_the_real_sets_are_found_in_text_that_quotes_them_and_not_in_other_text():
+def test_real_sets_are_found_only_in_quoting_text():
     data = Path(os.environ["LLM_REAL_DATA"])
     index = EvaluationIndex.load(data)
     assert [benchmark.name for benchmark in index.sets] == ["wikitext", "lambada", "hellaswag"]

@@ -1,4 +1,4 @@
-"""The cleaner reads the offline corpus as it reads Wikipedia."""
+"""The cleaner handles the offline corpus like Wikipedia."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""The tables of facts are well-formed, and the corpus made from them holds no held-out wording."""
+"""The tables of facts are well-formed, and the corpus contains no held-out wordings."""
 
 import json
 import random
@@ -95,7 +95,7 @@ def test_symbols_and_numbers_are_unique():
 def test_a_table_without_a_wording_is_refused(tmp_path):
     path = tmp_path / "lakes.tsv"
     path.write_text("# source = s\n# licence = l\n# title = Lakes\n# noun = lake\nlake\tplace\nBaikal\tAsia\n")
-    with pytest.raises(PipelineError, match=r"no `# place.answer = …` for the column place"):
+    with pytest.raises(PipelineError, match=r"missing `# place.answer = …` for the column place"):
         read_table(path)
 
 
@@ -126,7 +126,7 @@ def test_unknown_names_are_never_trained_on(seed):
     assert [name for name in used if f" {name}?" in text or f" {name} " in text] == []
 
 
-def test_real_unknown_names_are_in_no_table():
+def test_unknown_names_are_not_in_tables():
     known = {row[0].lower() for table in TABLES for row in table.rows}
     listed = [name.lower() for names in REAL.values() for name in names.split("; ")]
     assert known.isdisjoint(listed)
@@ -171,7 +171,7 @@ def test_articles_state_every_fact(folder):
     assert {fact.answer for fact in FACTS} <= answered
 
 
-def test_what_a_story_loses_it_finds():
+def test_lost_things_are_found_in_stories():
     for seed in range(300):
         story = tell_story(random.Random(seed))
         assert story.text.count(story.subject) >= 2

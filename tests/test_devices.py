@@ -1,4 +1,4 @@
-"""Devices: what is not there is refused in one line, and torchrun's numbers are read."""
+"""Devices: missing ones are one-line errors, and torchrun's ranks are read."""
 
 from types import SimpleNamespace
 
@@ -17,13 +17,13 @@ from utils.devices import (
 from utils.errors import PipelineError
 
 
-def test_cuda_where_there_is_none_names_the_way_on(monkeypatch):
+def test_missing_cuda_suggests_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PipelineError, match=r"device cuda: .*; use --device cpu"):
         resolve_device("cuda")
 
 
-def test_auto_takes_the_cpu_where_there_is_nothing_else(monkeypatch):
+def test_auto_falls_back_to_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
@@ -48,7 +48,7 @@ def test_the_compute_type_follows_the_device():
 
 
 @pytest.mark.parametrize(("capability", "chosen"), [((8, 6), torch.bfloat16), ((7, 5), torch.float32)])
-def test_bfloat16_is_for_gpus_that_compute_in_it_not_for_those_that_emulate_it(monkeypatch, capability, chosen):
+def test_bfloat16_requires_native_support(monkeypatch, capability, chosen):
     card = SimpleNamespace(major=capability[0], minor=capability[1], name="NVIDIA Card")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -76,7 +76,7 @@ def test_bfloat16_is_for_gpus_that_compute_in_it_not_for_those_that_emulate_it(m
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
     ],
 )
-def test_a_peak_is_that_of_the_named_card_and_of_no_other(name, tera):
+def test_peak_flops_match_the_exact_card(name, tera):
     assert peak_flops_of(name) == (None if tera is None else pytest.approx(tera * 1e12))
 
 

@@ -39,7 +39,7 @@ def test_a_module_becomes_an_article_with_its_sections(tmp_path):
     assert article["sections"][2]["has_parts"][1]["value"] == ">>> first([1])\n1"
 
 
-def test_a_file_that_is_no_python_is_left_out(tmp_path):
+def test_non_python_file_is_skipped(tmp_path):
     (tmp_path / "broken.py").write_text("def (:")
     assert articles_of_file(tmp_path / "broken.py", "broken") == []
 
@@ -49,7 +49,7 @@ def test_help_topics_are_articles():
     assert {"if", "while", "lambda"} <= names
 
 
-def test_corpus_is_the_same_every_time_and_the_cleaner_reads_it(tmp_path):
+def test_corpus_is_deterministic_and_cleanable(tmp_path):
     first = write_corpus(tmp_path / "one", max_bytes=600_000)
     assert write_corpus(tmp_path / "two", max_bytes=600_000, workers=1) == first
     files = sorted((tmp_path / "one").glob("*.jsonl"))

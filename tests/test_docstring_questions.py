@@ -1,4 +1,4 @@
-"""The quickstart's conversations: short questions and answers out of raw articles, the same each time."""
+"""Conversations from docstrings: short questions and answers, deterministic."""
 
 import json
 
@@ -28,7 +28,7 @@ ARTICLES = [
 ]
 
 
-def test_documented_names_become_questions_and_functions_say_how_they_are_called(tmp_path):
+def test_documented_names_become_questions_with_signatures(tmp_path):
     (tmp_path / "raw.jsonl").write_text("".join(json.dumps(article) + "\n" for article in ARTICLES))
     assert write_conversations(tmp_path, tmp_path / "chats") == 2
     texts = [json.loads(line)["conversations"] for line in (tmp_path / "chats").read_text().splitlines()]

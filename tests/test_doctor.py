@@ -62,7 +62,7 @@ def test_a_machine_that_can_run_the_route_exits_with_0(ready, capsys):
     assert "the configured route can run" in capsys.readouterr().out
 
 
-def test_a_missing_gpu_exits_with_1_and_names_the_setting(ready, monkeypatch, capsys):
+def test_missing_gpu_exits_with_1_and_suggests_a_setting(ready, monkeypatch, capsys):
     monkeypatch.setattr(accelerator, "find_gpus", list)
     assert doctor.main(["--config", str(ready / "config.json"), "--set", "training.device=cuda"]) == 1
     assert "--set training.device=cpu" in capsys.readouterr().out
@@ -87,7 +87,7 @@ def test_nothing_is_written_and_torch_is_not_imported(ready):
     assert files() == before
 
 
-def test_a_python_without_packages_is_told_to_install_them(tmp_path):
+def test_python_without_packages_gets_install_instructions(tmp_path):
     venv.create(tmp_path / "bare", with_pip=False)
     command = [str(tmp_path / "bare" / "bin" / "python"), str(CHECKOUT / "doctor.py")]
     result = subprocess.run(command, capture_output=True, text=True, env={"HF_HUB_OFFLINE": "1"}, timeout=60)
@@ -166,7 +166,7 @@ def test_gpus_are_read_from_nvidia_smi(tmp_path, monkeypatch):
         (H100, "12.8", ("training.batch_size=4096",), "--set training.batch_size=2048"),
     ],
 )
-def test_what_the_gpu_cannot_do_is_a_problem_with_its_remedy(gpu, cuda, settings, remedy):
+def test_gpu_limitations_are_reported_with_a_remedy(gpu, cuda, settings, remedy):
     found = problems(gpu_problems(gpu, load_config(settings=settings), cuda=cuda))
     assert bool(found) == bool(remedy)
     assert not found or remedy in found[0].remedy
@@ -277,7 +277,7 @@ def test_a_damaged_dataset_is_a_problem(ready):
     assert "--restart" in finding.remedy
 
 
-def test_a_dataset_to_come_names_the_next_command(ready):
+def test_future_dataset_suggests_the_next_command(ready):
     missing = config_of(ready, f"dataset.custom_dir={ready / 'none'}", f"paths.cleaned_dir={ready / 'cleaned'}")
     assert check_datasets(missing)[0].status == "problem"
     (ready / "cleaned").mkdir()

@@ -1,4 +1,4 @@
-"""Files behind HTTP: what a server sends is checked, and one that brings nothing is given up."""
+"""Remote files: responses are validated, and unresponsive servers are given up."""
 
 import hashlib
 import threading
@@ -20,7 +20,7 @@ Answer = Callable[[BaseHTTPRequestHandler, int, int], None]
 
 
 class Storage:
-    """A server whose answers to a request for the bytes [start, end) a test decides."""
+    """A server whose answers to requests for the bytes [start, end) are set by the test."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
@@ -86,7 +86,7 @@ def test_more_than_was_asked_for_is_cut_off(storage):
         storage.reader(attempts=1).range("/file", Span(0, 100))
 
 
-def test_a_byte_a_connection_is_no_progress(storage):
+def test_one_byte_per_connection_is_not_progress(storage):
     storage.answer = lambda request, start, end: send(
         request, CONTENT[start : start + 1], start, Content_Length=str(end - start)
     )
@@ -117,7 +117,7 @@ def test_another_file_than_the_listing_s_is_refused(storage, stated):
     storage.answer = answer
     file = RemoteFile(storage.reader(), "/file", len(CONTENT), SHA256)
     if stated == "0" * 64:
-        with pytest.raises(ServerError, match=f"a file with the hash {stated}, the listing says {SHA256}"):
+        with pytest.raises(ServerError, match=f"a file with the hash {stated}, but the listing says {SHA256}"):
             file.read()
     else:
         assert file.read() == CONTENT
@@ -147,7 +147,7 @@ def test_a_download_has_the_hash_that_the_hub_states(storage, monkeypatch, tmp_p
             download("someone/model", "tokenizer.model")
 
 
-def test_a_damaged_file_in_the_hub_s_cache_is_not_used(monkeypatch, tmp_path):
+def test_damaged_file_in_hub_cache_is_refused(monkeypatch, tmp_path):
     (tmp_path / SHA256).write_bytes(CONTENT)
     (tmp_path / "tokenizer.model").symlink_to(tmp_path / SHA256)
     path = str(tmp_path / "tokenizer.model")

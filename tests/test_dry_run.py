@@ -1,4 +1,4 @@
-"""The estimate of a run, on a clock that only the measured work moves."""
+"""The estimate of a run, with a fake clock."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.test_trainer import make_trainer
 
 
 class Clock:
-    """Time that passes only where a test lets it."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -22,7 +22,7 @@ def clock():
 
 
 def timed(trainer, name, clock, seconds):
-    """Let each call of a method take `seconds`, and the first one a second more, to compile."""
+    """Make each call of a method take `seconds`, and the first one a second longer for compiling."""
     original, calls = getattr(trainer, name), []
 
     def work(*arguments):
@@ -38,7 +38,7 @@ def test_compiling_is_counted_once(tmp_path, clock):
     timed(trainer, "train_step", clock, 0.01)
     timed(trainer, "score_validation", clock, 0.004)
     report = dry_run(trainer, clock=clock)
-    assert "a step: 10 ms" in report
+    assert "step: 10 ms" in report
     assert "a validation: 4 ms, 2 of them" in report
     assert "10 steps, 320 tokens, about 2.1s" in report
 

@@ -1,4 +1,4 @@
-"""The end-of-text id is the tokenizer's, wherever a text ends or is ended."""
+"""Every stage uses the tokenizer's end-of-text id."""
 
 import json
 
@@ -48,13 +48,13 @@ def checkpoint(tokenizer, tmp_path_factory):
 
 
 def always(model, token: int):
-    """`model`, whose likeliest token is always `token`."""
+    """`model`, patched so that its most likely token is always `token`."""
     one_hot = torch.nn.functional.one_hot(torch.tensor(token), model.config.vocab_size).float()
     model.project = lambda hidden: one_hot.expand(*hidden.shape[:-1], -1)
     return model
 
 
-def test_the_tokenizer_names_the_end(tokenizer):
+def test_tokenizer_defines_the_end_of_text(tokenizer):
     assert tokenizer.eos_id == END
     assert tokenizer.encode("fox", add_eos=True)[-1] == END
 
@@ -80,10 +80,10 @@ def test_console_and_server_end_at_the_tokenizers_end(checkpoint, token, new):
 
 def test_samples_during_training_end_there(checkpoint, tokenizer):
     model = always(load_model(checkpoint), END)
-    model.eos_id = None  # a model in training came from no checkpoint
+    model.eos_id = None  # a model in training is not from a checkpoint
     assert "".join(stream_text(model, tokenizer, "fox", GREEDY)) == ""
     assert SampleWriter(tokenizer, ["fox"], GREEDY)._continue(model, "fox") == "fox"
-    assert SampleAnswers(tokenizer, ["fox"], max_length=4).answers(model) == [("fox", "(it ends at once)")]
+    assert SampleAnswers(tokenizer, ["fox"], max_length=4).answers(model) == [("fox", "(no text)")]
 
 
 def test_documents_and_conversations_end_with_it(tokenizer, tmp_path):

@@ -1,4 +1,4 @@
-"""From raw text to a tuned model that answers: the quickstart, through the router, with a tiny model on little text."""
+"""The quickstart from raw text to a tuned model, through main.py, with a tiny model and little text."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_the_whole_quickstart_with_a_tiny_model(tmp_path, capsys):
     overlay["dataset"]["custom_dir"] = "out/dataset"
     overlay["model"] |= {"vocab_size": 600, "hidden_size": 48, "num_hidden_layers": 1}
     overlay["training"] |= {"compile": "off", "max_steps": 6, "warmup_steps": 2, "val_tokens": 2000}
-    overlay["sft"] |= {"max_length": 24, "val_split": 0.1}  # few conversations are that short
+    overlay["sft"] |= {"max_length": 24, "val_split": 0.1}  # only few conversations are this short
     (tmp_path / "tiny.json").write_text(json.dumps(overlay))
     arguments = ["--config", str(tmp_path / "tiny.json"), "--characters", "600000"]
     assert quickstart.main(arguments) == 0
@@ -29,8 +29,8 @@ def test_the_whole_quickstart_with_a_tiny_model(tmp_path, capsys):
     assert len(before) <= 30
     assert max(map(len, lines)) <= 80 + len(str(tmp_path))
     summary = (tmp_path / "out" / "summary.txt").read_text()
-    assert "of 300 held-out questions right" in summary
-    assert "of 50 unknown ones admitted" in summary
+    assert "of 300 held-out questions correct" in summary
+    assert "of 50 unknown ones recognized" in summary
     for picture in ("loss.png", "score.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
     assert quickstart.main(arguments) == 0

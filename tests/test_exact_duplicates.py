@@ -1,4 +1,4 @@
-"""Exact deduplication: the first of equal documents stays, whatever way the work was divided."""
+"""Exact deduplication keeps the first of equal documents, however the work is divided."""
 
 import unicodedata
 
@@ -10,7 +10,7 @@ from pipeline.preparation.exact_duplicates import hash_documents, keep_masks
 
 
 def masks_by_a_set(files: list[list[str]]) -> list[list[bool]]:
-    """The slow way."""
+    """A simple reference."""
     seen, masks = set(), []
     for texts in files:
         mask = []

@@ -1,4 +1,4 @@
-"""Exports: what transformers loads is the model that was trained; what has no equal there is refused by name."""
+"""Exports: transformers loads the same model, and unsupported models are refused."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(tokenizer, tmp_path_factory):
-    """Folder and checkpoint of each shape; the Llama is a tuned one."""
+    """The folder and checkpoint of each shape; the Llama is fine-tuned."""
     directory = tmp_path_factory.mktemp("exported")
     results = {}
     for name, shape in SHAPES.items():
@@ -62,7 +62,7 @@ def test_transformers_computes_the_same_logits(exported, name):
     assert not getattr(theirs.config, "use_sliding_window", False)
 
 
-def test_the_tokenizer_gives_our_ids_with_bos_and_the_template_our_renderers(exported, tokenizer):
+def test_exported_tokenizer_and_template_match_ours(exported, tokenizer):
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(exported["llama"][0])
@@ -80,7 +80,7 @@ def test_only_a_tuned_checkpoint_gets_a_chat_template(exported):
     assert not (exported["qwen3"][0] / "chat_template.jinja").exists()
 
 
-def test_the_card_tells_of_data_training_and_scores(exported):
+def test_model_card_covers_data_training_and_scores(exported):
     tuned, base = ((exported[name][0] / "README.md").read_text(encoding="utf-8") for name in ("llama", "qwen3"))
     for told in ("fine-tuned on conversations", "## Fine-tuning", "| validation: loss | 2.5 |", "vllm serve llama"):
         assert told in tuned
@@ -89,7 +89,7 @@ def test_the_card_tells_of_data_training_and_scores(exported):
     assert "## Fine-tuning" not in base
 
 
-def test_scores_of_a_benchmark_stand_in_the_card(exported, tmp_path):
+def test_model_card_contains_benchmark_scores(exported, tmp_path):
     scores = tmp_path / "benchmark.json"
     scores.write_text(json.dumps({"wikitext": {"perplexity": 31.25}}))
     arguments = ["--checkpoint", str(exported["llama"][1]), "--output", str(tmp_path / "out"), "--scores", str(scores)]
@@ -101,7 +101,7 @@ def test_scores_of_a_benchmark_stand_in_the_card(exported, tmp_path):
     ("shape", "name"),
     [({"norm": "layer"}, "LayerNorm"), ({"activation": "geglu"}, "GeGLU"), ({"activation": "reglu"}, "ReGLU")],
 )
-def test_what_has_no_equal_is_refused_by_name_and_nothing_is_left(tokenizer, tmp_path, shape, name):
+def test_unsupported_models_are_refused_without_leftovers(tokenizer, tmp_path, shape, name):
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer, **shape)
     with pytest.raises(PipelineError, match=name):
         export.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")])
@@ -132,7 +132,7 @@ def test_weights_of_half_size_are_compared_as_they_are_stored(tokenizer, tmp_pat
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_an_export_is_replaced_only_when_asked_and_other_folders_never(exported, tmp_path):
+def test_overwrite_replaces_only_exports(exported, tmp_path):
     folder, checkpoint = exported["llama"]
     arguments = ["--checkpoint", str(checkpoint), "--output"]
     with pytest.raises(PipelineError, match="--overwrite"):
@@ -203,7 +203,7 @@ def test_generation_settings_say_whether_to_sample():
     assert not {"temperature", "top_k", "top_p"} & greedy.keys()
 
 
-def test_what_a_folder_does_not_say_is_as_llama_has_it():
+def test_missing_keys_default_to_llamas_values():
     content = {"model_type": "llama", "vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 1}
     content |= {
         "num_attention_heads": 4,

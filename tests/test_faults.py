@@ -1,4 +1,4 @@
-"""The short form of the fault suite, and its table in the documentation; `make test-faults` runs all of it."""
+"""A sample of the fault suite, and its table in the docs. `make test-faults` runs all of it."""
 
 import os
 import re

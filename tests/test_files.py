@@ -1,4 +1,4 @@
-"""A file is there whole or not at all."""
+"""Files exist complete or not at all."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""fineweb_prep.py against a small hub on loopback that closes connections, answers 429 and 500, cuts bodies short."""
+"""fineweb_prep.py with a local fake hub that closes connections, answers 429 and 500, and truncates bodies."""
 
 import gzip
 import hashlib
@@ -45,7 +45,7 @@ def _documents(count: int) -> list[dict]:
 
 
 class FaultyHub:
-    """Serves the files of a folder as the dataset NAME. `faults` says, request by request, what goes wrong."""
+    """Serve the files in a folder as the dataset NAME. `faults` has the fault of each request."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -156,7 +156,7 @@ def _sums(directory: Path) -> dict[str, str]:
 
 
 def _wanted(tokenizer, documents, min_tokens=30) -> tuple[list[list[int]], Counter]:
-    """The slow and obvious way."""
+    """A simple reference."""
     kept, rejected = [], Counter()
     for document in documents:
         ids = tokenizer.encode(document["text"])
@@ -193,7 +193,7 @@ def test_a_faulty_hub_gives_the_same_bytes(hub, config):
     assert _sums(config.parent / "shared") == _sums(config.parent / "smooth")
 
 
-def test_a_dead_hub_ends_the_run_and_the_next_one_goes_on(hub, config, capsys):
+def test_run_stops_if_the_hub_dies_and_can_resume(hub, config, capsys):
     assert _run(config, into="smooth") == 0
     batch = ("--batch-size", "20", "--set", "fineweb.retries=3")
     for good in (3, 30, 45):
@@ -304,7 +304,7 @@ def test_rejection_reasons():
     assert fineweb_prep.rejection_reason({"text": "buy now"}, FineWebConfig()) is None
 
 
-def test_stream_documents_gives_what_passes(hub):
+def test_stream_documents_yields_accepted_texts(hub):
     fineweb = FineWebConfig(name=NAME, subset="small")
     wanted = [document["text"] for document in _documents(100) if document["language_score"] >= 0.65]
     assert list(fineweb_prep.stream_documents(fineweb, limit=100)) == wanted
@@ -314,7 +314,7 @@ def _server(hub, waits: list, attempts: int = 10) -> Server:
     return Server(hub.endpoint, Retries(attempts, 1.0, sleep=waits.append))
 
 
-def test_without_a_network_it_says_so_at_once(config, monkeypatch, capsys):
+def test_without_a_network_it_fails_fast(config, monkeypatch, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -342,7 +342,7 @@ def test_a_remote_file_reads_like_the_file(hub):
     assert remote.read() == content[-5:]
 
 
-def test_a_request_goes_on_at_the_byte_where_it_stopped(hub):
+def test_request_resumes_at_the_last_byte(hub):
     waits = []
     hub.faults = iter(["cut", "cut", "none"])
     path = f"/datasets/{NAME}/resolve/abc123/sample/small/000.parquet"

@@ -30,7 +30,7 @@ def test_another_window_rewrites_only_the_metadata(make_job, tokenizer_class, ca
     prepare(job, tokenizer_class())
     before = {path: path.stat().st_mtime_ns for path in job.directory.glob("tokens_*.npy")}
     prepare(with_window(job, 32), tokenizer_class())
-    assert "windows of 32, one every 24 tokens, in place of 16 and 8" in capsys.readouterr().out
+    assert "windows of 32, one every 24 tokens, instead of 16 and 8" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in job.directory.glob("tokens_*.npy")}
     prepare(with_window(make_job("fresh"), 32), tokenizer_class())
     assert sums_of(job.directory) == sums_of(make_job("fresh").directory)
@@ -43,7 +43,7 @@ def test_an_edited_input_of_the_same_size_is_noticed(make_job, tokenizer_class):
     prepare(make_job(), tokenizer_class())
     path = make_job().shards[-1].path
     path.write_text(path.read_text(encoding="utf-8").replace("short", "SHORT"), encoding="utf-8", newline="\n")
-    with pytest.raises(PipelineError, match=r"cleaned_1\.txt has changed since .*dataset was made of it; .*--restart"):
+    with pytest.raises(PipelineError, match=r"1\.txt has changed since .*dataset was made from it; .*--restart"):
         prepare(make_job(), tokenizer_class())
     prepare(make_job(restart=True), tokenizer_class())
 
@@ -53,7 +53,7 @@ def test_copies_with_other_times_are_the_same_input(make_job, tokenizer_class, c
     os.utime(make_job().shards[0].path, ns=(1, 1))
     (make_job().directory / "input_times.json").write_text("{")
     prepare(make_job(), tokenizer_class())
-    assert "complete already and made of the same input" in capsys.readouterr().out
+    assert "already complete and made from the same input" in capsys.readouterr().out
     monkeypatch.setattr("pipeline.preparation.inputs.InputFile.content", lambda file: pytest.fail("read once more"))
     prepare(make_job(), tokenizer_class())
 

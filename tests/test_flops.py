@@ -1,4 +1,4 @@
-"""The count of operations against PyTorch's own counter."""
+"""Compare the count of operations with PyTorch's counter."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from pipeline.modeling.flops import matrix_parameters, training_flops_per_token
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_count_is_that_of_pytorchs_counter_where_attention_is_not_causal(tied):
+def test_flops_match_pytorchs_counter_without_causal_attention(tied):
     config = ModelConfig(
         vocab_size=96,
         hidden_size=32,

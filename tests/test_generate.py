@@ -1,4 +1,4 @@
-"""The generation loop: batches equal single rows, text equals decoding the whole, everything ends when it should."""
+"""The generation loop: batches equal single rows, streamed text equals full decoding, generation stops correctly."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ BYTES = 259  # <unk>, <s>, </s>, then a token for each byte
 
 
 class ByteTokenizer:
-    """Ids 0 to 2 special, 3 to 258 bytes, then pieces that begin with a space, as SentencePiece's words do."""
+    """Ids 0 to 2 are special, 3 to 258 are bytes, then pieces that start with a space like SentencePiece's words."""
 
     eos_id = 2
 
@@ -57,7 +57,7 @@ def model():
 
 
 class ScriptedModel(torch.nn.Module):
-    """Says `script`, whatever it is asked: the token after position i is script[i + 1 - start]."""
+    """A model that always generates `script`: the token after position i is script[i + 1 - start]."""
 
     eos_id = 2
 
@@ -93,7 +93,7 @@ def scripted(tokens, prompt):
 
 @torch.no_grad()
 def slow_greedy(model, ids, count):
-    """Without a cache, the whole sequence again for every token."""
+    """A reference without a cache, which reads the whole sequence for every token."""
     ids = list(ids)
     for _ in range(count):
         ids.append(int(model(torch.tensor([ids]))["logits"][0, -1].argmax()))
@@ -107,7 +107,7 @@ def test_greedy_equals_the_uncached_loop(model):
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0, "top_p": 1.0}, {}, {"top_k": 0}, {"repetition_penalty": 1.3}])
-def test_every_row_of_a_batch_equals_what_it_gives_alone(model, options):
+def test_batched_rows_equal_single_rows(model, options):
     prompts = [[1, 5], [1, *list(range(10, 40))], [7, 8, 9, 10, 11], [1, 200, 201]]
     settings = GenerationSettings(max_length=45, seed=11, temperature=1.0, **options)
     together = generate_batch(model, prompts, settings, max_rows=3)
@@ -175,7 +175,7 @@ def test_generate_counts_new_tokens_and_returns_the_prompt_with_them(model):
     assert two[0].tolist() == one.tolist()
 
 
-def test_generate_reads_only_what_the_attention_mask_keeps(model):
+def test_generate_ignores_masked_positions(model):
     bare = model.generate(torch.tensor([[1, 20, 21]]), max_length=6, seed=1)[0, 3:].tolist()
     for row, mask in (([0, 0, 1, 20, 21], [0, 0, 1, 1, 1]), ([1, 20, 21, 2, 2], [1, 1, 1, 0, 0])):
         padded = model.generate(torch.tensor([row]), attention_mask=torch.tensor([mask]), max_length=6, seed=1)
@@ -197,7 +197,7 @@ def model_generate(model, *args, **options):
     return generate(model, *args, temperature=0, **options)
 
 
-def test_a_model_in_training_generates_without_dropout_and_goes_on_training():
+def test_generation_disables_dropout_and_restores_training_mode():
     model = TransformerLM(ModelConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, dropout=0.5)).train()
     first, second = (model.generate(torch.tensor([1, 5]), max_length=8, temperature=0) for _ in range(2))
     assert first.tolist() == second.tolist()
@@ -214,7 +214,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("prompt", ["", "Once"])
-def test_streamed_text_is_the_decoded_whole_and_never_half_a_character(text, prompt):
+def test_streamed_text_equals_full_decoding(text, prompt):
     tokenizer = ByteTokenizer()
     context = [1] + (tokenizer.encode(prompt) if prompt else [])
     tokens = tokenizer.encode(text)
@@ -224,7 +224,7 @@ def test_streamed_text_is_the_decoded_whole_and_never_half_a_character(text, pro
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_bytes_that_are_no_text_are_replaced_as_in_the_whole():
+def test_invalid_bytes_are_replaced_like_in_full_decoding():
     tokenizer = ByteTokenizer()
     tokens = [3 + value for value in b"ok \xc3\xa9\xff\xe4\xbd next \xf0\x9f"]
     stream = TextStream(tokenizer, [1, 40])
@@ -270,7 +270,7 @@ def test_a_stop_string_is_never_shown_in_part():
     assert shown[1:4] == ["", "", ""]  # "\nUs" waits until the next line's start decides it
 
 
-def test_length_ends_with_what_was_held_back():
+def test_held_back_text_is_emitted_at_the_end():
     tokenizer = ByteTokenizer()
     model = scripted(tokenizer.encode("ab\nU")[1:], [1, 60])
     settings = GenerationSettings(temperature=0, max_length=4, stop=("\nUser:",))
@@ -280,7 +280,7 @@ def test_length_ends_with_what_was_held_back():
 
 
 @torch.no_grad()
-def test_beyond_the_context_the_oldest_half_is_dropped_and_the_rest_read_again(model):
+def test_full_context_drops_its_oldest_half(model):
     prompt = [1, *list(range(20, 60))]
     settings = GenerationSettings(max_length=120, temperature=0)
     tokens = list(stream_tokens(model, prompt, settings))
@@ -295,7 +295,7 @@ def test_beyond_the_context_the_oldest_half_is_dropped_and_the_rest_read_again(m
     assert prompt + tokens == ids
 
 
-def test_beyond_the_context_is_refused_where_so_configured(model):
+def test_long_requests_are_refused_if_configured(model):
     settings = GenerationSettings(max_length=60, on_overflow="refuse")
     with pytest.raises(PipelineError, match=r"5 tokens and 60 new ones .* context of 64"):
         list(stream_tokens(model, [1, 2, 3, 4, 5], settings))
@@ -306,9 +306,9 @@ def test_beyond_the_context_is_refused_where_so_configured(model):
     ("prompt", "message"),
     [
         ([], "the prompt is empty"),
-        ([1, BYTES + 3], "holds the id 262; expected ids from 0 to 261"),
-        ([1, -1], "holds the id -1"),
-        ([5] * 65, "65 tokens, the model's context holds 64"),
+        ([1, BYTES + 3], "has the id 262; expected ids from 0 to 261"),
+        ([1, -1], "has the id -1"),
+        ([5] * 65, "65 tokens, but the model's context is 64"),
     ],
 )
 def test_prompts_that_cannot_be_continued_are_refused_before_anything_runs(model, prompt, message):
@@ -319,7 +319,7 @@ def test_prompts_that_cannot_be_continued_are_refused_before_anything_runs(model
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "a\udcff"])
-def test_texts_that_are_no_prompt_are_refused(text):
+def test_invalid_prompts_are_refused(text):
     with pytest.raises(PipelineError, match=r"the prompt is (empty|not valid UTF-8)"):
         check_text(text)
 
@@ -365,7 +365,7 @@ def test_unknown_options_of_generate_are_named(model):
         ({"max_length": "5"}, "max_length is '5'; expected an integer"),
         ({"temperature": None}, "temperature is None; expected a number"),
         ({"top_k": True}, "top_k is True; expected an integer"),
-        ({"stop": "\n"}, "stop is '.n'; expected several strings"),
+        ({"stop": "\n"}, "stop is '.n'; expected a tuple of strings"),
     ],
 )
 def test_options_of_a_wrong_type_are_named(model, options, message):

@@ -1,4 +1,4 @@
-"""GGUF files: what is read again is the model, rows are where llama.cpp looks for them, and llama.cpp says the same."""
+"""GGUF files: the round trip preserves the model, rows are in llama.cpp's order, and llama.cpp agrees."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def fields_of(path):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_was_written_is_read_again(tokenizer, tmp_path, name, capsys):
+def test_gguf_round_trip(tokenizer, tmp_path, name, capsys):
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer, **SHAPES[name])
     assert export.main(["--checkpoint", str(checkpoint), "--gguf", str(tmp_path / "a.gguf")]) == 0
     assert "tensors read again and equal" in capsys.readouterr().out
@@ -107,7 +107,7 @@ def test_a_file_that_differs_is_an_error(tokenizer, tmp_path):
         check_gguf_file(tmp_path / "a.gguf", loaded, dtype=torch.float32)
 
 
-def test_a_file_is_replaced_only_when_asked_and_what_has_no_equal_leaves_none(tokenizer, tmp_path):
+def test_gguf_file_is_replaced_only_with_overwrite(tokenizer, tmp_path):
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer)
     arguments = ["--checkpoint", str(checkpoint), "--gguf", str(tmp_path / "a.gguf")]
     (tmp_path / "a.gguf").write_bytes(b"mine")
@@ -164,6 +164,6 @@ def test_llama_cpp_tokenizes_as_we_do_with_the_real_vocabulary(real_data, tmp_pa
         assert ids == tokenizer.encode(text, add_bos=True), text
 
 
-def test_gguf_is_imported_only_where_it_is_needed():
+def test_gguf_is_imported_lazily():
     code = "import sys, export; sys.exit(bool({'gguf', 'transformers', 'llama_cpp'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

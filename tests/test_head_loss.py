@@ -1,4 +1,4 @@
-"""The chunked head with its loss: value and gradients of the plain one."""
+"""The chunked head and loss have the value and gradients of the plain version."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def value_and_gradients(loss, hidden, weight, targets):
 
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 200])
-def test_value_and_gradients_equal_those_of_all_logits_at_once(rows, monkeypatch):
+def test_chunked_loss_equals_the_plain_loss(rows, monkeypatch):
     monkeypatch.setitem(head_loss._HELD_ROWS, "cpu", 64)
     monkeypatch.setitem(head_loss._EAGER_ROWS, "cpu", 16)
     tensors = inputs(rows)
@@ -38,7 +38,7 @@ def test_value_and_gradients_equal_those_of_all_logits_at_once(rows, monkeypatch
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_one(monkeypatch):
+def test_bfloat16_is_as_accurate_as_the_plain_loss(monkeypatch):
     monkeypatch.setitem(head_loss._HELD_ROWS, "cpu", 64)
     monkeypatch.setitem(head_loss._EAGER_ROWS, "cpu", 16)
     hidden, weight, targets = inputs(500, dtype=torch.bfloat16)
@@ -77,7 +77,7 @@ def test_large_logits_and_rows_without_a_target():
 
 
 def test_it_never_holds_all_logits():
-    """The largest tensor that is kept for the backward pass is the head's gradient."""
+    """The largest tensor kept for the backward pass is the head's gradient."""
     hidden, weight, targets = inputs(5000)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):

@@ -1,4 +1,4 @@
-"""Inference.py: the plain form, the menus by typed answers, and one clear line for everything that cannot be done."""
+"""Inference.py: the command line, the menus with typed answers, and one-line errors."""
 
 import builtins
 import json
@@ -62,7 +62,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def infer(home, capsys):
-    """Runs Inference.py with arguments; gives (exit code, stdout, stderr)."""
+    """Run Inference.py with arguments; returns (exit code, stdout, stderr)."""
 
     def call(*arguments: str, checkpoints: Path | None = None) -> tuple[int, str, str]:
         places = [f"paths.checkpoint_dir={checkpoints or home / 'checkpoints'}", f"paths.tokenizer_dir={home / 'tok'}"]
@@ -76,7 +76,7 @@ def infer(home, capsys):
 
 @pytest.fixture
 def type_answers(monkeypatch):
-    """Answers the questions to come, in order; after the last one the input ends."""
+    """Answer the next questions in order; then the input ends."""
 
     def prepare(*answers: str) -> None:
         waiting = iter(answers)
@@ -112,7 +112,7 @@ def test_a_run_folder_and_a_file_mean_the_same_checkpoint(infer, home):
     assert len(texts) == 1
 
 
-def test_the_menus_lead_from_mode_to_text_and_the_next_prompt(infer, type_answers):
+def test_menus_lead_to_text_and_the_next_prompt(infer, type_answers):
     own = ["6", "0", "0", "1", "", "", "7"]  # length, temperature, top-k, top-p, min-p, penalty, seed
     type_answers("1", "1", "1", "the cat", "1", "the dog", "2", *own, "q")
     code, out, _ = infer("--max-length", "5")
@@ -125,17 +125,17 @@ def test_the_menus_lead_from_mode_to_text_and_the_next_prompt(infer, type_answer
     assert "loading" not in out.split("the dog")[1]
 
 
-def test_a_wrong_answer_is_asked_again_and_a_bad_prompt_is_said(infer, type_answers):
+def test_invalid_answers_and_prompts_are_asked_again(infer, type_answers):
     type_answers("9", "1", "x", "", "", "", "the " * 2000, "the cat", "")
     code, out, _ = infer("--max-length", "3")
     assert code == 0
     assert "'9' is not a number from 1 to" in out
     assert "the prompt is empty" in out
-    assert "the model's context holds 1,024" in out
+    assert "the model's context is 1,024" in out
     assert out.count("tokens/s") == 1
 
 
-def test_flat_checkpoints_need_no_choice_of_run(infer, type_answers, home):
+def test_flat_checkpoints_skip_the_run_menu(infer, type_answers, home):
     flat = home / "flat"
     write_run(flat, WikipediaTokenizer(home / "tok"), "latest", "best")
     type_answers("1", "2", "the cat", "1", "q")
@@ -144,7 +144,7 @@ def test_flat_checkpoints_need_no_choice_of_run(infer, type_answers, home):
     assert "Training runs" not in out
 
 
-def test_no_escape_codes_where_output_is_no_terminal(infer, type_answers):
+def test_no_escape_codes_outside_a_terminal(infer, type_answers):
     type_answers("1", "1", "1", "the cat", "1", "q")
     assert "\x1b" not in "".join(infer("--max-length", "3")[1:])
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_with_compiled_names_is_read(infer, home, tmp_path):
     assert infer("--checkpoint", str(tmp_path), "--prompt", "the", "--max-length", "2")[0] == 0
 
 
-def test_the_tokenizer_is_found_where_the_checkpoint_says(infer, home, tmp_path):
+def test_tokenizer_is_found_through_the_checkpoint(infer, home, tmp_path):
     other = train_tokenizer(tmp_path / "other", "völlig andere Wörter, ganz andere Zeichen\n", 290)
     write_run(tmp_path / "run", other, "latest")
     code, _, err = infer("--checkpoint", str(tmp_path / "run"), "--prompt", "x", "--max-length", "2")
@@ -165,7 +165,7 @@ def test_the_tokenizer_is_found_where_the_checkpoint_says(infer, home, tmp_path)
     code, _, err = infer("--checkpoint", str(tmp_path / "run"), "--prompt", "x", "--max-length", "2")
     assert code == 1
     assert "was trained with the tokenizer other" in err
-    assert "has another tokenizer" in err
+    assert "has a different tokenizer" in err
     assert "--tokenizer DIR" in err
 
 
@@ -181,10 +181,10 @@ def test_the_tokenizer_is_found_where_the_checkpoint_says(infer, home, tmp_path)
         (["--checkpoint", "latest", "--prompt", "x", "--top-k", "-1"], 1, "generation.top_k is -1"),
         (["--checkpoint", "latest", "--prompt", "x", "--top-p", "0"], 1, "generation.top_p is 0.0"),
         (["--checkpoint", "latest", "--prompt", "x", "--max-length", "0"], 1, "generation.max_length is 0"),
-        (["--checkpoint", "latest", "--prompt", "word " * 200_000], 1, "the model's context holds 1,024; shorten it"),
+        (["--checkpoint", "latest", "--prompt", "word " * 200_000], 1, "the model's context is 1,024; shorten it"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(infer, capsys, arguments, code, message):
+def test_mistakes_are_one_line_errors(infer, capsys, arguments, code, message):
     try:
         found, out, err = infer(*arguments)
     except SystemExit as exit_:  # argparse's own usage errors
@@ -202,7 +202,7 @@ class _Code:
         return (os.mkdir, (self.path,))
 
 
-def test_files_that_are_no_checkpoints_are_one_line(infer, home, tmp_path):
+def test_invalid_checkpoint_files_are_one_line_errors(infer, home, tmp_path):
     whole = (home / "checkpoints" / "run_2026_01_01_10_00" / "checkpoint_best.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pt").write_text("hello")
@@ -242,7 +242,7 @@ def test_several_checkpoints_are_shown_side_by_side(infer, monkeypatch):
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_two_checkpoints_of_one_name_are_told_apart(infer):
+def test_checkpoints_with_equal_names_are_distinguished(infer):
     code, _, err = infer("--checkpoint", "latest", "--checkpoint", "latest", "--prompt", "x")
     assert code == 2
     assert "give them different names" in err
@@ -259,7 +259,7 @@ def test_json_holds_texts_and_statistics(infer):
     assert content["results"][0].keys() >= {"new_tokens", "tokens_per_second", "finish_reason", "checkpoint"}
 
 
-def test_json_holds_no_character_that_a_terminal_obeys(infer, monkeypatch):
+def test_json_output_has_no_control_characters(infer, monkeypatch):
     events = [TokenEvent(1, 40, "a\x1b[2J\x9bb")]
     monkeypatch.setattr("pipeline.console.streaming_output.stream_events", lambda *arguments, **options: iter(events))
     _, out, _ = infer("--checkpoint", "latest", "--prompt", "the cat", "--json")
@@ -276,7 +276,7 @@ def test_the_comparison_by_menus(infer, type_answers):
     assert "'7' is not a list of numbers from 1 to 3" in infer("--max-length", "4")[1]
 
 
-def test_too_little_memory_is_said_before_loading_and_asked(infer, type_answers, monkeypatch):
+def test_low_memory_warns_and_asks_before_loading(infer, type_answers, monkeypatch):
     monkeypatch.setattr(comparison, "free_memory", lambda device: 10_000)
     type_answers("2", "1", "all", "n")
     code, out, err = infer()
@@ -286,7 +286,7 @@ def test_too_little_memory_is_said_before_loading_and_asked(infer, type_answers,
     assert "Prompt for all" not in out
 
 
-def test_the_benchmark_is_started_with_what_was_chosen(infer, type_answers, monkeypatch):
+def test_menu_starts_the_chosen_benchmark(infer, type_answers, monkeypatch):
     commands = []
     finished = Finished(3, [], "")
     monkeypatch.setattr(
@@ -337,7 +337,7 @@ def test_a_chat_keeps_its_history_until_new(infer, home, type_answers, monkeypat
     assert out.count("Model: ") == 3
 
 
-def test_ctrl_c_ends_the_text_in_the_menus_and_the_program_in_the_plain_form(infer, type_answers, monkeypatch):
+def test_ctrl_c_ends_text_in_menus_else_the_program(infer, type_answers, monkeypatch):
     from pipeline.generation.generate import stream_events as original
 
     def interrupted(*arguments, **options):
@@ -382,7 +382,7 @@ def test_lines_break_at_spaces():
     assert wrap("abcdefghij k", 4) == ["abcd", "efgh", "ij k"]
 
 
-def test_the_summary_names_the_fastest_and_the_longest():
+def test_summary_shows_the_fastest_and_the_longest():
     results = results_of("a", "b")
     results[0].statistics.seconds = 0.1
     text = summary(results)

@@ -1,4 +1,4 @@
-"""A run killed at any file operation and resumed ends as if nothing had happened."""
+"""A run killed at any file operation and resumed ends like an undisturbed one."""
 
 import os
 from collections.abc import Callable
@@ -25,11 +25,11 @@ STATE = ("step", "best", "metrics", "validated_step", "last_validation", "loader
 
 
 class Killed(BaseException):
-    """The process is gone: from here on no operation succeeds."""
+    """The process is dead; no later operation succeeds."""
 
 
 class Operations:
-    """Counts the calls that change files; from the one numbered `last` on, each fails as in a dead process."""
+    """Count the calls that change files; from number `last` on, all of them fail as in a dead process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -49,7 +49,7 @@ class Operations:
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Leaves out what takes long and changes no name: TensorBoard, syncing, 600 numbers of each random generator."""
+    """Disable slow parts that change no file names: TensorBoard, syncing, the long state of each random generator."""
     quiet = SimpleNamespace(add=lambda *_: None, add_text=lambda *_: None, flush=lambda: None, close=lambda: None)
     monkeypatch.setattr(logging_utils, "TensorBoardLog", lambda *_, **__: quiet)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
@@ -88,7 +88,7 @@ def trainer_in(folder: Path, content: dict | None = None, **settings) -> Trainer
 
 
 def left_by(folder: Path) -> tuple[dict, list]:
-    """What each checkpoint holds, and the log without what no two runs share."""
+    """The content of each checkpoint, and the log without anything that varies between runs."""
     files = {path.name: read_checkpoint(path) for path in sorted((folder / "run_a").iterdir())}
     states = {name: {key: content[key] for key in STATE} for name, content in files.items()}
     for name, content in files.items():
@@ -98,7 +98,7 @@ def left_by(folder: Path) -> tuple[dict, list]:
 
 
 def finish(folder: Path, **settings) -> None:
-    """Resumes the run in `folder`, or starts it again if it was killed before its first checkpoint."""
+    """Resume the run in `folder`, or start over if it was killed before its first checkpoint."""
     latest = folder / "run_a" / "checkpoint_latest.pt"
     latest.parent.mkdir(parents=True, exist_ok=True)
     with checkpoint.only_training_run(folder / "run_a"):

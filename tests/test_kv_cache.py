@@ -1,4 +1,4 @@
-"""The key-value cache: cached logits equal uncached ones, for every attention option and for rows of uneven length."""
+"""The key-value cache: cached logits equal uncached ones for every attention option and uneven rows."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_rows_of_uneven_length_equal_each_row_alone(options):
 
 
 @torch.no_grad()
-def test_a_copied_row_goes_on_like_the_original():
+def test_copied_row_continues_like_the_original():
     model = small_model()
     ids = torch.randint(0, 97, (2, 9))
     cache = new_cache(model, rows=2)
@@ -92,7 +92,7 @@ def test_a_view_shares_memory_and_lengths():
 
 
 @torch.no_grad()
-def test_what_was_truncated_is_not_seen_again():
+def test_truncated_positions_are_not_visible():
     model = small_model()
     ids = torch.randint(0, 97, (1, 12))
     cache = new_cache(model)

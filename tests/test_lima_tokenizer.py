@@ -1,4 +1,4 @@
-"""Preparation: what is kept is exact, what is left out is counted by name, half-written data is not taken for whole."""
+"""Preparing conversations: exact ids, counted removals, and incomplete data is detected."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ GOOD = {"conversations": ["Hi", "Hello.", "Why?", "Because."]}
 LINES = [
     json.dumps(GOOD),
     json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hö."}]}),
-    json.dumps({"conversations": ["Hi", "Hello.", "And now?"]}),  # odd: the last question is left out
+    json.dumps({"conversations": ["Hi", "Hello.", "And now?"]}),  # odd: the last question is dropped
     json.dumps({"conversations": ["Only a question"]}),
     json.dumps({"conversations": ["Hi", "  "]}),
     json.dumps({"messages": [{"role": "tool", "content": "x"}]}),
@@ -36,7 +36,7 @@ LINES = [
 
 @pytest.fixture
 def prepare(tmp_path, monkeypatch, capsys):
-    """Runs the stage on `LINES` (or others) and returns its exit code and its output."""
+    """Run the stage on `LINES` (or others); returns its exit code and output."""
     monkeypatch.setattr(
         "pipeline.tuning.prepare_conversations.load_tokenizer", lambda *args, **options: ByteTokenizer()
     )
@@ -71,7 +71,7 @@ def test_ids_and_masks_are_the_renderers_padded_with_eos(prepare, tmp_path):
     assert shown[0]["text"] == "<s>User: Hi\nAssistant: Hello.</s><s>User: Why?\nAssistant: Because.</s>"
 
 
-def test_the_same_input_gives_the_same_bytes_whatever_the_batch_size(prepare, tmp_path):
+def test_output_does_not_depend_on_batch_size(prepare, tmp_path):
     contents = []
     for size in ("1", "100"):
         assert prepare("--batch-size", size)[0] == 0
@@ -80,46 +80,46 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_batch_size(prepare, tm
     assert len(contents[0]) == 4
 
 
-def test_what_is_left_out_is_counted_by_reason(prepare, tmp_path):
+def test_skipped_conversations_are_counted_by_reason(prepare, tmp_path):
     _, output = prepare()
     assert "3 of 9 conversations kept (at most 120 tokens)" in output
-    assert "1 last question without an answer: that question left out" in output
-    assert "1 left out: nothing to learn from (first: chats.jsonl:4)" in output
+    assert "1 with a final question without an answer, which was dropped" in output
+    assert "1 skipped: nothing to learn (first: chats.jsonl:4)" in output
     metadata = SftDataset.open(tmp_path / "data").metadata
     assert metadata["left_out"] == {
         "empty turn": 1,
         "no conversation": 1,
         "not JSON": 1,
-        "nothing to learn from": 1,
+        "nothing to learn": 1,
         "too long": 1,
         "unknown role": 1,
     }
 
 
-def test_lines_that_cannot_be_read_are_left_out(prepare):
+def test_unreadable_lines_are_skipped(prepare):
     latin = '{"conversations": ["Café?", "Oui."]}'.encode("latin-1")
     deep = '{"a":' * 100_000 + "1" + "}" * 100_000
     code, output = prepare(lines=[latin, deep, json.dumps(GOOD)])
     assert code == 0
     assert "1 of 3 conversations kept" in output
-    assert "1 left out: not UTF-8 (first: chats.jsonl:1)" in output
-    assert "1 left out: not JSON (first: chats.jsonl:2)" in output
+    assert "1 skipped: not UTF-8 (first: chats.jsonl:1)" in output
+    assert "1 skipped: not JSON (first: chats.jsonl:2)" in output
     code, output = prepare("--strict", lines=[latin])
     assert (code, "error: chats.jsonl:1: not UTF-8: invalid continuation byte at byte 23" in output) == (1, True)
 
 
 def test_too_long_ones_can_be_cut_off(prepare, tmp_path):
     _, output = prepare("--too-long", "truncate")
-    assert "1 of them cut off at 120 tokens" in output
+    assert "1 of them truncated to 120 tokens" in output
     data = SftDataset.open(tmp_path / "data")
     assert data.lengths[3] == 120
     assert data.ids[3, -1] != ByteTokenizer.eos_id
 
 
-def test_a_cut_that_leaves_no_answer_is_refused(prepare):
+def test_truncation_without_an_answer_is_refused(prepare):
     lines = [json.dumps(GOOD), json.dumps({"conversations": ["long " * 40, "answer"]})]
     _, output = prepare("--too-long", "truncate", lines=lines)
-    assert "1 left out: nothing to learn from" in output
+    assert "1 skipped: nothing to learn" in output
 
 
 @pytest.mark.parametrize("line", LINES[2:7] + LINES[8:9])
@@ -135,19 +135,19 @@ def test_nothing_to_learn_from_at_all_is_an_error(prepare):
     assert "no usable conversation" in output
 
 
-def test_the_preview_shows_what_is_learned(prepare):
+def test_preview_shows_the_learned_tokens(prepare):
     _, output = prepare("--preview", "1")
     assert "<s> User: Hi\nAssistant:⟦ Hello.</s>⟧<s> User: Why?\nAssistant:⟦ Because.</s>⟧" in output
 
 
-def test_data_without_metadata_is_not_taken_for_complete(prepare, tmp_path):
+def test_data_without_metadata_is_incomplete(prepare, tmp_path):
     prepare()
     (tmp_path / "data" / "metadata.json").unlink()
     with pytest.raises(PipelineError, match=r"metadata\.json is missing.*lima_tokenizer\.py"):
         SftDataset.open(tmp_path / "data")
 
 
-def test_its_own_output_is_no_input(prepare, tmp_path):
+def test_own_output_is_refused_as_input(prepare, tmp_path):
     prepare()
     path = tmp_path / "data" / "metadata.json"
     content = path.read_bytes()
@@ -180,7 +180,7 @@ def test_lima_is_fetched_once_and_kept(tmp_path, monkeypatch):
         assert fetch_lima(tmp_path / "lima_train.jsonl").read_bytes() == b"{}"
 
 
-def test_real_conversations_in_bulk_are_what_one_by_one_they_are(real_data, tmp_path):
+def test_batched_conversations_equal_single_ones_on_real_data(real_data, tmp_path):
     from tokenizer import load_tokenizer
 
     model = real_data / "tokenizer" / "codellama_reconstructed.model"

@@ -1,4 +1,4 @@
-"""DualLogger: both places have every number; a continued log has each step once."""
+"""DualLogger: both logs have every number, and a resumed log has each step once."""
 
 import errno
 import json
@@ -45,7 +45,7 @@ def test_lines_are_buffered_until_a_flush(tmp_path):
     assert len(read_log(logger.path)) == 4
 
 
-def test_a_continued_log_drops_what_lies_past_the_checkpoint(tmp_path):
+def test_resumed_log_drops_lines_past_the_checkpoint(tmp_path):
     first = DualLogger(tmp_path, "run_a")
     for step in range(1, 6):
         first.log(step=step, train_loss=float(step))
@@ -61,7 +61,7 @@ def test_a_continued_log_drops_what_lies_past_the_checkpoint(tmp_path):
     assert scalars(tmp_path / "tensorboard" / "run_a") == expected
 
 
-def test_what_happened_stays_when_numbers_are_dropped(tmp_path):
+def test_events_survive_dropped_numbers(tmp_path):
     logger = DualLogger(tmp_path, "run_a")
     logger.log(step=1, train_loss=1.0)
     logger.log(step=2, train_loss=1.0)
@@ -92,7 +92,7 @@ def test_a_log_that_is_not_there_is_named(tmp_path):
         read_log(tmp_path / "run_b.jsonl")
 
 
-def test_lines_that_are_no_log_lines_are_left_out(tmp_path):
+def test_invalid_log_lines_are_skipped(tmp_path):
     path = tmp_path / "run_a.jsonl"
     whole = ['{"event": "sample", "step": 1, "text": "a\u2028b"}', '{"step": 2, "text": "\\ud800"}']
     odd = ["123", "[1]", '{"loss": 2}', '{"step": "x"}', ""]
@@ -122,7 +122,7 @@ def test_a_validation_to_be_repeated_leaves_the_log(tmp_path):
     assert [line.get("train_loss") for line in read_log(first.path)] == [1.0]
 
 
-def test_a_full_disk_under_the_log_loses_no_line(tmp_path, monkeypatch, capsys):
+def test_full_disk_loses_no_log_line(tmp_path, monkeypatch, capsys):
     logger = DualLogger(tmp_path, "run_a", buffer_lines=1)
     logger.log(step=1, train_loss=1.0)
 

@@ -1,4 +1,4 @@
-"""The router: forwarding, exit codes, signals, the menu. Stages are small fakes in a copy of the checkout."""
+"""main.py: forwarding, exit codes, signals and the menu, with small fake stages in a copy of the checkout."""
 
 import os
 import pty
@@ -97,7 +97,7 @@ def test_option_before_the_stage_is_a_usage_error(checkout):
     assert route(checkout, "--test", "train").returncode == 2
 
 
-def test_only_stages_whose_script_is_there_are_offered(checkout):
+def test_menu_shows_only_existing_stages(checkout):
     listing = route(checkout, "--help").stdout
     assert "prepare" in listing
     assert "benchmark" not in listing
@@ -116,7 +116,7 @@ def test_stage_runs_in_the_checkout_venv_if_python_lacks_packages(checkout, tmp_
     assert ("running with" in result.stderr) == bool(packages)
 
 
-def test_stage_itself_answers_if_there_is_no_venv(checkout, tmp_path):
+def test_stage_reports_missing_packages_without_venv(checkout, tmp_path):
     python = make_python(tmp_path / "other", [])
     (checkout / "train.py").write_text(STAGE_THAT_NEEDS_TORCH)
     result = run_router(python, checkout, "train")
@@ -158,7 +158,7 @@ def test_stage_saves_when_only_the_router_is_signalled(checkout, tmp_path, signu
 
 
 def start_in_terminal(checkout: Path, *arguments: str) -> tuple[int, int]:
-    """The router as a terminal's foreground job: (process id, the terminal's other end)."""
+    """main.py as the foreground job of a terminal: (process id, the other end of the terminal)."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, str(checkout / "main.py"), *arguments])
@@ -177,7 +177,7 @@ def read_until(terminal: int, text: str) -> str:
 
 
 def read_available(terminal: int) -> str:
-    """What comes until a fifth of a second passes in silence, or the other side has gone."""
+    """Read until there is silence for a fifth of a second, or the other side is gone."""
     seen = ""
     while select.select([terminal], [], [], 0.2)[0]:
         try:
@@ -187,7 +187,7 @@ def read_available(terminal: int) -> str:
     return seen
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_stage_once_and_it_saves(checkout, tmp_path):
+def test_ctrl_c_reaches_the_stage_once_and_it_saves(checkout, tmp_path):
     pid, terminal = start_in_terminal(checkout, "train", str(tmp_path / "saved"))
     read_until(terminal, "ready")
     os.write(terminal, b"\x03")
@@ -198,7 +198,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_stage_once_and_it_saves(checkout, tmp_
     assert (tmp_path / "saved").read_text() == "saved"
 
 
-def test_third_ctrl_c_within_seconds_kills_a_stage_that_does_not_leave(checkout):
+def test_third_ctrl_c_kills_a_hanging_stage(checkout):
     (checkout / "train.py").write_text(DEAF_STAGE)
     pid, terminal = start_in_terminal(checkout, "train")
     read_until(terminal, "ready")
@@ -212,7 +212,7 @@ def test_third_ctrl_c_within_seconds_kills_a_stage_that_does_not_leave(checkout)
     assert os.waitstatus_to_exitcode(status) == 137
 
 
-def test_menu_runs_a_stage_with_arguments_split_as_a_shell_would_and_asks_for_another(checkout):
+def test_menu_splits_arguments_like_a_shell(checkout):
     result = route(checkout, text="prepair\n3\n--name 'two words'\ny\nprepare\n4\nn\n")
     assert result.returncode == 0
     assert '["--name", "two words"]' in result.stdout

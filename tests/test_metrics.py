@@ -1,4 +1,4 @@
-"""Smoothing, throughput, best values and early stopping, with a clock that a test can turn."""
+"""Smoothing, throughput, best values and early stopping, with a fake clock."""
 
 import math
 
@@ -22,7 +22,7 @@ def test_values_are_means_over_the_window():
     assert math.isnan(tracker.smoothed("other"))
 
 
-def test_throughput_counts_the_windows_tokens_and_no_pause():
+def test_throughput_excludes_pauses():
     clock = Clock()
     tracker = MetricsTracker(window=3, clock=clock)
     assert tracker.tokens_per_second == 0.0
@@ -48,7 +48,7 @@ def test_the_best_is_kept_and_patience_runs_out():
     assert (tracker.best, tracker.best_step) == ({"loss": 2.0, "perplexity": 7.0}, 2)
 
 
-def test_a_tracker_goes_on_from_its_state():
+def test_tracker_continues_from_its_state():
     tracker = MetricsTracker(window=4, patience=3)
     for value in (1.0, 2.0, 4.0):
         tracker.update(5, loss=value)

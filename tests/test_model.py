@@ -1,4 +1,4 @@
-"""The model: the same numbers as transformers' models with the same weights, and what a user relies on besides."""
+"""The model: equal to transformers' models with the same weights, plus other guarantees."""
 
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ SMALL = ModelConfig(
 
 
 def small_model(**changes) -> TransformerLM:
-    """A small model whose norm weights are not all one, so that leaving one out shows."""
+    """A small model whose norm weights are not all one, so that a missing norm is detected."""
     torch.manual_seed(0)
     model = TransformerLM(replace(SMALL, **changes))
     with torch.no_grad():
@@ -44,7 +44,7 @@ def token_ids(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def hf_twin(model: TransformerLM):
-    """transformers' model of the same shape with the same weights."""
+    """transformers' model with the same shape and weights."""
     transformers = pytest.importorskip("transformers")
     config = model.config
     options = {
@@ -96,7 +96,7 @@ def test_weights_survive_the_way_to_hugging_face_and_back():
 
 @pytest.mark.parametrize("norm", ["rms", "layer"])
 @pytest.mark.parametrize("groups", [1, 2, 6])
-def test_a_later_token_changes_no_earlier_logit(norm, groups):
+def test_later_tokens_do_not_affect_earlier_logits(norm, groups):
     model = small_model(norm=norm, num_key_value_heads=groups)
     ids = token_ids(1, 16)
     changed = ids.clone()
@@ -106,7 +106,7 @@ def test_a_later_token_changes_no_earlier_logit(norm, groups):
     assert (before[:, 9:] - after[:, 9:]).abs().amax(-1).min() > 1e-4
 
 
-def test_the_loss_is_the_mean_over_predicted_tokens_and_can_be_divided_otherwise():
+def test_loss_is_the_mean_unless_num_tokens_is_given():
     model, ids = small_model(), token_ids(3, 12)
     outputs = model(ids, labels=ids)
     expected = F.cross_entropy(outputs["logits"][:, :-1].flatten(0, 1), ids[:, 1:].flatten())
@@ -122,7 +122,7 @@ def test_a_sequence_longer_than_the_context_is_refused():
 
 
 @pytest.mark.parametrize("scaling", ["linear", "ntk", "yarn"])
-def test_a_stretched_context_is_one_setting_and_takes_the_same_weights(scaling):
+def test_context_can_be_extended_with_the_same_weights(scaling):
     plain = small_model()
     stretched = small_model(rope_scaling=scaling, rope_scaling_factor=4.0)
     load_weights(stretched, plain.state_dict(), origin="x.pt")
@@ -154,7 +154,7 @@ def test_half_a_scaling_is_refused(changes):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_activation_checkpointing_changes_no_gradient(dropout):
+def test_activation_checkpointing_keeps_gradients(dropout):
     ids, gradients = token_ids(2, 16), []
     for again in (False, True):
         model = small_model(activation_checkpointing=again, dropout=dropout).train()
@@ -181,7 +181,7 @@ def test_dropout_falls_on_both_branches(silent):
     assert not torch.equal(model(ids)["logits"], model(ids)["logits"])
 
 
-def test_depth_scaled_initialisation_shrinks_what_is_added_to_the_residual_stream():
+def test_depth_scaled_init_shrinks_residual_projections():
     config = replace(SMALL, hidden_size=192, num_hidden_layers=8)
     for scaled, expected in ((True, 0.02 / 4), (False, 0.02)):
         layer = TransformerLM(replace(config, depth_scaled_init=scaled)).model.layers[0]
@@ -196,7 +196,7 @@ def test_depth_scaled_initialisation_shrinks_what_is_added_to_the_residual_strea
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 def test_every_combination_learns(norm, activation, groups, qk_norm, tied):
-    """A few steps on one batch: every parameter has a gradient and the loss falls."""
+    """In a few steps on one batch, every parameter has a gradient and the loss decreases."""
     options = {"norm": norm, "activation": activation, "qk_norm": qk_norm, "tie_word_embeddings": tied}
     torch.manual_seed(0)
     model, ids = TransformerLM(replace(SMALL, num_key_value_heads=groups, **options)), token_ids(2, 16)
@@ -223,7 +223,7 @@ def test_weights_of_another_shape_are_refused_by_name():
 
 
 def documents(ids: torch.Tensor) -> torch.Tensor:
-    """Segment ids of three documents a row, at other places in each row."""
+    """Segment ids of three documents per row, at different positions in each row."""
     starts = torch.zeros_like(ids)
     for row in range(len(ids)):
         starts[row, [3 + row, 9 + 2 * row]] = 1
@@ -231,7 +231,7 @@ def documents(ids: torch.Tensor) -> torch.Tensor:
 
 
 def reference_attention(q, k, v, segments):
-    """Attention by the formula, each query head with its key-value head, one row and segment after the other."""
+    """A reference for attention: by the formula, head by head, row by row, segment by segment."""
     k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
     result = torch.zeros_like(q)
     for row in range(len(q)):
@@ -260,14 +260,14 @@ def test_segments_attend_as_the_formula_says(groups, kind, monkeypatch):
         torch.testing.assert_close(attend(q, k, v, mask), reference_attention(q, k, v, segments), atol=1e-5, rtol=1e-4)
 
 
-def test_blocks_without_a_compiler_are_refused_with_the_way_round(monkeypatch):
+def test_isolated_documents_without_compiler_suggest_an_alternative(monkeypatch):
     monkeypatch.setattr(
         "pipeline.modeling.attention_kernels.compiler_problem", lambda device: "the package triton is not installed"
     )
     q = torch.zeros(1, 2, 128, 16)
     mask = segment_block_mask(torch.zeros(1, 128, dtype=torch.long))
     _compiled_flex_attention.cache_clear()
-    with pytest.raises(PipelineError, match=r"triton is not installed; run it with --set dataset.isolate_documents"):
+    with pytest.raises(PipelineError, match=r"triton is not installed; use --set dataset.isolate_documents"):
         attend(q, q, q, mask)
 
 
@@ -284,7 +284,7 @@ def test_blocks_of_any_length_run_in_one_compiled_version(monkeypatch):
 
 
 @pytest.mark.parametrize("varying", [False, True])
-def test_for_varying_lengths_the_mask_is_made_before_the_compiled_part(monkeypatch, varying):
+def test_varying_lengths_build_the_mask_outside_compiled_code(monkeypatch, varying):
     seen = []
 
     def spy(segments):
@@ -315,7 +315,7 @@ def test_blocked_attention_is_attention(groups, length):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_isolated_documents_are_predicted_as_if_each_stood_alone_but_for_their_positions():
+def test_isolated_documents_are_predicted_independently():
     model, ids = small_model(), token_ids(2, 16)
     segments = documents(ids)
     together = model(ids, segment_ids=segments)["logits"]

@@ -1,4 +1,4 @@
-"""Optimizers: who is updated by what, decay on matrices only, Muon against its definition."""
+"""Optimizers: assignment of weights, decay on matrices only, Muon compared with its definition."""
 
 from dataclasses import replace
 
@@ -64,7 +64,7 @@ def test_an_orthogonalised_matrix_has_singular_values_near_one():
         assert cosine > 0.95, "the direction is that of the exact factor"
 
 
-def test_a_muon_step_is_the_one_written_out_for_each_fused_product():
+def test_muon_step_matches_its_definition_per_fused_product():
     model = small_model()
     weight = model["qkv_proj"].weight
     before, gradients = weight.detach().clone(), [torch.randn_like(weight) for _ in range(2)]
@@ -80,7 +80,7 @@ def test_a_muon_step_is_the_one_written_out_for_each_fused_product():
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_muon_goes_on_from_its_saved_state():
+def test_muon_resumes_from_its_state():
     runs = []
     for interrupted in (False, True):
         model = small_model()

@@ -1,4 +1,4 @@
-"""The server's page in a real browser, by keyboard."""
+"""The chat page in a real browser, used by keyboard."""
 
 import shutil
 
@@ -28,7 +28,7 @@ def page():
 
 
 def is_problem(message) -> bool:
-    """The browser reports every refused request as an error too; the page is to show those in words."""
+    """Ignore the browser's own reports of refused requests, which the page shows in words."""
     return message.type == "error" and "status of 400" not in message.text
 
 
@@ -67,7 +67,7 @@ def test_two_checkpoints_side_by_side_continue_one_text(page, server: RunningSer
     assert texts[0] != texts[1]
 
 
-def test_a_tuned_and_a_base_model_take_one_question_each_in_its_own_form(page, server: RunningServer):
+def test_tuned_and_base_models_get_the_right_prompt_format(page, server: RunningServer):
     page.goto(server.url)
     page.wait_for_selector(".pane")
     page.select_option("#model-1", "base")

@@ -1,4 +1,4 @@
-"""Fine-tuning: only answers are learned, packed or not; a run resumes exactly; what does not fit is refused."""
+"""Fine-tuning: only answers are learned, packed or not; runs resume exactly; mismatches are refused."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ CONVERSATIONS = [
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
-    """A tokenizer, a base checkpoint and prepared conversations; returns the folder and the settings that name it."""
+    """A tokenizer, a base checkpoint and prepared conversations; returns the folder and its settings."""
     folder = tmp_path_factory.mktemp("tuning")
     tokenizer = trained_tokenizer(folder / "tokenizer")
     small_checkpoint(folder / "checkpoints/run_2026_01_01_00_00/checkpoint_latest.pt", tokenizer, weight_scale=1.0)
@@ -82,7 +82,7 @@ def test_the_record_is_enough_to_run_it_again(tuned, workshop):
     assert record["data"]["fingerprint"] == data.metadata["files"]["tokenized_examples.npy"]
 
 
-def test_the_log_has_validations_from_before_the_first_step_on_and_answers(tuned, workshop):
+def test_log_starts_with_a_validation_before_step_one(tuned, workshop):
     (log,) = (workshop[0] / "logs/raw_metrics").glob(f"{tuned.name}_mine.jsonl")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [line["step"] for line in lines if "val_loss" in line]
@@ -134,7 +134,7 @@ def test_labels_are_the_assistants_tokens_and_nothing_else(workshop):
 
 
 def reference_loss(model, loader, examples):
-    """The mean over all learned tokens, one conversation at a time, straight from the definition."""
+    """A reference: the mean over all learned tokens, one conversation at a time."""
     total, count = 0.0, 0
     for example in examples:
         batch = loader.make_batch([[example]])
@@ -146,7 +146,7 @@ def reference_loss(model, loader, examples):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_the_loss_of_a_batch_is_that_of_its_conversations_alone(workshop, packing):
+def test_batch_loss_equals_the_loss_of_single_conversations(workshop, packing):
     plain, loader = loader_of(workshop), loader_of(workshop, packing=packing)
     groups = [[18, 0, 19], [5, 7]] if packing else [[18], [0], [19], [5], [7]]
     model = load_model(workshop[0] / "checkpoints/run_2026_01_01_00_00/checkpoint_latest.pt")
@@ -166,7 +166,7 @@ def test_packing_places_every_conversation_once_and_fills_rows():
     assert len(rows) <= 1.1 * sum(lengths) / 96
 
 
-def test_a_tenth_is_held_out_and_it_is_always_the_same():
+def test_held_out_tenth_is_deterministic():
     training, validation = split_examples(542, val_split=0.1, seed=42)
     assert (len(training), len(validation)) == (488, 54)
     assert not set(training) & set(validation)
@@ -187,7 +187,7 @@ def _padded(ids):
     return F.pad(ids, (0, 96 - ids.shape[1]))
 
 
-def test_a_loader_goes_on_where_its_state_says(workshop):
+def test_loader_continues_from_its_state(workshop):
     loader, other = loader_of(workshop, seed=1), loader_of(workshop, seed=1)
     batches = iter(loader)
     for _ in range(3):
@@ -205,7 +205,7 @@ def test_training_is_configured_as_fine_tuning_says(workshop):
 
 
 @pytest.mark.parametrize(
-    ("ids", "shown"), [([], "(it ends at once)"), ([13] * 3, "(3 tokens of white space)"), ([13, 75, 108], "Hi")]
+    ("ids", "shown"), [([], "(no text)"), ([13] * 3, "(3 tokens of white space)"), ([13, 75, 108], "Hi")]
 )
 def test_a_sample_answer_is_shown_in_one_line(monkeypatch, ids, shown):
     from pipeline.tuning import sample_answers
@@ -237,7 +237,7 @@ def test_another_architecture_is_refused(workshop, capsys, layers):
     assert f"model.num_hidden_layers is {layers} in the configuration and 2 in checkpoint" in error
 
 
-def test_weights_that_do_not_fit_what_the_checkpoint_says_are_refused(workshop, tmp_path, capsys):
+def test_weights_that_contradict_their_configuration_are_refused(workshop, tmp_path, capsys):
     content = read_checkpoint(workshop[0] / "checkpoints/run_2026_01_01_00_00/checkpoint_latest.pt")
     content["config"]["model"]["intermediate_size"] = 96
     write_checkpoint(tmp_path / "a.pt", content)
@@ -252,7 +252,7 @@ def test_another_tokenizers_conversations_are_refused(workshop, tmp_path, capsys
     write_checkpoint(tmp_path / "a.pt", content)
     code, error = error_of(["--checkpoint", str(tmp_path / "a.pt"), "--device", "cpu", *workshop[1]], capsys)
     assert code == 1
-    assert "(ffffffffffff), the conversations in" in error
+    assert "(ffffffffffff), but the conversations in" in error
 
 
 def test_conversations_longer_than_the_context_are_refused(workshop, tmp_path, capsys):
@@ -261,7 +261,7 @@ def test_conversations_longer_than_the_context_are_refused(workshop, tmp_path, c
     path = small_checkpoint(tmp_path / "a.pt", load_tokenizer(workshop[0] / "tokenizer"), max_position_embeddings=64)
     code, error = error_of(["--checkpoint", str(path), "--device", "cpu", *workshop[1]], capsys)
     assert code == 1
-    assert "up to 96 tokens, the model reads 64; run: python3 lima_tokenizer.py --max-length 64" in error
+    assert "up to 96 tokens, but the context is 64; run: python3 lima_tokenizer.py --max-length 64" in error
 
 
 def test_missing_conversations_name_the_command(workshop, tmp_path, capsys):
@@ -275,7 +275,7 @@ def test_only_a_fine_tuning_run_can_be_resumed(workshop, capsys):
     base = workshop[0] / "checkpoints/run_2026_01_01_00_00"
     code, error = error_of(["--resume", str(base), *workshop[1]], capsys)
     assert code == 1
-    assert "was not saved by a fine-tuning run" in error
+    assert "is not from a fine-tuning run" in error
 
 
 def test_a_run_is_not_resumed_on_other_conversations(workshop, tuned, tmp_path, capsys):

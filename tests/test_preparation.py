@@ -92,7 +92,7 @@ def test_a_broken_line_is_named(make_job, tokenizer_class):
 def test_a_tokenizer_that_does_not_fit_is_refused(tokenizer_class):
     tokenizer = tokenizer_class()
     check_tokenizer(tokenizer, 259)
-    with pytest.raises(PipelineError, match=r"259 tokens, model\.vocab_size is 32,016.*--set model\.vocab_size=259"):
+    with pytest.raises(PipelineError, match=r"59 tokens, but model\.vocab_size is 32,016.*--set model\.vocab_size=259"):
         check_tokenizer(tokenizer, 32_016)
     tokenizer.vocab_size = 65_537
     with pytest.raises(PipelineError, match="at most 65,536"):
@@ -140,7 +140,7 @@ def test_comparing_hashes_in_groups_changes_nothing(make_job, tokenizer_class, m
 
 def test_too_small_a_disk_is_refused_at_once(make_job, tokenizer_class, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(PipelineError, match=r"making it needs .* KB of disk and 1000 B are free; make space"):
+    with pytest.raises(PipelineError, match=r"needs .* KB of disk space and only 1000 B are free; free some space"):
         prepare(make_job(), tokenizer_class())
     assert not list(make_job().work_dir.glob("shard_*"))
 

@@ -104,7 +104,7 @@ def test_an_input_that_changes_while_it_is_read_is_refused(make_job, tokenizer_c
         os.utime(job.shards[0].path, ns=(1, 1))
 
     monkeypatch.setattr(preparation, "_run_shards", edited)
-    with pytest.raises(PipelineError, match=r"cleaned_0\.txt has changed while it was read; .*--restart"):
+    with pytest.raises(PipelineError, match=r"cleaned_0\.txt changed while it was being read; .*--restart"):
         prepare(job, tokenizer_class())
 
 
@@ -146,7 +146,7 @@ def test_a_run_continues_after_a_full_disk(make_job, tokenizer_class, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", fsync)
-        with pytest.raises(PipelineError, match=r"the disk of .* is full; what is done is kept: make space"):
+        with pytest.raises(PipelineError, match=r"the disk of .* is full; finished work is kept: free some space"):
             prepare(full, tokenizer_class())
     prepare(full, tokenizer_class())
     assert sums_of(full.directory) == sums_of(whole.directory)

@@ -1,4 +1,4 @@
-"""Making a model ready for training: what is chosen is said, and it computes the same."""
+"""Preparing a model for training: the choices are reported, and the results are the same."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def _precision_as_before():
     torch.set_float32_matmul_precision(before)
 
 
-def test_the_compute_type_is_the_configured_one_and_weights_stay_float32():
+def test_compute_type_is_as_configured_with_float32_weights():
     model = small_model()
     said = prepare_for_training(model, replace(TRAINING, dtype="bfloat16"), CPU)
     assert said == "bfloat16, not compiled (training.compile is off)"
@@ -46,7 +46,7 @@ def test_the_compute_type_is_the_configured_one_and_weights_stay_float32():
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_a_compiler_that_is_missing_is_an_error_only_where_it_was_asked_for(monkeypatch):
+def test_missing_compiler_is_an_error_only_if_required(monkeypatch):
     monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     assert "no C++ compiler (g++) is installed" in prepare_for_training(
         small_model(), replace(TRAINING, compile="auto"), CPU
@@ -55,7 +55,7 @@ def test_a_compiler_that_is_missing_is_an_error_only_where_it_was_asked_for(monk
         prepare_for_training(small_model(), replace(TRAINING, compile="on"), CPU)
 
 
-def test_flash_attention_that_cannot_run_is_refused_with_the_way_round(monkeypatch):
+def test_unavailable_flash_attention_suggests_the_alternative(monkeypatch):
     def refuses(*args, **kwargs):
         raise RuntimeError("No available kernel. Aborting execution.")
 
@@ -65,7 +65,7 @@ def test_flash_attention_that_cannot_run_is_refused_with_the_way_round(monkeypat
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_in_training_only_flash_kernels_are_allowed_and_in_evaluation_any(monkeypatch, checkpointing):
+def test_only_training_is_restricted_to_flash_kernels(monkeypatch, checkpointing):
     model = TransformerLM(replace(SMALL, activation_checkpointing=checkpointing), Execution(flash_only=True))
     ids = torch.randint(0, 97, (1, 8))
     seen = []
@@ -105,7 +105,7 @@ def test_compiled_training_gives_the_loss_and_gradients_of_uncompiled(dtype, var
 @pytest.mark.gpu
 @pytest.mark.parametrize("compile", ["off", "on"])
 @pytest.mark.parametrize("isolated", [False, True])
-def test_on_cuda_flash_and_flex_attention_give_the_loss_and_gradients_of_the_cpu(compile, isolated):
+def test_cuda_attention_matches_the_cpu(compile, isolated):
     torch.manual_seed(0)
     config = replace(SMALL, hidden_size=256, max_position_embeddings=256)  # heads of 64
     ids = torch.randint(0, 97, (2, 256))

@@ -1,4 +1,4 @@
-"""What a training run shows while it works: the bar in a terminal, lines elsewhere, the trace."""
+"""Training progress: the bar in a terminal, lines elsewhere, the trace."""
 
 import io
 import sys
@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 
 
 def shown(monkeypatch, *, mfu: float | None) -> str:
-    """What a terminal receives for step 3 of 10."""
+    """The terminal output for step 3 of 10."""
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("COLUMNS", "120")
     progress = TrainingProgress(10, first_step=2)
@@ -32,7 +32,7 @@ def test_the_bar_shows_loss_speed_utilisation_and_the_time_left(monkeypatch):
     assert "3/10 [loss 2.5000, 12.3K tokens/s, 1m 15s left]" in shown(monkeypatch, mfu=None)
 
 
-def test_without_a_terminal_there_are_lines_and_other_processes_say_nothing(capsys):
+def test_without_a_terminal_only_the_main_process_prints(capsys):
     for enabled in (True, False):
         progress = TrainingProgress(10, enabled=enabled)
         progress.show(step=10, loss=2.5, tokens_per_second=900.0, seconds_left=0.0, mfu=0.5)
@@ -44,7 +44,7 @@ def test_without_a_terminal_there_are_lines_and_other_processes_say_nothing(caps
 
 
 @pytest.mark.parametrize("steps", [4, 6, 7])
-def test_a_trace_is_whole_or_said_to_be_missing(tmp_path, steps):
+def test_trace_is_complete_or_reported_missing(tmp_path, steps):
     said: list[str] = []
     with step_profile(tmp_path / "trace.json", said.append) as on_step:
         for _ in range(steps):
@@ -54,10 +54,10 @@ def test_a_trace_is_whole_or_said_to_be_missing(tmp_path, steps):
         assert said == [f"trace of 3 steps: {tmp_path / 'trace.json'}; open it in https://ui.perfetto.dev"]
     else:
         assert not (tmp_path / "trace.json").exists()
-        assert said == [f"no trace: the run made {steps} steps, a trace needs 7; raise training.max_steps"]
+        assert said == [f"no trace: the run had {steps} steps, but a trace needs 7; raise training.max_steps"]
 
 
-def test_curves_lie_over_the_tokens_seen_and_count_them_in_words(tmp_path, monkeypatch):
+def test_curves_use_tokens_seen_with_readable_units(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(curves, "save_figure", lambda path, figure: figures.append(figure))
     lines = [

@@ -1,4 +1,4 @@
-"""The quality rules: each reason is found where its paper says, and ordinary prose passes."""
+"""The quality rules: each rejects what its paper describes, and ordinary prose passes."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_ordinary_prose_passes_every_rule(name):
         ("Read our privacy policy first, please. " * 5, ["c4"], "c4_few_sentences"),
     ],
 )
-def test_what_a_rule_refuses(text, rules, reason):
+def test_rules_reject_bad_documents(text, rules, reason):
     assert rejection(text, rules) == reason
 
 
@@ -86,7 +86,7 @@ def test_an_unknown_rule_is_named():
 
 @pytest.mark.skipif("LLM_REAL_DATA" not in os.environ, reason="LLM_REAL_DATA is not set")
 def test_real_web_text_passes_for_the_most_part():
-    """C4's own documents went through C4's rules; Gopher's leave out short and non-English ones."""
+    """C4's own documents pass C4's rules; Gopher's reject short and non-English ones."""
     path = Path(os.environ["LLM_REAL_DATA"]) / "fineweb" / "c4_300_docs.jsonl"
     texts = [json.loads(line)["text"] for line in path.open(encoding="utf-8", newline="\n")]
     assert Counter(map(c4, texts))[None] >= 295

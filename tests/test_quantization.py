@@ -1,4 +1,4 @@
-"""int8 weights: close to full precision, a quarter of the size, the same through the compiled step."""
+"""int8 weights: close to full precision, a quarter of the size, and supported by the compiled step."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_a_product_equals_that_of_the_dequantized_weight(rows):
 
 @torch.no_grad()
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_quantized_model_is_close_and_a_quarter_of_the_size(tied):
+def test_quantized_model_is_accurate_and_a_quarter_the_size(tied):
     model = new_model(tie_word_embeddings=tied)
     ids = torch.randint(0, 300, (2, 40))
     full = model(ids, labels=ids)
@@ -53,7 +53,7 @@ def test_a_quantized_model_is_close_and_a_quarter_of_the_size(tied):
     assert sum(tensor.nbytes for tensor in model.state_dict().values()) < 0.28 * size
 
 
-def test_a_quantized_model_generates_the_same_alone_and_in_a_batch():
+def test_quantized_generation_is_independent_of_the_batch():
     model = new_model()
     quantize_int8(model)
     settings = GenerationSettings(max_length=10, temperature=0)
@@ -64,5 +64,5 @@ def test_a_quantized_model_generates_the_same_alone_and_in_a_batch():
 
 def test_other_devices_are_refused_by_name():
     model = new_model().to("meta")
-    with pytest.raises(PipelineError, match="int8 weights are for the CPU, the model is on meta"):
+    with pytest.raises(PipelineError, match="int8 weights work only on the CPU, but the model is on meta"):
         quantize_int8(model)

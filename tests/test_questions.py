@@ -1,4 +1,4 @@
-"""What counts as a right answer, and how a file of questions is read."""
+"""What counts as a correct answer, and how question files are read."""
 
 import json
 
@@ -41,7 +41,7 @@ def write(path, *records):
         ("", False),
     ],
 )
-def test_right_answer_stands_alone_as_words(reply, expected):
+def test_answers_match_whole_words(reply, expected):
     assert is_right(FRANCE, reply, RIVALS) is expected
 
 
@@ -67,7 +67,7 @@ def test_any_accepted_answer_is_enough():
     assert is_right(question, "Mongolia borders Russia.", ("China", "Russia", "Spain"))
 
 
-def test_articles_commas_and_punctuation_make_no_difference():
+def test_articles_commas_and_punctuation_are_ignored():
     assert is_right(Question("What is in a kilometre?", ("1,000 metres",)), "1000 metres")
     assert is_right(Question("Where does a fox live?", ("a den",)), "In the den.")
     assert is_right(Question("The capital?", ("Washington, D.C.",)), "Washington D.C")
@@ -110,7 +110,7 @@ def test_rivals_come_from_the_kind(tmp_path):
     questions = read_questions(write(tmp_path / "questions.jsonl", *records))
     assert questions.rivals["capitals"] == {"Paris", "Oslo"}
     result = score(questions, ["Paris or Oslo", "I do not know."])
-    assert summary(result) == "0 of 1 held-out questions right, 1 of 1 unknown ones admitted"
+    assert summary(result) == "0 of 1 held-out questions correct, 1 of 1 unknown ones recognized"
     assert "capitals  0 of 1" in format_score(result)
 
 
@@ -147,7 +147,7 @@ def test_benchmark_scores_a_file_of_questions(tmp_path, capsys):
     )
     settings = ["--set", f"paths.benchmark_dir={tmp_path}", "--tokenizer", str(tokenizer.directory), "--device", "cpu"]
     assert benchmark.main(["--checkpoint", f"small={checkpoint}", "--questions", str(file), *settings]) == 0
-    assert "of 1 held-out questions right" in capsys.readouterr().out
+    assert "of 1 held-out questions correct" in capsys.readouterr().out
     saved = json.loads(next(tmp_path.glob("questions_*.json")).read_text())
     assert [reply["question"] for reply in saved["small"]["replies"]] == ["Who?", "?"]
 

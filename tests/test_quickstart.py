@@ -1,4 +1,4 @@
-"""What the quickstart shows, remembers and prints; the whole of it is run in test_end_to_end.py."""
+"""The quickstart's output and records. For the full run, see test_end_to_end.py."""
 
 import io
 import json
@@ -32,7 +32,7 @@ class Terminal(io.StringIO):
 
 @dataclass
 class FakeStages:
-    """Stages that note that they ran, and fail or are interrupted when told so."""
+    """Stages that record their runs, and fail or are interrupted on request."""
 
     folder: Path
     ran: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class FakeStages:
         return Stage(name, "", work, lambda: f"made {name}", outputs=(self.folder / name,))
 
     def walk(self) -> list[str]:
-        """A process of its own: it knows only what the record on disk says."""
+        """A new process, which knows only the record on disk."""
         self.ran.clear()
         walk = Walkthrough(Screen(io.StringIO()), FinishedStages(self.folder / "progress.json"))
         walk.through(self.all(), {stage.name: stage.name for stage in self.all()})
@@ -67,7 +67,7 @@ PRINTED = shown(summary.next_commands("configs/quickstart.json", "quickstart/log
 
 @pytest.mark.parametrize("arguments", PRINTED.values(), ids=PRINTED)
 def test_every_printed_command_parses(arguments, monkeypatch, tmp_path):
-    """A stage's own parser takes the arguments; --help would not show a wrong one."""
+    """Check the arguments with the stage's own parser, because --help would not detect a wrong one."""
     if arguments[0] == "-m":
         import importlib.util
 
@@ -84,7 +84,7 @@ def test_printed_commands_fit_a_terminal(tuned):
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_an_interrupted_quickstart_continues_where_it_was(tmp_path):
+def test_interrupted_quickstart_continues(tmp_path):
     stages = FakeStages(tmp_path, trouble={"cleanup": KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
         stages.walk()
@@ -92,7 +92,7 @@ def test_an_interrupted_quickstart_continues_where_it_was(tmp_path):
     assert stages.walk() == []
 
 
-def test_a_lost_output_is_made_again_with_what_follows(tmp_path):
+def test_lost_output_is_rebuilt_with_later_stages(tmp_path):
     stages = FakeStages(tmp_path)
     stages.walk()
     (tmp_path / "cleanup").unlink()
@@ -203,8 +203,8 @@ def test_time_left_follows_the_measured_steps():
 def test_summary_gives_counts_with_error_bars():
     count = {"right": 290, "total": 300, "interval_95": [0.94, 0.98]}
     text = summary.format_score({"known": count, "unknown": count | {"right": 31, "total": 50}})
-    assert "290 of 300 held-out questions right (95% interval: 94% to 98%)" in text
-    assert "31 of 50 unknown ones admitted" in text
+    assert "290 of 300 held-out questions correct (95% interval: 94% to 98%)" in text
+    assert "31 of 50 unknown ones recognized" in text
 
 
 def test_shown_questions_are_of_different_kinds(tmp_path):
@@ -217,7 +217,7 @@ def test_shown_questions_are_of_different_kinds(tmp_path):
     assert [reply["question"] for reply in chosen] == [f"q{n}" for n in range(0, 16, 2)] + ["u0", "u1"]
 
 
-def test_help_names_the_choices():
+def test_help_lists_the_choices():
     command = [sys.executable, "quickstart.py", "--help"]
     result = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert "--corpus" in result.stdout

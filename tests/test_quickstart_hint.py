@@ -1,4 +1,4 @@
-"""After a quickstart, an error about something missing names the quickstart's configuration."""
+"""After a quickstart, errors about missing files mention the quickstart's configuration."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +34,7 @@ FINDERS: dict[str, tuple[str, Callable[[Config], object]]] = {
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
-    """A folder with both configurations, where nothing has been made yet."""
+    """A folder with both configurations and nothing else."""
     write_config(tmp_path / "config.json", tmp_path / "mine", "wikipedia_test_dir")
     write_config(tmp_path / "configs" / "quickstart.json", tmp_path / "quickstart", "custom_dir", source="custom")
     monkeypatch.setattr("pipeline.configuration.DEFAULT_CONFIG", tmp_path / "config.json")
@@ -55,7 +55,7 @@ def make(path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", FINDERS)
-def test_error_names_the_quickstart_that_has_it(checkout, missing):
+def test_errors_mention_an_existing_quickstart(checkout, missing):
     made, find = FINDERS[missing]
     make(checkout / "quickstart" / made)
     with pytest.raises(PipelineError, match=r"; or use the quickstart's: --config configs/quickstart\.json$"):
@@ -70,7 +70,7 @@ def test_error_is_silent_about_an_empty_quickstart(checkout, missing):
     assert "quickstart" not in str(caught.value)
 
 
-def test_folder_that_the_user_chose_gets_no_hint(checkout):
+def test_explicit_folder_gets_no_hint(checkout):
     make(checkout / "quickstart" / "checkpoint_dir" / "run_a" / "checkpoint_latest.pt")
     assert or_quickstart(checkout / "elsewhere") == ""
 
@@ -80,7 +80,7 @@ def test_quickstart_is_not_sent_to_itself(checkout):
     assert or_quickstart(checkout / "quickstart" / "checkpoint_dir") == ""
 
 
-def test_unreadable_quickstart_config_hides_no_error(checkout):
+def test_unreadable_quickstart_config_does_not_hide_errors(checkout):
     (checkout / "configs" / "quickstart.json").write_text("{")
     with pytest.raises(PipelineError, match="train a model first"):
         find_checkpoint("latest", load_config().paths.checkpoint_dir)

@@ -1,4 +1,4 @@
-"""pipeline/formats/raw_files.py: every format and compression gives the same records; damage is named."""
+"""pipeline/formats/raw_files.py: every format and compression gives the same records, and damage is reported."""
 
 import bz2
 import gzip
@@ -55,7 +55,7 @@ def test_parquet_rows_columns_and_start(tmp_path):
     assert read(path, columns=["text", "missing"])[3].value == {"text": ARTICLES[3]["text"]}
 
 
-def test_lines_that_are_no_objects_are_named(tmp_path):
+def test_non_object_lines_are_reported(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [
         b"\xef\xbb\xbf" + b'{"text": "bom"}',
@@ -77,7 +77,7 @@ def test_lines_that_are_no_objects_are_named(tmp_path):
     assert records[4].problem == "not UTF-8: invalid start byte at byte 0"
 
 
-def test_a_line_too_long_is_named_and_the_next_one_read(tmp_path, monkeypatch):
+def test_overlong_line_is_reported_and_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(raw_files, "MAX_LINE_BYTES", 100)
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "x" * 1000}) + '\n{"text": "short"}\n')
@@ -133,15 +133,15 @@ def test_text_files_whole_or_in_pieces(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zst"])
-def test_a_file_cut_short_is_no_complete_file(tmp_path, suffix):
+def test_truncated_file_is_damaged(tmp_path, suffix):
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(compress(JSON_LINES, suffix)[:-9])
-    with pytest.raises(PipelineError, match=r"a\.jsonl\.\w+ is damaged .*; fetch the file again"):
+    with pytest.raises(PipelineError, match=r"a\.jsonl\.\w+ is damaged .*; download the file again"):
         read(path)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.xml", "a.jsonl.gz"])
-def test_a_file_that_is_not_what_its_name_says(tmp_path, name):
+def test_file_with_the_wrong_extension_is_damaged(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"hello, this is something else entirely")
     with pytest.raises(PipelineError, match=f"{name} is damaged at its start"):

@@ -1,4 +1,4 @@
-"""Preparation, training, terminal, server and the exported template: five ways to render a conversation, one result."""
+"""Preparation, training, terminal, server and the exported template render conversations identically."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture
 def prompts_read(monkeypatch):
-    """The prompts, as ids, that any generation begins with."""
+    """Record the prompt ids of every generation."""
     read = []
     join = BatchGenerator.join
 

@@ -12,7 +12,7 @@ CONFIG = ModelConfig(max_position_embeddings=128)  # heads of 64
 
 
 def hf_frequencies(scaling: str, factor: float) -> tuple[torch.Tensor, float]:
-    """What transformers computes for the same scaling."""
+    """transformers' frequencies for the same scaling."""
     rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
     from transformers import LlamaConfig
 

@@ -1,4 +1,4 @@
-"""Sampling: each filter against its definition, batches against single rows, frequencies against probabilities."""
+"""Sampling: filters match their definitions, batches match single rows, frequencies match probabilities."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def frequencies(logits, **options):
 
 
 def reference(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, seen=()):
-    """The distribution, one token at a time, in the documented order."""
+    """A reference for the distribution: one token at a time, in the documented order."""
     scores = logits.double().tolist()
     for token in seen:
         scores[token] = scores[token] / repetition_penalty if scores[token] > 0 else scores[token] * repetition_penalty

@@ -1,4 +1,4 @@
-"""The learning rate over the steps, against the formulas written out."""
+"""The learning rate at each step, compared with the formulas."""
 
 import math
 from itertools import pairwise
@@ -34,8 +34,8 @@ def test_the_shortest_runs_have_a_rate(kind, steps):
     assert all(0.1 <= schedule.multiplier(step) <= 1 for step in range(steps))
 
 
-def test_groups_keep_their_own_peak_and_a_loaded_scheduler_reaches_the_optimizers_new_groups():
-    """Optimizer.load_state_dict makes new group objects; a scheduler that held the old ones would set nothing."""
+def test_scheduler_updates_groups_replaced_by_loading_state():
+    """Optimizer.load_state_dict creates new group objects; a scheduler with the old ones would have no effect."""
     weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": weights[:1], "lr": 1.0}, {"params": weights[1:], "lr": 0.1}])
     scheduler = LearningRateScheduler(optimizer, Schedule("cosine", total_steps=20, warmup_steps=4))

@@ -1,4 +1,4 @@
-"""Both engines against SentencePiece itself: property tests, and the real tokenizer on the real files."""
+"""Compare both engines with SentencePiece: property tests, and the real tokenizer on real files."""
 
 import json
 import os
@@ -27,7 +27,7 @@ TEXTS = st.lists(st.one_of(HARD, ANY, st.sampled_from("👩‍👩‍👧e\u0301
 
 
 def model_proto(vocabulary: Vocabulary, scores: list[float] | None = None) -> ModelProto:
-    """`vocabulary` as the content of a SentencePiece file, each piece scored by its id as Llama's are."""
+    """`vocabulary` as a SentencePiece file, with each piece scored by its id like Llama's."""
     proto = ModelProto()
     for i, piece in enumerate(vocabulary.pieces):
         kind = 2 if i == 0 else 3 if i < 3 else 6 if i < 259 else 1
@@ -98,7 +98,7 @@ def test_codellamas_extra_pieces_are_text_that_sentencepiece_finds(real):
 
 
 @needs_real_data
-def test_the_model_and_its_json_have_one_fingerprint_and_one_encoding(real, tmp_path):
+def test_model_and_json_have_equal_fingerprint_and_ids(real, tmp_path):
     tokenizer, _ = real
     tokenizer.save(tmp_path)
     saved = load_tokenizer(tmp_path)
@@ -106,8 +106,8 @@ def test_the_model_and_its_json_have_one_fingerprint_and_one_encoding(real, tmp_
     assert saved.vocabulary == tokenizer.vocabulary
 
 
-def test_the_order_of_merges_is_that_of_the_scores_not_of_the_ids(trained, tmp_path):
-    """Scores turned around: the last piece merges first. A conversion by piece id fails here."""
+def test_merges_are_ordered_by_score(trained, tmp_path):
+    """With reversed scores, the last piece merges first; a conversion by id would fail."""
     scores = [float(i) for i in range(trained.vocab_size)]
     proto = model_proto(trained.vocabulary, scores).SerializeToString()
     (tmp_path / "tokenizer.model").write_bytes(proto)
@@ -132,7 +132,7 @@ def test_a_merge_less_is_another_fingerprint(trained):
     assert fewer.fingerprint != vocabulary.fingerprint
 
 
-def test_added_tokens_of_a_tokenizer_json_are_never_found_in_text(trained, tmp_path):
+def test_added_tokens_are_never_matched_in_text(trained, tmp_path):
     content = json.loads(trained.vocabulary.to_json(added_tokens=True))
     content["added_tokens"].append({**content["added_tokens"][0], "id": 700, "content": "<pad>"})
     # A converter that also merged "</" and "s>" would make the characters "</s>" end the document.
@@ -190,7 +190,7 @@ def test_characters_that_spell_a_control_or_byte_piece_stay_text(tmp_path):
     assert_equal_to_sentencepiece(load_tokenizer(tmp_path), processor, ["</s>", "<0x41>", "a</s> <0x41>b"])
 
 
-def test_a_renewed_engine_goes_on_the_same(trained):
+def test_renewed_engine_gives_the_same_ids(trained):
     texts = list(topics.values())[:20]
     encoder = BulkEncoder(trained.vocabulary, reference=trained.encode_batch_reference, renew_after=10_000)
     engine = encoder._engine
@@ -210,7 +210,7 @@ def test_a_worker_process_encodes_with_the_cached_engine(trained, monkeypatch):
 
 
 class Spy:
-    """Passes everything on and remembers what was asked for."""
+    """Forward everything and record the requests."""
 
     def __init__(self, inner):
         self.inner = inner

@@ -1,4 +1,4 @@
-"""The server over real sockets, asked by the client that people use (openai's) and by plain HTTP."""
+"""The server over real sockets, with the openai client and plain HTTP."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ def settings(**options) -> GenerationSettings:
     return GenerationSettings.from_config(GenerationConfig(), **options)
 
 
-def test_a_completion_is_what_the_generation_loop_writes(server):
+def test_completion_equals_the_generation_loop(server):
     answer = server.client().completions.create(model="base", prompt="Hello", max_tokens=30, seed=5)
     expected = "".join(stream_text(server.models["base"], TOKENIZER, "Hello", settings(max_length=30, seed=5)))
     assert answer.choices[0].text == expected
@@ -51,7 +51,7 @@ def test_token_ids_are_a_prompt_too(server):
     assert by_ids.choices[0].text == by_text.choices[0].text
 
 
-def test_stop_texts_end_the_answer_and_are_not_part_of_it(server):
+def test_stop_strings_end_the_answer_and_are_excluded(server):
     whole = server.client().completions.create(model="base", prompt="Hello", max_tokens=30, seed=5).choices[0].text
     stop = whole[10:12]
     answer = server.client().completions.create(model="base", prompt="Hello", max_tokens=30, seed=5, stop=[stop])
@@ -107,7 +107,7 @@ def test_models_are_listed(server):
     assert server.client().models.retrieve("chatty").id == "chatty"
 
 
-def test_sixteen_clients_share_the_batch_and_each_gets_its_own_answer(server):
+def test_sixteen_clients_each_get_their_own_answer(server):
     answers = {}
 
     def ask(seed: int) -> None:
@@ -145,7 +145,7 @@ BAD_REQUESTS = [
 
 
 @pytest.mark.parametrize(("body", "status", "said"), BAD_REQUESTS)
-def test_a_request_that_does_not_fit_is_told_why(server, body, status, said):
+def test_invalid_request_gets_a_reason(server, body, status, said):
     answer = httpx.post(f"{server.url}/v1/completions", json=body)
     assert answer.status_code == status
     error = answer.json()["error"]
@@ -182,7 +182,7 @@ def test_the_body_has_a_limit(make_server):
 
 
 class Held:
-    """A model that makes a step for each permit, and none without."""
+    """A model that runs one step per permit."""
 
     def __init__(self, served: ServedModel) -> None:
         self.permits, self.started, self.num_steps = threading.Semaphore(0), threading.Event(), 0
@@ -237,7 +237,7 @@ def test_an_answer_that_takes_too_long_is_a_504(make_server):
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
 
 
-def test_a_failing_model_is_a_500_and_the_next_request_is_answered(make_server, caplog):
+def test_server_survives_a_failing_model(make_server, caplog):
     shaky = make_server()
 
     def fail():

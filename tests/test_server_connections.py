@@ -1,4 +1,4 @@
-"""Connections under a clock of the test's own: deadlines, the limit of connections, what is answered on the way out."""
+"""Connections with a fake clock: deadlines, the connection limit, shutdown."""
 
 import asyncio
 import logging
@@ -30,13 +30,13 @@ class Timer:
 
 
 class Task:
-    """The app's, which never answers."""
+    """An app that never answers."""
 
     def add_done_callback(self, call: Callable) -> None: ...
 
 
 class Clock:
-    """The part of an event loop that a connection uses; time passes when the test says so."""
+    """The part of an event loop used by connections, with a clock advanced by the test."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -64,7 +64,7 @@ class Clock:
 
 
 class Wire:
-    """A transport that keeps what was written."""
+    """A transport that records writes."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -144,7 +144,7 @@ def test_a_body_that_drips_ends_with_408(running):
     assert connection.cycle.disconnected
 
 
-def test_an_answer_being_made_has_no_client_deadline(running):
+def test_running_answer_has_no_client_deadline(running):
     connection = running.connect()
     connection.data_received(HEAD + b" " * 10)
     running.clock.advance(1000)
@@ -190,7 +190,7 @@ def test_with_every_connection_busy_a_new_one_gets_503(running):
     assert refused.transport.closed
 
 
-def test_shutdown_waits_for_no_unfinished_request(running):
+def test_shutdown_does_not_wait_for_unfinished_requests(running):
     body, head, answering = running.connect(), running.connect(), running.connect()
     body.data_received(HEAD)
     head.data_received(b"GET / HT")
@@ -274,7 +274,7 @@ def test_the_log_says_the_same_ten_times_a_minute():
 
 @pytest.fixture
 def file_limit(monkeypatch):
-    """Stands in for the process's limit of open files; holds the one that was set."""
+    """A fake limit on open files that records the value set."""
     resource = pytest.importorskip("resource")
     limit = {"now": (256, 1024)}
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit["now"])
@@ -282,7 +282,7 @@ def file_limit(monkeypatch):
     return limit
 
 
-def test_the_file_limit_is_raised_to_what_connections_need(file_limit):
+def test_file_limit_is_raised_for_connections(file_limit):
     reserve_files(512)
     assert file_limit["now"] == (512 + FILES_IN_RESERVE, 1024)
 

@@ -1,4 +1,4 @@
-"""What one request may ask for, and who may ask: hostile bodies, hosts, keys."""
+"""Request limits and access control: hostile bodies, hosts, keys."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from pipeline.serving.request_limits import MAX_JSON_CONTAINERS, MAX_JSON_FIELDS
 from tests.running_server import TOKENIZER
 from utils.errors import PipelineError
 
-CLIENT = httpx.Client(verify=False)  # without TLS, whose certificates take longer to load than a test
+CLIENT = httpx.Client(verify=False)  # no TLS, because loading its certificates takes longer than a test
 
 
 def post(server, body: bytes, path: str = "/v1/completions") -> httpx.Response:
@@ -21,7 +21,7 @@ def post(server, body: bytes, path: str = "/v1/completions") -> httpx.Response:
 
 
 def refused(answer: httpx.Response) -> str:
-    """The message of a 400, which is one line that can be shown anywhere."""
+    """The message of a 400 response, which must be one printable line."""
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["message"].isprintable()
@@ -170,7 +170,7 @@ def test_hosts_can_be_allowed_by_name(monkeypatch):
     assert not is_allowed_host("box", host_names(ServerConfig()))
 
 
-def test_a_rebound_name_gets_no_answer(server):
+def test_rebound_host_name_is_refused(server):
     answer = CLIENT.get(f"{server.url}/v1/models", headers={"host": "evil.example"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "host_not_allowed")
     assert CLIENT.get(server.url, headers={"host": "evil.example"}).status_code == 403
@@ -196,7 +196,7 @@ def test_without_the_key_health_and_page_are_open(locked):
     assert CLIENT.get(f"{locked.url}/").status_code == 200
 
 
-def test_an_empty_key_is_not_taken_for_none(monkeypatch):
+def test_empty_key_is_an_error(monkeypatch):
     for key in ("", " ", "key\n"):
         monkeypatch.setenv("LLM_API_KEY", key)
         with pytest.raises(PipelineError, match="LLM_API_KEY is"):

@@ -1,4 +1,4 @@
-"""The summary: what it counts is what the model has, and what it estimates is near what is measured."""
+"""The summary: counts match the model, and estimates are close to measurements."""
 
 import re
 from dataclasses import replace
@@ -40,7 +40,7 @@ def test_the_presets_have_the_size_that_they_are_called_by(name, millions):
 
 
 @pytest.mark.parametrize("name", ["110m", "350m", "1b"])
-def test_the_presets_give_a_reason_beside_rate_and_batch_that_the_numbers_bear_out(name):
+def test_presets_explain_their_rate_and_batch(name):
     path = CHECKOUT / "configs" / f"{name}.json"
     lines = path.read_text().splitlines()
     for key in ("batch_size", "gradient_accumulation_steps", "learning_rate", "min_learning_rate", "warmup_steps"):
@@ -56,7 +56,7 @@ def test_the_presets_give_a_reason_beside_rate_and_batch_that_the_numbers_bear_o
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_estimated_activations_are_near_what_the_backward_pass_keeps(checkpointing, dtype):
+def test_activation_estimate_matches_the_backward_pass(checkpointing, dtype):
     config = replace(SMALL, activation_checkpointing=checkpointing)
     model = TransformerLM(config, Execution(compute_dtype=dtype)).train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -89,13 +89,13 @@ def test_expected_speed_is_for_known_devices_only():
 def test_the_command_prints_it_all(capsys):
     assert main(["--summary", "--config", str(CHECKOUT / "configs" / "350m.json"), "--device-name", "H100"]) == 0
     said = capsys.readouterr().out
-    for word in ("feed-forward", "operations a token at 1024", "AdamW", "cache, full context", "expected on one H100"):
+    for word in ("feed-forward", "operations per token at 1024", "AdamW", "cache, full context", "on one H100"):
         assert word in said
 
 
-def test_the_memory_for_writing_is_that_of_the_context_that_training_gives(capsys):
+def test_generation_memory_uses_the_trained_context(capsys):
     assert main(["--summary"]) == 0
-    assert "memory, one sequence of 512 tokens written" in capsys.readouterr().out
+    assert "memory for generation, one sequence of 512 tokens" in capsys.readouterr().out
     stretched = ["--set", "model.rope_scaling=yarn", "--set", "model.rope_scaling_factor=2"]
     assert main(["--summary", *stretched]) == 0
-    assert "memory, one sequence of 2048 tokens written" in capsys.readouterr().out
+    assert "memory for generation, one sequence of 2048 tokens" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a model or a file says is shown; a terminal never obeys it."""
+"""Control characters from models and files are displayed, never obeyed."""
 
 import io
 import sys
@@ -43,7 +43,7 @@ def test_control_characters_are_written_out_but_newlines_and_tabs():
 
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):
-    """A checkpoint whose model writes `EVIL`, a character an event."""
+    """A checkpoint whose model generates `EVIL`, one character per event."""
     tokenizer = trained_tokenizer(tmp_path / "tokenizer")
     path = small_checkpoint(tmp_path / "checkpoint_latest.pt", tokenizer)
     events = [TokenEvent(1, 40, character) for character in EVIL]

@@ -1,4 +1,4 @@
-"""pipeline/cleaning/text_cleanup.py: what rendering left behind goes, and other text stays as it is."""
+"""pipeline/cleaning/text_cleanup.py: leftover markup is removed, and other text is unchanged."""
 
 from collections import Counter
 
@@ -37,7 +37,7 @@ def mend(text):
         ("two  spaces", "two spaces"),
     ],
 )
-def test_mended(before, after):
+def test_leftovers_are_cleaned_up(before, after):
     assert mend(before) == after
 
 

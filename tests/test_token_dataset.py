@@ -1,4 +1,4 @@
-"""The reader: windows are views, incomplete and damaged datasets are refused, older layouts are read."""
+"""The reader: windows are views, incomplete and damaged datasets are errors, older layouts are supported."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def _store(directory, streams, *, window=4, stride=2, **metadata):
     return directory
 
 
-def test_windows_cover_every_token_and_the_last_ends_at_the_end():
+def test_windows_cover_every_token():
     for length in range(4, 40):
         starts = window_starts(length, 4, 3)
         assert len(starts) == num_windows(length, 4, 3)
@@ -73,7 +73,7 @@ def test_no_metadata_means_not_complete(tmp_path):
 
 
 def test_a_short_file_is_refused_by_name(tmp_path):
-    with pytest.raises(PipelineError, match=r"d/tokens_0\.npy holds 3 tokens, fewer than one window of 4"):
+    with pytest.raises(PipelineError, match=r"d/tokens_0\.npy has 3 tokens, fewer than one window of 4"):
         TokenDataset.open(_store(tmp_path / "d", [range(3)]))
 
 
@@ -120,10 +120,10 @@ def test_damage_is_found_by_sha256(tmp_path):
         (b'{"format_version": 1, "window": 4, "stride": 2, "files": []}', "no window, stride or files"),
         (b'{"format_version": 1, "window": 4, "files": [{}]}', "'stride' is None, expected int"),
         (b'{"format_version": 1, "window": "4", "stride": 2, "files": [{}]}', "'window' is '4', expected int"),
-        (b'{"format_version": 1, "window": 4, "stride": 2, "files": [3]}', "it holds 3 in place of a file's entry"),
+        (b'{"format_version": 1, "window": 4, "stride": 2, "files": [3]}', "it has 3 instead of a file entry"),
         (
             b'{"format_version": 1, "window": 4, "stride": 2, "files": [{"name": "../t", "tokens": 9, "sha256": ""}]}',
-            "it names a file '../t', expected tokens_N.npy",
+            "it lists a file '../t', expected tokens_N.npy",
         ),
         (b'{"format_version": 1, "window": 4, "stride": 2, "files": [{}], "tokenizer": "x"}', "'tokenizer' is 'x'"),
     ],
@@ -169,7 +169,7 @@ def test_rewritten_metadata_has_one_checksum(tmp_path):
 def test_an_unknown_id_is_named_with_its_place(tmp_path):
     directory = _store(tmp_path / "d", [range(9), [5, 6, 30, 7, 40]])
     TokenDataset.open(directory, vocab_size=41).check_ids()
-    with pytest.raises(PipelineError, match=r"tokens_1\.npy holds id 30 at position 2, expected ids below 30"):
+    with pytest.raises(PipelineError, match=r"tokens_1\.npy has id 30 at position 2; expected ids below 30"):
         TokenDataset.open(directory, vocab_size=30).check_ids()
 
 
@@ -190,7 +190,7 @@ OLDER_METADATA = [
 
 
 @pytest.mark.parametrize("metadata", OLDER_METADATA)
-def test_arrays_with_a_window_a_row_are_read_as_they_are(tmp_path, metadata):
+def test_two_dimensional_arrays_can_be_read(tmp_path, metadata):
     directory = tmp_path / "old"
     directory.mkdir()
     for index in (0, 2, 10):
@@ -208,7 +208,7 @@ def test_arrays_with_a_window_a_row_are_read_as_they_are(tmp_path, metadata):
     assert len(dataset.fingerprint) == 64
 
 
-def test_the_fingerprint_names_the_data(tmp_path):
+def test_fingerprint_identifies_the_data(tmp_path):
     first = TokenDataset.open(_store(tmp_path / "a", [range(9)]))
     same = TokenDataset.open(_store(tmp_path / "b", [range(9)]))
     other = TokenDataset.open(_store(tmp_path / "c", [range(1, 10)]))

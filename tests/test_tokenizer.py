@@ -1,4 +1,4 @@
-"""The tokenizer: SentencePiece's own ids, every text comes back, one fingerprint for every file form."""
+"""The tokenizer: SentencePiece's ids, lossless round trips, and the same fingerprint for both file formats."""
 
 import os
 import subprocess
@@ -56,7 +56,7 @@ def test_every_text_comes_back_and_the_bulk_engine_agrees(trained, text):
     assert not set(ids) & {0, 1, 2}
 
 
-def test_bos_and_eos_are_added_when_asked_and_left_out_in_decoding(trained):
+def test_bos_and_eos_are_optional_and_never_decoded(trained):
     ids = trained.encode(TEXT, add_bos=True, add_eos=True)
     assert ids == [1, *trained.encode(TEXT), 2]
     assert trained.decode(ids) == TEXT
@@ -81,14 +81,14 @@ def test_an_id_outside_the_vocabulary_is_named(trained, wrong):
         trained.decode([5, wrong])
 
 
-def test_no_tokenizer_names_the_three_ways_on(tmp_path):
+def test_missing_tokenizer_lists_three_remedies(tmp_path):
     with pytest.raises(PipelineError) as caught:
         load_tokenizer(tmp_path)
     for way in (f"tokenizer.model into {tmp_path}", "--load DIR", "--train"):
         assert way in str(caught.value)
 
 
-def test_a_hub_out_of_reach_is_one_line_with_the_ways_on(tmp_path):
+def test_unreachable_hub_is_a_one_line_error(tmp_path):
     command = [sys.executable, "tokenizer.py", "--set", f"paths.tokenizer_dir={tmp_path}", "--encode", "x"]
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "no_proxy": "127.0.0.1"}
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
@@ -99,7 +99,7 @@ def test_a_hub_out_of_reach_is_one_line_with_the_ways_on(tmp_path):
 
 
 def model_proto(vocabulary: Vocabulary) -> ModelProto:
-    """`vocabulary` as the content of a SentencePiece file."""
+    """`vocabulary` as a SentencePiece file."""
     proto = ModelProto()
     for i, piece in enumerate(vocabulary.pieces):
         proto.pieces.add(
@@ -111,7 +111,7 @@ def model_proto(vocabulary: Vocabulary) -> ModelProto:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A hub that has only a tokenizer.model, or another page for every address."""
+    """A hub that has only a tokenizer.model, or a fixed page for every address."""
 
     content: bytes
     any_path: bool
@@ -142,7 +142,7 @@ def run_with_hub(folder: Path, content: bytes, *, any_path: bool) -> subprocess.
     return done
 
 
-def test_what_the_hub_has_is_fetched_once_and_used(trained, tmp_path):
+def test_tokenizer_is_downloaded_once(trained, tmp_path):
     model = model_proto(trained.vocabulary).SerializeToString()
     done = run_with_hub(tmp_path, model, any_path=False)
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_what_the_hub_has_is_fetched_once_and_used(trained, tmp_path):
     assert run_with_hub(tmp_path, b"", any_path=False).returncode == 0
 
 
-def test_a_page_that_is_no_tokenizer_is_not_kept(tmp_path):
+def test_invalid_tokenizer_download_is_not_kept(tmp_path):
     done = run_with_hub(tmp_path, b"<html>please log in</html>", any_path=True)
     assert done.returncode == 1
     assert "is not a tokenizer.json" in done.stderr
@@ -206,7 +206,7 @@ def test_starting_imports_neither_torch_nor_transformers(trained):
     assert done.stdout.strip() == "set()", done.stderr
 
 
-def test_the_report_counts_what_the_text_holds(trained, tmp_path, capsys):
+def test_report_counts_match_the_text(trained, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("the dog\u2028the é東\nthe dog\n", encoding="utf-8")
     main(["--load", str(trained.directory), "--report", str(tmp_path / "a.txt")])
     cells = dict(line.rsplit("  ", 1) for line in capsys.readouterr().out.splitlines()[1:])
@@ -219,7 +219,7 @@ def test_the_report_counts_what_the_text_holds(trained, tmp_path, capsys):
     assert cells["byte fallback, other characters"] == f"{5 / tokens:.2%}"
 
 
-def test_a_llama_json_with_merges_in_the_order_of_ids_is_refused(tmp_path):
+def test_json_with_merges_in_id_order_is_refused(tmp_path):
     pieces = (*SPECIAL_PIECES, *BYTE_PIECES, "▁▁", "▁t", "er", "▁", "t", "e", "r")
     right, wrong = ((("▁", "t"), ("e", "r"), ("▁", "▁")), (("▁", "▁"), ("▁", "t"), ("e", "r")))
     path = tmp_path / "tokenizer.json"

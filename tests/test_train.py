@@ -1,4 +1,4 @@
-"""train.py from outside, in this process: runs, interruptions, resumption, refusals."""
+"""train.py in this process: runs, interruptions, resuming, errors."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from utils.logging_utils import read_log
 
 
 def stop_at(step: int, number: int):
-    """A train_step that receives a signal while it works on `step`."""
+    """A train_step that receives a signal during `step`."""
     original = Trainer.train_step
 
     def stopping(self: Trainer) -> float:
@@ -41,7 +41,7 @@ def stop_at(step: int, number: int):
     return stopping
 
 
-def test_a_run_learns_and_leaves_what_it_should(project, capsys):
+def test_run_learns_and_writes_its_files(project, capsys):
     run = run_train(project, "--name", "first")
     printed = capsys.readouterr().out
     assert "best validation loss" in printed
@@ -59,7 +59,7 @@ def test_a_run_learns_and_leaves_what_it_should(project, capsys):
     assert (project / "logs" / "tensorboard" / f"{run.name}_first").is_dir()
 
 
-def test_test_mode_is_one_epoch_with_its_time_told_first(project, capsys):
+def test_test_mode_prints_an_estimate_for_one_epoch(project, capsys):
     run = run_train(project, "--test", "--set", "training.max_steps=null")
     lines = capsys.readouterr().out.splitlines()
     told = next(index for index, line in enumerate(lines) if line.startswith("one epoch: "))
@@ -80,7 +80,7 @@ def test_measuring_the_time_changes_nothing(project):
     ("optimizer", "number", "error"),
     [("adamw", signal.SIGINT, KeyboardInterrupt), ("muon", signal.SIGTERM, Terminated)],
 )
-def test_an_interrupted_run_goes_on_bit_for_bit(project, monkeypatch, optimizer, number, error):
+def test_interrupted_run_resumes_bit_for_bit(project, monkeypatch, optimizer, number, error):
     settings = ["--set", f"training.optimizer={optimizer}", "--set", "training.validations_per_epoch=15"]
     whole = run_train(project, *settings)
     with monkeypatch.context() as patch:
@@ -125,7 +125,7 @@ def test_the_seed_draws_weights_and_order(project):
     assert not torch.equal(one["model"]["model.embed_tokens.weight"], two["model"]["model.embed_tokens.weight"])
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint_and_drops_later_lines(project, monkeypatch):
+def test_killed_run_resumes_and_drops_later_log_lines(project, monkeypatch):
     whole = run_train(project)
     original = Trainer.train_step
 
@@ -152,9 +152,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_drops_later_lines(pro
 def test_another_dataset_tokenizer_or_shape_is_refused_by_name(project):
     run = run_train(project)
     resume = ["--resume", str(run)]
-    with pytest.raises(PipelineError, match=r"these differ: model.hidden_size 16 there, 32 here; .*--init-from"):
+    with pytest.raises(PipelineError, match=r"of differences: model.hidden_size 16 there, 32 here; .*--init-from"):
         run_train(project, *resume, "--set", "model.hidden_size=32")
-    with pytest.raises(PipelineError, match=r"these differ: training.optimizer adamw there, muon here"):
+    with pytest.raises(PipelineError, match=r"because of differences: training.optimizer adamw there, muon here"):
         run_train(project, *resume, "--set", "training.optimizer=muon")
     write_tokens(project / "data", fingerprint="f1")
     with pytest.raises(PipelineError, match="trained with another tokenizer: f0 there, f1 here"):
@@ -164,7 +164,7 @@ def test_another_dataset_tokenizer_or_shape_is_refused_by_name(project):
         run_train(project, *resume)
 
 
-def test_what_a_resumed_run_cannot_change_is_refused(project):
+def test_resume_refuses_incompatible_changes(project):
     run = run_train(project)
     resume = ["--resume", str(run)]
     stretched = ["--set", "model.rope_scaling=yarn", "--set", "model.rope_scaling_factor=2"]
@@ -174,11 +174,11 @@ def test_what_a_resumed_run_cannot_change_is_refused(project):
         (["--set", "dataset.parts=2"], "dataset.parts 4 there, 2 here"),
         (["--set", "dataset.seed=7"], "dataset.seed 42 there, 7 here"),
     ):
-        with pytest.raises(PipelineError, match=f"these differ: {said}"):
+        with pytest.raises(PipelineError, match=f"because of differences: {said}"):
             run_train(project, *resume, *changed)
     tuned = project / "checkpoints" / "sft_lima_x" / "checkpoint_latest.pt"
     write_checkpoint(tuned, content_of(run) | {"data": {"fingerprint": "f"}})
-    with pytest.raises(PipelineError, match=r"is a fine-tuned run, not a pretraining one; .*--init-from"):
+    with pytest.raises(PipelineError, match=r"is a fine-tuning run, not a pretraining run; .*--init-from"):
         run_train(project, "--resume", str(tuned))
     with pytest.raises(PipelineError, match=r"--test: .* is not a test run"):
         run_train(project, *resume, "--test")
@@ -212,14 +212,16 @@ def test_the_parts_of_a_resumed_run_are_the_checkpoints(project, capsys, monkeyp
     assert content_of(run)["loader"]["num_parts"] == int(said[1])
 
 
-def test_the_context_is_what_was_trained_and_more_wants_scaled_positions(project, capsys):
+def test_longer_context_requires_scaled_positions(project, capsys):
     run = run_train(project, "--set", "model.max_position_embeddings=64")
     assert "context: 16 tokens, from dataset.window; model.max_position_embeddings 64 is" in capsys.readouterr().out
     assert content_of(run)["config"]["model"]["max_position_embeddings"] == 16
     longer = ["--init-from", str(run), "--set", "dataset.window=32", "--set", "training.max_steps=1"]
     with pytest.raises(PipelineError, match=r"below dataset.window 32; .*a trained one, --set model.rope_scaling"):
         run_train(project, *longer)
-    with pytest.raises(PipelineError, match=r"a context of 16 tokens, dataset.window is 32; .*rope_scaling_factor=2"):
+    with pytest.raises(
+        PipelineError, match=r"a context of 16 tokens, but dataset.window is 32; .*rope_scaling_factor=2"
+    ):
         run_train(project, *longer, "--set", "model.max_position_embeddings=32")
     content = json.loads((project / "config.json").read_text())
     content["model"] |= {"rope_scaling": "yarn", "rope_scaling_factor": 2.0}  # a longer context is a config line
@@ -249,7 +251,7 @@ def test_other_changed_settings_are_listed_and_take_effect(project, capsys):
     assert content["optimizer"][0]["param_groups"][0]["peak_lr"] == 0.004
 
 
-def test_what_cannot_be_trained_is_said_in_one_line(project, monkeypatch):
+def test_untrainable_setups_are_one_line_errors(project, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PipelineError, match=r"device cuda: .*--device cpu"):
         run_train(project, "--device", "cuda")
@@ -284,15 +286,15 @@ def test_a_dry_run_measures_and_writes_nothing(project, capsys):
     before = sorted(project.rglob("*"))
     assert train.main(["--config", str(project / "config.json"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    for told in ("a step: ", "memory at most: ", "the whole run: 20 steps, 2,560 tokens", "disk: 4 checkpoints of "):
+    for told in ("step: ", "peak memory: ", "the whole run: 20 steps, 2,560 tokens", "disk: 4 checkpoints of "):
         assert told in printed
-    assert re.search(r"^disk: .* in all; [\d.]+ [KMGT]B free$", printed, re.MULTILINE)
+    assert re.search(r"^disk: .* in total; [\d.]+ [KMGT]B free$", printed, re.MULTILINE)
     assert sorted(project.rglob("*")) == before
     with pytest.raises(UsageError, match="--profile cannot be used with --dry-run, which writes nothing"):
         train.main(["--config", str(project / "config.json"), "--dry-run", "--profile"])
 
 
-def test_a_dry_run_of_a_resumed_run_tells_what_is_left(project, capsys):
+def test_dry_run_of_a_resumed_run_shows_the_remainder(project, capsys):
     run = run_train(project)
     capsys.readouterr()
     more = ["--resume", str(run), "--set", "training.max_steps=50", "--dry-run"]
@@ -301,7 +303,7 @@ def test_a_dry_run_of_a_resumed_run_tells_what_is_left(project, capsys):
     assert content_of(run)["step"] == 20
 
 
-def test_a_run_draws_its_losses_and_runs_are_laid_over_one_another(project, capsys):
+def test_losses_are_plotted_and_runs_compared(project, capsys):
     one = run_train(project, "--name", "one")
     two = run_train(project, "--name", "two", "--set", "training.learning_rate=0.001", "--profile")
     assert (one / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -313,7 +315,7 @@ def test_a_run_draws_its_losses_and_runs_are_laid_over_one_another(project, caps
     assert "best validation loss" in printed
     assert "2,560" in printed
     assert (project / "logs" / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(PipelineError, match=r"run three has no log in .*; there are: run_.*_(one|two)"):
+    with pytest.raises(PipelineError, match=r"run three has no log in .*; expected one of: run_.*_(one|two)"):
         train.main(["--config", str(project / "config.json"), "--compare", "three"])
 
 
@@ -336,7 +338,7 @@ def test_samples_are_written_at_each_validation_and_change_nothing(project, caps
     assert [line["step"] for line in lines if line.get("event") == "sample"] == [8, 16, 20]
 
 
-def test_what_cannot_be_shown_is_said_and_training_goes_on(project, capsys, monkeypatch):
+def test_missing_packages_only_skip_samples_and_plots(project, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if only torch, numpy, tqdm, tensorboard were installed
     monkeypatch.setitem(sys.modules, "tokenizer", None)
     run = run_train(project, "--set", "training.max_steps=2")
@@ -346,11 +348,13 @@ def test_what_cannot_be_shown_is_said_and_training_goes_on(project, capsys, monk
     assert not (run / "loss_curve.png").exists()
     monkeypatch.undo()
     run_train(project, "--set", "training.max_steps=2", "--set", f"paths.tokenizer_dir={project / 'nowhere'}")
-    missing = f"no samples: {project / 'nowhere'} holds no tokenizer; name its folder: --set paths.tokenizer_dir=DIR\n"
+    missing = (
+        f"no samples: {project / 'nowhere'} holds no tokenizer; set its folder with --set paths.tokenizer_dir=DIR\n"
+    )
     assert missing in capsys.readouterr().out
     trained_tokenizer(project / "other")
     run_train(project, "--set", "training.max_steps=2", "--set", f"paths.tokenizer_dir={project / 'other'}")
-    assert f"no samples: the tokenizer in {project / 'other'} is not the one that made" in capsys.readouterr().out
+    assert f"no samples: the dataset was not made with the tokenizer in {project / 'other'}" in capsys.readouterr().out
 
 
 def test_isolated_documents_reach_the_model_as_segments(project, monkeypatch):
@@ -368,12 +372,12 @@ def test_isolated_documents_reach_the_model_as_segments(project, monkeypatch):
         assert torch.equal(segments, (ids == 1).cumsum(dim=1))
 
 
-def test_isolated_documents_need_to_know_where_one_begins(project):
+def test_isolated_documents_need_a_document_start(project):
     path = project / "data" / "metadata.json"
     metadata = json.loads(path.read_text())
     del metadata["tokenizer"]["bos_id"]
     path.write_text(json.dumps(metadata))
-    with pytest.raises(PipelineError, match=r"does not record which token begins a document .*prepare it again"):
+    with pytest.raises(PipelineError, match=r"does not record which token starts a document .*prepare it again"):
         run_train(project, "--set", "dataset.isolate_documents=true")
 
 
@@ -408,11 +412,11 @@ def test_damaged_tokens_are_never_scored(project):
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "a\x1b[2J", "x" * 101])
 def test_a_name_is_one_part_of_a_path(project, name):
-    with pytest.raises(PipelineError, match=r"--name .*expected one part of a path"):
+    with pytest.raises(PipelineError, match=r"--name .*expected a single path component"):
         run_train(project, "--name", name)
 
 
-def test_a_checkpoint_does_not_say_where_to_write(project, tmp_path_factory):
+def test_checkpoint_does_not_decide_where_to_write(project, tmp_path_factory):
     run, elsewhere = run_train(project), tmp_path_factory.mktemp("elsewhere")
     content = content_of(run)
     content["config"]["paths"]["log_dir"] = str(elsewhere / "logs")
@@ -422,7 +426,7 @@ def test_a_checkpoint_does_not_say_where_to_write(project, tmp_path_factory):
     assert not list(elsewhere.iterdir())
     assert max(losses_of(project, run)) == 22
     write_checkpoint(run / "checkpoint_latest.pt", content | {"name": "x/../../../notes"})
-    with pytest.raises(PipelineError, match=r"names its run 'x/\.\./\.\./\.\./notes': expected one part of a path"):
+    with pytest.raises(PipelineError, match=r"its run 'x/\.\./\.\./\.\./notes': expected a single path component"):
         run_train(project, "--resume", str(run))
 
 
@@ -447,11 +451,11 @@ def test_a_best_of_a_dropped_future_is_replaced(project, capsys):
     first["metrics"] |= {"best": {"loss": 0.001}, "best_step": 5}
     write_checkpoint(run / "checkpoint_step_7.pt", first)
     run_train(project, "--resume", str(run / "checkpoint_step_7.pt"))
-    assert "checkpoint_best.pt is not that of step 5; the next validation replaces it" in capsys.readouterr().out
+    assert "checkpoint_best.pt is not from step 5; the next validation will replace it" in capsys.readouterr().out
     assert content_of(run, "best")["step"] == content_of(run)["metrics"]["best_step"] > 7
 
 
-def test_stopping_early_is_said_with_its_reason(project, capsys):
+def test_early_stopping_prints_its_reason(project, capsys):
     run_train(
         project,
         "--set",
@@ -466,7 +470,7 @@ def test_stopping_early_is_said_with_its_reason(project, capsys):
     )
 
 
-def test_a_test_run_of_some_steps_is_not_called_an_epoch(project, capsys):
+def test_test_run_with_max_steps_is_not_an_epoch(project, capsys):
     run_train(project, "--test", "--set", "training.max_steps=2")
     printed = capsys.readouterr().out
     assert "training.max_steps, 0.0" in printed

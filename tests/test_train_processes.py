@@ -1,4 +1,4 @@
-"""train.py as processes of its own: signals, several processes, resumed in new processes, compiled."""
+"""train.py in separate processes: signals, several processes, resuming, compiled training."""
 
 import os
 import shutil
@@ -48,9 +48,9 @@ def test_a_signal_from_outside_gives_its_exit_code(project, number, code):
     assert content_of(newest_run(project))["step"] > 0
 
 
-def test_two_processes_train_as_one_and_go_on_bit_for_bit(project):
-    """The same losses as one process that accumulates; resumed, the same weights as without an interruption; and with
-    another number of processes the step keeps its size or the resumption is refused."""
+def test_two_processes_train_like_one_and_resume_exactly(project):
+    """The losses equal those of one process that accumulates; resuming gives the same weights; and with a different
+    number of processes, the step size must stay the same."""
     settings = ["--set", "model.dropout=0.0", "--set", "training.sample_prompts=[]"]
     halved = [*settings, "--set", "training.batch_size=2"]  # and two batches a step, of which the last exchanges
     alone = run_train(project, *settings)
@@ -87,9 +87,9 @@ def test_two_processes_train_as_one_and_go_on_bit_for_bit(project):
         pytest.param(2, 1, {"training.compile": "on"}, marks=pytest.mark.slow, id="two processes, compiled"),
     ],
 )
-def test_started_anew_from_a_checkpoint_it_ends_with_the_same_weights(project, processes, threads, settings):
-    """Resumed in new processes, with windows long enough for the attention that compiled training on the CPU has, and
-    batches in which tokens stand often enough for several threads to add to the same gradient."""
+def test_resumed_process_ends_with_the_same_weights(project, processes, threads, settings):
+    """Resumed in new processes, with windows long enough for compiled CPU attention, and with tokens repeated often
+    enough for several threads to add to the same gradient."""
     settings |= {"dataset.window": 128, "model.max_position_embeddings": 128, "training.batch_size": 4}
     options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     finished = run_command(project, *options, processes=processes, threads=threads)
@@ -112,7 +112,7 @@ def test_started_anew_from_a_checkpoint_it_ends_with_the_same_weights(project, p
         (["--dry-run", "--profile"], 2, "--profile cannot be used with --dry-run, which writes nothing"),
     ],
 )
-def test_what_two_processes_refuse_is_said_in_lines_with_its_exit_code(project, arguments, code, said):
+def test_errors_in_two_processes_are_one_line_each(project, arguments, code, said):
     command = [sys.executable, str(CHECKOUT / "main.py"), "train", "--nproc", "2", "--config", "config.json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -130,4 +130,4 @@ def test_a_process_that_was_killed_is_named(tmp_path):
     command = [sys.executable, main.LAUNCHER, "--standalone", "--nproc-per-node=2", str(dying)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 128 + signal.SIGKILL
-    assert done.stderr == "error: process 1 was killed by SIGKILL (the system does so when memory runs out)\n"
+    assert done.stderr == "error: process 1 was killed by SIGKILL (the system may have run out of memory)\n"

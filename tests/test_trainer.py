@@ -1,4 +1,4 @@
-"""The training loop by itself: accumulation, faults, early stopping, what a batch may carry."""
+"""The training loop: accumulation, faults, early stopping, batch contents."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ VOCAB, LENGTH = 11, 8
 
 
 class Bigram(nn.Module):
-    """The smallest model with the real one's interface: the next token from the present one."""
+    """A minimal model with the real interface that predicts the next token from the current one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Bigram(nn.Module):
 
 
 class Loader:
-    """Batches number 0, 1, 2, … of an endless row, in epochs of `length`."""
+    """An endless series of batches 0, 1, 2, … in epochs of `length`."""
 
     sequence_length = LENGTH
 
@@ -113,7 +113,7 @@ def weights(trainer):
 
 
 def test_accumulation_weighs_tokens_not_batches(tmp_path):
-    """Batches with few and with many supervised tokens give the gradient of all of them in one batch."""
+    """Batches with few and many supervised tokens give the same gradient as a single combined batch."""
 
     def masked(number, rows=2):
         ids, labels = random_ids(number, rows), random_ids(number, rows)
@@ -171,7 +171,7 @@ def test_utilisation_is_over_all_processes_and_only_for_known_devices(tmp_path):
     assert trainer.mfu(1000.0) == pytest.approx(0.25)
 
 
-def test_a_checkpoint_is_there_before_the_first_step_and_none_is_made_of_a_skipped_one(tmp_path):
+def test_checkpoints_exist_from_the_start_and_skip_bad_steps(tmp_path):
     trainer = make_trainer(tmp_path, max_skipped_steps=5)
     original_step, original_backward, first = trainer.train_step, trainer.backward, []
 
@@ -190,7 +190,7 @@ def test_a_checkpoint_is_there_before_the_first_step_and_none_is_made_of_a_skipp
     assert names == {"checkpoint_step_3.pt", "checkpoint_step_9.pt"}
 
 
-def test_a_loss_that_is_no_number_leaves_the_weights_as_they_are(tmp_path):
+def test_nan_loss_leaves_the_weights_unchanged(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=6, max_skipped_steps=5)
     poisoned = {"on": False}
     original = trainer.backward
@@ -214,7 +214,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_as_they_are(tmp_path):
 
 
 def bad_from(number_of_first, count):
-    """Ids that give a loss far above the others: tokens that hardly came before, in an order that never did."""
+    """Ids with an unusually high loss: rare tokens in an unseen order."""
 
     def make(number):
         if number_of_first <= number < number_of_first + count:
@@ -224,7 +224,7 @@ def bad_from(number_of_first, count):
     return make
 
 
-def test_a_spike_is_skipped_and_several_go_back_to_the_last_checkpoint_and_leave_the_data_out(tmp_path):
+def test_repeated_spikes_roll_back_and_skip_their_data(tmp_path):
     trainer = make_trainer(
         tmp_path,
         bad_from(50, 4),
@@ -257,7 +257,7 @@ def test_rollbacks_are_bounded(tmp_path):
         max_rollbacks=2,
         spike_sigma=2.0,
     )
-    with pytest.raises(PipelineError, match=r"after 2 returns to a checkpoint; lower training.learning_rate"):
+    with pytest.raises(PipelineError, match=r"after 2 rollbacks; lower training.learning_rate"):
         trainer.fit()
     assert len(events(tmp_path, "rollback")) == 2
     assert read_checkpoint(tmp_path / "run_a" / "checkpoint_latest.pt")["guard"]["rollbacks"] == 2
@@ -274,11 +274,11 @@ def test_out_of_memory_names_the_batch_size_that_fits(tmp_path):
     with pytest.raises(PipelineError, match=r"1 fits .*batch_size=1 .*accumulation_steps=4"):
         make_trainer(tmp_path, model=model).fit()
     model.largest_batch = 0
-    with pytest.raises(PipelineError, match="a single window does not fit either"):
+    with pytest.raises(PipelineError, match="not even a single window fits"):
         make_trainer(tmp_path, model=model).fit()
 
 
-def test_a_batch_is_tried_beside_the_memory_that_the_optimizers_will_take(tmp_path):
+def test_batch_trial_reserves_memory_for_optimizers(tmp_path):
     trainer = make_trainer(tmp_path)
     expected = sum(moments.numel() for moments in missing_moments(trainer.optimizers))
     trainer.fit()
@@ -348,7 +348,7 @@ def test_segments_rise_at_each_document_and_given_ones_stay():
     assert "segment_ids" not in as_batch(ids, CPU)
 
 
-def test_epoch_checkpoints_are_kept_beside_the_others(tmp_path):
+def test_epoch_checkpoints_are_kept(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=None, num_epochs=2)
     trainer.run = replace(trainer.run, epoch_checkpoints=True)
     trainer.fit()
@@ -357,7 +357,7 @@ def test_epoch_checkpoints_are_kept_beside_the_others(tmp_path):
     assert read_checkpoint(tmp_path / "run_a" / "checkpoint_epoch_1.pt")["step"] == 10
 
 
-def test_a_second_signal_stops_at_once_and_the_earlier_checkpoint_stays_whole(tmp_path, monkeypatch):
+def test_second_signal_stops_immediately_without_damage(tmp_path, monkeypatch):
     import os
     import signal
 

@@ -1,4 +1,4 @@
-"""One step of fine-tuning on real conversations, beside TRL's SFTTrainer on the exported model."""
+"""Compare a fine-tuning step on real conversations with TRL's SFTTrainer on the exported model."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def folder(real_data, tmp_path_factory):
-    """The real vocabulary, a tuned checkpoint with random weights, its export, and real conversations prepared."""
+    """The real vocabulary, a tuned checkpoint with random weights, its export, and prepared real conversations."""
     pytest.importorskip("trl", reason="pip install -r requirements-slow.txt")
     folder = tmp_path_factory.mktemp("trl")
     (folder / "tokenizer").mkdir()
@@ -77,7 +77,7 @@ def trl_trainer(folder):
     return SFTTrainer(str(folder / "hf"), args=options, train_dataset=Dataset.from_dict({"messages": rows}))
 
 
-def test_one_step_has_the_loss_the_tokens_and_the_masks_of_trl(folder):
+def test_one_step_matches_trl(folder):
     trl = trl_trainer(folder)
     data = SftDataset.open(folder / "data")
     for row, theirs in enumerate(trl.train_dataset):

@@ -1,4 +1,4 @@
-"""pipeline/cleaning/wiki_markup.py: what wikitext becomes."""
+"""pipeline/cleaning/wiki_markup.py: rendering wikitext."""
 
 from collections import Counter
 from dataclasses import replace
@@ -57,7 +57,7 @@ def test_sections_by_level():
     assert clean(source) == "Lead\n\nA\n\nB\n\nb\n\nD\n\nd"
 
 
-def test_what_is_kept_when_asked():
+def test_dropped_parts_can_be_kept():
     source = "{{Infobox x|name=N|area={{convert|5|km2}}}}\n[[File:a.jpg|thumb|Said ''so'']]\n"
     source += "{|\n! a !! b\n|-\n| 1 || [[x|2]]\n|}"
     text = clean(source, infoboxes="keep", captions="keep", tables="keep")

@@ -1,4 +1,4 @@
-"""A token dataset that a tiny model learns in seconds, the configuration to train on it, and what a run leaves."""
+"""Helpers for training tests: a token dataset that a tiny model learns in seconds, a configuration, run results."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ VOCAB_SIZE, WINDOW = 48, 16
 
 
 def write_tokens(directory: Path, *, tokens: int = 6_000, fingerprint: str = "f0", seed: int = 0) -> Path:
-    """Mostly a fixed walk over the vocabulary, with noise, in documents of 50 tokens."""
+    """A fixed walk over the vocabulary with noise, in documents of 50 tokens."""
     directory.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     stream = np.arange(tokens) * 7 % (VOCAB_SIZE - 3) + 3
@@ -39,7 +39,7 @@ def write_tokens(directory: Path, *, tokens: int = 6_000, fingerprint: str = "f0
 
 
 def write_config(folder: Path, **training: object) -> Path:
-    """A configuration file in `folder`, where everything of the run stays."""
+    """A configuration file in `folder`, where the run writes everything."""
     content = {
         "paths": {"checkpoint_dir": "checkpoints", "log_dir": "logs"},
         "dataset": {"source": "custom", "custom_dir": "data", "window": WINDOW},
@@ -64,7 +64,7 @@ def write_config(folder: Path, **training: object) -> Path:
 
 
 def run_train(project: Path, *arguments: str) -> Path:
-    """Trains in this process; returns the run's folder."""
+    """Train in this process; returns the run's folder."""
     assert train.main(["--config", str(project / "config.json"), *arguments]) == 0
     return newest_run(project)
 

@@ -1,10 +1,10 @@
-"""Record which functions of the project each test runs: a pytest plugin, and a hook for the processes that tests start.
+"""Record which project functions each test runs: a pytest plugin, and a hook for processes started by tests.
 
     RECORD_ROOT=$PWD RECORD_FILE=/tmp/record.tsv PYTHONPATH=checks/recorder python -m pytest -p sitecustomize
 
-Python imports a module of this name in every process that finds it on its path. Lines of the file:
+Python imports a module with this name in every process that has it on its path. The lines in the file are:
 ``executed``, the test, whether it or a fixture ran the function, the function's file and first line; ``seconds``, the
-test, how long a phase of it took; ``failed``, the test. `checks/mutants.py` starts it and reads the file.
+test, the duration of a phase; ``failed``, the test. `checks/mutants.py` starts the recording and reads the file.
 """
 
 import os
@@ -18,12 +18,12 @@ FILE = os.environ.get("RECORD_FILE", "")
 
 
 class Recorder:
-    """Writes one line for each function, test and phase; `current` is pytest's name for the test and its phase."""
+    """Write one line for each function, test and phase; `current` is pytest's name for the test and its phase."""
 
     def __init__(self) -> None:
         self.current = os.environ.get("PYTEST_CURRENT_TEST", "")
         self.seen: set[int] = set()
-        self.kept: list[CodeType] = []  # as long as they live, their ids belong to nobody else
+        self.kept: list[CodeType] = []  # keeps them alive, so that their ids are not reused
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
@@ -42,7 +42,7 @@ class Recorder:
 
 
 def write(line: str) -> None:
-    """Append at once, so that nothing is lost when a test kills its process."""
+    """Append immediately, so that nothing is lost if a test kills its process."""
     with open(FILE, "a", encoding="utf-8") as stream:
         stream.write(line + "\n")
 
@@ -77,13 +77,13 @@ def pytest_runtest_call(item: _Item) -> None:
 
 
 def pytest_runtest_logreport(report: _Report) -> None:
-    if recorder.current:  # not in the process that only collects what pytest-xdist's workers report
+    if recorder.current:  # not in pytest-xdist's controller process
         write(f"seconds\t{report.nodeid}\t{report.duration:.3f}")
         if report.failed:
             write(f"failed\t{report.nodeid}")
 
 
 def pytest_collection_finish(session: object) -> None:
-    """Only what the tests run counts, not what importing them runs."""
+    """Ignore code that runs on import."""
     recorder.start("")
     Path(FILE).touch()

@@ -1,1 +1,1 @@
-"""Raw records become clean articles."""
+"""Turn raw records into clean articles."""

@@ -1,4 +1,4 @@
-"""One raw record → one clean article, or the reason why there is none."""
+"""Convert a raw record into a clean article, or the reason why there is none."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from pipeline.formats.raw_files import RawFile, Record
 
 COLUMNS = tuple({*structured_contents.COLUMNS, *plain_text.COLUMNS})
 
-# What cleaning a record of an unknown form raises.
+# Raised when cleaning a record with an unknown structure.
 MALFORMED = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 @dataclass
 class Counts:
-    """What became of one file's articles; what the report says about it."""
+    """The counts of articles for one file in the report."""
 
     read: int = 0
     articles: int = 0
@@ -41,16 +41,16 @@ class Counts:
 
 
 def iter_raw_articles(path: Path) -> Iterator[Record]:
-    """The records of a raw file; those of Parquet with the columns that matter."""
+    """The records of a raw file; from Parquet, only the columns we need."""
     with RawFile(path) as file:
         yield from file.records(columns=COLUMNS)
 
 
 def clean_article(record: dict[str, Any], policy: Policy, counts: Counts) -> str:
-    """The article of one record as text, or an empty string after counting why there is none.
+    """The article in a record as text. If there is none, count the reason and return an empty string.
 
     Raises:
-        ValueError, TypeError, AttributeError, RecursionError: the record is not an article of a known form.
+        ValueError, TypeError, AttributeError, RecursionError: the record is not a known kind of article.
     """
     return policy.apply(_page(record, policy, counts), counts.removals)
 

@@ -1,4 +1,4 @@
-"""One cleaned file out of the raw files of a job; it appears under its name only when it is whole."""
+"""Write one cleaned file from the raw files of a job; it gets its final name only when it is complete."""
 
 import gc
 import hashlib
@@ -23,7 +23,7 @@ _REPORT_SECONDS = 0.2
 
 
 class FileProgress(NamedTuple):
-    """How far one job is: bytes of raw input, records, and articles kept."""
+    """The progress of a job: bytes of raw input, records, and articles kept."""
 
     size: int = 0
     records: int = 0
@@ -32,7 +32,7 @@ class FileProgress(NamedTuple):
 
 @dataclass(frozen=True)
 class CleaningOptions:
-    """What is the same for every job. `limit`: the first records of a job only; `strict`: stop at a malformed one."""
+    """Options for all jobs. `limit`: read only the first records of a job; `strict`: stop at a malformed record."""
 
     directory: Path
     config: CleaningConfig
@@ -42,13 +42,13 @@ class CleaningOptions:
 
 def clean_in_process(job: CleaningJob, options: CleaningOptions, report: Callable[[FileProgress], None]) -> CleanedFile:
     """`clean_file` in a worker process."""
-    # Parsed articles are trees without cycles; looking for cycles in them takes a third of the time.
+    # Parsed articles are trees without cycles, and garbage collection would take a third of the time.
     gc.disable()
     return clean_file(job, options, report)
 
 
 def clean_file(job: CleaningJob, options: CleaningOptions, report: Callable[[FileProgress], None]) -> CleanedFile:
-    """Clean the raw files of one job and return its part of the report.
+    """Clean the raw files of a job and return its part of the report.
 
     Raises:
         PipelineError: a damaged file, no usable record, or with `strict` a malformed record.
@@ -78,7 +78,7 @@ def clean_file(job: CleaningJob, options: CleaningOptions, report: Callable[[Fil
         report(FileProgress(raw.position, counts.read, counts.articles))
         if counts.rejected and counts.rejected == counts.read:
             raise PipelineError(
-                f"{cleaner.rejects.first}; none of its {counts.read:,} records can be used: fix it, or move it out of "
+                f"{cleaner.rejects.first}; none of its {counts.read:,} records can be used; fix it, or move it out of "
                 "the input"
             )
     return {
@@ -89,7 +89,7 @@ def clean_file(job: CleaningJob, options: CleaningOptions, report: Callable[[Fil
 
 
 class _RawRecords:
-    """The records of a job's raw files, each with its file. `position`: bytes of all of them read so far."""
+    """The records of a job's raw files with their files. `position` is the total number of bytes read so far."""
 
     def __init__(self, job: CleaningJob) -> None:
         self._job = job
@@ -107,7 +107,7 @@ class _RawRecords:
 
 
 class _HashedFile:
-    """Counts and hashes what is written, so that a later run can tell that the file was changed."""
+    """Count and hash the output, so that a later run can detect changes to the file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -120,12 +120,12 @@ class _HashedFile:
         self._bytes += len(data)
 
     def facts(self, path: Path) -> FileFacts:
-        """The report's facts about the content, now at `path`."""
+        """The report's entry about the content, which is now at `path`."""
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest(), "modified": path.stat().st_mtime_ns}
 
 
 class _Rejects:
-    """Writes malformed records to `path`, created at the first one; with `strict` the first one stops the run."""
+    """Write malformed records to `path`, which is created for the first one; with `strict`, the first stops the run."""
 
     def __init__(self, path: Path, files: ExitStack, *, strict: bool) -> None:
         self._path = path
@@ -148,13 +148,13 @@ class _Rejects:
 def _beginning(record: Record) -> str:
     try:
         return json.dumps(record.value, ensure_ascii=False, default=str)[:200]
-    except RecursionError:  # nested too deeply to be written
+    except RecursionError:  # nested too deeply to be serialized
         return ""
 
 
 @dataclass(frozen=True)
 class _RecordCleaner:
-    """Cleans record after record: a line of `lines`, a line of `rejects`, or only a count."""
+    """Clean each record into a line of `lines`, a line of `rejects`, or just a count."""
 
     policy: Policy
     counts: Counts

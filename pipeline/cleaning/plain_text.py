@@ -1,4 +1,4 @@
-"""Articles that are already plain text as blocks: `{title|name, text}` records and people's own files."""
+"""Split articles that are already plain text into blocks: `{title|name, text}` records and users' own files."""
 
 import re
 from typing import Any
@@ -15,10 +15,10 @@ _LONGEST_HEADING = 80
 
 
 def read_page(record: dict[str, Any], policy: Policy) -> Page:
-    """The page of a record whose text is plain.
+    """The page of a plain-text record.
 
-    Plain text has no levels. A paragraph that is exactly the name of a section to drop therefore begins what goes, and
-    the end of the article ends it, unless headings are marked (`== Legacy ==`).
+    Plain text has no section levels. Unless headings are marked (`== Legacy ==`), a paragraph that is exactly the name
+    of a dropped section therefore drops the rest of the article.
 
     Raises:
         ValueError: the text is missing, or is not a string.
@@ -36,7 +36,8 @@ def read_page(record: dict[str, Any], policy: Policy) -> Page:
 
 
 def _own_text(text: str) -> Page:
-    """Text without a title (a `.txt` file, a web page) is not from an encyclopedia: its paragraphs stay unchanged."""
+    """Text without a title (a `.txt` file, a web page) is not an encyclopedia article; keep its paragraphs
+    unchanged."""
     return Page("", [Block("preformatted", paragraph) for paragraph in paragraphs_of(text)])
 
 

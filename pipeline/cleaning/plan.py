@@ -1,4 +1,4 @@
-"""The plan of a cleaning run: which raw files become which cleaned file, and how a changed input is noticed."""
+"""Plan a cleaning run: which raw files go into which cleaned file, and how to detect changed input."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from pipeline.formats.raw_files import bare_name, find_raw_files, format_of
 from utils.errors import PipelineError
 from utils.files import is_within
 
-# Small text files share an output, or a folder of 10,000 notes would become 10,000 files.
+# Small text files share an output; otherwise a folder of 10,000 notes would become 10,000 files.
 TEXT_BYTES_TOGETHER = 64 << 20
 _SAMPLE_BYTES = 64 << 10
 REJECTS_NAME = "rejects"
@@ -19,7 +19,7 @@ REJECTS_NAME = "rejects"
 
 @dataclass(frozen=True)
 class CleaningJob:
-    """One output file and the raw files it is made of, cleaned by one process."""
+    """An output file and its raw files, cleaned by one process."""
 
     name: str
     files: tuple[Path, ...]
@@ -39,17 +39,17 @@ class CleaningJob:
 
 
 def plan_jobs(place: Path) -> list[CleaningJob]:
-    """A job for each raw file in `place`; text files are put together up to TEXT_BYTES_TOGETHER.
+    """A job for each raw file in `place`; text files are combined up to TEXT_BYTES_TOGETHER.
 
     Raises:
-        PipelineError: nothing can be read there, or two files would have the same output.
+        PipelineError: there is nothing to read, or two files would have the same output.
     """
     root = place if place.is_dir() else place.parent
     jobs: dict[str, CleaningJob] = {}
     for name, files in _outputs(find_raw_files(place), root):
         if name in jobs:
             both = printable_name(f"{jobs[name].files[0].name} and {files[0].name}")
-            raise PipelineError(f"{both} in {root} would both become {name}; move one of them away")
+            raise PipelineError(f"{both} in {root} have the same output, {name}; rename one of them")
         jobs[name] = CleaningJob(name, tuple(files), sum(file.stat().st_size for file in files), _fingerprint(files))
     return list(jobs.values())
 
@@ -73,7 +73,8 @@ def _outputs(files: list[Path], root: Path) -> list[tuple[str, list[Path]]]:
 
 
 def _fingerprint(files: list[Path]) -> str:
-    """Over names, sizes, times of change, and both ends of each file: 50 GB are not read twice."""
+    """A hash of names, sizes, modification times, and both ends of each file, because 50 GB should not be read
+    twice."""
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()
@@ -86,14 +87,14 @@ def _fingerprint(files: list[Path]) -> str:
 
 
 def refuse_own_output(place: Path, directory: Path, jobs: Iterable[CleaningJob]) -> None:
-    """Raise a PipelineError if a run of `jobs` would read what it writes to `directory`, or the next run would."""
+    """Raise a PipelineError if this run of `jobs`, or the next one, would read its own output in `directory`."""
     if place.is_dir() and is_within(directory, place):
         raise PipelineError(
             f"the output folder {directory} is the input {place} or inside it, so the cleaner would read its own "
-            "output; name another folder with --output"
+            "output; choose another folder with --output"
         )
     output = directory.resolve()
     for file in (file.resolve() for job in jobs for file in job.files):
         is_cleaned = file.parent == output and file.name.startswith("cleaned_") and file.suffix == ".txt"
         if is_cleaned or output / REJECTS_NAME in file.parents:
-            raise PipelineError(f"{file} is the cleaner's own output; name another file or folder with --input")
+            raise PipelineError(f"{file} is output of the cleaner; choose another file or folder with --input")

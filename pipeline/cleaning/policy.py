@@ -1,7 +1,7 @@
-"""The cleaning policy, in one place: which blocks of an article stay, and how its text is cleaned up.
+"""The cleaning policy: which blocks of an article to keep, and how to clean up the text.
 
-The readers (`structured_contents.py`, `wikitext.py`, `plain_text.py`) turn an article into blocks;
-here every decision about them is made, from the `cleaning` section of the configuration, and every removal is counted.
+The readers (`structured_contents.py`, `wiki_markup.py`, `plain_text.py`) turn an article into blocks. This module
+makes all decisions about them, using the `cleaning` section of the configuration, and counts everything it removes.
 """
 
 import re
@@ -13,7 +13,7 @@ from pipeline.cleaning.config import CleaningConfig
 from pipeline.cleaning.text_cleanup import mend_spacing, without_markup
 from pipeline.formats.cleaned_text import with_plain_newlines
 
-# Raised when the same raw text gives other cleaned text: files of an older version are then cleaned again.
+# Increase when the same raw text gives different cleaned text; files from an older version are then cleaned again.
 CLEANING_VERSION = 1
 
 
@@ -22,31 +22,31 @@ class Block(NamedTuple):
 
     kind: str
     text: str
-    level: int = 0  # of a heading: 1 for a section, 2 for a subsection, …
+    level: int = 0  # for headings: 1 for a section, 2 for a subsection, …
 
 
 @dataclass
 class Page:
-    """An article as its reader found it."""
+    """An article as parsed by its reader."""
 
     title: str
     blocks: list[Block]
     is_redirect: bool = False
     is_disambiguation: bool = False
     is_article: bool = True  # not a talk page, a template, a category, …
-    is_rendered: bool = False  # by its reader from markup, so none is left over
+    is_rendered: bool = False  # by its reader, so no markup is left over
 
 
 @dataclass
 class Removals:
-    """What was left out: articles by reason, and parts of kept articles by reason."""
+    """Counts of removed articles, and of removed parts of kept articles, by reason."""
 
     articles: Counter[str] = field(default_factory=Counter)
     parts: Counter[str] = field(default_factory=Counter)
 
 
 class Policy:
-    """The `cleaning` section, made ready to be applied."""
+    """The `cleaning` section, prepared for use."""
 
     def __init__(self, config: CleaningConfig) -> None:
         self.config = config
@@ -62,7 +62,7 @@ class Policy:
         self.dropped_kinds = frozenset(kind for kind, choice in named.items() if choice == "drop")
 
     def apply(self, page: Page, removals: Removals) -> str:
-        """The cleaned article, or an empty string after counting why there is none."""
+        """The cleaned article. If there is none, count the reason and return an empty string."""
         reason = self._page_reason(page)
         paragraphs = [] if reason else self._paragraphs(page, removals.parts)
         text = "\n\n".join(paragraphs)
@@ -91,10 +91,10 @@ class Policy:
         return "stub" if len(text) < self.config.min_characters else ""
 
     def _paragraphs(self, page: Page, removed: Counter[str]) -> list[str]:
-        """The text of the blocks that stay. A heading waits until something below it stays."""
+        """The text of the kept blocks. A heading is kept only if something below it is."""
         paragraphs: list[str] = []
         waiting: list[Block] = []
-        dropped_level = 0  # of the section that is being left out
+        dropped_level = 0  # of the section being dropped
         for block in page.blocks:
             if block.kind == "heading":
                 if dropped_level and block.level > dropped_level:
@@ -129,10 +129,10 @@ def _folded(heading: str) -> str:
 
 
 def tidy(text: str, *, is_list: bool = False) -> str:
-    """Without white space around the text and at line ends, and without runs of empty lines.
+    """Strip white space around the text and at line ends, and collapse blank lines.
 
-    A single line and a list's items also lose their runs of spaces. Other text of several lines keeps its inner
-    spacing: it may be code or verse.
+    In single lines and list items, runs of spaces are collapsed too. Other multi-line text keeps its inner spacing,
+    because it may be code or verse.
     """
     if "  " in text and (is_list or "\n" not in text):
         text = re.sub(r"(?<=\S) {2,}", " ", text)
@@ -143,7 +143,7 @@ def tidy(text: str, *, is_list: bool = False) -> str:
 
 
 def without_trailing_space(text: str) -> str:
-    """Without white space at line ends and without empty lines around the text; indentation stays."""
+    """Strip white space at line ends and blank lines around the text, but keep indentation."""
     if " \n" in text or "\t\n" in text:
         text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
     return text.strip("\n").rstrip()

@@ -1,4 +1,4 @@
-"""`cleaner.py --show N`: articles before and after, side by side, so that people judge the policy by looking."""
+"""`cleaner.py --show N`: show articles before and after cleaning, side by side, for judging the policy."""
 
 import re
 import textwrap
@@ -20,7 +20,7 @@ _MARKUP = re.compile(r"<ref[^<>]*/>|<ref.*?</ref>|<[^<>]*>|\[\[[^\]|]*\||^\[[a-z
 
 
 def side_by_side(record: dict[str, Any], article: str) -> str:
-    """One article: the raw paragraphs on the left, what became of each on the right."""
+    """An article with the raw paragraphs on the left and the cleaned ones on the right."""
     width = max(24, (terminal_width(120) - 3) // 2)
     rows = [row for pair in _aligned(_raw_paragraphs(record), article.split("\n\n")) for row in _rows(*pair, width)]
     header = f"{styled('before'.ljust(width), 'bold')} │ {styled('after', 'bold')}"
@@ -30,8 +30,8 @@ def side_by_side(record: dict[str, Any], article: str) -> str:
 def _rows(before: str, after: str, width: int) -> Iterator[str]:
     left = _wrapped(before, width)
     right = _wrapped(after, width)
-    style = () if after else ("dim",)  # a paragraph that was removed is dim, so that losses stand out
-    for number in range(max(len(left), len(right)) + 1):  # and an empty row
+    style = () if after else ("dim",)  # dim removed paragraphs, so that losses stand out
+    for number in range(max(len(left), len(right)) + 1):  # plus an empty row
         cells = [column[number] if number < len(column) else "" for column in (left, right)]
         yield f"{styled(cells[0].ljust(width), *style)} │ {cells[1]}".rstrip()
 
@@ -43,7 +43,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _aligned(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of paragraphs that say the same; one that has no partner is paired with an empty text."""
+    """Pairs of corresponding paragraphs; paragraphs without a counterpart are paired with an empty string."""
     position = 0
     for paragraph in before:
         ahead = after[position : position + _LOOK_AHEAD]
@@ -60,7 +60,7 @@ def _aligned(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _is_same(before: str, after: str) -> bool:
-    """Whether `before` contains the beginning of `after`, whose markup is in between."""
+    """Whether `before` contains the start of `after`, apart from markup."""
     first, second = (re.findall(r"\w+", _MARKUP.sub("", text[:20_000]).lower()) for text in (before, after))
     beginning = second[:_WORDS]
     if len(beginning) < 4:
@@ -92,7 +92,7 @@ def _outline(part: dict[str, Any], kind: str = "") -> Iterator[str]:
 
 
 def show(jobs: Sequence[CleaningJob], config: CleaningConfig, number: int) -> None:
-    """Print the first `number` articles that stay, before and after, and why the others before them were left out."""
+    """Print the first `number` kept articles before and after cleaning, and why others before them were dropped."""
     policy = Policy(config)
     records = (record for job in jobs for path in job.files for record in iter_raw_articles(path))
     for record in records:
@@ -105,7 +105,7 @@ def show(jobs: Sequence[CleaningJob], config: CleaningConfig, number: int) -> No
             continue
         if not article:
             title = fields.get("title") or fields.get("name")
-            print(visible(f"left out, {next(iter(counts.removals.articles))}: {title}"))
+            print(visible(f"dropped, {next(iter(counts.removals.articles))}: {title}"))
             continue
         print(side_by_side(fields, article), end="\n\n")
         number -= 1

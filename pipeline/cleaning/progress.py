@@ -9,7 +9,7 @@ from pipeline.formats.cleaned_text import CleanedFile
 
 
 class CleaningBar:
-    """Bytes read of raw input, articles, articles a second, files done."""
+    """Bytes of raw input read, articles, articles per second, finished files."""
 
     def __init__(self, jobs: Sequence[CleaningJob]) -> None:
         from tqdm import tqdm
@@ -39,5 +39,5 @@ class CleaningBar:
         self._done += 1
         self.update(job.name, FileProgress(job.size, result["read"], result["articles"]))
         rejected = f", {result['rejected']:,} malformed" if result["rejected"] else ""
-        empty = "" if result["read"] else f"; {job.input_names} holds no records"
+        empty = "" if result["read"] else f"; {job.input_names} has no records"
         self._bar.write(f"{job.name}: {result['articles']:,} of {result['read']:,} articles kept{rejected}{empty}")

@@ -1,4 +1,4 @@
-"""What cleaning read, kept and removed, in words."""
+"""Print a summary of what cleaning read, kept and removed."""
 
 from pipeline.cleaning.plan import REJECTS_NAME
 from pipeline.cleaning.run import CleaningRun
@@ -7,14 +7,14 @@ from utils.terminal import format_bytes, format_seconds, format_table
 
 
 def print_summary(cleaning: CleaningRun, seconds: float) -> None:
-    """What was read, kept and left out, by reason."""
+    """Print what was read, kept and removed, by reason."""
     totals = cleaning.report()["totals"]
     rows = [("articles", "count"), ("read", f"{totals['read']:,}")]
     rows += [(f"  {reason}", f"{count:,}") for reason, count in totals["removed_articles"].items()]
     rows += [("  malformed", f"{totals['rejected']:,}")] if totals["rejected"] else []
     rows += [("kept", f"{totals['articles']:,}")]
     print("\n" + format_table(rows, right=[1]))
-    parts = [("left out of articles that stay", "count"), *((k, f"{n:,}") for k, n in totals["removed_parts"].items())]
+    parts = [("removed from kept articles", "count"), *((k, f"{n:,}") for k, n in totals["removed_parts"].items())]
     if parts[1:]:
         print("\n" + format_table(parts[:16], right=[1]))
     if totals["unknown_types"]:
@@ -26,4 +26,4 @@ def print_summary(cleaning: CleaningRun, seconds: float) -> None:
     size = sum(result["bytes"] for result in cleaning.results.values())
     print(f"\n{len(cleaning.jobs)} files, {format_bytes(size)} in {cleaning.directory} ({format_seconds(seconds)})")
     for name in cleaning.leftovers:
-        print(f"note: {printable_name(name)} was not made from this input; dataset preparation leaves it out")
+        print(f"note: {printable_name(name)} is not from this input; dataset preparation ignores it")

@@ -1,4 +1,4 @@
-"""A cleaning run: what is done and pending of its plan, and the report that survives a kill."""
+"""A cleaning run: the finished and pending jobs of its plan, and the report that survives a kill."""
 
 import hashlib
 import json
@@ -32,16 +32,16 @@ from utils.files import remove_stale_temporaries
 def clean_all(
     directory: Path, jobs: list[CleaningJob], config: CleaningConfig, *, limit: int | None, strict: bool
 ) -> "CleaningRun":
-    """Clean what is not done yet into `directory`, `config.workers` files at once, with live progress.
+    """Clean all pending files into `directory`, `config.workers` in parallel, with live progress.
 
     Raises:
-        PipelineError: another run writes there; files that failed, with `strict` the first of them at once.
+        PipelineError: another run writes there, or files failed; with `strict`, the first failure stops the run.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with claimed(directory, partial(_remove_half_files, directory)), resumable(directory):
         cleaning = CleaningRun(directory, jobs, config, limit=limit)
         cleaning.print_state()
-        cleaning.save()  # what is to be done again does not count as done any more
+        cleaning.save()  # jobs to repeat no longer count as done
         if cleaning.pending:
             _run(cleaning, CleaningOptions(directory, config, limit, strict))
     return cleaning
@@ -63,19 +63,19 @@ def _run(cleaning: "CleaningRun", options: CleaningOptions) -> None:
 
         executor = LocalProcesses(options.config.workers, options.directory)
         run_pending(plan, executor, on_progress=bar.update, on_result=finish, keep_going=not options.strict)
-    with suppress(OSError):  # not empty: there are rejects
+    with suppress(OSError):  # not empty if there are rejects
         (options.directory / REJECTS_NAME).rmdir()
 
 
 def policy_of(config: CleaningConfig) -> dict[str, object]:
-    """The configuration's keys that decide what a cleaned file holds."""
+    """The configuration keys that affect the content of cleaned files."""
     policy = asdict(config)
     del policy["workers"], policy["test_articles"]
     return {"cleaning_version": CLEANING_VERSION, **policy}
 
 
 class CleaningRun:
-    """The state of `directory`: which jobs are done, and their results, written after each."""
+    """The state of `directory`: finished jobs and their results, written after each job."""
 
     def __init__(self, directory: Path, jobs: list[CleaningJob], config: CleaningConfig, *, limit: int | None) -> None:
         self.directory = directory
@@ -92,7 +92,7 @@ class CleaningRun:
         self.results = {name: result for name, result in valid.items() if name not in self.changed}
 
     def _is_valid(self, job: CleaningJob, result: FileReport | None) -> bool:
-        """A file that was read to its end also serves a test run: hours of work are not replaced by its beginning."""
+        """A complete file is good enough for a test run too, so that a test run does not replace hours of work."""
         return (
             result is not None
             and result["input"] == job.fingerprint
@@ -106,17 +106,17 @@ class CleaningRun:
 
     @property
     def leftovers(self) -> list[str]:
-        """Cleaned files in the folder that the present input does not make."""
+        """Cleaned files in the folder that are not from the current input."""
         names = {job.name for job in self.jobs}
         return sorted(path.name for path in self.directory.glob("cleaned_*.txt") if path.name not in names)
 
     def print_state(self) -> None:
-        """Say what an earlier run has done, and what of it has to be done again."""
+        """Print what an earlier run has finished, and what has to be repeated."""
         for name, change in self.changed.items():
-            print(f"{name} {change}; it is cleaned again")
+            print(f"{name} {change}; cleaning it again")
         done = len(self.jobs) - len(self.pending)
         if done:
-            print(f"{done} of {len(self.jobs)} files are cleaned already, with this input and policy")
+            print(f"{done} of {len(self.jobs)} files are already cleaned with this input and policy")
 
     def save(self) -> None:
         write_report(self.directory, self.report())
@@ -136,7 +136,7 @@ class CleaningRun:
 
 
 def add_up(results: Iterable[FileReport]) -> dict[str, Any]:
-    """The sums over files of counts, and of counts by reason (most frequent first)."""
+    """Totals over all files, including totals by reason (most frequent first)."""
     sums: dict[str, int] = {}
     reasons: dict[str, Counter[str]] = {}
     for result in results:

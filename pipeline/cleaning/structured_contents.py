@@ -1,7 +1,7 @@
-"""Articles of Wikimedia's structured contents (`sections` or `article_sections`, nested) as blocks.
+"""Parse articles in Wikimedia's structured contents format (`sections` or `article_sections`, nested) into blocks.
 
-Newer releases hold sections, infoboxes and tables as JSON strings; both forms are read. A part of an unknown type is
-counted, its text is kept as a paragraph and its parts are read.
+Newer releases have sections, infoboxes and tables as JSON strings; both forms are supported. Parts of unknown type are
+counted, their text is kept as a paragraph, and their parts are read.
 """
 
 import re
@@ -32,10 +32,10 @@ def is_structured(record: Part) -> bool:
 
 
 def read_page(record: Part, unknown: Counter[str]) -> Page:
-    """The page of one record. Types that are not known are counted in `unknown`.
+    """The page of a record. Unknown types are counted in `unknown`.
 
     Raises:
-        ValueError: a field is not JSON, or does not have the shape of the schema.
+        ValueError: a field is not JSON, or does not match the schema.
     """
     title = record.get("name") or record.get("title") or ""
     sections = parts_of(record, next((key for key in SECTION_KEYS if record.get(key)), SECTION_KEYS[0]))
@@ -50,7 +50,7 @@ def read_page(record: Part, unknown: Counter[str]) -> Page:
 
 
 def parts_of(record: Part, key: str) -> list[Part]:
-    """The list of parts that `key` holds, in either form."""
+    """The list of parts in `key`, in either form."""
     value = record.get(key)
     if isinstance(value, (str, bytes)) and value:
         import orjson
@@ -66,7 +66,7 @@ def parts_of(record: Part, key: str) -> list[Part]:
 
 
 class _Reader:
-    """Walks the parts of one article. `tables` are those that no part has referred to yet."""
+    """Walk the parts of an article. `tables` are those not yet referenced by any part."""
 
     def __init__(self, unknown: Counter[str], tables: dict[Any, Part]) -> None:
         self.unknown = unknown
@@ -106,7 +106,7 @@ class _Reader:
 
     def _section(self, part: Part, level: int) -> Iterator[Block]:
         name = part.get("name")
-        # The abstract is the article's beginning, not a section of its own.
+        # The abstract is the start of the article and not a section of its own.
         if name and not (level == 0 and name == "Abstract"):
             yield Block("heading", name, level + 1)
         yield from self._paragraph(part)
@@ -134,7 +134,7 @@ class _Reader:
             yield from self._item_lines(child, bullet, indent)
 
     def _item_lines(self, part: Part, bullet: str, indent: str) -> Iterator[str]:
-        """An item, the lines below it set in under its text, and the lists it holds one step deeper."""
+        """A list item, with further lines indented under its text and nested lists one level deeper."""
         if text := _value(part).strip():
             yield f"{indent}{bullet}" + text.replace("\n", "\n" + indent + " " * len(bullet))
         for child in part.get("has_parts") or ():
@@ -145,7 +145,7 @@ class _Reader:
 
 
 def _value(part: Part) -> str:
-    """The part's text, without its citation marks and with its links closed up to what follows them."""
+    """The text of a part, without citation marks and without stray spaces after links."""
     value = part.get("value")
     if value is None:
         values = part.get("values")
@@ -160,7 +160,7 @@ def _value(part: Part) -> str:
 
 
 def _closed_up(value: str, links: Sequence[Part]) -> str:
-    """`Academy Award -winning` → `Academy Award-winning` where the words before the space are a link."""
+    """`Academy Award -winning` → `Academy Award-winning` if the words before the space are a link."""
     texts = tuple(link["text"] for link in links if link.get("text"))
     for match in reversed(list(_SPACE_BEFORE_SUFFIX.finditer(value))):
         if value.endswith(texts, 0, match.start()):
@@ -184,7 +184,7 @@ def _field_lines(part: Part) -> Iterator[str]:
 
 
 def _table(table: Part) -> Block:
-    """Headers and rows, ` | ` between the cells; cells are texts or parts with a value."""
+    """Headers and rows, with ` | ` between cells. Cells are strings or parts with a value."""
     rows = [*(table.get("headers") or ()), *(table.get("rows") or ()), *(table.get("footers") or ())]
     if not rows:
         return Block("table", "\n".join(_item_texts(table)))

@@ -1,13 +1,13 @@
-"""The common inline templates of Wikipedia as plain text: `{{convert|5|km|mi}}` is `5 km`.
+"""Render Wikipedia's common inline templates as plain text: `{{convert|5|km|mi}}` is `5 km`.
 
-A template that is not here is left out: most are boxes, notes to editors, or navigation.
+Other templates are dropped, because most are boxes, notes to editors, or navigation.
 """
 
 import calendar
 import re
 from collections.abc import Callable
 
-# Positional arguments in, text out. Names are lower case, without `template:` and with single spaces.
+# From positional arguments to text. Names are lower case, without `template:`, and with single spaces.
 Renderer = Callable[[list[str]], str]
 
 INFOBOX_PREFIXES = ("infobox", "taxobox", "automatic taxobox", "speciesbox", "geobox", "chembox", "drugbox", "starbox")
@@ -86,7 +86,7 @@ def _around(before: str, after: str = "") -> Renderer:
 
 
 def _convert(arguments: list[str]) -> str:
-    """`convert|5|to|10|km|mi` → `5 to 10 km`: what was measured, without the conversion."""
+    """`convert|5|to|10|km|mi` → `5 to 10 km`: the original value without the conversion."""
     text = ""
     for argument in arguments:
         if re.match(r"[-−+]?[\d.,]+(?:[+/⁄]\d+)*$", argument):
@@ -128,7 +128,7 @@ def _english_sounds(arguments: list[str]) -> str:
 
 
 def _date(arguments: list[str]) -> str:
-    """`birth date|1879|3|14` → `March 14, 1879`; `1879|3` → `March 1879`; anything else as it is."""
+    """`birth date|1879|3|14` → `March 14, 1879`; `1879|3` → `March 1879`; anything else unchanged."""
     year, month, day, *_ = [*arguments, "", "", ""]
     if not (month.isdigit() and 1 <= int(month) <= 12):
         return " ".join(filter(None, (day, month, year)))

@@ -1,8 +1,8 @@
-"""Clean up the text of one block: remove leftover wiki markup, citation marks, coordinates and stray spaces.
+"""Clean up the text of a block: remove leftover wiki markup, citation marks, coordinates and stray spaces.
 
-Each rule is looked for with `in` first: nearly every paragraph needs no fix, and a search that finds nothing
-costs a tenth of a regular expression. No pattern takes more than linear time, whatever the text: what one runs over is
-bounded, or ends where the next match could begin. Removals of content are counted under the rule's name.
+Each rule first checks with `in`, because nearly every paragraph needs no fix and a failed search costs a tenth of a
+regular expression. All patterns run in linear time on any text: their repetitions are bounded, or end where the next
+match could start. Removals of content are counted under the rule's name.
 """
 
 import html
@@ -17,7 +17,7 @@ _CITATION_WORDS = (
 _NAMED_MARK = re.compile(
     rf" ?\[(?:(?:{_CITATION_WORDS})(?: ?[–—-] ?discuss)?\??|(?:note|nb|n|lower-alpha|a|b|c) \d{{1,3}})\]", re.IGNORECASE
 )
-# Glued to the end of a sentence or of another mark; `list[0]` is no citation.
+# Directly after a sentence or another mark; `list[0]` is not a citation.
 _NUMBER_MARK = re.compile(r'(?<=[.,;!?…”"])(?:\[\d{1,3}\])+(?=\s|$|[A-Z])')
 _LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
 _FILE_LINK = re.compile(
@@ -44,8 +44,8 @@ _COORDINATES_LINE = re.compile(
     rf"(?:^|(?<=\n))Coordinates: ?(?:{_DEGREES},? ?{_DEGREES}|-?\d+\.\d+; -?\d+\.\d+)[^\n]*\n?"
 )
 MAGIC_WORD = re.compile(r"__(?:NO|FORCE)?(?:TOC|EDITSECTION|INDEX|GALLERY)__")
-# These begin with the character that is looked for, and look behind it afterwards: a pattern that begins by looking
-# behind is tried at every character, which takes 20 times as long.
+# These start with the character to find and look behind it afterwards. A pattern that starts with a lookbehind is tried
+# at every character, which is 20 times slower.
 _GLUED_SENTENCE = re.compile(
     r"[.!?](?<=[a-z0-9)”\"].)(?=(?:The|In|It|A|An|On|At|He|She|They|This|These|Those|Since|During|After|As|By|For|From"
     r"|With|While|Although|However|Its|His|Her|Their|There|Some|Many|Most|When|Under|According|Other|Both|One|To)\s)"
@@ -65,7 +65,7 @@ _TYPOGRAPHY = _SPACES | _INVISIBLE
 
 
 def without_markup(text: str, removed: Counter[str]) -> str:
-    """`text` without the markup, citation marks and coordinates that rendering left behind."""
+    """Remove the markup, citation marks and coordinates left over from rendering."""
     if "°" in text:
         text = _counted(_OTHER_COORDINATES, "", _typography(text), removed, "coordinates")
     if "Coordinates:" in text:
@@ -87,7 +87,7 @@ def without_markup(text: str, removed: Counter[str]) -> str:
 
 
 def mend_spacing(text: str) -> str:
-    """Without the spaces that links and removed parts left behind: `Toronto 's`, `( ; French)`, `end.The next`."""
+    """Fix the spacing around links and removed parts: `Toronto 's`, `( ; French)`, `end.The next`."""
     if not text.isascii():
         text = _typography(text)
     if "(" in text:
@@ -112,7 +112,7 @@ def _counted(pattern: re.Pattern[str], replacement: str, text: str, removed: Cou
 
 
 def _typography(text: str) -> str:
-    # str.translate costs more than all the other rules together; replace() of a character that is not there, nothing.
+    # str.translate costs more than all other rules together; replace() of a missing character costs nothing.
     for code, replacement in _TYPOGRAPHY.items():
         text = text.replace(chr(code), replacement or "")
     return text
@@ -133,7 +133,7 @@ def _without_braces(text: str, removed: Counter[str]) -> str:
 
 
 def _closing_brace(text: str, start: int) -> int:
-    """The index of the brace that closes the one at `start`, or of the text's end where none does."""
+    """The index of the brace that closes the one at `start`, or the end of the text if there is none."""
     depth = 0
     for index in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[index], 0)

@@ -1,7 +1,7 @@
-"""Articles in wikitext (MediaWiki XML dumps) as blocks.
+"""Parse articles in wikitext (MediaWiki XML dumps) into blocks.
 
-mwparserfromhell finds templates, links, tags and tables; what each becomes is decided here, and the plain text that
-results is cut into blocks line by line, as MediaWiki does.
+mwparserfromhell finds templates, links, tags and tables. This module decides how to render each of them, and cuts the
+resulting plain text into blocks line by line, as MediaWiki does.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from pipeline.cleaning import templates
 from pipeline.cleaning.policy import Block, Page, Policy
 from pipeline.cleaning.text_cleanup import MAGIC_WORD
 
-# Taken out before parsing: they hold half of an article's markup, and nothing of them stays.
+# Removed before parsing, because they contain half of an article's markup and none of it is kept.
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _REFERENCE = re.compile(r"<ref\b[^<>]*/>|<ref\b[^<>]*>.{0,20000}?</ref *>", re.DOTALL | re.IGNORECASE)
 _GALLERY = re.compile(
@@ -35,13 +35,13 @@ _PREFORMATTED = {"pre", "source", "syntaxhighlight"}
 _NOTHING = {"ref", "references", "gallery", "timeline", "imagemap", "score", "indicator", "templatestyles", "section"}
 _SUPERSCRIPT = re.compile(r"[-−+\d]+")
 _SUPERSCRIPTS = str.maketrans("0123456789+-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻")
-_LEFTOVER = ("|", "{|", "}}")  # of a table or template that was never closed
+_LEFTOVER = ("|", "{|", "}}")  # from an unclosed table or template
 _HARD_BREAK = "\x01"
-_MARK = "\x02"  # a line of _MARK and a number is the place of a block that is not text
+_MARK = "\x02"  # a line of _MARK and a number is a placeholder for a non-text block
 
 
 def read_page(record: dict[str, Any], policy: Policy, removed: Counter[str]) -> Page:
-    """The page of one dump record; what rendering leaves out is counted in `removed`."""
+    """The page of a dump record; everything dropped in rendering is counted in `removed`."""
     source = record["wikitext"] or ""
     title = record["title"]
     if record["namespace"] != 0:
@@ -55,12 +55,12 @@ def read_page(record: dict[str, Any], policy: Policy, removed: Counter[str]) -> 
 
 
 def _without_quotes(text: str) -> str:
-    """Without the marks of italic and bold; of four, MediaWiki shows one."""
+    """Remove italic and bold marks; of four quotes, MediaWiki shows one."""
     return _QUOTES.sub(lambda match: "'" if len(match[0]) == 4 else "", text)
 
 
 class _Reader:
-    """Renders one article."""
+    """Render an article."""
 
     def __init__(self, policy: Policy, removed: Counter[str]) -> None:
         self.policy = policy
@@ -202,14 +202,14 @@ class _Reader:
         return self._block("infobox", "\n".join(f"{name}: {value}" for name, value in fields if value))
 
     def _block(self, kind: str, text: str, level: int = 0) -> str:
-        """Put a block aside; `_blocks_of` resolves the line that takes its place."""
+        """Store a block and return its placeholder line, which `_blocks_of` resolves."""
         if kind != "preformatted":
             text = _without_quotes(text)
         self.special.append(Block(kind, text.replace(_HARD_BREAK, "\n"), level))
         return f"\n\n{_MARK}{len(self.special) - 1}\n\n"
 
 
-# By the classes of mwparserfromhell's nodes.
+# By mwparserfromhell's node classes.
 _RENDERERS: dict[str, Callable[[_Reader, Any], str]] = {
     "Text": _Reader._text,
     "Comment": _Reader._comment,
@@ -224,7 +224,7 @@ _RENDERERS: dict[str, Callable[[_Reader, Any], str]] = {
 
 
 def _blocks_of(text: str, special: list[Block]) -> Iterator[Block]:
-    """Cut rendered text into blocks: lines of one kind that follow one another belong together."""
+    """Cut rendered text into blocks of consecutive lines of the same kind."""
     for kind, group in itertools.groupby(text.split("\n"), key=_kind_of_line):
         lines = list(group)
         if kind == "indented" and len(lines) > 1:
@@ -244,13 +244,13 @@ def _kind_of_line(line: str) -> str:
         return "empty"
     if line.startswith(_MARK):
         return "special"
-    # One indented line is what a template at its beginning left; several are code.
+    # A single indented line is left over from a template at its start; several are code.
     return "indented" if line.startswith(" ") else "prose"
 
 
 def _items(lines: list[str]) -> Iterator[str]:
-    """`**` → a dash two deep; `#` → the next number of its depth; `:` and `;` have no bullet of their own."""
-    numbers: list[tuple[str, int]] = []  # (marker, items so far) of each depth
+    """`**` → a dash at depth two; `#` → the next number at its depth; `:` and `;` have no bullet."""
+    numbers: list[tuple[str, int]] = []  # (marker, items so far) at each depth
     for line in lines:
         match = _LIST_LINE.match(line)
         assert match, line

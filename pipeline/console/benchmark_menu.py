@@ -1,4 +1,4 @@
-"""Start the benchmark from the menus, as a stage of its own."""
+"""Start the benchmark stage from the menus."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,20 @@ from utils.processes import run_process
 
 SOURCES = (
     "WikiText, LAMBADA, HellaSwag (benchmark.data_dir, or the hub)",
-    "the project's own samples: no download",
+    "built-in samples, no download",
 )
 _OWN_SAMPLES = 2
 
 
 @dataclass(frozen=True)
 class BenchmarkStage:
-    """`sizes` maps each of benchmark.py's presets to its summary; `options` are passed on unchanged."""
+    """`sizes` maps the presets of benchmark.py to their summaries; `options` are passed on unchanged."""
 
     sizes: Mapping[str, str]
     options: Sequence[str]
 
     def run(self, checkpoints: Sequence[str]) -> int:
-        """Ask for the size and the data, score `checkpoints` and return the stage's exit code."""
+        """Ask for the size and the data, score `checkpoints`, and return the stage's exit code."""
         size = choose_of("Items", "Size", [f"{name}: {summary}" for name, summary in self.sizes.items()])
         arguments = [f"--{list(self.sizes)[size - 1]}", *self.options]
         if choose_of("Data", "Data", SOURCES) == _OWN_SAMPLES:

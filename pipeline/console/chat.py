@@ -1,4 +1,4 @@
-"""A chat with one fine-tuned model, with its history."""
+"""Chat with a fine-tuned model, with history."""
 
 import sys
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def run_chat(writer: Writer, settings: GenerationSettings) -> None:
 
 
 def _answer(writer: Writer, messages: Sequence[Message], settings: GenerationSettings) -> list[Message]:
-    """Print the answer; returns the conversation with it, without the turns that no longer fit the context."""
+    """Print the answer. Returns the conversation including it, without the turns that no longer fit the context."""
     kept, ids = shorten(writer, messages, settings)
     writer.check(ids, settings)
     print(styled("Model: ", "bold", "cyan"), end="", flush=True)
@@ -44,7 +44,7 @@ def _answer(writer: Writer, messages: Sequence[Message], settings: GenerationSet
 def shorten(
     writer: Writer, messages: Sequence[Message], settings: GenerationSettings
 ) -> tuple[Sequence[Message], list[int]]:
-    """Drop the oldest turns until the rest leaves room for an answer; the last question always stays.
+    """Drop the oldest turns until there is room for an answer; the last question is always kept.
 
     Returns:
         The remaining messages and their token ids.

@@ -23,7 +23,7 @@ _GAP = " │ "
 
 @dataclass(frozen=True)
 class Result:
-    """What one model wrote."""
+    """The text of one model."""
 
     name: str
     path: Path
@@ -35,7 +35,7 @@ class Result:
 
 
 def memory_needed(paths: Sequence[Path], *, dtype: torch.dtype, quantize: str) -> int:
-    """Bytes that the weights of these checkpoints take when loaded."""
+    """The memory in bytes that the weights of these checkpoints need."""
     size = 1 if quantize == "int8" else dtype.itemsize
     return sum(tensor.numel() * size for path in paths for tensor in read_checkpoint(path)["model"].values())
 
@@ -43,7 +43,7 @@ def memory_needed(paths: Sequence[Path], *, dtype: torch.dtype, quantize: str) -
 def memory_report(
     paths: Sequence[Path], *, device: str, dtype: str = "auto", quantize: str = "none"
 ) -> tuple[str, bool]:
-    """Memory needed and memory free, in words, and whether the models fit with a fifth to spare."""
+    """A line about needed and free memory, and whether the models fit with a fifth to spare."""
     target = resolve_device(device)
     needed = memory_needed(paths, dtype=choose_dtype(dtype, target), quantize=quantize)
     free = free_memory(target)
@@ -52,7 +52,7 @@ def memory_report(
 
 
 def run_comparison(writers: Sequence[Writer], default: GenerationSettings) -> None:
-    """Send each prompt to all the models until the user quits."""
+    """Send every prompt to all models until the user quits."""
     for writer in writers:
         print(writer.loaded.summary())
     print("q or Ctrl-D at the prompt quits.")
@@ -137,7 +137,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _words(paragraph: str) -> list[str]:
-    """Words with the spaces that follow them; leading spaces are a word of their own."""
+    """Words with the spaces that follow them; leading spaces form a separate word."""
     words = []
     start = 0
     for index in range(1, len(paragraph)):
@@ -172,7 +172,7 @@ def _pad(text: str, width: int) -> str:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """A table of the statistics, and which model was fastest and which wrote most."""
+    """A table of the statistics, with the fastest model and the longest text."""
     rows = [["model", "tokens", "time", "tokens/s", "first token"]]
     for result in results:
         took = result.statistics
@@ -185,6 +185,6 @@ def summary(results: Sequence[Result]) -> str:
     verdict = [
         f"fastest: {styled(visible(fastest.name), 'green')} ({fastest.statistics.tokens_per_second:.1f} tokens/s)",
         f"most tokens: {styled(visible(longest.name), 'green')} ({longest.statistics.new_tokens})",
-        f"together: {total} tokens in {format_seconds(seconds)}",
+        f"total: {total} tokens in {format_seconds(seconds)}",
     ]
     return "\n".join([format_table(rows, right=range(1, 5)), *verdict])

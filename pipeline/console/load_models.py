@@ -1,4 +1,4 @@
-"""Load the checkpoints that the user chose, after checking that several of them fit into memory.
+"""Load the chosen checkpoints; several are first checked against free memory.
 
 writers = load_writers(ModelRequest(["latest"], config, "auto"))
 """
@@ -18,7 +18,7 @@ from utils.terminal import styled
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which checkpoints to load and where. `checkpoints` are ``[NAME=]PATH``; empty: the user chooses in menus."""
+    """Which checkpoints to load, and where. `checkpoints` are ``[NAME=]PATH``; if empty, the user chooses in menus."""
 
     checkpoints: Sequence[str]
     config: Config
@@ -26,10 +26,10 @@ class ModelRequest:
 
 
 def load_writers(request: ModelRequest, *, may_ask: bool = False) -> list[Writer]:
-    """The requested models in memory; several are warmed up, so that their speeds can be compared.
+    """Load the requested models. Several are warmed up, so that their speeds can be compared.
 
     Raises:
-        Quit: the models may not fit into memory, `may_ask` is true and the user does not want to try.
+        Quit: the models may not fit into memory, and the user, asked if `may_ask` is true, does not want to try.
     """
     print(f"device: {describe_device(resolve_device(request.device))}", file=sys.stderr)
     is_comparison = len(request.checkpoints) > 1

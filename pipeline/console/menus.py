@@ -1,4 +1,4 @@
-"""The questions that `Inference.py` asks: mode, run, checkpoint, parameters, prompt. ``q`` quits at any of them."""
+"""The menus of `Inference.py`: mode, run, checkpoint, parameters, prompt. ``q`` quits anywhere."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -25,7 +25,7 @@ def ask_or_quit(question: str) -> str:
 
 
 def read_prompt(question: str) -> str | None:
-    """A prompt; None if the user types q or the input ends.
+    """Ask for a prompt; None if the user types q or the input ends.
 
     Raises:
         PipelineError: the input is not valid UTF-8.
@@ -39,14 +39,14 @@ def read_prompt(question: str) -> str | None:
 
 
 def print_mistake(error: PipelineError) -> None:
-    """Print a mistake in a prompt. A mistake in the command line is raised: the next prompt cannot fix it."""
+    """Print a mistake in a prompt. Mistakes in the command line are raised, because another prompt cannot fix them."""
     if isinstance(error, UsageError):
         raise error
     print(styled(visible(str(error)), "red"))
 
 
 def choose(question: str, count: int, *, default: int | None = None) -> int:
-    """A number from 1 to `count`; asks until it gets one."""
+    """Ask until the user enters a number from 1 to `count`."""
     hint = "" if default is None else f" [{default}]"
     while True:
         answer = ask_or_quit(f"{question} (1-{count}, q to quit){hint}: ")
@@ -58,7 +58,7 @@ def choose(question: str, count: int, *, default: int | None = None) -> int:
 
 
 def choose_of(title: str, question: str, options: Sequence[str]) -> int:
-    """The number of one of `options`; Enter takes the first."""
+    """Ask for one of `options` and return its number; Enter takes the first."""
     print(styled(f"\n{title}", "bold"))
     for number, option in enumerate(options, 1):
         print(f"  {number}. {option}")
@@ -66,11 +66,11 @@ def choose_of(title: str, question: str, options: Sequence[str]) -> int:
 
 
 def choose_run(checkpoint_dir: Path) -> Run:
-    """A training run; the newest is marked. If all checkpoints are directly in the folder, there is nothing to ask."""
+    """Ask for a training run; the newest is marked. Skipped if all checkpoints are directly in the folder."""
     runs = list_runs(checkpoint_dir)
     if not runs:
         remedy = f"train a model first: python3 main.py train{or_quickstart(checkpoint_dir)}"
-        raise PipelineError(f"{checkpoint_dir} holds no checkpoints; {remedy}")
+        raise PipelineError(f"{checkpoint_dir} has no checkpoints; {remedy}")
     if len(runs) == 1 and runs[0].directory == checkpoint_dir:
         return runs[0]
     print(styled("\nTraining runs", "bold"))
@@ -90,7 +90,7 @@ def _run_line(number: int, run: Run, checkpoint_dir: Path, *, is_newest: bool) -
 def _own_name(path: Path) -> str:
     try:
         return visible(read_checkpoint(path, verify=False).get("name") or "")
-    except PipelineError:  # choosing it prints the whole error
+    except PipelineError:  # choosing it prints the full error
         return "(unreadable)"
 
 
@@ -101,7 +101,7 @@ def choose_checkpoint(run: Run) -> Path:
 
 
 def choose_checkpoints(run: Run) -> list[Path]:
-    """Several: ``1,3,5`` or ``all``."""
+    """Ask for several options: ``1,3,5`` or ``all``."""
     _print_checkpoints(run)
     count = len(run.checkpoints)
     while True:
@@ -113,7 +113,7 @@ def choose_checkpoints(run: Run) -> list[Path]:
 
 
 def parse_numbers(answer: str, count: int) -> list[int]:
-    """``1,3,5`` or ``all`` → numbers without repetition; empty if it is neither."""
+    """``1,3,5`` or ``all`` → numbers without duplicates; empty if it is neither."""
     if answer.strip().lower() == "all":
         return list(range(1, count + 1))
     parts = [part.strip() for part in answer.replace(" ", ",").split(",") if part.strip()]
@@ -144,17 +144,17 @@ class _Parameter:
 
 _PARAMETERS = (
     _Parameter("max_length", "Maximum length in new tokens", int),
-    _Parameter("temperature", "Temperature (0: always the likeliest token)", float),
+    _Parameter("temperature", "Temperature (0: always the most likely token)", float),
     _Parameter("top_k", "Top-k (0: off)", int),
     _Parameter("top_p", "Top-p (1: off)", float),
     _Parameter("min_p", "Min-p (0: off)", float),
     _Parameter("repetition_penalty", "Repetition penalty (1: off)", float),
-    _Parameter("seed", "Seed (empty: another text each time)", int),
+    _Parameter("seed", "Seed (empty: a different text each time)", int),
 )
 
 
 def choose_settings(default: GenerationSettings) -> GenerationSettings:
-    """The default parameters or the user's own; asks for each until it is valid. Enter keeps the value shown."""
+    """Ask for parameters: the defaults, or the user's own, each until it is valid. Enter keeps the value shown."""
     shown = ", ".join(f"{parameter.name} {getattr(default, parameter.name)}" for parameter in _PARAMETERS[:4])
     print(f"Parameters: 1. unchanged ({shown})  2. my own")
     if choose("Parameters", 2, default=1) == 1:
@@ -179,6 +179,6 @@ def _ask_parameter(parameter: _Parameter, settings: GenerationSettings) -> Gener
 
 
 def confirm(question: str) -> None:
-    """Quit unless the user says yes."""
+    """Raise Quit unless the user answers yes."""
     if not ask_or_quit(f"{question} [y/N]: ").lower().startswith("y"):
         raise Quit

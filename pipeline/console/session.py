@@ -1,4 +1,4 @@
-"""The interactive session: menus for whatever the command line left open, then prompt after prompt."""
+"""The interactive session: menus for choices not made on the command line, then prompt after prompt."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -11,7 +11,7 @@ from utils.terminal import styled, visible
 
 
 def run_single(writer: Writer, default: GenerationSettings) -> None:
-    """Answer prompts until the user quits; a mistake in a prompt is printed, and the next one asked for."""
+    """Answer prompts until the user quits. After a mistake in a prompt, print the error and ask again."""
     print(writer.loaded.summary())
     if writer.loaded.is_chat:
         run_chat(writer, default)

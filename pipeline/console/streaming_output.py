@@ -1,4 +1,4 @@
-"""A loaded model that continues a prompt or answers a message, and the statistics of its text."""
+"""Continue a prompt or answer a message with a loaded model, and measure statistics."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -90,7 +90,7 @@ class Writer:
             statistics.seconds = time.perf_counter() - start
             statistics.first_token_seconds = statistics.first_token_seconds or statistics.seconds
             statistics.finish_reason = event.finish_reason or ""
-            # An answer's first word starts with the space after "Assistant:".
+            # The first word of an answer starts with the space after "Assistant:".
             text = event.text.removeprefix(" ") if is_first and self.loaded.is_chat else event.text
             if text:
                 yield text
@@ -99,7 +99,7 @@ class Writer:
     def write(
         self, prompt_ids: Sequence[int], settings: GenerationSettings, *, output: TextIO, may_stop: bool = False
     ) -> tuple[str, Statistics]:
-        """Write the new text to `output` as it is generated, with its control characters made visible.
+        """Write the new text to `output` as it is generated, with control characters made visible.
 
         Args:
             may_stop: Ctrl-C ends this text instead of the program.

@@ -1,1 +1,1 @@
-"""Token datasets become batches."""
+"""Turn token datasets into batches."""

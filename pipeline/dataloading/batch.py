@@ -1,4 +1,4 @@
-"""From what a loader yields to the arguments of the model: on the device, with labels and segment ids."""
+"""Turn loader items into model arguments on the device, with labels and segment ids."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ Batch = dict[str, Tensor]
 
 
 def as_batch(item: Tensor | Mapping[str, Tensor], device: torch.device, *, document_start: int | None = None) -> Batch:
-    """`item` on the device with labels; with `document_start` also segment ids (B, T), counted up at that token."""
+    """`item` on the device with labels; with `document_start`, also segment ids (B, T) that increase at that token."""
     named = dict(item) if isinstance(item, Mapping) else {"input_ids": item}
     batch = {name: value.to(device, non_blocking=True) for name, value in named.items()}
     ids = batch["input_ids"]

@@ -1,4 +1,4 @@
-"""Verifies the files of a token dataset while training has already begun.
+"""Verify the files of a token dataset in the background while training runs.
 
 check = BackgroundCheck(dataset)
 check.poll()    # raises if damage has been found so far
@@ -12,11 +12,11 @@ import threading
 from pipeline.formats.token_dataset import TokenDataset
 from utils.errors import PipelineError
 
-_NICENESS = 10  # training goes first
+_NICENESS = 10  # training has priority
 
 
 class BackgroundCheck:
-    """Compares every file with the sha256 in the metadata, in a thread of low priority that ends with the process."""
+    """Compare every file with its sha256 in the metadata, in a low-priority daemon thread."""
 
     def __init__(self, dataset: TokenDataset) -> None:
         self._dataset = dataset
@@ -30,12 +30,12 @@ class BackgroundCheck:
             raise self._error
 
     def wait(self) -> None:
-        """Return once everything is verified; raise as `poll` does."""
+        """Wait until everything is verified; raises like `poll`."""
         self._thread.join()
         self.poll()
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        if sys.platform == "linux":  # on other systems, threads have no priority of their own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         try:
             damaged = next(self._dataset.damaged_files(), None)
@@ -44,7 +44,7 @@ class BackgroundCheck:
             return
         if damaged:
             self._error = PipelineError(
-                f"token file {self._dataset.directory / damaged} is damaged: its sha256 is not the one in "
-                "metadata.json; training has stopped, and what it saved was trained on the damage; copy the file "
-                "again, or make the dataset again with --restart, then train from scratch"
+                f"token file {self._dataset.directory / damaged} is damaged: its sha256 does not match "
+                "metadata.json; training has stopped, and its checkpoints were trained on damaged data; copy the file "
+                "again, or prepare the dataset again with --restart, then train from scratch"
             )

@@ -1,8 +1,8 @@
-"""Parts of the training tokens on the device: the one in use, and the next one, which is loaded ahead.
+"""Keep the current part of the training tokens on the device, and load the next one ahead.
 
 parts = ResidentParts(load, device)
 part = parts.take(PartKey(epoch=0, number=2), following=PartKey(epoch=0, number=1))
-part.tokens, part.starts        # on the device; part 1 is on its way
+part.tokens, part.starts        # on the device; part 1 is being loaded
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_LOCKED_VALUES = 1 << 24  # copied to the GPU at once
+_LOCKED_VALUES = 1 << 24  # copied to the GPU in one piece
 
 
 class PartKey(NamedTuple):
-    """Which part, and in which epoch's order."""
+    """A part's number, and the epoch that determines its order."""
 
     epoch: int
     number: int
@@ -25,18 +25,18 @@ class PartKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the training tokens, and where its windows begin, in the order of this epoch."""
+    """A part of the training tokens, and the starts of its windows in the order of this epoch."""
 
-    tokens: Tensor  # int16 (tokens,), the bits of uint16
+    tokens: Tensor  # int16 (tokens,), reinterpreted as uint16
     starts: Tensor  # int64 (windows,)
-    copied: torch.cuda.Event | None = None  # on CUDA: the copy to the device is done
+    copied: torch.cuda.Event | None = None  # on CUDA: recorded when the copy to the device is done
 
 
 class ResidentParts:
-    """Two parts at most: the one in use and its successor.
+    """Holds at most two parts: the current one and its successor.
 
     Args:
-        load: reads a part into main memory; called in a thread of its own, except for the first one.
+        load: reads a part into main memory; called in a background thread, except for the first part.
     """
 
     def __init__(self, load: Callable[[PartKey], Part], device: torch.device) -> None:
@@ -50,7 +50,7 @@ class ResidentParts:
     def take(self, key: PartKey, *, following: PartKey) -> Part:
         """The part `key` on the device; `following` is loaded in the background from now on."""
         if self._current is None or self._current[0] != key:
-            self._current = None  # its memory is free before the next one is asked for
+            self._current = None  # free its memory before loading the next one
             self._current = key, self._loaded(key)
         part = self._current[1]
         self._wait_for_copy(part)
@@ -59,7 +59,7 @@ class ResidentParts:
         return part
 
     def clear(self) -> None:
-        """Forget what is loaded."""
+        """Drop all loaded parts."""
         self._current = None
         self._next = None
 
@@ -72,7 +72,7 @@ class ResidentParts:
         part = self.load(key)
         if self._stream is None:
             return Part(part.tokens.to(self.device), part.starts.to(self.device))
-        with torch.cuda.stream(self._stream):  # while the model computes, not in between
+        with torch.cuda.stream(self._stream):  # overlaps with the model's computation
             tokens = copied(part.tokens, self.device)
             starts = copied(part.starts, self.device)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
@@ -89,9 +89,9 @@ class ResidentParts:
 
 
 def copied(host: Tensor, device: torch.device) -> Tensor:
-    """`host` on the device, copied through page-locked memory piece by piece.
+    """Copy `host` to the device piece by piece through page-locked memory.
 
-    Torch would lock all of it, rounded up to a power of two, and keep that memory until the process ends.
+    Torch would page-lock the whole array, rounded up to a power of two, and keep that memory until the process ends.
     """
     result = torch.empty_like(host, device=device)
     pieces = zip(torch.split(result, _LOCKED_VALUES), torch.split(host, _LOCKED_VALUES), strict=True)

@@ -1,8 +1,8 @@
-"""Which windows of a token dataset train and which validate: `val_split` of contiguous blocks, drawn with a seed.
+"""Split a token dataset into training and validation windows, by contiguous blocks chosen with a seed.
 
-A stream is cut into blocks; a window belongs to the block it begins in. Validation blocks are drawn at random and read
-without overlap; a training window that reaches into one is left out. So no token of a validation window is ever in a
-training window, although the windows of a stream overlap.
+A stream is cut into blocks, and a window belongs to the block in which it starts. Validation blocks are chosen at
+random and read without overlap; training windows that reach into one are dropped. So no token of a validation window is
+ever in a training window, even though the windows of a stream overlap.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _LONGEST_BLOCK = 64  # in windows; each validation block costs about two trainin
 _SHORTEST_BLOCK = 4
 _MOST_BLOCKS_NEEDED = 200
 
-# Windows that follow one another in one file: `count` of them, the first at token `start`.
+# Consecutive windows in one file: `count` of them, the first at token `start`.
 RUN = np.dtype([("file", np.int32), ("start", np.int64), ("count", np.int64)])
 
 
@@ -25,7 +25,7 @@ RUN = np.dtype([("file", np.int32), ("start", np.int64), ("count", np.int64)])
 class Split:
     """Training and validation windows as arrays of `RUN`.
 
-    Training windows are `train_step` tokens apart, validation windows `val_step`, which is a window or more.
+    Training windows are `train_step` tokens apart, validation windows `val_step`, which is at least a window.
     """
 
     train: np.ndarray
@@ -43,14 +43,14 @@ class Split:
 
 
 def split_windows(dataset: TokenDataset, *, val_split: float, seed: int) -> Split:
-    """The split of `dataset`; the same for the same tokens, window, `val_split` and `seed`.
+    """The split of `dataset`; deterministic for the same tokens, window, `val_split` and `seed`.
 
     Raises:
-        PipelineError: too few windows to have both.
+        PipelineError: too few windows for both.
     """
     window = dataset.window
     step = row_stride(dataset) if dataset.is_windowed else dataset.stride
-    # Rows of a two-dimensional dataset begin at multiples of their stride only, so a tile is such a multiple.
+    # Rows of a two-dimensional dataset start only at multiples of their stride, so a tile is such a multiple.
     tile = ceil_div(window, step) * step if dataset.is_windowed else window
     lengths = [stream_length(dataset, file, step) for file in range(len(dataset.files))]
     blocks = _cut(lengths, _block_length(sum(lengths), tile))
@@ -60,19 +60,19 @@ def split_windows(dataset: TokenDataset, *, val_split: float, seed: int) -> Spli
     if not train["count"].sum():
         raise PipelineError(
             f"token dataset {dataset.directory} is too small to hold out validation text: {sum(lengths)} tokens, "
-            f"windows of {window}; prepare more text, or take a shorter window with --set dataset.window=N"
+            f"windows of {window}; prepare more text, or use a shorter window with --set dataset.window=N"
         )
     return Split(train, validation, step, tile)
 
 
 def stream_length(dataset: TokenDataset, file: int, step: int) -> int:
-    """Tokens of one file's stream; for a window a row, of the stream that the rows were cut from."""
+    """The number of tokens in a file's stream; for one window per row, in the stream that the rows were cut from."""
     tokens = dataset.files[file]
     return (len(tokens) - 1) * step + dataset.window if dataset.is_windowed else len(tokens)
 
 
 def row_stride(dataset: TokenDataset) -> int:
-    """Tokens from the start of one row to that of the next, found by comparing the first rows."""
+    """Tokens between the starts of consecutive rows, found by comparing the first rows."""
     rows = np.asarray(dataset.files[0][:8])
     for step in range(1, dataset.window):
         if len(rows) > 1 and np.array_equal(rows[:-1, step:], rows[1:, : dataset.window - step]):
@@ -81,7 +81,7 @@ def row_stride(dataset: TokenDataset) -> int:
 
 
 def read_run(dataset: TokenDataset, run: np.void, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that a run of windows covers, and where in them each window begins.
+    """The tokens covered by a run of windows, and the start of each window in them.
 
     Raises:
         PipelineError: an id is not in the vocabulary.
@@ -127,9 +127,9 @@ def window_positions(runs: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The blocks that the streams are cut into, in order: parallel arrays, one entry a block."""
+    """The blocks of all streams, in order: parallel arrays with one entry per block."""
 
-    file: np.ndarray  # the file that the block is in
+    file: np.ndarray  # the file of the block
     start: np.ndarray  # its first token in that file
     end: np.ndarray  # the token after its last
     file_length: np.ndarray  # tokens in the whole file
@@ -139,14 +139,14 @@ class _Blocks:
 
 
 def _block_length(num_tokens: int, tile: int) -> int:
-    """Long blocks waste few windows, many blocks make a fair sample: at best 200 and more of 64 windows each."""
+    """Long blocks waste few windows, and many blocks give a fair sample: ideally at least 200 blocks of 64 windows."""
     shortest = _SHORTEST_BLOCK if num_tokens >= 10 * _SHORTEST_BLOCK * tile else 1
     windows = num_tokens // _MOST_BLOCKS_NEEDED // tile
     return min(max(windows, shortest), _LONGEST_BLOCK) * tile
 
 
 def _cut(lengths: list[int], block: int) -> _Blocks:
-    """Cut every file into blocks of `block` tokens; its last one takes the rest, so none is shorter."""
+    """Cut every file into blocks of `block` tokens; the last one includes the remainder, so none is shorter."""
     file_lengths = np.asarray(lengths)
     counts = np.maximum(1, file_lengths // block)
     file = np.repeat(np.arange(len(lengths)), counts)
@@ -158,7 +158,7 @@ def _cut(lengths: list[int], block: int) -> _Blocks:
 
 
 def _draw(num_blocks: int, val_split: float, seed: int) -> np.ndarray:
-    """Which blocks are held out, bool (blocks,); at least one."""
+    """A mask of the held-out blocks, bool (blocks,); at least one."""
     count = max(1, round(val_split * num_blocks))
     held_out = np.zeros(num_blocks, dtype=bool)
     held_out[np.random.default_rng(seed).permutation(num_blocks)[:count]] = True
@@ -166,13 +166,13 @@ def _draw(num_blocks: int, val_split: float, seed: int) -> np.ndarray:
 
 
 def _validation_runs(blocks: _Blocks, held_out: np.ndarray, *, window: int, tile: int) -> np.ndarray:
-    """The windows of the blocks that are held out, without overlap."""
+    """The windows of the held-out blocks, without overlap."""
     count = (blocks.end - blocks.start - window) // tile + 1
     return _runs(blocks.file[held_out], blocks.start[held_out], count[held_out])
 
 
 def _training_runs(blocks: _Blocks, held_out: np.ndarray, *, window: int, step: int) -> np.ndarray:
-    """The windows that begin in the other blocks and do not reach into one that is held out."""
+    """The windows that start in the other blocks and do not reach into a held-out one."""
     first = _ceil_div(blocks.start, step)  # numbers of windows in the file
     behind_block = _ceil_div(blocks.end, step)
     behind_file = _ceil_div(blocks.file_length - window, step) + 1

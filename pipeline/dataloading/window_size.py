@@ -1,4 +1,4 @@
-"""The window that training uses: the one the dataset was prepared with, unless the user sets another."""
+"""Choose the training window: the dataset's own, unless the user sets another."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from utils.errors import PipelineError
 def with_prepared_window(config: Config, *, test: bool, source: str | None = None) -> Config:
     """`config` with the dataset's own window and overlap, except for what the user set.
 
-    A dataset that does not exist changes nothing: opening it says how to make it.
+    If the dataset does not exist, nothing changes; opening it later explains how to create it.
 
     Raises:
         PipelineError: the window is longer than the model's context, or the dataset cannot have the configured one.
@@ -23,7 +23,7 @@ def with_prepared_window(config: Config, *, test: bool, source: str | None = Non
     asked = config.dataset.window
     if prepared.is_fixed and "dataset.window" in config.explicit and asked != prepared.window:
         raise PipelineError(
-            f"token dataset {directory} holds rows of {prepared.window} tokens, so dataset.window {asked} cannot take "
+            f"token dataset {directory} has rows of {prepared.window} tokens, so dataset.window {asked} cannot take "
             f"effect; leave it out, or --set dataset.window={prepared.window}"
         )
     dataset = config.dataset
@@ -39,7 +39,7 @@ def with_prepared_window(config: Config, *, test: bool, source: str | None = Non
 
 
 def _overlap(window: int, stride: int, declared: float | None) -> float:
-    """The share of a window that the next one repeats: `declared`, if it gives this stride."""
+    """The overlap of consecutive windows: `declared` if it gives this stride, else computed from it."""
     if declared is not None and DatasetConfig(window=window, overlap=declared).stride == stride:
         return declared
     return max(0.0, 1 - stride / window)

@@ -1,1 +1,1 @@
-"""What the quickstart trains on and asks."""
+"""The quickstart: its corpus, questions and stages."""

@@ -1,10 +1,10 @@
-"""The encyclopedia's articles: one a subject, lists, quizzes, stories, redirects and disambiguations.
+"""The encyclopedia's articles: one per subject, lists, quizzes, stories, redirects and disambiguations.
 
 for record in encyclopedia(read_tables(), num_characters=2_300_000, seed=0): …
 
-A fact has to be read often to be known, and read without having been told just before. So an article states a fact
-once or twice, and most exposures come from the quizzes, which ask facts of all tables in mixed order, in the shape of a
-conversation. Questions in a held-out wording are never written.
+The model must see a fact many times to learn it, and not right after the fact was already stated. So an article states
+a fact once or twice, and most repetitions come from quizzes, which ask about facts from all tables in random order, in
+the form of a conversation. Questions never use the held-out wordings.
 """
 
 import itertools
@@ -20,13 +20,13 @@ from pipeline.demo.tables import Fact, Table, with_article
 STORY_SHARE = 0.18
 QUIZ_LENGTH = 10
 LIST_LENGTH = 20
-UNKNOWN_SHARE = 0.07  # of the questions in a quiz
+UNKNOWN_SHARE = 0.07  # share of the questions in a quiz
 SEE_ALSO_LENGTH = 3
 NUM_REDIRECTS = 40
 
 
 def encyclopedia(tables: Sequence[Table], *, num_characters: int, seed: int) -> list[Part]:
-    """About `num_characters` of cleaned text as records, in mixed order."""
+    """Records with about `num_characters` of cleaned text, in random order."""
     draw = random.Random(seed)
     records = list(_subjects(tables, draw)) + list(_lists(tables, draw))
     records += _until(num_characters * STORY_SHARE, _stories(draw))
@@ -38,7 +38,7 @@ def encyclopedia(tables: Sequence[Table], *, num_characters: int, seed: int) -> 
 
 
 def text_length(part: Part) -> int:
-    """Characters that the cleaner keeps of a record, roughly: tables and See-also sections go."""
+    """The approximate number of characters left after cleaning, which drops tables and See-also sections."""
     if part.get("type") == "table" or part.get("name") == "See also":
         return 0
     children = part.get("sections") or part.get("has_parts") or []
@@ -47,12 +47,12 @@ def text_length(part: Part) -> int:
 
 
 def turn_text(question: str, answer: str) -> str:
-    """A question and its answer as the chat template has them; BOS and EOS are ids and never text."""
+    """A question and its answer as in the chat template; BOS and EOS are ids, never text."""
     return f"User: {question}\nAssistant: {answer}"
 
 
 def _until(num_characters: float, records: Iterator[Part]) -> Iterator[Part]:
-    """Records until they hold so many characters."""
+    """Take records until they have this many characters."""
     while num_characters > 0:
         record = next(records)
         num_characters -= text_length(record)
@@ -67,7 +67,7 @@ def _subjects(tables: Sequence[Table], draw: random.Random) -> Iterator[Part]:
 
 
 def _subject(source: Table, facts: list[Fact], draw: random.Random) -> Part:
-    """An article about one row: the answers as abstract, the other statements, a question for each fact, a table."""
+    """An article about a row: an abstract with the answers, the other statements, a question for each fact, a table."""
     subject = facts[0].subject
     abstract = " ".join(fact.answer for fact in facts)
     more = [statement for fact in facts for statement in fact.statements[1:]]
@@ -90,7 +90,7 @@ def title_of(subject: str) -> str:
 
 
 def _lists(tables: Sequence[Table], draw: random.Random) -> Iterator[Part]:
-    """For each relation, its statements in mixed order, a few dozen to an article."""
+    """Lists of each relation's statements in random order, a few dozen per article."""
     for source in tables:
         by_relation: dict[str, list[Fact]] = defaultdict(list)
         for fact in source.facts():
@@ -115,7 +115,7 @@ def _stories(draw: random.Random) -> Iterator[Part]:
 
 
 def _quizzes(tables: Sequence[Table], draw: random.Random, seed: int) -> Iterator[Part]:
-    """Quizzes for ever: every fact once a round, each round in other wordings and another order."""
+    """Endless quizzes: every round asks about every fact once, with new wordings in a new order."""
     turns = _quiz_turns(tables, draw, seed)
     for number in itertools.count(1):
         texts = [paragraph(turn_text(*turn)) for turn in itertools.islice(turns, QUIZ_LENGTH)]
@@ -140,7 +140,7 @@ def _redirects(tables: Sequence[Table], draw: random.Random) -> Iterator[Part]:
 
 
 def _disambiguations(tables: Sequence[Table]) -> Iterator[Part]:
-    """One for every title that two tables share, such as Mercury."""
+    """A disambiguation page for every title in more than one table, such as Mercury."""
     titles: dict[str, list[str]] = defaultdict(list)
     for source in tables:
         for row in source.rows:

@@ -1,10 +1,10 @@
-"""Conversations to tune on and questions to examine with, from the same facts.
+"""Conversations for tuning and questions for the exam, from the same facts.
 
     conversations = training_conversations(tables, seed=0)      # {"messages": [{"role", "content"}, …]}
-    questions = held_out_questions(tables, seed=0)              # what pipeline.evaluation.questions reads
+    questions = held_out_questions(tables, seed=0)              # for pipeline.evaluation.questions
 
-Each relation keeps one wording back: neither the articles nor the conversations ask anything in it. The questions
-examine facts in that wording, and ask about names that no table and no conversation holds.
+Each relation holds out one wording, which neither the articles nor the conversations use. The questions ask about facts
+in that wording, and about names that are in no table and no conversation.
 """
 
 import random
@@ -20,7 +20,7 @@ NUM_UNKNOWN = 50
 NUM_STORIES = 240
 NUM_TRAINING_UNKNOWNS = 700
 SMALL_TALK_REPEATS = 4
-FOLLOW_UPS = 0.25  # of a fact's conversations have a second or third turn
+FOLLOW_UPS = 0.25  # share of conversations with a second or third turn
 
 UNKNOWN_ANSWER = "I do not know."
 STORY_REQUESTS = (
@@ -61,7 +61,7 @@ def training_conversations(tables: Sequence[Table], *, seed: int) -> list[Conver
 
 
 def training_unknowns(tables: Sequence[Table], *, seed: int) -> list[str]:
-    """Questions in the known wordings about names that are not known."""
+    """Questions about unknown names in known wordings."""
     draw = random.Random(f"{seed} unknowns")
     names = unknown_names(tables, seed=seed).for_training
     questions: dict[str, None] = {}
@@ -72,7 +72,7 @@ def training_unknowns(tables: Sequence[Table], *, seed: int) -> list[str]:
 
 
 def held_out_questions(tables: Sequence[Table], *, seed: int) -> list[dict[str, object]]:
-    """300 facts drawn from all, 50 unknown ones, and for each relation its values, which no wrong reply may name."""
+    """300 random facts, 50 unknown ones, and the values of each relation, which count as rivals."""
     draw = random.Random(f"{seed} questions")
     facts = [fact for table in tables for fact in table.facts()]
     asked: list[dict[str, object]] = [
@@ -83,7 +83,7 @@ def held_out_questions(tables: Sequence[Table], *, seed: int) -> list[dict[str, 
 
 
 def _unknown_questions(tables: Sequence[Table], draw: random.Random, seed: int) -> Iterator[dict[str, object]]:
-    """Each name once, the lists in turn, and of each list a real name and an invented one in turn."""
+    """Each name once, alternating between the lists, and between real and invented names."""
     names = unknown_names(tables, seed=seed).for_questions
     sources = [table for table in tables if table.unknown]
     for number in range(NUM_UNKNOWN):
@@ -108,7 +108,7 @@ def _draw_relation(tables: Sequence[Table], draw: random.Random) -> tuple[Table,
 
 
 def _about_facts(tables: Sequence[Table], draw: random.Random) -> Iterator[list[Turn]]:
-    """Every fact in each of its wordings; some are followed by the same question about another subject."""
+    """Every fact in all of its wordings; some are followed by the same question about another subject."""
     for table in tables:
         by_relation: dict[Relation, list[Fact]] = defaultdict(list)
         for fact in table.facts():

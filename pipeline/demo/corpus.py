@@ -1,10 +1,10 @@
-"""Writes the offline corpus: raw articles, conversations and questions, from tables of facts and a grammar of stories.
+"""Write the offline corpus of raw articles, conversations and questions, from tables of facts and a story grammar.
 
     python3 -m pipeline.demo.corpus FOLDER
     python3 -m pipeline.demo.corpus FOLDER --characters 3000000 --seed 1
 
-FOLDER/raw/*.jsonl go through the stages as a dump of Wikipedia does; FOLDER/conversations.jsonl is for
-lima_tokenizer.py --input, FOLDER/questions.jsonl for benchmark.py --questions. The same seed gives the same bytes.
+FOLDER/raw/*.jsonl go through the stages like a Wikipedia dump; FOLDER/conversations.jsonl is for
+lima_tokenizer.py --input, FOLDER/questions.jsonl for benchmark.py --questions. The output depends only on the seed.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from pipeline.demo.tables import read_tables
 from utils.files import write_text
 
 NUM_CHARACTERS = 2_300_000
-NUM_FILES = 2  # as many workers can clean them
+NUM_FILES = 2  # so that several workers can clean them
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What was written, and where."""
+    """The files and their counts."""
 
     raw: tuple[Path, ...]
     conversations: Path
@@ -39,7 +39,7 @@ class Corpus:
 
 
 def write_corpus(folder: Path, *, num_characters: int = NUM_CHARACTERS, seed: int = 0) -> Corpus:
-    """Everything below `folder`; files of an earlier corpus there are replaced."""
+    """Write everything below `folder`, replacing files of an earlier corpus."""
     tables = read_tables()
     records = encyclopedia(tables, num_characters=num_characters, seed=seed)
     conversations = training_conversations(tables, seed=seed)
@@ -61,7 +61,9 @@ def write_corpus(folder: Path, *, num_characters: int = NUM_CHARACTERS, seed: in
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--characters", type=int, default=NUM_CHARACTERS, help="of cleaned text, about (%(default)s)")
+    parser.add_argument(
+        "--characters", type=int, default=NUM_CHARACTERS, help="approximate size of the cleaned text (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     print(write_corpus(args.folder, num_characters=args.characters, seed=args.seed).summary())

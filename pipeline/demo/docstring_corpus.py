@@ -1,8 +1,8 @@
-"""An English corpus from what every Python installation has, so that the quickstart downloads nothing.
+"""An English corpus from files in every Python installation, so that the quickstart needs no downloads.
 
-The language's help topics (`pydoc_data`) and the docstrings of the standard library and of some installed packages,
-read with `ast`: nothing is imported or run. Articles are written as raw JSON lines in the schema of Wikipedia's
-structured contents, so the same stages read them that read Wikipedia.
+It consists of Python's help topics (`pydoc_data`) and the docstrings of the standard library and some installed
+packages, read with `ast` without importing or running anything. Articles are raw JSON lines in the schema of
+Wikipedia's structured contents, so they go through the same stages as Wikipedia.
 
     summary = write_corpus(Path("quickstart/raw"), max_bytes=9_000_000)
 """
@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 from utils.files import write_text
 
-# Well-written prose first; the corpus ends where it is large enough, so the later ones may not be reached.
+# The best prose comes first, because the corpus stops when it is large enough and may not reach the later ones.
 PACKAGES = ("numpy", "matplotlib", "torch", "pandas")
 LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "testing", "_vendor", "pydoc_data"} | {
     "_dynamo", "_inductor", "_functorch", "_export", "_refs", "ao", "distributed", "fx", "onnx"  # torch's internals
 }  # fmt: skip
 NUM_FILES = 4
-# A function documented at such a length gets an article of its own besides the section in its module's.
+# Functions with docstrings this long get their own article, besides the section in their module's article.
 LONG_DOCSTRING = 600
 SHORTEST_ARTICLE = 150
 
@@ -43,7 +43,7 @@ class CorpusSummary(NamedTuple):
 
 
 def write_corpus(directory: Path, *, max_bytes: int, workers: int | None = None) -> CorpusSummary:
-    """Write the raw files and count what is in them; the same Python and packages give the same bytes."""
+    """Write the raw files and count their contents. The same Python and packages give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
     size = 0
@@ -62,7 +62,7 @@ def write_corpus(directory: Path, *, max_bytes: int, workers: int | None = None)
 
 
 def iter_source_articles(*, workers: int | None = None) -> Iterator[list[Part]]:
-    """The articles of each source in order: help topics, then one list a source file. Doubles are left out."""
+    """Lists of articles: first the help topics, then one list per source file, without duplicates."""
     seen: set[str] = set()
     yield _without_doubles(topic_articles(), seen)
     with ProcessPoolExecutor(workers) as pool:
@@ -74,7 +74,7 @@ def iter_source_articles(*, workers: int | None = None) -> Iterator[list[Part]]:
 
 
 def source_files() -> list[tuple[Path, str]]:
-    """(file, full module name) of the standard library and of the installed ones of `PACKAGES`."""
+    """(file, full module name) for the standard library and the installed `PACKAGES`."""
     library, installed = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
     files = [(path, library) for path in sorted(library.rglob("*.py"))]
     for package in PACKAGES:
@@ -89,10 +89,10 @@ def topic_articles() -> list[Part]:
 
 
 def articles_of_file(path: Path, module: str) -> list[Part]:
-    """An article for the module, one for each documented class, and one for each function documented at length."""
+    """Articles for the module, for each documented class, and for each function with a long docstring."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            warnings.simplefilter("ignore")  # invalid escapes in third-party strings
             tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError):
         return []
@@ -109,7 +109,7 @@ def articles_of_file(path: Path, module: str) -> list[Part]:
 
 
 def _node_sections(node: Documented, members: Iterable[Function]) -> list[Part]:
-    """The sections of a module's, class's or function's own docstring, then one for each of its public members."""
+    """Sections for the docstring of a module, class or function, then one for each of its public members."""
     sections = _split_headings(ast.get_docstring(node) or "")
     for member in members:
         docstring = ast.get_docstring(member) or ""
@@ -129,7 +129,7 @@ def _section(name: str, parts: list[Part]) -> Part:
 
 
 def _split_headings(text: str) -> list[Part]:
-    """Sections of a text whose headings are underlined (``Notes`` over ``-----``); the first one is the abstract."""
+    """The sections of a text with underlined headings (``Notes`` over ``-----``); the first one is the abstract."""
     lines = inspect.cleandoc(text).splitlines()
     underline = re.compile(r"([-=*~^\"])\1{2,}\s*$")
     starts = [
@@ -143,7 +143,7 @@ def _split_headings(text: str) -> list[Part]:
 
 
 def _paragraphs(text: str) -> list[Part]:
-    """The blocks of a text: prose as paragraphs on one line each, list items as a list, code and tables as they are."""
+    """The blocks of a text: each paragraph of prose on one line, list items as a list, code and tables unchanged."""
     parts: list[Part] = []
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         lines = block.strip("\n").splitlines()
@@ -164,13 +164,13 @@ def _list_item(text: str) -> Part:
 
 
 def _plain(text: str) -> str:
-    """Without the markup of reStructuredText: ``:func:`len` `` → ``len``."""
+    """Remove reStructuredText markup: ``:func:`len` `` → ``len``."""
     text = re.sub(r":[a-z:]+:`~?\.?([^`<]+?)(?:\s*<[^>`]*>)?`", r"\1", text)
     return text.replace("``", "").replace("::", ":").replace("`", "").strip()
 
 
 def _without_doubles(articles: Iterable[Part], seen: set[str]) -> list[Part]:
-    """`articles` whose text is not in `seen`, which grows: packages carry copies of each other's modules."""
+    """`articles` whose text is not yet in `seen`, which is updated; packages contain copies of each other's modules."""
     kept = []
     for article in articles:
         text = json.dumps(article["sections"])

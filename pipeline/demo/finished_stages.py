@@ -1,10 +1,10 @@
-"""Remembers which stages of a quickstart are done, so that an interrupted one continues where it was.
+"""Record the finished stages of a quickstart, so that it can continue after an interruption.
 
     record = FinishedStages(Path("quickstart/progress.json"))
     if not record.has(key):
         record.add(key, name="train", seconds=200.0, outcome="850 steps", run=folder)
 
-A stage's key is a checksum of everything that decides its result, the key of the stage before it included.
+A stage's key is a checksum of everything that affects its result, including the key of the stage before it.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ class FinishedStage:
 
 
 class FinishedStages:
-    """The stages that are done and the training runs that were begun, by key."""
+    """Finished stages and started training runs, by key."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._done: dict[str, FinishedStage] = {}
-        self._begun: dict[str, list[str]] = {}  # the run folders that were there when a stage began
+        self._begun: dict[str, list[str]] = {}  # the run folders that existed when a stage started
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             self._done = {key: FinishedStage(**value) for key, value in content["done"].items()}
@@ -39,12 +39,12 @@ class FinishedStages:
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError, AttributeError):
-            # Damaged, so nothing counts as done: every stage can be repeated.
+            # If it is damaged, nothing counts as done; every stage can be repeated.
             self._done = {}
             self._begun = {}
 
     def find(self, key: str, outputs: Iterable[Path]) -> FinishedStage | None:
-        """The stage, if it is done and what it made is still there."""
+        """The stage, if it is done and its output still exists."""
         stage = self._done.get(key)
         if stage is None or not all(path.exists() for path in outputs):
             return None
@@ -56,12 +56,12 @@ class FinishedStages:
         self._write()
 
     def begin_run(self, key: str, folders: Iterable[Path]) -> None:
-        """A training stage begins; `folders` are the runs that are there already."""
+        """Record the start of a training stage; `folders` are the existing runs."""
         self._begun[key] = sorted(path.name for path in folders)
         self._write()
 
     def new_run(self, key: str, folders: Iterable[Path]) -> Path | None:
-        """The folder that has come since the stage began, if it holds a checkpoint to continue from."""
+        """The run folder created since the stage started, if it has a checkpoint to continue from."""
         if key not in self._begun:
             return None
         new = [path for path in sorted(folders) if path.name not in self._begun[key]]

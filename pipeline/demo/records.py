@@ -1,4 +1,4 @@
-"""Articles in the structured-contents schema of Wikipedia's dump, so that the real cleaner reads them.
+"""Articles in the structured-contents schema of Wikipedia dumps, as input for the real cleaner.
 
 record = article("France", [section("Abstract", paragraph("France is in Europe."))], identifier=1)
 """
@@ -22,13 +22,13 @@ def article(name: str, sections: Sequence[Part], *, identifier: int, abstract: s
 
 
 def redirect(name: str, target: str, *, identifier: int) -> Part:
-    """A page that only points to another; the cleaner drops it."""
+    """A redirect page, which the cleaner drops."""
     text = f"REDIRECT {target}"
     return article(name, [section("Abstract", paragraph(text))], identifier=identifier, abstract=text)
 
 
 def disambiguation(name: str, targets: Sequence[str], *, identifier: int) -> Part:
-    """A page that lists what a name may mean; the cleaner drops it."""
+    """A disambiguation page, which the cleaner drops."""
     parts = [paragraph(f"{name} may refer to:"), bullets(targets)]
     return article(f"{name} (disambiguation)", [section("Abstract", *parts)], identifier=identifier)
 

@@ -1,7 +1,7 @@
-"""What the quickstart shows: finished lines, and below them one live line with a bar and the time left.
+"""The quickstart's terminal output: finished lines, and below them a live line with a bar and the time left.
 
     screen = Screen(sys.stdout)
-    screen.live(0.4, "train 420/850", [5.1, 3.2, 2.9], seconds_left=160)     # only on a terminal; replaces itself
+    screen.live(0.4, "train 420/850", [5.1, 3.2, 2.9], seconds_left=160)     # only in a terminal; overwrites itself
     screen.line("✓ train    850 steps, validation loss 5.10 → 1.90", "green")
 
 Nothing is wider than 79 columns.
@@ -17,7 +17,7 @@ from utils.terminal import format_seconds, styled, visible
 WIDTH = 79
 _BAR_WIDTH = 20
 _HEIGHTS = "▁▂▃▄▅▆▇█"
-_SPARKS = 12  # validations shown at most, the newest
+_SPARKS = 12  # number of validations shown, the latest ones
 
 
 class Screen:
@@ -27,12 +27,12 @@ class Screen:
         self._live = 0  # columns of the live line
 
     def line(self, text: str = "", *styles: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._wipe()
         print(styled(fit(text), *styles, stream=self.output), file=self.output, flush=True)
 
     def sample(self, label: str, prompt: str, written: str) -> None:
-        """A text of the model in one line: the prompt bold, the model's own words coloured."""
+        """Print a generated text on one line: the prompt in bold, the model's words in colour."""
         self._wipe()
         room = WIDTH - len(label) - len(prompt) - 2
         own = shorten(visible(" ".join(written.split())), max(0, room))
@@ -60,7 +60,7 @@ def bar(share: float) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """One bar a value, the highest full: ``█▅▃▂▁``."""
+    """One bar per value, scaled to the largest: ``█▅▃▂▁``."""
     shown = values[-_SPARKS:]
     if not shown:
         return ""
@@ -70,7 +70,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def fit(text: str) -> str:
-    """At most `WIDTH` columns, all in one line."""
+    """`text` on one line of at most `WIDTH` columns."""
     return shorten(" ".join(text.splitlines()), WIDTH)
 
 
@@ -79,12 +79,12 @@ def shorten(text: str, width: int) -> str:
 
 
 def without_styles(text: str) -> str:
-    """`text` as a file should hold it: without the colours that `styled` put in."""
+    """`text` without the colours added by `styled`, for a file."""
     return re.sub(r"\x1b\[[\d;]*m", "", text)
 
 
 def wrapped(text: str, *, indent: int) -> str:
-    """Paragraphs in lines of at most `WIDTH` columns, each indented."""
+    """Wrap paragraphs into indented lines of at most `WIDTH` columns."""
     space = " " * indent
     lines = [textwrap.fill(part, WIDTH, initial_indent=space, subsequent_indent=space) for part in text.splitlines()]
     return "\n".join(line for line in lines if line.strip())

@@ -1,4 +1,4 @@
-"""What the quickstart learns from: the tiny encyclopedia, Python's docstrings, or a folder of people's own texts.
+"""The corpora for the quickstart: the tiny encyclopedia, Python's docstrings, or a folder of the user's own texts.
 
 source = find_source("encyclopedia", config.paths, seed=0)
 print(source.write())            # "4,535 articles, 10,824 conversations, 1,964 facts"
@@ -20,7 +20,7 @@ from utils.terminal import format_bytes
 RAW_FOLDER = "raw"
 PYTHON_BYTES = 14_000_000
 _PYTHON_SETTINGS = (
-    "cleaning.markup=false",  # braces and angle brackets in docstrings are meant
+    "cleaning.markup=false",  # braces and angle brackets in docstrings are intentional
     'training.sample_prompts=["Return a list of"]',
     'sft.sample_prompts=["Tell me about email.message.Message."]',
 )
@@ -29,13 +29,13 @@ _FOLDER_SETTINGS = ('training.sample_prompts=["The"]',)
 
 @dataclass(frozen=True)
 class Source:
-    """A text, and what comes with it.
+    """A corpus.
 
     Args:
-        fingerprint: changes if `write` would write something else.
-        raw: what the cleanup reads.
-        settings: configuration that this text needs.
-        write: makes the raw text and returns what was made in a few words.
+        fingerprint: changes if the output of `write` would change.
+        raw: the input of the cleanup stage.
+        settings: configuration for this text.
+        write: creates the raw text and returns a short description of it.
     """
 
     name: str
@@ -51,11 +51,11 @@ def find_source(name: str, paths: PathsConfig, *, seed: int = 0, characters: int
     """The source called `name`: ``encyclopedia``, ``python``, or an existing folder.
 
     Raises:
-        PipelineError: there is no such folder, or `paths` is not laid out as configs/quickstart.json does.
+        PipelineError: there is no such folder, or `paths` does not have the layout of configs/quickstart.json.
     """
     if paths.raw_dir.name != RAW_FOLDER:
         raise PipelineError(
-            f"paths.raw_dir is {paths.raw_dir}; expected a folder called {RAW_FOLDER} that the quickstart may fill, "
+            f"paths.raw_dir is {paths.raw_dir}; expected a folder called {RAW_FOLDER} that the quickstart can fill, "
             "as in configs/quickstart.json"
         )
     if name == "encyclopedia":
@@ -116,7 +116,7 @@ def _own_texts(folder: Path) -> Source:
 
 
 def _clear(raw: Path) -> None:
-    """Removes the raw files of another corpus."""
+    """Remove the raw files of another corpus."""
     for path in raw.glob("*.jsonl"):
         path.unlink()
 

@@ -1,4 +1,4 @@
-"""Runs a stage through the router; its output goes to a log, where an error is found again.
+"""Run a stage through main.py, with its output in a log from which errors are extracted.
 
 route = Route(config=Path("configs/quickstart.json"), settings=[], log=Path("quickstart/quickstart.log"))
 route.run("train", ["--name", "quickstart"], on_output=watch)
@@ -23,9 +23,9 @@ SECONDS_BETWEEN_LOOKS = 0.25
 
 @dataclass
 class Route:
-    """How the stages are started: with one configuration, settings laid over it, and a log.
+    """How to start stages: with a configuration, additional settings, and a log.
 
-    `received` are the signals that came meanwhile: a stage that was at its end may not have noticed one.
+    `received` has the signals received so far, because a stage that was about to exit may have missed one.
     """
 
     config: Path
@@ -41,11 +41,11 @@ class Route:
         settings: Sequence[str] = (),
         on_output: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Runs a stage to its end. `on_output` is called a few times a second with what it printed since.
+        """Run a stage. `on_output` is called a few times per second with its new output.
 
         Raises:
-            PipelineError: it failed; in its own words.
-            KeyboardInterrupt: it was interrupted, and has saved what it had.
+            PipelineError: it failed; has the stage's own message.
+            KeyboardInterrupt: it was interrupted and saved its progress.
         """
         command = self.command(name, arguments, settings)
         with self.log.open("a", encoding="utf-8") as log, self.log.open(encoding="utf-8", errors="replace") as read:
@@ -55,7 +55,7 @@ class Route:
         self._check(code, name, start)
 
     def answer(self, name: str, arguments: Sequence[str]) -> str:
-        """What a stage prints on standard output.
+        """The standard output of a stage.
 
         Raises:
             PipelineError: it failed.
@@ -72,11 +72,11 @@ class Route:
         return text
 
     def attach(self, name: str, arguments: Sequence[str]) -> int:
-        """Hands the terminal to a stage until it ends; returns its exit code."""
+        """Run a stage in the foreground of the terminal; returns its exit code."""
         return run_process(self.command(name, arguments)).code
 
     def command(self, name: str, arguments: Sequence[str], settings: Sequence[str] = ()) -> list[str]:
-        """The user's own settings come last, as the last one counts."""
+        """The user's settings come last, because the last one wins."""
         options = [part for setting in (*settings, *self.settings) for part in ("--set", setting)]
         return [sys.executable, str(CHECKOUT / "main.py"), name, "--config", str(self.config), *options, *arguments]
 
@@ -100,11 +100,11 @@ class Route:
             output = self.log.read_bytes()[start:].decode("utf-8", "replace")
             said = [line.removeprefix("error: ") for line in output.splitlines() if line.startswith("error: ")]
             reason = said[-1] if said else f"exit code {code}"
-            raise PipelineError(f"{name}: {reason} (its whole output is in {self.log})")
+            raise PipelineError(f"{name}: {reason} (see {self.log} for the full output)")
 
 
 def _write_command(log: TextIO, command: Sequence[str]) -> int:
-    """Notes in the log what runs; returns where its output begins, in bytes."""
+    """Write the command to the log; returns the byte position where its output starts."""
     log.write(f"\n$ {' '.join(command[1:])}\n")
     log.flush()
     return log.tell()

@@ -1,10 +1,10 @@
-"""The stages of the quickstart: what each runs, what decides its result, and what came out of it.
+"""The stages of the quickstart: what each runs, what its result depends on, and its outcome.
 
     for stage in Stages(config, source, route, watch).all():
         stage.work()
         print(stage.outcome())
 
-A stage is started as people start it, through main.py; its results are read from the files that it writes.
+Stages are started like a user would, through main.py, and their results are read from the files that they write.
 """
 
 import json
@@ -24,9 +24,9 @@ from utils.logging_utils import read_log
 from utils.terminal import format_count
 
 RUN_NAME = "quickstart"
-SCORED_EVERY_STEPS = 50  # of tuning: a checkpoint that the examination scores too
+SCORED_EVERY_STEPS = 50  # in tuning: save a checkpoint for the exam
 STORY_REQUEST = "Tell me a story about a dog."
-# How the stages compare, in seconds of one machine; the pace of this one is measured while they run.
+# Relative cost of the stages, in seconds on one machine; the speed of this machine is measured while they run.
 COSTS = {
     "corpus": 2, "cleanup": 4, "tokenize": 5, "prepare": 5, "lima": 5, "train": 220, "sft": 45, "benchmark": 20,
     "inference": 6,
@@ -35,14 +35,14 @@ Value = dict[str, Any]
 
 
 class Watcher(Protocol):
-    """Looks at a training stage while it runs."""
+    """Watches a training stage while it runs."""
 
     def watch(self, output: str, log: Path | None) -> None: ...
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`depends`: what decides its result, besides the stages before it; `run`: the run's folder, if it trains."""
+    """`depends`: what the result depends on, besides earlier stages; `run`: the run's folder, if the stage trains."""
 
     name: str
     purpose: str
@@ -55,7 +55,7 @@ class Stage:
 
 @dataclass
 class Stages:
-    """Puts the stages together; `keys` are the stages' checksums, known before the first one runs."""
+    """Builds the stages; `keys` are their checksums, known before the first one runs."""
 
     config: Config
     source: Source
@@ -100,7 +100,7 @@ class Stages:
 
         def work() -> None:
             for path in (*cleaned.glob("cleaned_*.txt"), *cleaned.glob("*.json")):
-                path.unlink()  # of another corpus
+                path.unlink()  # from another corpus
             self.route.run("cleanup", ["--input", str(self.source.raw)])
 
         def outcome() -> str:
@@ -110,7 +110,7 @@ class Stages:
 
         return Stage(
             "cleanup",
-            "cleaned text, one article a line",
+            "cleaned text, one article per line",
             work,
             outcome,
             depends=asdict(self.config.cleaning),
@@ -126,7 +126,7 @@ class Stages:
 
         return Stage(
             "tokenize",
-            "the pieces that text is cut into",
+            "the vocabulary of text pieces",
             work,
             outcome=lambda: f"{pieces:,} pieces",
             depends=pieces,
@@ -136,7 +136,7 @@ class Stages:
     def prepare(self) -> Stage:
         def outcome() -> str:
             totals = read_json(self.dataset / "metadata.json")["totals"]
-            return f"{format_count(totals['tokens'])} tokens, {totals['bytes'] / totals['tokens']:.2f} bytes a token"
+            return f"{format_count(totals['tokens'])} tokens, {totals['bytes'] / totals['tokens']:.2f} bytes per token"
 
         return Stage(
             "prepare",
@@ -175,7 +175,7 @@ class Stages:
 
         return Stage(
             "train",
-            "a model learns to guess the next piece",
+            "a model learns to predict the next piece",
             work=lambda: self.work_on_run("train", "run_*", [], settings),
             outcome=outcome,
             depends=[asdict(self.config.model), asdict(self.config.training)],
@@ -183,7 +183,7 @@ class Stages:
         )
 
     def sft(self) -> Stage:
-        # Too few steps to pay for compiling.
+        # Compiling does not pay off for so few steps.
         settings = ["training.compile=off", f"training.checkpoint_every_steps={SCORED_EVERY_STEPS}"]
 
         def work() -> None:
@@ -203,7 +203,7 @@ class Stages:
         )
 
     def work_on_run(self, name: str, pattern: str, arguments: list[str], settings: list[str]) -> None:
-        """Begins a run, or continues the one that was interrupted."""
+        """Start a run, or continue an interrupted one."""
         key, checkpoints = self.keys[name], self.config.paths.checkpoint_dir
         before = set(checkpoints.glob(pattern))
         unfinished = self.record.new_run(key, before)
@@ -221,7 +221,7 @@ class Stages:
         watch("")
 
     def run_of(self, name: str) -> Path:
-        """The folder of a training stage's run."""
+        """The run folder of a training stage."""
         pattern = {"train": "run_*", "sft": "sft_*"}[name]
         done = self.record.find(self.keys[name], ())
         if done:
@@ -229,13 +229,13 @@ class Stages:
         checkpoints = self.config.paths.checkpoint_dir
         folder = self.record.new_run(self.keys[name], checkpoints.glob(pattern))
         if folder is None:
-            raise PipelineError(f"{name} left no checkpoint in {checkpoints}; run it again: make quickstart")
+            raise PipelineError(f"{name} left no checkpoint in {checkpoints}; run make quickstart again")
         return folder
 
     def log_of(self, run: Path) -> Path:
         return self.config.paths.log_dir / "raw_metrics" / f"{run.name}_{RUN_NAME}.jsonl"
 
-    # ---- what it can do
+    # ---- the trained model
 
     def benchmark(self) -> Stage:
         path = self.folder / "score.json"
@@ -254,10 +254,10 @@ class Stages:
         def outcome() -> str:
             score = read_json(path)["tuned"]
             known, unknown = score["known"], score["unknown"]
-            right = f"{known['right']} of {known['total']} held-out questions right"
-            return f"{right}, {unknown['right']} of {unknown['total']} unknown admitted"
+            right = f"{known['right']} of {known['total']} held-out questions correct"
+            return f"{right}, {unknown['right']} of {unknown['total']} unknown ones recognized"
 
-        return Stage("benchmark", "questions in wordings it has never seen", work, outcome, outputs=(path,))
+        return Stage("benchmark", "questions in unseen wordings", work, outcome, outputs=(path,))
 
     def inference(self) -> Stage:
         path = self.folder / "written.json"
@@ -287,13 +287,13 @@ class Stages:
 
 
 def compile_problem() -> str:
-    """Why PyTorch cannot compile for the CPU although there may be a compiler, or an empty string."""
+    """Why PyTorch cannot compile for the CPU even if there is a compiler, or an empty string."""
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return "" if header.exists() else f"{header} is missing"
 
 
 def samples(log: Path) -> list[tuple[int, str]]:
-    """(step, text) of what the model wrote while it was trained."""
+    """(step, text) for the samples generated in training."""
     return [(line["step"], line["text"]) for line in read_log(log) if line.get("event") == "sample"]
 
 

@@ -1,10 +1,10 @@
-"""Small stories from a grammar: somebody, an animal or a thing, a wish, a trouble, help, and an end.
+"""Short stories from a grammar: a hero, an animal or a thing, a wish, a problem, help, and an ending.
 
     story = tell_story(random.Random(0))
     story.title, story.paragraphs, story.subject
 
-Each story has one thread: what is lost is what is found, and who is helped says thank you. Choices are drawn from one
-generator, so a seed gives the same stories everywhere.
+Stories are consistent: the lost thing is the one that is found, and whoever is helped says thank you. A single random
+generator makes all choices, so a seed gives the same stories everywhere.
 """
 
 import random
@@ -123,7 +123,7 @@ MOODS = ["kind", "brave", "quiet", "clever", "cheerful", "gentle", "patient", "c
 
 @dataclass(frozen=True)
 class Story:
-    """`subject` is the animal or the thing that it is about: what somebody may ask for."""
+    """`subject` is the animal or thing that the story is about, which users may ask for."""
 
     title: str
     subject: str
@@ -136,7 +136,7 @@ class Story:
 
 @dataclass(frozen=True)
 class Cast:
-    """Who and what a story is about; `he`, `him` and `his` are the hero's pronouns."""
+    """The characters and things in a story; `he`, `him` and `his` are the hero's pronouns."""
 
     hero: str
     he: str

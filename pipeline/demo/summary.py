@@ -1,4 +1,4 @@
-"""What the quickstart says at its end: the score with its error bars, questions with answers, a story, what is next.
+"""The quickstart's final summary: the score with error bars, sample questions and answers, a story, next commands.
 
 print(summary_text(outcome))
 """
@@ -18,8 +18,8 @@ from utils.terminal import styled, visible
 
 NUM_KNOWN_SHOWN, NUM_UNKNOWN_SHOWN = 8, 2
 ABOUT_ENCYCLOPEDIA = (
-    "The text was generated from tables of facts by templates, because a small model can learn it in minutes. "
-    "The score says that the pipeline works; it does not measure what the pipeline makes of real text."
+    "The text was generated from templates and tables of facts, because a small model can learn it in minutes. "
+    "The score shows that the pipeline works; it says nothing about how well it does on real text."
 )
 CONFIG = "configs/quickstart.json"
 
@@ -31,7 +31,7 @@ class NextCommand:
 
     @property
     def shown(self) -> str:
-        """In two lines, as a shell takes them, if one would be too long."""
+        """The command, split into two lines with a backslash if it is too long."""
         line = " ".join(("python3", *self.arguments))
         if len(line) <= WIDTH - 2:
             return line
@@ -40,20 +40,20 @@ class NextCommand:
 
 
 def next_commands(config: str, logs: str, *, is_tuned: bool) -> list[NextCommand]:
-    """What people may do with the model, each runnable as it is shown."""
+    """Suggested next commands, ready to copy and run."""
     chat = NextCommand("Talk to it", ("main.py", "inference", "--config", config, "--checkpoint", "latest"))
-    page = NextCommand("The same in a browser", ("main.py", "serve", "--config", config))
-    write = NextCommand("Write with it", chat.arguments)
+    page = NextCommand("Talk to it in a browser", ("main.py", "serve", "--config", config))
+    write = NextCommand("Generate text with it", chat.arguments)
     use = [chat, page] if is_tuned else [write]
     return [
         *use,
         NextCommand("Its curves", ("-m", "tensorboard.main", "--logdir", f"{logs}/tensorboard")),
         NextCommand(
-            "A folder for other programs",
+            "Export it for other programs",
             ("main.py", "export", "--config", config, "--checkpoint", "latest", "--output", "exported/quickstart"),
         ),
-        NextCommand("The same with your own text (a folder)", ("main.py", "quickstart", "--corpus", "FOLDER")),
-        NextCommand("Real text, on a GPU: download and prepare it, then train", ("main.py", "fineweb")),
+        NextCommand("Train on your own text (a folder)", ("main.py", "quickstart", "--corpus", "FOLDER")),
+        NextCommand("Train on real text with a GPU: download and prepare it first", ("main.py", "fineweb")),
         NextCommand("", ("main.py", "train", "--set", "dataset.source=fineweb")),
     ]
 
@@ -67,11 +67,11 @@ def format_commands(commands: Sequence[NextCommand]) -> str:
 
 
 def format_score(score: dict[str, Any]) -> str:
-    """Both counts, each with its 95% interval."""
+    """Both counts with their 95% intervals."""
     known, unknown = score["known"], score["unknown"]
     return (
-        f"{known['right']} of {known['total']} held-out questions right ({_interval(known)}),\n"
-        f"{unknown['right']} of {unknown['total']} unknown ones admitted ({_interval(unknown)})"
+        f"{known['right']} of {known['total']} held-out questions correct ({_interval(known)}),\n"
+        f"{unknown['right']} of {unknown['total']} unknown ones recognized ({_interval(unknown)})"
     )
 
 
@@ -81,7 +81,7 @@ def _interval(count: dict[str, Any]) -> str:
 
 
 def chosen_replies(score: dict[str, Any], questions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first known question of each of eight kinds and the first two unknown ones, right or wrong as they came."""
+    """The first question from each of eight kinds and the first two unknown ones, whether right or wrong."""
     known: dict[str, dict[str, Any]] = {}
     unknown: list[dict[str, Any]] = []
     for question, reply in zip(questions, score["replies"], strict=True):
@@ -115,18 +115,18 @@ def draw_losses(path: Path, log: Path) -> None:
     lines = read_log(log)
     names = {"training": TRAIN_LOSS, "validation": VAL_LOSS}
     curves = {name: [(line["step"], line[key]) for line in lines if line.get(key)] for name, key in names.items()}
-    save_curves(path, curves, title="Loss while it reads", x_label="step", y_label="loss (nats a token)")
+    save_curves(path, curves, title="Loss in training", x_label="step", y_label="loss (nats per token)")
 
 
 def draw_scores(path: Path, scores: dict[str, Any], last_step: int) -> None:
-    """The share of questions that checkpoints of the tuning answer right; `tuned` is the last one."""
+    """Plot the share of correct answers for the checkpoints from tuning; `tuned` is the last one."""
     at = {last_step if name == "tuned" else int(name): score for name, score in scores.items()}
     points = sorted(at.items())
     curves = {
-        "held-out questions right": [(step, _share(score["known"])) for step, score in points],
-        "unknown ones admitted": [(step, _share(score["unknown"])) for step, score in points],
+        "held-out questions correct": [(step, _share(score["known"])) for step, score in points],
+        "unknown ones recognized": [(step, _share(score["unknown"])) for step, score in points],
     }
-    save_curves(path, curves, title="Score while it is tuned", x_label="step of tuning", y_label="share")
+    save_curves(path, curves, title="Score in tuning", x_label="tuning step", y_label="share")
 
 
 def _share(count: dict[str, Any]) -> float:

@@ -1,9 +1,9 @@
-"""The tables of facts in `facts/*.tsv`, with the wordings in which each fact is stated and asked.
+"""The tables of facts in `facts/*.tsv`, and the wordings used to state and ask each fact.
 
     tables = read_tables()
     facts = [fact for table in tables for fact in table.facts()]
 
-A table is one file, so adding one is adding a file. Its header says where the facts come from, and how they are worded:
+Each table is one file, so to add a table, add a file. Its header has the source of the facts and their wordings:
 
     # title = Countries
     # capital.answer = The capital of {subject} is {value}.     the statement, which is also the answer
@@ -11,8 +11,8 @@ A table is one file, so adding one is adding a file. Its header says where the f
     # capital.ask = What is the capital of {subject}?           a question that the model learns to answer
     # capital.held = Please name the capital of {subject}.      a question that only the examination asks
 
-Then a row of column names and the rows, separated by tabs; several values in a cell are separated by "; ", and an empty
-cell is a fact that is left out. In a wording, `{a_subject}` and `{a_value}` take "a" or "an".
+The column names and the rows follow, separated by tabs. Several values in a cell are separated by "; ", and an empty
+cell means no fact. In a wording, `{a_subject}` and `{a_value}` add "a" or "an".
 """
 
 from collections.abc import Iterator
@@ -40,12 +40,12 @@ class Relation:
 
     @property
     def subject_form(self) -> str:
-        """How its questions name a subject: ``{subject}`` or ``{a_subject}``."""
+        """The placeholder for the subject in its questions: ``{subject}`` or ``{a_subject}``."""
         return "{a_subject}" if "{a_subject}" in self.ask[0] else "{subject}"
 
     @property
     def kind(self) -> str:
-        """``countries capital``: what questions about it are counted under."""
+        """``countries capital``: the kind under which its questions are counted."""
         return f"{self.table} {self.name}"
 
 
@@ -79,14 +79,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class Table:
-    """One file. `rows` are the cells by column; the first column is the subject."""
+    """A file of facts. `rows` are the cells by column; the first column is the subject."""
 
     name: str
     title: str
     noun: str
     source: str
     licence: str
-    unknown: str  # the list of names in `unknown_names.py` that its questions may also be asked about, or ""
+    unknown: str  # the list in `unknown_names.py` for unanswerable questions, or ""
     relations: tuple[Relation, ...]
     rows: tuple[tuple[str, ...], ...]
 
@@ -105,7 +105,7 @@ def read_tables(folder: Path = FACTS) -> tuple[Table, ...]:
 
 
 def read_table(path: Path) -> Table:
-    """The table in one file.
+    """Read a table.
 
     Raises:
         PipelineError: a header or a wording is missing, or a row has too many cells.
@@ -117,7 +117,7 @@ def read_table(path: Path) -> Table:
         if line.startswith("#") and equals:
             header.setdefault(key.strip(), []).append(value.strip())
     if missing := [key for key in REQUIRED if key not in header]:
-        raise PipelineError(f"{path}: no `# {missing[0]} = …` in its header; expected one")
+        raise PipelineError(f"{path}: missing `# {missing[0]} = …` in the header")
     columns, *rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     return Table(
         name=path.stem,
@@ -129,7 +129,7 @@ def read_table(path: Path) -> Table:
 
 
 def fill(wording: str, subject: str, value: str = "") -> str:
-    """The sentence, its first letter a capital."""
+    """The sentence with a capital first letter."""
     text = wording.format(
         subject=subject, value=value, a_subject=with_article(subject), a_value=with_article(value or "thing")
     )
@@ -149,7 +149,7 @@ def _relation(path: Path, name: str, header: dict[str, list[str]]) -> Relation:
     found = {wording: tuple(header.get(f"{name}.{wording}", ())) for wording in WORDINGS}
     for wording in ("answer", "ask", "held"):
         if not found[wording]:
-            raise PipelineError(f"{path}: no `# {name}.{wording} = …` for the column {name}; expected one")
+            raise PipelineError(f"{path}: missing `# {name}.{wording} = …` for the column {name}")
     return Relation(path.stem, name, found["answer"][0], found["also"], found["ask"], found["held"][0])
 
 

@@ -1,11 +1,10 @@
-"""How long the quickstart still takes, from what has been measured so far.
+"""Estimate the remaining time of the quickstart from measurements.
 
     estimate = TimeLeft({"corpus": 2, "train": 200, "sft": 40})
     estimate.finish("corpus", seconds=3.0)
-    estimate.left("train", elapsed=20.0, stage_left=280.0)      # seconds, training's own included
+    estimate.left("train", elapsed=20.0, stage_left=280.0)      # seconds, including the rest of training
 
-`costs` say only how the stages compare; the scale comes from the stages that have run, and from the steps that a
-training stage has made so far.
+`costs` are relative. The scale comes from the stages that have run, and from the steps of the current training stage.
 """
 
 import re
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _STEP = re.compile(r"^step (\d+)/(\d+):", re.MULTILINE)
-FEWEST_STEPS = 3  # between the two moments that give a pace
+FEWEST_STEPS = 3  # needed to measure the speed
 
 
 @dataclass
@@ -28,8 +27,8 @@ class TimeLeft:
         """Seconds until everything is done, or None if nothing has been measured yet.
 
         Args:
-            elapsed: seconds since the current stage began.
-            stage_left: what its own steps say, if it makes steps.
+            elapsed: seconds since the current stage started.
+            stage_left: the remaining seconds according to its steps, if it has steps.
         """
         seconds = dict(self.seconds)
         if stage_left is not None:
@@ -45,7 +44,7 @@ class TimeLeft:
 
 @dataclass
 class Pace:
-    """Follows a training stage by the `step 420/850:` lines of its output."""
+    """Follow a training stage by the `step 420/850:` lines in its output."""
 
     step: int = 0
     total: int = 0
@@ -60,7 +59,7 @@ class Pace:
             self._first = self._first or self._last
 
     def left(self, now: float) -> float | None:
-        """Seconds until the last step, once enough steps lie between the first line and the last."""
+        """Seconds until the last step, once there are enough steps between the first and the last line."""
         if self._first is None or self._last is None or self._last[0] - self._first[0] < FEWEST_STEPS:
             return None
         (first_step, began), (step, seen) = self._first, self._last

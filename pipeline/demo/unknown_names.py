@@ -1,9 +1,9 @@
-"""Names that the encyclopedia does not know, invented and real, so that a model can learn to say so.
+"""Invented and real names that are not in the encyclopedia, so that a model can learn to say that it does not know.
 
     names = unknown_names(tables, seed=0)
     names.for_training["place"].real, names.for_questions["place"].invented
 
-A table names its list with `# unknown = place`. No name is in both halves, and none is in a table.
+A table refers to its list with `# unknown = place`. No name is in both splits, and none is in a table.
 """
 
 import random
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.demo.tables import Table, with_article
 
-# Real ones that no table mentions; a semicolon separates them.
+# Real names that are not in any table, separated by semicolons.
 REAL = {
     "place": "Texas; California; Bavaria; Tuscany; Catalonia; Brittany; Normandy; Tasmania; Quebec; Ontario; Siberia; "
     "Andorra; Liechtenstein; San Marino; Brunei; Bahrain; Barbados; Bhutan; "
@@ -59,24 +59,24 @@ _BOOK_TITLES = (
 
 @dataclass(frozen=True)
 class Names:
-    """Names of one list."""
+    """The names in a list."""
 
     real: list[str]
     invented: list[str]
 
     def draw(self, draw: random.Random) -> str:
-        """A name, as often a real one as an invented one."""
+        """A random name, equally often real and invented."""
         return draw.choice(draw.choice((self.real, self.invented)))
 
     def split(self, share: float) -> "tuple[Names, Names]":
-        """The first `share` of both, and the rest."""
+        """Split both kinds into the first `share` and the rest."""
         first, rest = zip(*(_split(names, share) for names in (self.real, self.invented)), strict=True)
         return Names(*first), Names(*rest)
 
 
 @dataclass(frozen=True)
 class UnknownNames:
-    """Names by list: some to train on, others to ask about."""
+    """Names by list: some for training, others for the exam."""
 
     for_training: dict[str, Names]
     for_questions: dict[str, Names]
@@ -105,7 +105,7 @@ def _split(names: list[str], share: float) -> tuple[list[str], list[str]]:
 
 def _invented(kind: str, draw: random.Random) -> list[str]:
     parts = (_BEGINNINGS, _MIDDLES, _ENDINGS[kind])
-    names: dict[str, None] = {}  # in the order of drawing, each once
+    names: dict[str, None] = {}  # unique, in insertion order
     while len(names) < INVENTED_PER_LIST:
         names["".join(draw.choice(part.split()) for part in parts)] = None
     return [_as_name(kind, name, draw) for name in names]

@@ -1,4 +1,4 @@
-"""Walks through the stages: skips what is done, shows the rest as it runs, remembers what is finished.
+"""Run the stages: skip finished ones, show progress, and record completion.
 
 walk = Walkthrough(screen, record)
 walk.through(stages, keys)
@@ -20,7 +20,7 @@ _TICK_LENGTH = 2
 
 
 class Walkthrough:
-    """One pass over the stages. It is also the watcher of those that train: see `watch`."""
+    """A pass over the stages. Also watches those that train: see `watch`."""
 
     def __init__(self, screen: Screen, record: FinishedStages) -> None:
         self.screen = screen
@@ -28,18 +28,18 @@ class Walkthrough:
         self.estimate = TimeLeft({})
         self.losses: list[float] = []
         self.log_size = 0
-        self.shown: list[int] = []  # steps whose samples were shown
+        self.shown: list[int] = []  # steps whose samples have been shown
         self._begin("")
 
     def through(self, stages: Sequence[Stage], keys: Mapping[str, str], *, received: Sequence[int] = ()) -> None:
-        """Runs every stage that is not done.
+        """Run every stage that is not done.
 
         Args:
-            keys: the checksum under which each stage is remembered.
-            received: signals that stages received; one ends the walk after the stage that it did not stop.
+            keys: the checksum under which each stage is recorded.
+            received: signals received by stages; a signal that did not stop its stage ends the walk after it.
         """
         self.estimate = TimeLeft({stage.name: COSTS[stage.name] for stage in stages})
-        is_new = False  # once a stage was run, whatever follows it is run too
+        is_new = False  # after one stage has run, all later stages must run too
         for stage in stages:
             done = None if is_new else self.record.find(keys[stage.name], stage.outputs)
             if done:
@@ -52,7 +52,7 @@ class Walkthrough:
                 raise KeyboardInterrupt
 
     def watch(self, output: str, log: Path | None) -> None:
-        """Called a few times a second while a stage trains, with what it printed since and its log."""
+        """Called a few times per second while a stage trains, with its new output and its log."""
         now = time.monotonic()
         self.pace.read(output, now)
         if log is not None and log.exists() and log.stat().st_size != self.log_size:
@@ -89,7 +89,7 @@ class Walkthrough:
         self.screen.live(share, f"{self.name}{steps}", self.losses, left)
 
     def _show_sample(self, found: Sequence[tuple[int, str]]) -> None:
-        """The first, one from the middle, and the last of the texts that the model writes while it learns."""
+        """Show the first sample generated in training, one from the middle, and the last."""
         if not found:
             return
         step, text = found[-1]
@@ -104,5 +104,5 @@ class Walkthrough:
 
 
 def split_sample(text: str, prompt: str) -> tuple[str, str]:
-    """The prompt that a sample begins with, and what the model wrote."""
+    """Split a sample into the prompt and the generated text."""
     return (prompt, text.removeprefix(prompt)) if prompt and text.startswith(prompt) else ("", text)

@@ -1,1 +1,1 @@
-"""Scores of checkpoints."""
+"""Score checkpoints on benchmarks."""

@@ -1,6 +1,6 @@
-"""The list of tasks, and their items: read from `benchmark.data_dir`, fetched from the hub, or the project's samples.
+"""The list of tasks, and their items: from `benchmark.data_dir`, the hub, or the built-in samples.
 
-`pipeline/formats/benchmark_files.py` says how the folder is laid out.
+`pipeline/formats/benchmark_files.py` describes the layout of the folder.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,19 +17,19 @@ from pipeline.formats.benchmark_files import PATTERNS, files_sha256, set_files
 from utils.errors import PipelineError
 
 SAMPLES_DIR = Path(__file__).parent / "samples"
-# Any: each task has items of its own type, and is only ever given its own.
+# Any: each task has its own type of items, and only gets those.
 TASKS: dict[str, Task[Any]] = {task.name: task for task in (WikiText(), Lambada(), HellaSwag())}
 
 
 @dataclass(frozen=True)
 class BenchmarkSet:
-    """The items of one set.
+    """The items of a set.
 
     Args:
-        origin: where they come from, for the reports.
+        origin: the source, for the reports.
         files: file name → sha256; empty for a set from the hub.
-        total: how many items the set has before the preset's limit.
-        comparable: whether the figures may be held against published ones.
+        total: the number of items in the set, before the preset's limit.
+        comparable: whether the scores can be compared with published ones.
     """
 
     name: str
@@ -47,7 +47,7 @@ class _Records(NamedTuple):
 
 
 def load_sets(names: Iterable[str], *, data_dir: Path | None, preset: str, offline_samples: bool) -> list[BenchmarkSet]:
-    """The sets called `names`, limited to what `preset` takes. Without `data_dir` they are fetched from the hub.
+    """The sets called `names`, limited by `preset`. Without `data_dir`, they are downloaded from the hub.
 
     Raises:
         PipelineError: a file is missing, empty or malformed, or the hub cannot be reached.
@@ -62,7 +62,7 @@ def _load_set(task: Task[Any], folder: Path | None, limit: int | None, *, is_sam
     return BenchmarkSet(
         name=task.name,
         items=evenly_spaced(items, limit or len(items)),
-        origin="the project's own sample" if is_sample else records.origin,
+        origin="the built-in sample" if is_sample else records.origin,
         files=records.files,
         total=len(items),
         comparable=not is_sample and limit is None,
@@ -75,22 +75,22 @@ def _records_from_files(task: Task[Any], folder: Path) -> _Records:
     if not paths:
         expected = f"{name}/{PATTERNS[name]}"
         raise PipelineError(
-            f"benchmark.data_dir {folder} has no {expected}; put the set there, or leave the key null to fetch it"
+            f"benchmark.data_dir {folder} has no {expected}; put the set there, or set the key to null to download it"
         )
     rows = [row for path in paths for row in task.read(path)]
     return _Records(rows, files_sha256(paths), ", ".join(f"{name}/{path.name}" for path in paths))
 
 
 def _records_from_hub(source: HubSource) -> _Records:
-    """Fetched once by `datasets`, which caches it."""
+    """Download a set with `datasets`, which caches it."""
     from datasets import load_dataset
 
     try:
         rows = list(load_dataset(source.repository, source.configuration, split=source.split))
-    except Exception as error:  # requests, hub and parsing errors of a library that has no common base for them
+    except Exception as error:  # the library's request, hub and parsing errors have no common base class
         reason = " ".join(str(error).split())[:200]
         raise PipelineError(
-            f"{source.repository} cannot be fetched from the hub ({reason}); give a folder with the sets: "
-            "--data-dir DIR, or score the project's own small sample: --offline-samples"
+            f"{source.repository} cannot be downloaded from the hub ({reason}); pass a folder with the sets, "
+            "--data-dir DIR, or use the small built-in samples, --offline-samples"
         ) from None
     return _Records(rows, {}, f"{source.repository} ({source.split}) from the hub")

@@ -1,4 +1,4 @@
-"""Charts: models side by side, and one run's checkpoints over its steps."""
+"""Charts: models side by side, and the checkpoints of a run over its steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The (task, figure) of each panel, the most telling first.
+# The (task, score) of each panel, the most informative first.
 PANELS = (
     ("wikitext", "bits_per_byte"),
     ("lambada", "acc"),
@@ -23,7 +23,7 @@ PANELS = (
 
 
 def comparison_chart(results: Mapping[str, Any]) -> "Figure":
-    """A bar for each model in each panel, with error bars of one standard error."""
+    """Plot a bar for each model in each panel, with error bars of one standard error."""
     panels = _panels(results)
     figure, grid = _grid(len(panels))
     for axes, (task, name) in zip(grid, panels, strict=True):
@@ -37,7 +37,7 @@ def comparison_chart(results: Mapping[str, Any]) -> "Figure":
 
 
 def training_chart(results: Mapping[str, Any]) -> "Figure":
-    """The figures of one run's checkpoints as curves over its steps."""
+    """Plot the scores of a run's checkpoints as curves over its steps."""
     steps = {model: result["step"] for model, result in results["models"].items()}
     panels = _panels(results)
     figure, grid = _grid(len(panels))

@@ -1,6 +1,6 @@
-"""Text completion: the model continues the beginning of a WikiText passage; compared with the real continuation.
+"""Text completion: the model continues the start of a WikiText passage, and the result is compared with the original.
 
-BLEU by sacrebleu and ROUGE by rouge-score, both from 0 to 100. Greedy, so the same for every seed.
+BLEU is from sacrebleu and ROUGE from rouge-score, both from 0 to 100. Decoding is greedy, so the seed does not matter.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Passage:
 
 
 def passages_of(pages: Sequence[Page], limit: int) -> list[Passage]:
-    """Passages from WikiText's paragraphs that are long enough for a beginning and a continuation."""
+    """Passages from WikiText paragraphs that are long enough for a prompt and a continuation."""
     needed = PROMPT_WORDS + REFERENCE_WORDS
     found = []
     for page in pages:
@@ -46,7 +46,7 @@ def passages_of(pages: Sequence[Page], limit: int) -> list[Passage]:
 
 
 def score_completion(model: "TransformerLM", tokenizer: Tokenizer, passages: Sequence[Passage]) -> TaskResult:
-    """BLEU and ROUGE of the first words that the model writes, as many as the reference has."""
+    """BLEU and ROUGE of the generated text, cut to the number of words in the reference."""
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics.bleu import BLEU
 
@@ -71,7 +71,7 @@ def _continuations(model: "TransformerLM", tokenizer: Tokenizer, passages: Seque
     """Greedy continuations, cut to the length of the references."""
     context_length = model.config.context_length
     new_tokens = min(3 * REFERENCE_WORDS, context_length // 2)
-    # A prompt that does not fit into the context loses its beginning.
+    # A prompt that does not fit into the context loses its start.
     prompts = [encode_prompt(tokenizer, passage.prompt)[new_tokens - context_length :] for passage in passages]
     settings = GenerationSettings(max_length=new_tokens, temperature=0.0)
     texts = map(tokenizer.decode, generate_batch(model, prompts, settings, tokenizer=tokenizer))
@@ -79,7 +79,7 @@ def _continuations(model: "TransformerLM", tokenizer: Tokenizer, passages: Seque
 
 
 def bleu_figure(sentences: "Sequence[BLEUScore]") -> BleuFigure:
-    """The counts that corpus BLEU adds up, from sacrebleu's score of each sentence."""
+    """The counts summed by corpus BLEU, from sacrebleu's score of each sentence."""
     return BleuFigure(
         counts=np.array([sentence.counts for sentence in sentences]),
         totals=np.array([sentence.totals for sentence in sentences]),

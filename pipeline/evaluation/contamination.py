@@ -1,4 +1,4 @@
-"""Whether a model may have been trained on the sets it is benchmarked with."""
+"""Check whether a model may have been trained on the benchmark sets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,27 +14,28 @@ CONTAMINATED = "contaminated"
 def contamination(content: Mapping[str, Any], data: BenchmarkSet) -> str:
     """`clean` if all training data was decontaminated against exactly these files, otherwise what is known.
 
-    WikiText's articles are Wikipedia's, so a model trained on Wikipedia is marked unless its data was decontaminated.
+    WikiText consists of Wikipedia articles, so models trained on Wikipedia are marked unless the data was
+    decontaminated.
 
     Args:
-        content: a checkpoint's content without its tensors; empty for an unknown model.
+        content: the content of a checkpoint without its tensors; empty for an unknown model.
 
     Raises:
-        PipelineError: the pretraining data is still there but can no longer be read.
+        PipelineError: the pretraining data exists but cannot be read.
     """
     if data.files and _stamped_files(_metadata(_pretraining(content)), data.name) >= set(data.files.values()):
         unchecked = _unchecked_training(content)
         return f"pretraining data {CLEAN}, {unchecked} {NOT_CHECKED}" if unchecked else CLEAN
     source = ((content.get("config") or {}).get("dataset") or {}).get("source")
     if data.name == "wikitext" and source == "wikipedia":
-        return f"{CONTAMINATED}: trained on Wikipedia, which has WikiText's articles"
+        return f"{CONTAMINATED}: trained on Wikipedia, the source of WikiText"
     return NOT_CHECKED
 
 
 def _pretraining(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the checkpoint, or the one it was fine-tuned from, records about its pretraining data."""
+    """The record of the pretraining data in the checkpoint or its base model."""
     data = _pretrained(content).get("data") or {}
-    return {} if "training_conversations" in data else data  # fine-tuned twice: only the last base is recorded
+    return {} if "training_conversations" in data else data  # if fine-tuned twice, only the last base is recorded
 
 
 def _pretrained(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -42,7 +43,7 @@ def _pretrained(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _unchecked_training(content: Mapping[str, Any]) -> str:
-    """What else the model was trained on. Conversations carry no decontamination stamp."""
+    """Other training data of the model. Conversations have no decontamination record."""
     parts = ["conversations"] if content.get("chat_template") else []
     parts += ["training before --init-from"] if _pretrained(content).get("init_from") else []
     return " and ".join(parts)
@@ -54,7 +55,7 @@ def _stamped_files(metadata: Mapping[str, Any], name: str) -> set[str]:
 
 
 def _metadata(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The metadata of the training data, if that dataset still exists and has not changed."""
+    """The metadata of the training data, if the dataset still exists unchanged."""
     if "decontamination" in data:
         return data
     directory = data.get("directory")

@@ -1,7 +1,7 @@
-"""HellaSwag, commonsense: which of four endings is the right one? (Zellers et al. 2019, arXiv:1905.07830)
+"""HellaSwag, commonsense: which of four endings is correct? (Zellers et al. 2019, arXiv:1905.07830)
 
-The texts are cleaned as lm-evaluation-harness 0.4.13 cleans them, so that the figures agree. `acc` picks the ending of
-the highest log-probability, `acc_norm` that of the highest log-probability per character.
+Texts are cleaned like in lm-evaluation-harness 0.4.13, so that the scores agree. `acc` picks the ending with the
+highest log-probability, `acc_norm` the one with the highest log-probability per character.
 """
 
 import re
@@ -18,7 +18,7 @@ from pipeline.tokenization.interface import Tokenizer
 
 @dataclass(frozen=True)
 class Choice:
-    """A cleaned question; `label` is the index of its right ending."""
+    """A cleaned question; `label` is the index of the correct ending."""
 
     context: str
     endings: tuple[str, ...]
@@ -49,7 +49,7 @@ class HellaSwag(Task[Choice]):
 
 @dataclass(frozen=True)
 class _Mark:
-    """How one question was answered."""
+    """The result for one question."""
 
     acc: float
     acc_norm: float
@@ -67,7 +67,7 @@ def _mark(choice: Choice, scores: Sequence[Score]) -> _Mark:
 
 
 def chance_of_best(scores: np.ndarray, label: int) -> float:
-    """The chance that `label` is picked as the best of `scores` if ties are broken at random."""
+    """The chance that `label` is picked as the best of `scores`, with ties broken at random."""
     best = scores == scores.max()
     return float(best[label]) / int(best.sum())
 
@@ -79,7 +79,7 @@ def hellaswag_choice(row: Row) -> Choice:
 
 
 def clean_hellaswag(text: str) -> str:
-    """`text` without WikiHow's bracketed marks, removed as the harness removes them."""
+    """Remove WikiHow's bracketed marks from `text`, like the harness."""
     text = text.strip().replace(" [title]", ". ")
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
@@ -93,7 +93,7 @@ def _problem(row: Row) -> str:
         return f"endings is {endings!r}; expected two or more texts"
     label = str(row.get("label"))
     if not (label.isdecimal() and int(label) < len(endings)):
-        return f"label is {row.get('label')!r}; expected the number of the right ending, from 0"
+        return f"label is {row.get('label')!r}; expected the number of the correct ending, from 0"
     return ""
 
 

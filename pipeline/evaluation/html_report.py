@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a benchmark, to send to a colleague."""
+"""A self-contained HTML page with benchmark results."""
 
 import base64
 from collections.abc import Mapping
@@ -48,14 +48,14 @@ def _picture(chart: "Figure | None") -> str:
     if chart is None:
         return ""
     encoded = base64.b64encode(png_bytes(chart)).decode()
-    return f'<img alt="Figures of the models side by side" src="data:image/png;base64,{encoded}">'
+    return f'<img alt="Scores of the models side by side" src="data:image/png;base64,{encoded}">'
 
 
 def _task_part(results: Mapping[str, Any], task: str) -> str:
     data, models = results["sets"][task], results["models"]
     mark = f" <span class=mark>{escape(data['mark'])}</span>" if data["mark"] else ""
     heading = f"<h2>{escape(TITLES[task])}</h2><p class=quiet>{data['items']:,} items from {escape(data['origin'])}</p>"
-    rows = ["<tr><th>figure</th>" + "".join(f"<th>{escape(name)}</th>" for name in models) + "</tr>"]
+    rows = ["<tr><th>score</th>" + "".join(f"<th>{escape(name)}</th>" for name in models) + "</tr>"]
     for name, figure in next(iter(models.values()))["figures"][task].items():
         best = results["comparisons"].get(f"{task}.{name}", {}).get("best")
         cells = ""
@@ -75,8 +75,8 @@ def _ranking_part(results: Mapping[str, Any]) -> str:
         f"<li value={ranked['place']}>{escape(ranked['model'])}, mean rank {ranked['mean_rank']:.2f}</li>"
         for ranked in results["ranking"]
     )
-    best = "<p class=quiet>A figure is highlighted if it is better than every other model's with p &lt; 0.05.</p>"
-    return f"<h2>Ranking over all figures</h2><ol>{items}</ol>{best}"
+    best = "<p class=quiet>A score is highlighted if it is better than every other model's with p &lt; 0.05.</p>"
+    return f"<h2>Ranking over all scores</h2><ol>{items}</ol>{best}"
 
 
 def _contamination(name: str, model: Mapping[str, Any]) -> str:
@@ -85,7 +85,7 @@ def _contamination(name: str, model: Mapping[str, Any]) -> str:
 
 
 def _speed_part(models: Mapping[str, Any]) -> str:
-    header = ("model", "parameters", "memory of weights", "reads tokens/s", "writes tokens/s")
+    header = ("model", "parameters", "memory of weights", "reading, tokens/s", "writing, tokens/s")
     rows = ["<tr>" + "".join(f"<th>{title}</th>" for title in header) + "</tr>"]
     for name, model in models.items():
         cells = "".join(f"<td>{cell}</td>" for cell in speed_cells(model["speed"]))

@@ -1,7 +1,7 @@
 """LAMBADA: does the model predict the last word of a passage? (Paperno et al. 2016, arXiv:1606.06031)
 
-`acc` and `perplexity` split a passage as lm-evaluation-harness 0.4.13 does, at its last space; the corrected figures
-split it where the last word begins, which is elsewhere if a line break precedes the word.
+`acc` and `perplexity` split a passage at its last space, like lm-evaluation-harness 0.4.13. The corrected scores split
+it at the start of the last word, which differs if a line break precedes the word.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,13 +22,13 @@ class LastWord:
 
     @property
     def at_space(self) -> tuple[str, str]:
-        """As the harness splits it."""
+        """Split at the last space, like the harness."""
         context, _, word = self.passage.rpartition(" ")
         return context, f" {word}"
 
     @property
     def at_word(self) -> tuple[str, str]:
-        """Where the last word begins."""
+        """The start of the last word."""
         passage = self.passage.rstrip()
         context = passage[: len(passage) - len(passage.split()[-1])].rstrip()
         return context, passage[len(context) :]
@@ -53,7 +53,7 @@ class Lambada(Task[LastWord]):
         corrected = list(as_harness)
         for index, score in zip(differing, scores[len(items) :], strict=True):
             corrected[index] = score
-        note = f"{len(differing)} of {len(items)} passages split where the last word begins"
+        note = f"{len(differing)} of {len(items)} passages split at the start of the last word"
         losses = [-score.total for score in as_harness]
         corrected_losses = [-score.total for score in corrected]
         figures = {
@@ -73,5 +73,5 @@ def _problem(row: Row) -> str:
     if not isinstance(text, str):
         return f"text is {text!r}; expected a passage"
     if len(text.split()) < 2 or " " not in text.strip():
-        return f"text {text!r} has no last word to guess"
+        return f"text {text!r} has no last word to predict"
     return ""

@@ -1,4 +1,4 @@
-"""Scores several models on the same items, and writes the reports."""
+"""Score several models on the same items, and write the reports."""
 
 import sys
 import time
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from pipeline.evaluation.task import TaskResult
     from pipeline.tokenization.interface import Tokenizer
 
-RULES = "Scored as lm-evaluation-harness 0.4.13 does with add_bos_token=True."
+RULES = "Scored like lm-evaluation-harness 0.4.13 with add_bos_token=True."
 
 
 class ModelBenchmark:
-    """Scores models on the same items and writes the results to ``paths.benchmark_dir``.
+    """Score models on the same items and write the results to ``paths.benchmark_dir``.
 
     results = ModelBenchmark().run_full_benchmark({"a": (model, tokenizer), "b": (model2, tokenizer2)})
     print(format_benchmark_results(results))
 
     Args:
-        config: None: config.json. Its benchmark.data_dir holds the sets; null fetches them from the hub.
+        config: None: config.json. Its benchmark.data_dir has the sets; null downloads them from the hub.
         preset: ``quick``, ``standard``, ``comprehensive`` or ``full``.
-        tasks: some of ``wikitext``, ``lambada``, ``hellaswag``, ``completion``.
-        offline_samples: score the project's own small sets instead; not comparable with published figures.
+        tasks: any of ``wikitext``, ``lambada``, ``hellaswag``, ``completion``.
+        offline_samples: use the small built-in sets instead; not comparable with published scores.
 
     Raises:
         PipelineError: an unknown preset, or a set that is missing or malformed.
@@ -47,10 +47,10 @@ class ModelBenchmark:
     ) -> None:
         if preset not in PRESETS:
             raise PipelineError(
-                f"preset {preset!r} is unknown{did_you_mean(preset, PRESETS)}; expected one of {', '.join(PRESETS)}"
+                f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}; expected one of {', '.join(PRESETS)}"
             )
         if "completion" in tasks:
-            import rouge_score  # noqa: F401, a missing package is reported before anything is scored
+            import rouge_score  # noqa: F401, fail before scoring if a package is missing
             import sacrebleu  # noqa: F401
         from pipeline.configuration import load_config
         from pipeline.evaluation.benchmark_sets import load_sets
@@ -72,16 +72,16 @@ class ModelBenchmark:
         files: "ReportFiles | None" = None,
         over_training: bool = False,
     ) -> dict[str, Any]:
-        """The results of every model as plain values, also written to files.
+        """Score the models, write the reports, and return the results as plain values.
 
         Args:
             models: {name: (model, tokenizer)}.
-            contents: their checkpoints' contents without tensors, which say what the models were trained on.
-            files: the reports to write; None: new ones in ``paths.benchmark_dir``.
-            over_training: the models are checkpoints of one run; the chart shows curves.
+            contents: their checkpoints' contents without tensors, with the record of their training data.
+            files: where to write the reports; None: new files in ``paths.benchmark_dir``.
+            over_training: the models are checkpoints of one run, so plot curves.
 
         Raises:
-            PipelineError: no model, or a tokenizer that does not fit its model.
+            PipelineError: no model, or a tokenizer that does not match its model.
         """
         from pipeline.evaluation.report_files import ReportFiles
 
@@ -110,14 +110,14 @@ class ModelBenchmark:
             print(visible(f"{name}: {task}"), file=sys.stderr, flush=True)
             result = self._score_task(task, scorer, tokenizer)
             if result is None:
-                left_out = f"{name}: {task} is left out: no WikiText paragraph is long enough"
+                left_out = f"{name}: {task} is skipped because no WikiText paragraph is long enough"
                 print(visible(left_out), file=sys.stderr)
             else:
                 results[task] = result
         return results
 
     def _score_task(self, task: str, scorer: "Scorer", tokenizer: "Tokenizer") -> "TaskResult | None":
-        """None if the completion task finds no passage."""
+        """Returns None if the completion task finds no passage."""
         from pipeline.evaluation.benchmark_sets import TASKS
         from pipeline.evaluation.completion import MAX_PASSAGES, passages_of, score_completion
 
@@ -133,7 +133,7 @@ class ModelBenchmark:
         *,
         device: str,
     ) -> dict[str, Any]:
-        """The scores; what `_facts` adds is still open."""
+        """The scores, without the additions of `_facts`."""
         from pipeline.evaluation.results import FORMAT_VERSION, comparisons, model_result, ranking
 
         compared = comparisons(scored)
@@ -158,7 +158,7 @@ class ModelBenchmark:
     def _facts(
         self, name: str, model: "TransformerLM", tokenizer: "Tokenizer", content: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What can be found out about a model besides its scores; a fact that fails is left out."""
+        """Facts about a model besides its scores; facts that fail are skipped."""
         from pipeline.evaluation.contamination import contamination
         from pipeline.evaluation.report_files import attempt
         from pipeline.evaluation.speed import measure_speed, write_sample
@@ -179,7 +179,7 @@ class ModelBenchmark:
         }
         if "completion" in scored:
             count = len(scored["completion"].items)
-            mark = described["wikitext"]["mark"] or "our own passages, not comparable"
+            mark = described["wikitext"]["mark"] or "custom passages, not comparable"
             described["completion"] = {**described["wikitext"], "items": count, "total": count, "mark": mark}
         return {task: described[task] for task in scored}
 
@@ -187,6 +187,6 @@ class ModelBenchmark:
 def _check_fit(name: str, model: "TransformerLM", tokenizer: "Tokenizer") -> None:
     if tokenizer.vocab_size != model.config.vocab_size:
         raise PipelineError(
-            f"{name}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {model.config.vocab_size:,}; "
-            "give the one that it was trained with: --set paths.tokenizer_dir=DIR"
+            f"{name}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the model {model.config.vocab_size:,}; "
+            "use the one that it was trained with: --set paths.tokenizer_dir=DIR"
         )

@@ -1,4 +1,4 @@
-"""The names of the tasks, and how many items of each a preset takes; light, for the command line and the menu."""
+"""The task names and the presets' item counts. Cheap to import, for the command line and the menu."""
 
 from pipeline.formats.benchmark_files import PATTERNS
 

@@ -1,15 +1,15 @@
-"""Ask a tuned model the questions of a file, and count how many of its answers are right.
+"""Ask a tuned model the questions in a file, and count the correct answers.
 
     questions = read_questions(Path("questions.jsonl"))
     replies = ask(model, tokenizer, questions.asked)
     print(format_score(score(questions, replies)))
 
 A line of the file is ``{"question": "What is the capital of France?", "answers": ["Paris"], "kind": "capitals"}``, or
-``{"question": …, "unknown": true}`` for a question to which the right answer is that the model does not know. A line
-``{"kind": "capitals", "rivals": ["Paris", "Rome", …]}`` names the answers that questions of that kind could have.
+``{"question": …, "unknown": true}`` for a question that the model should say it cannot answer. A line
+``{"kind": "capitals", "rivals": ["Paris", "Rome", …]}`` lists possible answers to questions of that kind.
 
-A reply is right if an accepted answer is in it as whole words, and no rival: a model that lists every capital gets no
-point. Case, accents' composition, punctuation and articles make no difference.
+A reply is correct if it contains an accepted answer as whole words and no rival, so listing every capital scores no
+point. Case, Unicode composition, punctuation and articles are ignored.
 """
 
 import re
@@ -54,14 +54,14 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionFile:
-    """The questions, and by kind the answers that they could have."""
+    """The questions, and the possible answers by kind."""
 
     asked: tuple[Question, ...]
     rivals: Mapping[str, frozenset[str]]
 
 
 class Count(NamedTuple):
-    """So many of `total` are right."""
+    """The number of correct answers out of `total`."""
 
     right: int
     total: int
@@ -83,7 +83,7 @@ class Answered(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """Every question with its reply; the counts follow from them."""
+    """Every question with its reply; the counts are computed from these."""
 
     answered: tuple[Answered, ...]
 
@@ -104,10 +104,10 @@ class Score:
 
 
 def read_questions(path: Path) -> QuestionFile:
-    """The file, checked line by line.
+    """Read and validate a question file.
 
     Raises:
-        PipelineError: it does not exist, or a line is not as the module's docstring says.
+        PipelineError: it does not exist, or a line does not have the format in the module's docstring.
     """
     asked: list[Question] = []
     rivals: dict[str, set[str]] = defaultdict(set)
@@ -124,22 +124,24 @@ def read_questions(path: Path) -> QuestionFile:
                 else:
                     rivals[_text(value, "kind", where)].update(_texts(value, "rivals", where))
     except OSError as error:
-        raise PipelineError(f"{path} cannot be read: {error.strerror}; expected one question a line, as JSON") from None
+        raise PipelineError(
+            f"{path} cannot be read: {error.strerror}; expected one question per line, as JSON"
+        ) from None
     if not asked:
-        raise PipelineError(f"{path} holds no questions; expected one a line, as JSON")
+        raise PipelineError(f"{path} has no questions; expected one per line, as JSON")
     return QuestionFile(tuple(asked), {kind: frozenset(names) for kind, names in rivals.items()})
 
 
 def answer_questions(questions: QuestionFile, models: "Sequence[LoadedModel]", directory: Path) -> Path:
-    """Ask every model, print the counts, and write them with the replies as JSON in `directory`; return its path.
+    """Ask every model, print the counts, and write counts and replies to a JSON file in `directory`; returns its path.
 
     Raises:
-        PipelineError: a model is not tuned on conversations.
+        PipelineError: a model was not tuned on conversations.
     """
     results = {}
     for loaded in models:
         if not loaded.is_chat:
-            raise PipelineError(f"{loaded.name} is not tuned on conversations; expected one: python3 main.py sft")
+            raise PipelineError(f"{loaded.name} is not tuned on conversations; tune it first: python3 main.py sft")
         result = score(questions, ask(loaded.model, loaded.tokenizer, questions.asked))
         results[loaded.name] = score_values(result)
         print(visible(f"{loaded.name}\n{format_score(result)}"))
@@ -149,7 +151,7 @@ def answer_questions(questions: QuestionFile, models: "Sequence[LoadedModel]", d
 
 
 def ask(model: "TransformerLM", tokenizer: "WikipediaTokenizer", questions: Sequence[Question]) -> list[str]:
-    """The model's likeliest reply to each question, each a conversation of its own."""
+    """The model's greedy reply to each question, each in its own conversation."""
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": one.question}]) for one in questions]
     settings = GenerationSettings(max_length=MAX_REPLY_TOKENS, temperature=0)
     rows = generate_batch(model, prompts, settings, tokenizer=tokenizer, max_rows=ROWS_AT_ONCE)
@@ -179,33 +181,33 @@ def is_right(question: Question, reply: str, rivals: Iterable[str] = ()) -> bool
 
 
 def admits(reply: str) -> bool:
-    """Whether it says that the model does not know."""
+    """Whether the reply says that the model does not know."""
     return bool(_ADMISSION.search(reply.casefold().replace("’", "'")))
 
 
 def normalise(text: str) -> str:
-    """Folded words, one space between them, without punctuation and articles."""
+    """Case-folded words separated by single spaces, without punctuation and articles."""
     folded = unicodedata.normalize("NFC", text).casefold()
     words = re.sub(r"(?<=\d),(?=\d)", "", folded)
     return " ".join(word for word in re.findall(r"\w+", words) if word not in _ARTICLES)
 
 
 def format_score(result: Score, *, num_examples: int = 0) -> str:
-    """The counts by kind, the first wrong answers, and the line for a summary last."""
+    """The counts by kind, the first wrong answers, and a summary line at the end."""
     kinds = result.by_kind()
     width = max(map(len, kinds), default=0)
     lines = [f"  {kind:<{width}}  {count}" for kind, count in kinds.items()]
     wrong = [one for one in result.answered if not one.is_right]
     lines += [f"  wrong: {one.question.question} {one.reply}" for one in wrong[:num_examples]]
     if kinds:
-        lines.append(f"  in all: {result.known}")
+        lines.append(f"  total: {result.known}")
     return "\n".join([*lines, summary(result)])
 
 
 def summary(result: Score) -> str:
-    """``290 of 300 held-out questions right, 31 of 50 unknown ones admitted``"""
-    known = f"{result.known.right} of {result.known.total} held-out questions right"
-    return f"{known}, {result.unknown.right} of {result.unknown.total} unknown ones admitted"
+    """``290 of 300 held-out questions correct, 31 of 50 unknown ones recognized``"""
+    known = f"{result.known.right} of {result.known.total} held-out questions correct"
+    return f"{known}, {result.unknown.right} of {result.unknown.total} unknown ones recognized"
 
 
 def score_values(result: Score) -> dict[str, object]:
@@ -234,7 +236,7 @@ def _holds(text: str, words: str) -> bool:
 
 
 def _names_another(text: str, rival: str, answers: Iterable[str]) -> bool:
-    """Whether `rival` is in the text, and not just as a part of an answer, as "dollar" is in "Australian dollar"."""
+    """Whether `rival` is in the text, other than as part of an answer, like "dollar" in "Australian dollar"."""
     for answer in answers:
         if _holds(answer, rival):
             text = f" {text} ".replace(f" {answer} ", " | ").strip()

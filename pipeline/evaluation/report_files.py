@@ -1,4 +1,4 @@
-"""A benchmark's files: the results first, then the reports that may fail without losing them."""
+"""The files of a benchmark: first the results, then reports that may fail without losing the results."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class ReportFiles:
-    """benchmark_<timestamp>.json, .txt, .png and .html in `directory`, which is created at once, before any scoring."""
+    """benchmark_<timestamp>.json, .txt, .png and .html in `directory`, which is created before any scoring."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -26,16 +26,16 @@ class ReportFiles:
 
     @property
     def written(self) -> list[Path]:
-        """The files so far."""
+        """The files written so far."""
         return [path for suffix in (".json", ".txt", ".png", ".html") if (path := self._path(suffix)).exists()]
 
     def save(self, results: Mapping[str, Any]) -> None:
-        """Write the JSON and the text; call it again when the results have grown."""
+        """Write the JSON and the text; call this again after adding results."""
         write_json(self._path(".json"), results)
         write_text(self._path(".txt"), format_benchmark_results(results))
 
     def add_pictures(self, results: Mapping[str, Any], *, over_training: bool) -> None:
-        """Draw the chart and write the page with it; print a warning if one of them fails."""
+        """Plot the chart and write the page with it; print a warning if one of them fails."""
         chart = attempt("the chart", lambda: self._draw(results, over_training=over_training))
         attempt("the page", lambda: self._write_page(results, chart))
 
@@ -57,7 +57,8 @@ class ReportFiles:
 
 
 def attempt(what: str, work: Callable[[], T]) -> T | None:
-    """The result of `work`, or None and a warning if it fails: nothing optional may cost the scores."""
+    """The result of `work`. If it fails, print a warning and return None, because optional parts must not lose
+    scores."""
     try:
         return work()
     except Exception as error:

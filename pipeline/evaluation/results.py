@@ -1,4 +1,4 @@
-"""The results of a benchmark as plain values: the JSON report, from which the others are made."""
+"""Benchmark results as plain values: the JSON report, on which the others are based."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from pipeline.evaluation.task import TaskResult
 
 FORMAT_VERSION = 1
 NOT_COMPARABLE = "sample, not comparable"
-# Left out of the ranking: each restates a figure that is already in it.
+# Not in the ranking, because each is a variant of a score that is.
 UNRANKED = {"byte_perplexity", "word_perplexity_corrected", "token_perplexity", "acc_corrected", "perplexity_corrected"}
 
 
 def set_description(data: BenchmarkSet, *, offline_samples: bool) -> dict[str, Any]:
-    """`mark` is shown on every line of a figure that must not be held against published ones."""
+    """`mark` is shown next to scores that are not comparable with published ones."""
     mark = "" if data.comparable else f"{len(data.items):,} of {data.total:,}, not comparable"
     if offline_samples:
         mark = NOT_COMPARABLE
@@ -36,7 +36,7 @@ def figure_values(figure: AnyFigure) -> dict[str, Any]:
 
 
 def model_result(tasks: Mapping[str, TaskResult]) -> dict[str, Any]:
-    """One model's figures and items by task."""
+    """The scores and items of one model by task."""
     return {
         "figures": {
             task: {name: figure_values(figure) for name, figure in result.figures.items()}
@@ -47,7 +47,7 @@ def model_result(tasks: Mapping[str, TaskResult]) -> dict[str, Any]:
 
 
 def comparisons(results: Mapping[str, Mapping[str, TaskResult]]) -> dict[str, dict[str, Any]]:
-    """{``task.figure``: who is best, with the p-value of every pair} of two models or more."""
+    """{``task.figure``: the best model, and the p-values of all pairs} for two or more models."""
     if len(results) < 2:
         return {}
     first = next(iter(results.values()))
@@ -59,7 +59,7 @@ def comparisons(results: Mapping[str, Mapping[str, TaskResult]]) -> dict[str, di
 
 
 def ranking(compared: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The best model first; models with the same mean rank have the same place."""
+    """Models from best to worst; those with the same mean rank share a place."""
     ranked = rank_models({name: found for name, found in compared.items() if name.split(".")[1] not in UNRANKED})
     ranks = [rank for _, rank in ranked]
     return [{"place": 1 + ranks.index(rank), "model": model, "mean_rank": rank} for model, rank in ranked]

@@ -1,11 +1,11 @@
-"""The log-probabilities that a model gives to continuations: batched, with the same results as one by one.
+"""Score continuations by their log-probabilities, in batches that give the same results as one by one.
 
 requests = encode_pairs(tokenizer, [("The capital of France is", " Paris")])
 scores = Scorer(model).score(requests)
 scores[0].total, scores[0].greedy_chance
 
-Context and continuation are encoded together and then split, since a tokenizer may cut the seam differently. Every text
-gets BOS before it, as in lm-evaluation-harness with ``add_bos_token=True``.
+Context and continuation are encoded together and then split, because tokens can depend on both sides of the split.
+Every text starts with BOS, as in lm-evaluation-harness with ``add_bos_token=True``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +25,11 @@ from utils.errors import PipelineError
 
 Ids = tuple[int, ...]
 
-# Logits held at once: rows of the whole vocabulary. What fits the CPU's cache is fastest there.
+# Rows of logits in memory at a time. On a CPU, it is fastest if they fit in the cache.
 _HEAD_ROWS = {"cpu": 256, "cuda": 4096, "mps": 1024}
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768, "mps": 8192}
-MAX_RANK = 10  # far enough for top-10 accuracy; the exact rank would be one more pass over all logits
-_SHARED_CONTEXT = 8  # shorter contexts are not worth a pass of their own
+MAX_RANK = 10  # enough for top-10 accuracy; exact ranks would need another pass over all logits
+_SHARED_CONTEXT = 8  # a separate pass does not pay off for shorter contexts
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Group:
-    """Continuations of one context, and their places among the requests."""
+    """Continuations of the same context, and their indices among the requests."""
 
     context: Ids
     continuations: list[Ids] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Group:
 
     @property
     def is_shared(self) -> bool:
-        """Whether reading the context once, in a pass of its own, saves work."""
+        """Whether reading the context once in a separate pass saves work."""
         return len(self.continuations) > 1 and len(self.context) >= _SHARED_CONTEXT
 
     @property
@@ -58,19 +58,19 @@ class Group:
         return len(self.context) + sum(map(len, self.continuations))
 
     def split(self) -> "list[Group]":
-        """A group for each continuation."""
+        """Split into one group per continuation."""
         pairs = zip(self.continuations, self.places, strict=True)
         return [Group(self.context, [continuation], [place]) for continuation, place in pairs]
 
 
 @dataclass(frozen=True)
 class Score:
-    """The result for one continuation, (N,) arrays with a value for each token.
+    """The result for one continuation, as (N,) arrays with one value per token.
 
     Args:
         logprobs: float32, natural logarithm.
-        ranks: how many tokens were likelier, MAX_RANK for more.
-        tied: how many were as likely, the token itself included; exact for ranks below MAX_RANK.
+        ranks: the number of more likely tokens, capped at MAX_RANK.
+        tied: the number of equally likely tokens, including the token itself; exact for ranks below MAX_RANK.
     """
 
     logprobs: np.ndarray
@@ -83,20 +83,20 @@ class Score:
 
     @property
     def greedy_chance(self) -> float:
-        """The chance that greedy decoding, with ties broken at random, writes these tokens: without ties 1 or 0."""
+        """The chance that greedy decoding, with ties broken at random, generates these tokens: 1 or 0 without ties."""
         return float(self.top_chance(1).prod())
 
     def top_chance(self, k: int) -> np.ndarray:
-        """(N,) each token's chance of being among the `k` likeliest; a fraction only if it ties for the last places."""
+        """(N,) each token's chance of being in the top `k`; fractional only if it ties for the last places."""
         chances: np.ndarray = (k - self.ranks) / self.tied
         return chances.clip(0.0, 1.0)
 
 
 class Scorer:
-    """Scores requests with one model, without gradients.
+    """Score requests with a model, without gradients.
 
     Args:
-        batch_tokens: the most padded tokens in a forward pass; a longer request gets a pass to itself.
+        batch_tokens: maximum number of padded tokens in a forward pass; a longer request gets its own pass.
     """
 
     def __init__(self, model: TransformerLM, *, batch_tokens: int | None = None) -> None:
@@ -107,12 +107,12 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, requests: Sequence[Request], *, label: str = "") -> list[Score]:
-        """The scores in the order of `requests`. A context that several requests share is read once.
+        """The scores in the order of `requests`. A context shared by several requests is read once.
 
-        A request longer than the model's context loses the beginning of its own context, as in the harness.
+        If a request is longer than the model's context, the start of its context is cut off, as in the harness.
 
         Args:
-            label: what the progress bar calls them.
+            label: the label of the progress bar.
 
         Raises:
             PipelineError: a continuation alone is longer than the model's context.
@@ -143,19 +143,17 @@ class Scorer:
         return list(groups.values())
 
     def _fitting_context(self, request: Request) -> Ids:
-        """The last continuation token is predicted but never read, so window + 1 tokens fit."""
+        """The last continuation token is predicted but not read, so window + 1 tokens fit."""
         surplus = len(request.context) + len(request.continuation) - (self.window + 1)
         if surplus <= 0:
             return request.context
         if surplus >= len(request.context):
             length = len(request.continuation)
-            raise PipelineError(
-                f"a continuation of {length:,} tokens is to be scored; the model's context holds {self.window:,}"
-            )
+            raise PipelineError(f"a continuation has {length:,} tokens, but the model's context is {self.window:,}")
         return request.context[surplus:]
 
     def _batches(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
-        """The longest groups first: a batch that is too large for the memory shows at once."""
+        """Sort the longest groups first, so that a batch that does not fit into memory fails immediately."""
         batch: list[Group] = []
         for group in sorted(groups, key=lambda group: group.num_tokens, reverse=True):
             if batch and batch[0].num_tokens * (len(batch) + 1) > self.batch_tokens:
@@ -166,7 +164,7 @@ class Scorer:
             yield batch
 
     def _score_alone(self, groups: Sequence[Group]) -> list[Score]:
-        """Groups of one continuation, each a row of its context and its continuation."""
+        """Score groups of one continuation; each is a row with its context and continuation."""
         continuations = [continuation for group in groups for continuation in group.continuations]
         rows = [(*group.context, *continuation)[:-1] for group, continuation in zip(groups, continuations, strict=True)]
         hidden = self.model.hidden_states(self._padded(rows))  # (B, T, C)
@@ -177,13 +175,13 @@ class Scorer:
         return self._score_hidden(torch.cat(predicting), continuations)
 
     def _score_shared(self, groups: Sequence[Group]) -> list[Score]:
-        """Each context is read once; its continuations, a row each, continue from its cache."""
+        """Read each context once, and score its continuations, one per row, from its cache."""
         contexts = [group.context for group in groups]
         continuations = [continuation for group in groups for continuation in group.continuations]
         longest_context = max(map(len, contexts))
-        longest = max(map(len, continuations)) - 1  # the last token is predicted but never read
+        longest = max(map(len, continuations)) - 1  # the last token is predicted but not read
         if len(groups) > 1 and longest_context + longest > self.window:
-            # Padding would exceed the context, as one group's long continuations meet another's long context.
+            # Padding long continuations of one group to another's long context would exceed the model's context.
             return [score for group in groups for score in self._score_shared([group])]
         cache = self._cache(len(groups), longest_context)
         hidden = self.model.hidden_states(self._padded(contexts), cache=cache)  # (B, T, C)
@@ -207,14 +205,14 @@ class Scorer:
         return KVCache(model.config, batch_size=rows, max_length=length, device=model.device, dtype=model.dtype)
 
     def _padded(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
-        """(B, T), shorter rows filled up on the right, where causal attention does not look."""
+        """(B, T), with shorter rows padded on the right, which causal attention ignores."""
         ids = np.zeros((len(rows), length or max(map(len, rows))), dtype=np.int64)
         for row, tokens in enumerate(rows):
             ids[row, : len(tokens)] = tokens
         return torch.from_numpy(ids).to(self.model.device)
 
     def _score_hidden(self, hidden: Tensor, continuations: Sequence[Ids]) -> list[Score]:
-        """Scores from the hidden states (N, C) that predict the tokens of `continuations`, one after another."""
+        """Scores from the concatenated hidden states (N, C) that predict the tokens of `continuations`."""
         targets = torch.tensor([token for ids in continuations for token in ids], device=hidden.device)
         logprobs: list[Tensor] = []
         ranks: list[Tensor] = []
@@ -233,19 +231,20 @@ class Scorer:
 
 
 def _ranks(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of `logits` (N, V) are above each target's, MAX_RANK for more, and how many equal it; (N,) each."""
+    """For each target, how many of `logits` (N, V) are larger, capped at MAX_RANK, and how many are equal; (N,)
+    each."""
     chosen = logits.gather(1, targets[:, None])
-    best = logits.topk(min(MAX_RANK + 1, logits.shape[1]), dim=1).values  # a tie of the tenth shows in the eleventh
+    best = logits.topk(min(MAX_RANK + 1, logits.shape[1]), dim=1).values  # the eleventh reveals ties with the tenth
     likelier = (best > chosen).sum(1).clamp(max=MAX_RANK)
     tied = (best == chosen).sum(1).clamp(min=1)
-    unsure = torch.nonzero(tied > 1).squeeze(1)  # more may follow below the eleven
+    unsure = torch.nonzero(tied > 1).squeeze(1)  # there may be more ties below the eleventh
     if len(unsure):
         tied[unsure] = (logits[unsure] == chosen[unsure]).sum(1)
     return likelier, tied
 
 
 def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[Request]:
-    """A request for each (context, continuation). White space at the context's end goes to the continuation.
+    """A request for each (context, continuation). White space at the end of the context moves to the continuation.
 
     Raises:
         PipelineError: a continuation has no tokens.

@@ -1,4 +1,4 @@
-"""How fast a model reads and writes, how much memory it takes, and a sample of its text."""
+"""Measure how fast a model reads and writes and how much memory it needs, and generate a sample."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,8 @@ _ROUNDS = 3
 
 
 def measure_speed(model: "TransformerLM", tokenizer: Tokenizer) -> dict[str, float | None]:
-    """Tokens per second, the median of a few rounds: reading a batch, and writing one text. Memory in bytes."""
+    """Tokens per second for reading a batch and for generating one text (medians of a few rounds), and memory in
+    bytes."""
     device = model.device
     length = min(256, model.config.context_length)
     ids = torch.zeros((4, length), dtype=torch.long, device=device)
@@ -51,4 +52,4 @@ def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
-    return sorted(seconds[1:])[_ROUNDS // 2]  # the first round warms up
+    return sorted(seconds[1:])[_ROUNDS // 2]  # the first round is a warm-up

@@ -1,8 +1,8 @@
-"""Figures with their standard errors, and whether two models differ by more than noise.
+"""Scores with standard errors, and significance tests for differences between models.
 
-Every figure but BLEU is a function of a ratio of sums over items, ``sum(x) / sum(w)``: a mean has weights of 1, a word
-perplexity divides by words. Its standard error follows from the items' residuals (the delta method), and two models
-are compared on the differences of their residuals, item by item.
+Every score except BLEU is a function of a ratio of sums over items, ``sum(x) / sum(w)``: a mean has weights of 1, and
+word perplexity divides by words. Its standard error follows from the residuals of the items (the delta method), and two
+models are compared by the item-wise differences of their residuals.
 """
 
 import math
@@ -21,9 +21,9 @@ FEW_ITEMS = 200
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of one model. `scale` is how the ratio becomes the value: plain, ``exp`` or ``bits`` (over ln 2).
+    """A score of a model. `scale` converts the ratio to the value: plain, ``exp`` or ``bits`` (divided by ln 2).
 
-    `is_yes_no` marks items that are right or wrong, whose pairs are compared exactly.
+    `is_yes_no` marks items that are correct or wrong; their pairs are compared exactly.
     """
 
     x: Sequence[float]
@@ -54,17 +54,17 @@ class Figure:
         return error * self.value if self.scale == "exp" else error / math.log(2)
 
     def residuals(self) -> np.ndarray:
-        """Each item's share of the ratio's error, so that the ratio's variance is that of their mean."""
+        """The contribution of each item to the ratio's error; the variance of the ratio is that of their mean."""
         weights = self._weights()
         errors = np.asarray(self.x, dtype=np.float64) - self._ratio() * weights
         residuals: np.ndarray = errors / weights.mean()
         return residuals
 
     def p_value(self, other: "Figure") -> float | None:
-        """How likely such a difference is between equally good models; None for a single item."""
+        """The probability of such a difference between equally good models; None for a single item."""
         if self.is_yes_no:
             return mcnemar(self.x, other.x)
-        # The residuals are around each model's own ratio: their difference has mean 0, the ratios differ by `gap`.
+        # Residuals are relative to each model's own ratio, so their difference has mean 0; the ratios differ by `gap`.
         gap = self._ratio() - other._ratio()
         return paired(gap + self.residuals() - other.residuals())
 
@@ -77,11 +77,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class BleuFigure:
-    """Corpus BLEU, 0 to 100, from each item's counts: BLEU is not a mean over items, so its error is resampled."""
+    """Corpus BLEU, 0 to 100, from the counts of the items. It is not a mean over items, so its error is resampled."""
 
     counts: np.ndarray  # (items, 4) matching n-grams
-    totals: np.ndarray  # (items, 4) n-grams written
-    lengths: np.ndarray  # (items, 2) words written, words of the reference
+    totals: np.ndarray  # (items, 4) generated n-grams
+    lengths: np.ndarray  # (items, 2) generated words, reference words
     note: str = ""
     higher_is_better: bool = field(default=True, init=False)
     unit: str = field(default="points", init=False)
@@ -99,7 +99,8 @@ class BleuFigure:
         return float(self._resampled().std(ddof=1)) if self.count > 1 else None
 
     def p_value(self, other: "BleuFigure") -> float | None:
-        """Both models on the same resamples (Koehn 2004, "Statistical Significance Tests for Machine Translation")."""
+        """Compare both models on the same resamples (Koehn 2004, "Statistical Significance Tests for Machine
+        Translation")."""
         if self.count < 2:
             return None
         gaps = self._resampled() - other._resampled()
@@ -110,7 +111,7 @@ class BleuFigure:
         return self._bleu(draws)
 
     def _bleu(self, draws: np.ndarray) -> np.ndarray:
-        """BLEU of each row of `draws` (R, items), with sacrebleu's exponential smoothing of n-grams without a match."""
+        """BLEU of each row of `draws` (R, items), with sacrebleu's exponential smoothing of zero counts."""
         from sacrebleu.metrics.bleu import BLEU
 
         sums = [(draws @ values).round().astype(int) for values in (self.counts, self.totals, self.lengths)]
@@ -141,9 +142,9 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
 
 
 def paired(differences: np.ndarray) -> float | None:
-    """The p-value of the hypothesis that their mean is 0; None for a single item.
+    """The p-value of the hypothesis that the mean is 0; None for a single item.
 
-    A normal test; for few items a test by random signs, which assumes nothing about the distribution.
+    A normal test, or for few items a sign-flip permutation test, which makes no assumption about the distribution.
     """
     error = standard_error(differences)
     if error is None:
@@ -163,11 +164,11 @@ def two_sided(gap: float, error: float) -> float:
 
 
 def mcnemar(mine: Sequence[float], others: Sequence[float]) -> float:
-    """The exact test of McNemar (1947) on items that one model has right and the other wrong."""
+    """The exact test of McNemar (1947) on items that one model got right and the other wrong."""
     only_mine = sum(1 for a, b in zip(mine, others, strict=True) if a > b)
     only_others = sum(1 for a, b in zip(mine, others, strict=True) if a < b)
     disagreements = only_mine + only_others
-    # Beyond a thousand disagreements the normal distribution is as exact as the figures are.
+    # Above a thousand disagreements, the normal approximation is accurate enough.
     if disagreements > 1000:
         return two_sided(only_mine - only_others, math.sqrt(disagreements))
     tail = sum(math.comb(disagreements, k) for k in range(min(only_mine, only_others) + 1))
@@ -175,9 +176,9 @@ def mcnemar(mine: Sequence[float], others: Sequence[float]) -> float:
 
 
 def compare(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The order, ranks and pairwise p-values of several models' figures; which is best, if one clearly is.
+    """The order, ranks and pairwise p-values of several models' scores, and the best one if it is significant.
 
-    Equal figures share the mean of their ranks. `best` is None if even the runner-up is within noise.
+    Equal scores share the mean of their ranks. `best` is None if the difference to the runner-up is not significant.
 
     Args:
         figures: model → its `AnyFigure`, all of the same kind.
@@ -201,12 +202,12 @@ def compare(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mean_ranks(ordered: Sequence[float]) -> list[float]:
-    """The rank of each of `ordered` values, the best first; equal ones share the mean of their places."""
+    """The ranks of `ordered` values, best first; equal values share the mean of their places."""
     return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in ordered]
 
 
 def rank_models(comparisons: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, float]]:
-    """(model, mean rank over all figures), the best first."""
+    """(model, mean rank over all scores), best first."""
     ranks: dict[str, list[float]] = {}
     for comparison in comparisons.values():
         for name, rank in comparison["ranks"].items():

@@ -1,6 +1,6 @@
-"""What each task of the benchmark provides, and what the tasks share.
+"""The base class of benchmark tasks, and shared helpers.
 
-A task is one file (`lambada.py`): its data, how its texts are cleaned, how a model is scored on them.
+A task is one file, such as `lambada.py`, with its data, the cleaning of its texts, and the scoring of a model.
 `benchmark_sets.py` lists the tasks.
 """
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from pipeline.evaluation.scoring import Scorer
     from pipeline.tokenization.interface import Tokenizer
 
-Row = Mapping[str, Any]  # a record of a published set, as parsed from JSON
+Row = Mapping[str, Any]  # a record of a published set, parsed from JSON
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task's figures by name, and one plain record for each item, for the JSON report."""
+    """The scores of a task by name, and a plain record for each item for the JSON report."""
 
     figures: Mapping[str, AnyFigure]
     items: list[dict[str, object]]
@@ -32,7 +32,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where the Hugging Face hub keeps a set."""
+    """The location of a set on the Hugging Face hub."""
 
     repository: str
     configuration: str | None
@@ -40,18 +40,18 @@ class HubSource:
 
 
 class Task(ABC, Generic[Item]):
-    """One set, read into items and scored."""
+    """A set that is read into items and scored."""
 
     name: ClassVar[str]
     hub: ClassVar[HubSource]
 
     def choose_files(self, paths: Sequence[Path]) -> Sequence[Path]:
-        """The files of the set's folder that are scored: by default all of them."""
+        """The files in the set's folder to score; by default, all of them."""
         return paths
 
     @abstractmethod
     def read(self, path: Path) -> list[Row]:
-        """The checked records of one file.
+        """The validated records of a file.
 
         Raises:
             PipelineError: the file is empty or malformed.
@@ -59,7 +59,7 @@ class Task(ABC, Generic[Item]):
 
     @abstractmethod
     def items(self, rows: Iterable[Row], *, is_whole_set: bool) -> list[Item]:
-        """The items of all records; with `is_whole_set` they are scored without a limit."""
+        """The items of all records; with `is_whole_set`, they are scored without a limit."""
 
     @abstractmethod
     def score(self, scorer: "Scorer", tokenizer: "Tokenizer", items: Sequence[Item]) -> TaskResult: ...
@@ -76,17 +76,17 @@ def read_json_lines(path: Path, problem_of: Callable[[Row], str]) -> list[Row]:
                 raise PipelineError(f"{path}, line {record.number}: {problem}")
             rows.append(row)
     if not rows:
-        raise PipelineError(f"{path} is empty; expected one item a line")
+        raise PipelineError(f"{path} is empty; expected one item per line")
     return rows
 
 
 def accuracy(chances: Iterable[float], *, note: str = "") -> Figure:
-    """The share of right items. An item counts in part if the model is undecided between answers."""
+    """The share of correct items. An item counts partially if answers tie."""
     return Figure(list(chances), is_yes_no=True, unit="share", note=note)
 
 
 def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
-    """`count` of `items`, the same ones every time, from the beginning to the end; all if there are fewer."""
+    """`count` of `items`, evenly spread and always the same; all if there are fewer."""
     if count >= len(items):
         return list(items)
     return [items[index * len(items) // count] for index in range(count)]

@@ -1,4 +1,4 @@
-"""Results as text: the table in the terminal and benchmark_<timestamp>.txt."""
+"""Benchmark results as text, for the terminal and benchmark_<timestamp>.txt."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,14 +33,14 @@ LABELS = {
 
 
 def format_benchmark_results(results: Mapping[str, Any], *, colour: bool = False) -> str:
-    """The whole report as text; the best figure is marked ``*`` only if the difference is more than noise."""
+    """The full report as text; the best score is marked ``*`` only if the difference is significant."""
     models = results["models"]
     lines = [f"{results['settings']['preset']} benchmark of {visible(', '.join(models))}", ""]
     for task, data in results["sets"].items():
         lines += [_task_heading(task, data), _task_table(results, task, colour), *_notes(results, task), ""]
     lines += ["Contamination", *_contamination_lines(models), ""]
     if results["ranking"]:
-        lines += ["Ranking (mean rank over all figures)", *_ranking_lines(results["ranking"]), ""]
+        lines += ["Ranking (mean rank over all scores)", *_ranking_lines(results["ranking"]), ""]
     lines += ["Speed", _speed_table(models), "", "Samples", *_sample_lines(models)]
     lines += ["", f"* better than every other model, p < 0.05. {results['settings']['rules']}"]
     return "\n".join(lines) + "\n"
@@ -104,7 +104,7 @@ def _ranking_lines(ranking: list[dict[str, Any]]) -> list[str]:
 
 
 def _sample_lines(models: Mapping[str, Any]) -> list[str]:
-    """What each model wrote; a model without a sample is left out."""
+    """The sample of each model that has one."""
     samples = {name: model["sample"] for name, model in models.items() if model["sample"]}
     return [visible(f"  {name}: {sample['prompt']}{sample['text']}") for name, sample in samples.items()]
 
@@ -116,7 +116,7 @@ def _speed_table(models: Mapping[str, Any]) -> str:
 
 
 def speed_cells(speed: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Parameters, memory, reading and writing; dashes if they were not measured."""
+    """Parameters, memory, reading and writing speed; dashes if they were not measured."""
     if speed is None:
         return ("–",) * 4
     return (

@@ -1,8 +1,8 @@
-"""WikiText-103: perplexities, bits per byte, and how often the next token is among the likeliest.
+"""WikiText-103: perplexities, bits per byte, and top-k accuracy of the next token.
 
-(Merity et al. 2016, arXiv:1609.07843.) Documents are split, detokenized and scored in rolling windows as
-lm-evaluation-harness 0.4.13 does it, so that the figures agree; the corrected ones leave out the BOS that the harness
-scores as if it were text.
+(Merity et al. 2016, arXiv:1609.07843.) Documents are split, detokenized and scored in rolling windows like in
+lm-evaluation-harness 0.4.13, so that the scores agree. The corrected scores omit the BOS that the harness scores as if
+it were text.
 """
 
 import re
@@ -23,7 +23,7 @@ TOP_K = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Page:
-    """A document: `raw` is counted (words, bytes), `text` is scored."""
+    """A document: `raw` for counting words and bytes, `text` for scoring."""
 
     raw: str
 
@@ -45,13 +45,13 @@ class WikiText(Task[Page]):
     hub = HubSource("Salesforce/wikitext", "wikitext-103-raw-v1", "test")
 
     def choose_files(self, paths: Sequence[Path]) -> Sequence[Path]:
-        """One split: the test split if it is there."""
+        """A single split: the test split if it exists."""
         tests = [path for path in paths if "test" in path.name]
         return (tests or paths)[:1] if len(paths) > 1 else paths
 
     def read(self, path: Path) -> list[Row]:
         try:
-            text = path.read_bytes().decode("utf-8")  # read_text would turn a carriage return into the end of a line
+            text = path.read_bytes().decode("utf-8")  # read_text would convert carriage returns to newlines
         except UnicodeDecodeError as error:
             raise PipelineError(
                 f"{path} is not UTF-8 at byte {error.start:,}; expected the raw split as published"
@@ -61,7 +61,7 @@ class WikiText(Task[Page]):
         return [{"text": text}]
 
     def items(self, rows: Iterable[Row], *, is_whole_set: bool) -> list[Page]:
-        """Documents of the whole set; lines for a preset, which takes more items than the set has documents."""
+        """Documents for the whole set; lines for a preset, which needs more items than there are documents."""
         text = "".join(row["text"] for row in rows)
         pages = wikitext_pages(text) if is_whole_set else wikitext_lines(text)
         return [Page(page) for page in pages]
@@ -82,14 +82,14 @@ class WikiText(Task[Page]):
 
 @dataclass(frozen=True)
 class _ScoredPage:
-    """What the figures need of a page. `text_loss` and `hits` leave the BOS out, `loss` includes it."""
+    """The values of a page needed for the scores. `loss` includes the BOS; `text_loss` and `hits` do not."""
 
     words: int
     num_bytes: int
     tokens: int
     loss: float
     text_loss: float
-    hits: tuple[float, ...]  # for each of TOP_K, how many tokens are among the k likeliest
+    hits: tuple[float, ...]  # for each of TOP_K, the number of tokens in the top k
 
 
 def _scored_page(page: Page, scores: Sequence[Score]) -> _ScoredPage:
@@ -112,7 +112,7 @@ def _perplexities(pages: Sequence[_ScoredPage]) -> dict[str, Figure]:
     num_bytes = [page.num_bytes for page in pages]
     tokens = [page.tokens for page in pages]
     corrected = "without the <s> that the harness scores as text"
-    by_token = "depends on the tokenizer: compare only within one"
+    by_token = "comparable only for the same tokenizer"
     return {
         "word_perplexity": Figure(losses, words, "exp", higher_is_better=False),
         "byte_perplexity": Figure(losses, num_bytes, "exp", higher_is_better=False),
@@ -123,7 +123,7 @@ def _perplexities(pages: Sequence[_ScoredPage]) -> dict[str, Figure]:
 
 
 def _next_token_figures(pages: Sequence[_ScoredPage]) -> dict[str, Figure]:
-    """The share of tokens that are among the model's k likeliest."""
+    """The share of tokens that are in the model's top k."""
     tokens = [page.tokens for page in pages]
     return {
         f"next_token_top{k}": Figure([page.hits[place] for page in pages], tokens, unit="share")
@@ -132,11 +132,11 @@ def _next_token_figures(pages: Sequence[_ScoredPage]) -> dict[str, Figure]:
 
 
 def rolling_requests(tokenizer: Tokenizer, text: str, *, window: int) -> list[Request]:
-    """A whole text, every token scored once: blocks of `window` tokens, each given the token before it.
+    """Score every token of a text once, in blocks of `window` tokens, each given the token before it.
 
-    The last block is shorter and gets as much context as the window has room for. The text's own BOS is scored as if it
-    were text, given another BOS, as the harness does with ``add_bos_token=True`` (0.4.13). It is the first token of the
-    first block; the corrected figures leave it out.
+    The last block is shorter and gets as much context as fits in the window. Like in the harness with
+    ``add_bos_token=True`` (0.4.13), the text's BOS, the first token of the first block, is scored as if it were text
+    after another BOS; the corrected scores omit it.
     """
     tokens = encode_with_bos(tokenizer, [text])[0]
     requests = [Request((tokenizer.bos_id,), tokens[:window])]
@@ -147,7 +147,7 @@ def rolling_requests(tokenizer: Tokenizer, text: str, *, window: int) -> list[Re
 
 
 def wikitext_pages(text: str) -> list[str]:
-    """The documents of a raw split: each begins at a line ``= Title =``; text before the first one is one too."""
+    """The documents of a raw split. Each starts at a line ``= Title =``; text before the first is a document too."""
     pages: list[str] = []
     lines: list[str] = []
     for line in text.split("\n"):
@@ -156,7 +156,7 @@ def wikitext_pages(text: str) -> list[str]:
             pages.append("\n".join(lines))
             lines = []
         lines.append(line)
-    # The harness's copy of the set omits blank documents, except that the last one always counts.
+    # The harness's copy of the set omits blank documents, except for the last one.
     return [page for page in pages if page.strip()] + ["\n".join(lines)]
 
 
@@ -182,7 +182,7 @@ _REST = (
 
 
 def detokenize_wikitext(text: str) -> str:
-    """WikiText's spaced punctuation as people write it: the harness's replacements, in its order."""
+    """Undo WikiText's spaced punctuation with the harness's replacements, in its order."""
     text = text.replace("s '", "s'")
     text = re.sub(r"/' [0-9]/", r"/'[0-9]/", text)
     for found, replacement in _REPLACEMENTS:

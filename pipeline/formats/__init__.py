@@ -1,1 +1,1 @@
-"""One owner for each format on disk."""
+"""The on-disk formats, with one module for each."""

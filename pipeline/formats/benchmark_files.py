@@ -13,10 +13,10 @@ PATTERNS = {"wikitext": "*.raw", "lambada": "*.jsonl", "hellaswag": "*.jsonl"}
 
 
 def set_files(folder: Path, name: str) -> list[Path]:
-    """The files of the set `name` in `folder`, in the order of their names."""
+    """The files of the set `name` in `folder`, sorted by name."""
     return sorted((folder / name).glob(PATTERNS[name]))
 
 
 def files_sha256(paths: Iterable[Path]) -> dict[str, str]:
-    """File name → sha256 of its content. Contamination is judged by these: a set is its files."""
+    """File name → sha256. A set is identified by these in contamination checks."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

@@ -1,14 +1,14 @@
-"""Conversations as token ids: the one template for preparation, training, terminal, server and export.
+"""The chat template: conversations as token ids, for preparation, training, terminal, server and export.
 
     [bos]User: …\\nAssistant: …[eos][bos]User: …\\nAssistant: …[eos]
 
-BOS and EOS are ids and never text, so ``</s>`` in a user's text is just four characters. A prompt ends with
-``Assistant:`` without a space and the answer is encoded by itself: SentencePiece's prefix gives it the space, and the
-ids are those of the whole.
+BOS and EOS are ids, never text, so ``</s>`` in a user's text is just four characters. A prompt ends with ``Assistant:``
+without a space, and the answer is encoded separately: SentencePiece's prefix adds the space, so the ids equal those of
+the whole text.
 
     messages = [{"role": "user", "content": "Why is the sky blue?"}]
     encode_prompt(tokenizer, messages)                      # ids for the model to continue
-    encode_conversation(tokenizer, messages + [answer])     # ids, and a mask of what is learned
+    encode_conversation(tokenizer, messages + [answer])     # ids, and a mask of the learned tokens
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from pipeline.tokenization.interface import TextEncoder
 from utils.errors import PipelineError, did_you_mean
 
 ROLES = ("system", "user", "assistant")
-TEMPLATE_NAME = "user-assistant-v1"  # kept in metadata: data and model must use the same template
+TEMPLATE_NAME = "user-assistant-v1"  # stored in metadata, because data and model must use the same template
 
 Message = Mapping[str, str]
 
 
 class ConversationError(PipelineError):
-    """A conversation that the template cannot render; `reason` is short and the same for every such conversation."""
+    """A conversation that the template cannot render; `reason` is a short, fixed text for counting."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -33,7 +33,7 @@ class ConversationError(PipelineError):
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, after the text of any system message, and its answer; None if it is still to be given."""
+    """A question (with any system message in front) and its answer, or None if it has none yet."""
 
     user: str
     assistant: str | None
@@ -45,19 +45,19 @@ class Turn:
 
 @dataclass(frozen=True)
 class EncodedConversation:
-    """Token ids, and for each 1 where it is the assistant's (its words and its EOS), else 0."""
+    """Token ids, and a mask that is 1 for the assistant's tokens (its words and its EOS), else 0."""
 
     ids: list[int]
     mask: list[int]
 
 
 def read_turns(messages: Sequence[Message]) -> list[Turn]:
-    """The turns of OpenAI-style messages; the last may lack its answer.
+    """The turns of OpenAI-style messages; the last may have no answer.
 
-    The template has no place for a system message, so its text is put before the first question.
+    The template has no system role, so a system message is prepended to the first question.
 
     Raises:
-        ConversationError: no messages, a message without text, an unknown role, roles out of order.
+        ConversationError: no messages, a message without text, an unknown role, or roles out of order.
     """
     system, rest = _split_system(_checked(messages))
     if not rest:
@@ -75,16 +75,16 @@ def read_turns(messages: Sequence[Message]) -> list[Turn]:
 
 
 def encode_conversation(tokenizer: TextEncoder, messages: Sequence[Message]) -> EncodedConversation:
-    """Ids and mask of a whole conversation; a last question without an answer is left out."""
+    """Ids and mask of a conversation; a final question without an answer is dropped."""
     turns = answered(read_turns(messages))
     return assemble(tokenizer, turns, map(tokenizer.encode, texts_of(turns)))
 
 
 def encode_prompt(tokenizer: TextEncoder, messages: Sequence[Message]) -> list[int]:
-    """The ids before the assistant's next answer; the conversation with the answer begins with the same ids.
+    """The ids before the assistant's next answer; the complete conversation starts with the same ids.
 
     Raises:
-        ConversationError: as `read_turns`, or the last message is not the user's.
+        ConversationError: as in `read_turns`, or the last message is not the user's.
     """
     *past, last = read_turns(messages)
     if last.assistant is not None:
@@ -98,7 +98,7 @@ def answered(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
-    """What is encoded piece by piece: each turn's prompt, then its answer. A caller with many may batch them."""
+    """The texts to encode separately: each turn's prompt, then its answer. Allows callers to batch."""
     for turn in turns:
         yield turn.prompt
         if turn.assistant is not None:
@@ -108,7 +108,7 @@ def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
 def assemble(
     tokenizer: TextEncoder, turns: Sequence[Turn], encoded_texts: Iterator[Sequence[int]]
 ) -> EncodedConversation:
-    """A conversation from the ids of `texts_of(turns)`, taken one by one from `encoded_texts`."""
+    """Assemble a conversation from the ids of `texts_of(turns)`, taken in order from `encoded_texts`."""
     ids: list[int] = []
     mask: list[int] = []
     for _ in turns:
@@ -119,7 +119,7 @@ def assemble(
 
 
 def render_text(turns: Sequence[Turn]) -> str:
-    """The conversation for people to read, with BOS and EOS written out."""
+    """The conversation in readable form, with BOS and EOS written out."""
     answers = ["" if turn.assistant is None else f" {turn.assistant}</s>" for turn in turns]
     return "".join(f"<s>{turn.prompt}{answer}" for turn, answer in zip(turns, answers, strict=True))
 
@@ -127,15 +127,15 @@ def render_text(turns: Sequence[Turn]) -> str:
 def chat_template(*, mark_answers: bool = True) -> str:
     """The same template in Jinja, for exported folders.
 
-    `mark_answers` adds the generation markers that give transformers and TRL the assistant's mask; other programs may
-    not know them. As it renders text, it cannot keep a user's ``<s>`` from becoming BOS.
+    `mark_answers` adds the generation markers that give transformers and TRL the assistant mask; other programs may not
+    support them. Because Jinja renders text, a ``<s>`` typed by a user becomes BOS.
     """
     begin, end = ("{%- generation -%}", "{%- endgeneration -%}") if mark_answers else ("", "")
     return _JINJA.replace("BEGIN", begin).replace("END", end)
 
 
-# The error for a role out of order is the same as above. The space before an answer is in the marked part: it is the
-# first character of the answer's first token.
+# The error for roles out of order is the same as above. The space before an answer is in the marked part, because it is
+# the first character of the answer's first token.
 _JINJA = """\
 {%- set state = namespace(system='', offset=0) -%}
 {%- if messages and messages[0]['role'] == 'system' -%}
@@ -158,7 +158,7 @@ _JINJA = """\
 
 
 def _checked(messages: Sequence[Message]) -> list[Message]:
-    """`messages`, in which every one has a known role and some text."""
+    """`messages`, after checking that each has a known role and some text."""
     for message in messages:
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ROLES:
@@ -171,7 +171,7 @@ def _checked(messages: Sequence[Message]) -> list[Message]:
         if not content.strip():
             raise ConversationError("empty turn", f"a message of the role {role} is empty")
         if any("\ud800" <= character <= "\udfff" for character in content):
-            raise ConversationError("no Unicode", f"a message of the role {role} holds a lone surrogate")
+            raise ConversationError("invalid Unicode", f"a message of the role {role} has a lone surrogate")
     return list(messages)
 
 

@@ -2,8 +2,8 @@
 
     tokenizer = tokenizer_of(read_checkpoint(path), [config.paths.tokenizer_dir], load_tokenizer, origin=str(path))
 
-Only a tokenizer with the checkpoint's fingerprint is used: with another one of the same size every id would stand for
-other text, and nothing else would look wrong.
+The fingerprint must match the checkpoint's. With another tokenizer of the same size, every id would mean something else
+and nothing would look wrong.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ LoadedTokenizer = TypeVar("LoadedTokenizer", bound=Tokenizer)
 
 
 class TokenizerDescription(TokenizerIdentity):
-    """What a checkpoint records about its tokenizer."""
+    """The tokenizer's record in a checkpoint."""
 
     vocab_size: int
 
@@ -35,11 +35,11 @@ def tokenizer_of(
 ) -> LoadedTokenizer:
     """The tokenizer of a checkpoint's `content`, from the first of `directories` that has it.
 
-    The folder that the checkpoint itself names is tried last. A checkpoint that does not record its
-    tokenizer (older tools wrote such) takes the first folder's, if the vocabulary has the model's size.
+    The folder named in the checkpoint is tried last. A checkpoint without a tokenizer record (from older tools) uses
+    the tokenizer in the first folder if its vocabulary has the model's size.
 
     Raises:
-        PipelineError: no folder holds it; names what was found where.
+        PipelineError: no folder has it; the message lists what was found where.
     """
     expected = _section(content, "tokenizer")
     config = _section(content, "config")
@@ -54,14 +54,14 @@ def tokenizer_of(
             continue
         if _fits(tokenizer, expected, _section(config, "model")):
             return tokenizer
-        found.append((directory, f"{directory} has another tokenizer ({_short(tokenizer.fingerprint)})"))
+        found.append((directory, f"{directory} has a different tokenizer ({_short(tokenizer.fingerprint)})"))
     if len(found) == 1:
         problem = found[0][1]
     else:
         problem = "; ".join(f"{directory}: {reason.split(';')[0]}" for directory, reason in found)
     name = f"{expected.get('name', 'unknown')} ({_short(str(expected.get('fingerprint', '')))})"
     raise PipelineError(
-        f"{origin} was trained with the tokenizer {name}; {problem}; name its folder with --tokenizer DIR"
+        f"{origin} was trained with the tokenizer {name}; {problem}; pass its folder with --tokenizer DIR"
     )
 
 

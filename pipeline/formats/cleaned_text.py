@@ -1,6 +1,6 @@
 """An article as one line of a `cleaned_*.txt` file, and back.
 
-Inside a line a paragraph break is U+2029 and a line break U+2028, so `wc -l` counts articles and no shape is lost.
+Within a line, U+2029 is a paragraph break and U+2028 a line break, so `wc -l` counts articles and no structure is lost.
 """
 
 import json
@@ -22,33 +22,33 @@ LINE_BREAK = "\u2028"
 REPORT_NAME = "cleaning_report.json"
 REPORT_VERSION = 2
 
-# Everything else that `str.splitlines` takes for the end of a line: VT, FF, FS, GS, RS, NEL.
+# All other line terminators of `str.splitlines`: VT, FF, FS, GS, RS, NEL.
 _OTHER_BREAKS = ("\r\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", LINE_BREAK)
 
 
 def with_plain_newlines(text: str) -> str:
-    r"""`text` with ``\n`` as its only line break: every other one becomes ``\n``, U+2029 becomes two."""
-    for line_break in _OTHER_BREAKS:  # a replace() that finds nothing is 500 times as fast as translate()
+    r"""Convert all line breaks in `text` to ``\n``, and U+2029 to two."""
+    for line_break in _OTHER_BREAKS:  # a replace() that finds nothing is 500 times faster than translate()
         text = text.replace(line_break, "\n")
     return text.replace(PARAGRAPH_BREAK, "\n\n")
 
 
 def to_line(article: str) -> str:
-    r"""`article` as one line, without a newline at its end.
+    r"""`article` as one line, without a trailing newline.
 
-    ``from_line(to_line(article)) == with_plain_newlines(article)`` for every text, so an article whose only line break
-    is ``\n`` comes back exactly.
+    ``from_line(to_line(article)) == with_plain_newlines(article)`` for every text, so an article that has only ``\n``
+    line breaks is restored exactly.
     """
     return with_plain_newlines(article).replace("\n\n", PARAGRAPH_BREAK).replace("\n", LINE_BREAK)
 
 
 def from_line(line: str) -> str:
-    r"""The article that `line` holds; a ``\n`` that ends the line in its file is not part of it."""
+    r"""The article in `line`, without the ``\n`` that terminates the line in its file."""
     return line.removesuffix("\n").replace(PARAGRAPH_BREAK, "\n\n").replace(LINE_BREAK, "\n")
 
 
 def read_articles(files: Iterable[str | Path]) -> Iterator[str]:
-    """The articles of cleaned text files, one a line.
+    """The articles in cleaned text files, one per line.
 
     Raises:
         PipelineError: a file does not exist, or is not UTF-8.
@@ -64,12 +64,12 @@ def read_articles(files: Iterable[str | Path]) -> Iterator[str]:
 
 
 def printable_name(path: str | PurePath) -> str:
-    """A file's name as text: each byte of it that is not UTF-8 becomes ``%XX``."""
+    """A file name as text; each byte that is not UTF-8 becomes ``%XX``."""
     return re.sub("[\udc80-\udcff]", lambda match: f"%{os.fsencode(match[0]).hex().upper()}", str(path))
 
 
 class FileFacts(TypedDict):
-    """What tells a cleaned file from an edited one; `modified` is its time of change in nanoseconds."""
+    """The state of a cleaned file, for detecting edits; `modified` is the modification time in nanoseconds."""
 
     bytes: int
     sha256: str
@@ -77,7 +77,7 @@ class FileFacts(TypedDict):
 
 
 class FileCounts(TypedDict):
-    """What became of the records of one cleaned file."""
+    """Counts of the records behind a cleaned file."""
 
     read: int
     articles: int
@@ -89,20 +89,20 @@ class FileCounts(TypedDict):
 
 
 class CleanedFile(FileFacts, FileCounts):
-    """What cleaning one file gave. `limit`: a test run stopped after so many records."""
+    """The result of cleaning one file. `limit`: a test run stopped after this many records."""
 
     limit: int | None
 
 
 class FileReport(CleanedFile):
-    """What the report says about a cleaned file: also the fingerprints of its input and of the policy."""
+    """The report's entry for a cleaned file, including the fingerprints of its input and of the policy."""
 
     input: str
     policy: str
 
 
 class Report(TypedDict):
-    """The cleaner's report on a folder; `planned` are the names of the files of the whole run."""
+    """The cleaner's report for a folder; `planned` are the names of all files in the run."""
 
     complete: bool
     planned: list[str]
@@ -117,13 +117,13 @@ _FACTS = {"input": str, "policy": str, "limit": int | None, "bytes": int, "sha25
 
 
 def cleaned_files(directory: Path, *, test: bool = False) -> list[Path]:
-    """The `cleaned_*.txt` of `directory` that a dataset is made of, in the order of their names.
+    """The `cleaned_*.txt` in `directory` to use for a dataset, sorted by name.
 
-    A folder without a report holds files that people made themselves; they are taken as they are. `test` accepts a
-    folder that a test run made.
+    In a folder without a report, the files are the user's own and are used as is. `test` accepts the output of a test
+    run.
 
     Raises:
-        PipelineError: there is none, cleaning was not finished, or a test run made one and `test` is not asked for.
+        PipelineError: there are none, cleaning is incomplete, or one is from a test run and `test` is false.
     """
     present = sorted(directory.glob("cleaned_*.txt"))
     report = read_report(directory)
@@ -141,7 +141,7 @@ def cleaned_files(directory: Path, *, test: bool = False) -> list[Path]:
 
 
 def first_files(paths: Sequence[Path], articles: int | None) -> Sequence[Path]:
-    """Those of `paths` that hold the first so many articles, as the report counts them; None: all."""
+    """The first of `paths` that together have enough articles according to the report; None: all."""
     if articles is None:
         return paths
     reports = [_reported(path) for path in paths]
@@ -150,10 +150,10 @@ def first_files(paths: Sequence[Path], articles: int | None) -> Sequence[Path]:
 
 
 def check_cleaned_text(paths: Sequence[Path]) -> None:
-    """Read cleaned files and compare them with their report; those that people made themselves have none.
+    """Compare cleaned files with their report, if there is one.
 
     Raises:
-        PipelineError: a file no longer holds what the cleaner wrote.
+        PipelineError: a file has changed since the cleaner wrote it.
     """
     reports = {path: report for path in paths if (report := _reported(path))}
     with ThreadPoolExecutor() as threads:
@@ -161,14 +161,13 @@ def check_cleaned_text(paths: Sequence[Path]) -> None:
             expected = report["sha256"]
             if found != expected:
                 raise PipelineError(
-                    f"{path} is damaged, or was edited: its sha256 is {found[:16]}, {REPORT_NAME} says "
-                    f"{expected[:16]}; delete it and run: python3 cleaner.py (or delete {REPORT_NAME} to use it as it "
-                    "is)"
+                    f"{path} is damaged or was edited: its sha256 is {found[:16]}, {REPORT_NAME} says "
+                    f"{expected[:16]}; delete it and run: python3 cleaner.py (or delete {REPORT_NAME} to use it as is)"
                 )
 
 
 def _reported(path: Path) -> FileReport | None:
-    """The report on a cleaned file; None for one that people made themselves."""
+    """The report's entry for a cleaned file, or None for the user's own file."""
     report = read_report(path.parent)
     return report["files"].get(path.name) if report else None
 
@@ -187,15 +186,15 @@ def _check_complete(directory: Path, report: Report) -> None:
 
 
 def change_of(path: Path, file: FileReport) -> str:
-    """What happened to a cleaned file since the report described it as `file`; empty if nothing did.
+    """How a cleaned file differs from its entry `file` in the report, or an empty string.
 
-    The content is read only if the time of change differs: the folder may have been copied.
+    The content is read only if the modification time differs, because the folder may have been copied.
     """
     if not path.exists():
         return "is missing"
     state = path.stat()
     if state.st_size != file["bytes"]:
-        return f"has {state.st_size:,} bytes, the report says {file['bytes']:,}"
+        return f"has {state.st_size:,} bytes, but the report says {file['bytes']:,}"
     if state.st_mtime_ns == file["modified"]:
         return ""
     return "" if sha256_of(path) == file["sha256"] else "was changed since it was cleaned"
@@ -205,7 +204,7 @@ def read_report(directory: Path) -> Report | None:
     """The folder's report, or None if there is none.
 
     Raises:
-        PipelineError: it cannot be read, or is of another version.
+        PipelineError: it cannot be read, or has a different version.
     """
     path = directory / REPORT_NAME
     try:
@@ -215,7 +214,7 @@ def read_report(directory: Path) -> Report | None:
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"{path} is not JSON: {error}; {_REMEDY}") from None
     if not isinstance(report, dict) or report.get("version") != REPORT_VERSION:
-        raise PipelineError(f"{path} is of another version; {_REMEDY}")
+        raise PipelineError(f"{path} has a different version; {_REMEDY}")
     report = unsealed(report, origin=path, remedy=_REMEDY)
     if not _is_well_formed(report):
         raise PipelineError(f"{path} is damaged; {_REMEDY}")
@@ -223,7 +222,7 @@ def read_report(directory: Path) -> Report | None:
 
 
 def _is_well_formed(report: dict[str, Any]) -> bool:
-    """Whether what is read of a report is there, so that a damaged one is noticed here."""
+    """Whether a report has all required entries, to detect damage early."""
     files, planned = report.get("files"), report.get("planned")
     if not (isinstance(report.get("complete"), bool) and isinstance(files, dict) and isinstance(planned, list)):
         return False

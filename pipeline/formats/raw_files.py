@@ -1,11 +1,12 @@
-"""Raw input files as a stream of records: JSON lines, Parquet, MediaWiki XML and plain text, compressed or not.
+"""Read raw input files as a stream of records: JSON lines, Parquet, MediaWiki XML and plain text, optionally
+compressed.
 
     with RawFile(path) as file:
         for record in file.records():
             ...                                  # record.number, record.value, or record.problem
 
-Memory is bounded whatever the file's size. A record that cannot be read has a `problem` and no value; a file that is
-damaged (cut short, not what its name says) raises a PipelineError.
+Memory is bounded for files of any size. A record that cannot be read has a `problem` and no value. A damaged file
+(truncated, or in a different format than its extension) raises a PipelineError.
 """
 
 import io
@@ -22,7 +23,7 @@ from utils.terminal import format_bytes
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".xml": "xml", ".txt": "text", ".md": "text"}
 COMPRESSIONS = (".gz", ".bz2", ".zst")
 
-# The longest articles are a few MB; parsed and cleaned, a line takes up to sixteen times its size in memory.
+# The longest articles are a few MB. Parsing and cleaning a line takes up to sixteen times its size in memory.
 MAX_LINE_BYTES = 24 << 20
 TEXT_PIECE_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
@@ -32,7 +33,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class Record(NamedTuple):
-    """One article or document; `number` is its line, row, page or piece, counted from 1."""
+    """An article or document; `number` is its line, row, page or piece, counted from 1."""
 
     number: int
     value: dict[str, Any] | None
@@ -41,24 +42,24 @@ class Record(NamedTuple):
 
 
 def format_of(path: Path) -> str | None:
-    """``jsonl``, ``parquet``, ``xml`` or ``text``; None for a name that is none of them."""
+    """``jsonl``, ``parquet``, ``xml`` or ``text``, or None for an unknown extension."""
     return FORMATS.get(Path(bare_name(path)).suffix.lower())
 
 
 def bare_name(path: Path) -> str:
-    """The file's name without its compression: ``a.jsonl.gz`` → ``a.jsonl``."""
+    """The file name without the compression suffix: ``a.jsonl.gz`` → ``a.jsonl``."""
     return path.stem if path.suffix.lower() in COMPRESSIONS else path.name
 
 
 def find_raw_files(place: Path) -> list[Path]:
-    """`place` itself, or the readable files in it and its subfolders in the order of their paths.
+    """`place` itself, or the readable files in it and its subfolders, sorted by path.
 
     Raises:
-        PipelineError: nothing is there, or nothing that can be read.
+        PipelineError: it does not exist, or has no readable files.
     """
     expected = ", ".join(FORMATS) + f" (also {', '.join(COMPRESSIONS)})"
     if not place.exists():
-        remedy = f"name one with --input{or_quickstart(place)}"
+        remedy = f"pass one with --input{or_quickstart(place)}"
         raise PipelineError(f"{place} does not exist; expected a folder or file of {expected}; {remedy}")
     if place.is_file():
         if not format_of(place):
@@ -68,7 +69,7 @@ def find_raw_files(place: Path) -> list[Path]:
     found = [path for path in candidates if format_of(path)]
     if not found:
         seen = f"{len(candidates)} files, the first {candidates[0].name}" if candidates else "nothing"
-        remedy = f"name another place with --input{or_quickstart(place)}"
+        remedy = f"choose another with --input{or_quickstart(place)}"
         raise PipelineError(f"{place} holds {seen}; expected {expected}; {remedy}")
     return found
 
@@ -86,12 +87,12 @@ class ParquetRow(NamedTuple):
 
 
 class ParquetRows:
-    """A Parquet file, on disk or far away, as rows; pages are read as they are needed, `at_once` rows at a time."""
+    """A Parquet file, local or remote, as rows. Pages are read on demand, `at_once` rows at a time."""
 
     def __init__(self, stream: IO[bytes] | io.RawIOBase, *, at_once: int = _ROWS_AT_ONCE) -> None:
         from pyarrow import parquet
 
-        # A row group may hold all of a big file: nothing is fetched ahead.
+        # A row group may be an entire large file, so do not prefetch.
         self._file = parquet.ParquetFile(
             stream, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES, page_checksum_verification=True
         )
@@ -107,7 +108,7 @@ class ParquetRows:
 
     @property
     def group_sizes(self) -> list[int]:
-        """The compressed bytes of every row group."""
+        """The compressed size of every row group in bytes."""
         groups = (self._file.metadata.row_group(group) for group in range(self._file.num_row_groups))
         return [sum(group.column(n).total_compressed_size for n in range(group.num_columns)) for group in groups]
 
@@ -115,7 +116,7 @@ class ParquetRows:
         self, columns: Sequence[str] | None, *, start: int = 0, first_group: int = 0, last_group: int | None = None
     ) -> Iterator[ParquetRow]:
         """The rows of the row groups [first_group, last_group) after the first `start`, with those of `columns` that
-        the file has (None: all).
+        exist (None: all).
         """
         chosen = [name for name in self.columns if columns is None or name in columns]
         sizes = self.group_sizes
@@ -136,7 +137,7 @@ class ParquetRows:
 
 @contextmanager
 def reading_parquet(source: object) -> Iterator[None]:
-    """A damaged file as a PipelineError that names `source`; errors of the disk or the network stay as they are."""
+    """Raise PipelineError, naming `source`, for a damaged file; disk and network errors pass through."""
     from pyarrow import ArrowInvalid
 
     try:
@@ -144,13 +145,13 @@ def reading_parquet(source: object) -> Iterator[None]:
     except (ArrowInvalid, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        raise PipelineError(f"{source} is not a Parquet file, or is damaged: {error}; fetch it again") from None
+        raise PipelineError(f"{source} is not a Parquet file or is damaged: {error}; download it again") from None
 
 
 class RawFile:
-    """A raw file, opened. `position` of `size` bytes on disk have been read so far, for a progress bar.
+    """An open raw file. `position` of `size` bytes on disk have been read so far, for a progress bar.
 
-    `kind` is one of the values of FORMATS, for a file whose name does not say it.
+    `kind` is one of the values of FORMATS, for a file without a known extension.
     """
 
     def __init__(self, path: Path, *, kind: str | None = None) -> None:
@@ -158,7 +159,7 @@ class RawFile:
         self._kind = kind or format_of(path)
         self.size = path.stat().st_size
         self._file = path.open("rb")
-        self._stream: io.BufferedIOBase = self._file  # kept: pyarrow's, when collected, closes the file below it
+        self._stream: io.BufferedIOBase = self._file  # pyarrow's stream closes this when collected
         self._share_read = 0.0
 
     def __enter__(self) -> "RawFile":
@@ -169,11 +170,11 @@ class RawFile:
 
     @property
     def position(self) -> int:
-        # Parquet is read by pyarrow, which jumps about in the file.
+        # pyarrow reads Parquet with random access.
         return round(self._share_read * self.size) if self._share_read else self._file.tell()
 
     def records(self, *, start: int = 0, columns: Sequence[str] | None = None) -> Iterator[Record]:
-        """The records after the first `start`. Of Parquet only `columns` are read, those that are there.
+        """The records after the first `start`. From Parquet, only those of `columns` that exist are read.
 
         Raises:
             PipelineError: the file is damaged.
@@ -190,7 +191,7 @@ class RawFile:
             if isinstance(error, OSError) and error.errno:
                 raise
             place = f"after record {number}" if number else "at its start"
-            raise PipelineError(f"{self.path} is damaged {place}: {error}; fetch the file again") from error
+            raise PipelineError(f"{self.path} is damaged {place}: {error}; download the file again") from error
 
     def _decompressed(self) -> io.BufferedIOBase:
         compression = self.path.suffix.lower()
@@ -203,7 +204,7 @@ class RawFile:
 
             return io.BufferedReader(bz2.BZ2File(self._file), _BUFFER_BYTES)
         if compression == ".zst":
-            # Not the zstandard package: its reader takes a file that was cut short for a complete one.
+            # Not the zstandard package, whose reader accepts truncated files.
             import pyarrow
 
             return io.BufferedReader(pyarrow.CompressedInputStream(self._file, "zstd"), _BUFFER_BYTES)
@@ -214,7 +215,7 @@ class RawFile:
         return self._stream
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """(number, line); a line that is too long comes as its first MAX_LINE_BYTES + 1 bytes."""
+        """(number, line); only the first MAX_LINE_BYTES + 1 bytes of a line that is too long."""
         stream = self._open_stream()
         number = 0
         while line := stream.readline(MAX_LINE_BYTES + 1):
@@ -236,7 +237,7 @@ class RawFile:
                 yield Record(row.number, row.fields)
 
     def _pages(self, start: int) -> Iterator[Record]:
-        """MediaWiki pages as {title, namespace, redirect, wikitext}, in an XML namespace or none."""
+        """MediaWiki pages as {title, namespace, redirect, wikitext}, with or without an XML namespace."""
         events = ElementTree.iterparse(self._open_stream(), events=("start", "end"))
         _, root = next(events)
         number = 0
@@ -246,13 +247,13 @@ class RawFile:
             number += 1
             if number > start:
                 yield _page_record(number, element)
-            root.clear()  # else the tree of the whole dump grows behind us
+            root.clear()  # otherwise the tree of the whole dump would build up in memory
         if not number and _local_name(root) != "mediawiki":
             found = f"its root is <{_local_name(root)}> and it has no <page>"
-            raise PipelineError(f"{self.path}: {found}; expected a MediaWiki export; move it out of the input")
+            raise PipelineError(f"{self.path}: {found}; expected a MediaWiki export; move the file out of the input")
 
     def _text_pieces(self, start: int) -> Iterator[Record]:
-        """The whole text, or pieces of about TEXT_PIECE_BYTES cut at empty lines, each as {text}."""
+        """The whole text, or pieces of about TEXT_PIECE_BYTES cut at blank lines, each as {text}."""
         for number, piece in enumerate(self._byte_pieces(), 1):
             if number <= start:
                 continue
@@ -281,7 +282,7 @@ class RawFile:
 
 
 def json_record(number: int, line: bytes) -> Record:
-    """The record of one line of JSON."""
+    """The record in a line of JSON."""
     import orjson
 
     try:
@@ -294,7 +295,7 @@ def json_record(number: int, line: bytes) -> Record:
 
 
 def _last_whole_character(data: bytes) -> int:
-    """Where the last character that `data` holds completely ends, so that a forced cut falls between two."""
+    """The end of the last complete character in `data`, so that a forced cut does not split one."""
     start = len(data) - 1
     while start > 0 and data[start] & 0xC0 == 0x80:
         start -= 1
@@ -304,7 +305,7 @@ def _last_whole_character(data: bytes) -> int:
 
 
 def _local_name(element: ElementTree.Element) -> str:
-    """The element's name without its XML namespace."""
+    """The name of an element without its XML namespace."""
     return element.tag.rpartition("}")[2]
 
 

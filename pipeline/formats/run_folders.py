@@ -1,4 +1,4 @@
-"""The folders of training runs: named by their time, listed newest first, found by a file, a folder or ``latest``."""
+"""Find, list and create the folders of training runs."""
 
 import contextlib
 import re
@@ -27,13 +27,13 @@ class Run:
 
     @property
     def newest(self) -> Path:
-        """Where the run continues: at its latest checkpoint, or at the newest file if none has that name."""
+        """The checkpoint to continue from: checkpoint_latest.pt, or the newest file if there is none."""
         latest = self.directory / LATEST_NAME
         return latest if latest in self.checkpoints else self.checkpoints[0]
 
 
 def list_runs(checkpoint_dir: Path) -> list[Run]:
-    """Every folder that holds checkpoints, `checkpoint_dir` itself included; the one written last comes first."""
+    """All folders with checkpoints, including `checkpoint_dir` itself, the most recently written first."""
     if not checkpoint_dir.is_dir():
         return []
     directories = [checkpoint_dir, *(entry for entry in checkpoint_dir.iterdir() if entry.is_dir())]
@@ -42,18 +42,18 @@ def list_runs(checkpoint_dir: Path) -> list[Run]:
 
 
 def _checkpoints_in(directory: Path) -> tuple[Path, ...]:
-    """Newest first; the name decides between files of one moment, so that the order is the same every time."""
+    """Newest first; files with the same time are sorted by name to make the order deterministic."""
     return tuple(sorted(directory.glob("*.pt"), key=lambda path: (path.stat().st_mtime, path.name), reverse=True))
 
 
 def find_checkpoint(argument: str | Path, checkpoint_dir: Path, *, prefix: str = "") -> Path:
-    """The file that a checkpoint argument means: a file, a run's folder (its latest), or ``latest`` (the newest run's).
+    """Resolve a checkpoint argument: a file, a run's folder (its latest), or ``latest`` (of the newest run).
 
-    A name that is not found as a path is looked for in `checkpoint_dir`. `prefix` (``run_``) limits ``latest`` to runs
-    whose folder's name starts with it, and to flat checkpoints.
+    If there is no such path, the name is looked up in `checkpoint_dir`. `prefix` (``run_``) limits ``latest`` to run
+    folders that start with it, and to checkpoints directly in `checkpoint_dir`.
 
     Raises:
-        PipelineError: there is none; names what there is.
+        PipelineError: there is none; the message lists the existing runs.
     """
     runs = list_runs(checkpoint_dir)
     if str(argument) == "latest":
@@ -68,7 +68,7 @@ def find_checkpoint(argument: str | Path, checkpoint_dir: Path, *, prefix: str =
         if path.is_dir():
             return _newest_in(path)
     names = ", ".join(run.directory.name for run in runs[:5]) or "none"
-    raise PipelineError(f"checkpoint {argument} does not exist; runs in {checkpoint_dir}: {names}; or say: latest")
+    raise PipelineError(f"checkpoint {argument} does not exist; runs in {checkpoint_dir}: {names}; or use latest")
 
 
 def _newest_in(directory: Path) -> Path:
@@ -78,11 +78,11 @@ def _newest_in(directory: Path) -> Path:
     runs = list_runs(directory)
     if runs:
         return runs[0].newest
-    raise PipelineError(f"{directory} holds no {_PATTERN}; name a checkpoint, a run's folder, or: latest")
+    raise PipelineError(f"{directory} has no {_PATTERN}; expected a checkpoint, a run's folder, or latest")
 
 
 def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime | None = None) -> Path:
-    """Makes and returns ``<prefix>_YYYY_MM_DD_HH_MM``, with ``_2``, ``_3``, … where that minute has one already."""
+    """Create ``<prefix>_YYYY_MM_DD_HH_MM``, with ``_2``, ``_3``, … if it exists, and return it."""
     stem = f"{prefix}_{now or datetime.now():%Y_%m_%d_%H_%M}"
     make_folder(checkpoint_dir)
     for number in range(1, 10_000):
@@ -91,13 +91,13 @@ def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime |
             folder.mkdir()
             sync_directory(checkpoint_dir)
             return folder
-    raise PipelineError(f"{checkpoint_dir} holds 9,999 runs of one minute; move some of them away")
+    raise PipelineError(f"{checkpoint_dir} has 9,999 runs from the same minute; move some of them away")
 
 
 def prune_step_checkpoints(directory: Path, *, keep_last: int, step: int) -> None:
-    """Deletes all but the `keep_last` newest checkpoint_step_N.pt of a run that is at `step`.
+    """Delete all but the `keep_last` newest checkpoint_step_N.pt of a run that is at `step`.
 
-    Later ones are left alone: the run was resumed from before them and replaces them when it gets there.
+    Later ones are left alone: the run was resumed from an earlier step and will replace them.
     """
     numbered = [(step_of(path), path) for path in directory.glob("checkpoint_step_*.pt")]
     reached = sorted((number, path) for number, path in numbered if number is not None and number <= step)
@@ -106,6 +106,6 @@ def prune_step_checkpoints(directory: Path, *, keep_last: int, step: int) -> Non
 
 
 def step_of(path: Path) -> int | None:
-    """N of checkpoint_step_N.pt, None for other names."""
+    """N in checkpoint_step_N.pt, or None for other names."""
     match = re.fullmatch(r"checkpoint_step_(\d+)\.pt", path.name)
     return int(match[1]) if match else None

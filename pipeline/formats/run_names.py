@@ -1,19 +1,19 @@
-"""The name that `--name` gives a run."""
+"""Validate the run name from `--name`."""
 
 from utils.errors import PipelineError
 
 
 def check_run_name(name: object, *, origin: str) -> str | None:
-    """`name`, which becomes a part of file names, or None.
+    """Check a run name, which becomes part of file names, and return it (or None).
 
     Raises:
-        PipelineError: it cannot be a part of a file name; `origin` says where it came from.
+        PipelineError: it cannot be part of a file name; `origin` says where it came from.
     """
     if name is None:
         return None
     if not isinstance(name, str) or not _is_path_component(name):
         raise PipelineError(
-            f"{origin} {str(name)[:60]!r}: expected one part of a path, at most 100 bytes, without / and \\"
+            f"{origin} {str(name)[:60]!r}: expected a single path component of at most 100 bytes, without / and \\"
         )
     return name
 

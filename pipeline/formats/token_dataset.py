@@ -1,11 +1,11 @@
-"""The token dataset on disk: its names and its only reader. docs/formats.md describes the format.
+"""The reader of token datasets, and their file names. docs/formats.md describes the format.
 
     dataset = TokenDataset.open("data/tokenized_datasets/codellama_test_dataset")
     dataset.num_windows, dataset.num_tokens
     dataset[0]                  # the first window, a view of the memory-mapped stream, uint16
     dataset.files[0]            # the whole stream of tokens_0.npy
 
-Needs NumPy and nothing else. `dataset_writer.py` makes such a folder; older tools' arrays of rows are read too.
+Needs only NumPy. `dataset_writer.py` creates these folders; arrays of rows from older tools can be read too.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ METADATA_NAME = "metadata.json"
 MAX_VOCAB_SIZE = 65_536  # ids that fit in uint16
 _CHECKED_TOKENS = 1 << 24
 _TOKEN_FILE = re.compile(r"tokens_(\d+)\.npy")
-# The types of the values in metadata.json, and in its entry of a file.
+# The types of the values in metadata.json, and in its file entries.
 _KEYS = {
     "tokenizer": dict,
     "vocab_size": int,
@@ -56,28 +56,28 @@ def token_file_name(index: int) -> str:
 
 
 def is_token_file(path: Path) -> bool:
-    """True for the names that `token_file_name` makes."""
+    """True for names created by `token_file_name`."""
     return _TOKEN_FILE.fullmatch(path.name) is not None
 
 
 def num_windows(num_tokens: int, window: int, stride: int) -> int:
-    """Windows over a stream: one every `stride` tokens, and a last one that ends at the stream's end."""
+    """Windows over a stream: one every `stride` tokens, and a last one that ends at the end of the stream."""
     return 0 if num_tokens < window else ceil_div(num_tokens - window, stride) + 1
 
 
 def window_starts(num_tokens: int, window: int, stride: int) -> np.ndarray:
-    """Where each window of a stream begins, int64 (num_windows,). Only the last may overlap its neighbour by more."""
+    """The start of each window in a stream, int64 (num_windows,). Only the last may overlap its neighbour by more."""
     starts = np.arange(num_windows(num_tokens, window, stride), dtype=np.int64) * stride
     return np.minimum(starts, num_tokens - window)
 
 
 @dataclass(frozen=True, repr=False)
 class TokenDataset:
-    """A finished token dataset, memory-mapped.
+    """A complete token dataset, memory-mapped.
 
-    `files` are one-dimensional streams, or two-dimensional arrays with a window a row as older tools wrote them;
-    `names` are their file names, `window` and `stride` are in tokens, ids are below `vocab_size`. `metadata` is empty
-    if another tool wrote it.
+    `files` are one-dimensional streams, or two-dimensional arrays from older tools with one window per row; `names` are
+    their file names. `window` and `stride` are in tokens, and ids are below `vocab_size`. `metadata` is empty if it is
+    from another tool.
     """
 
     directory: Path
@@ -98,14 +98,15 @@ class TokenDataset:
         vocab_size: int | None = None,
         command: str = "",
     ) -> "TokenDataset":
-        """The dataset in `directory`, windowed as its metadata says unless `window` and `stride` are given.
+        """Open the dataset in `directory`, with the windows in its metadata unless `window` and `stride` are given.
 
         Args:
-            vocab_size: the model's; the metadata's if None.
-            command: what makes this dataset, named if it is not complete.
+            vocab_size: the model's; None: from the metadata.
+            command: the command that creates this dataset, for the error if it is incomplete.
 
         Raises:
-            PipelineError: no metadata.json; a file missing, cut short, of another type or shorter than a window.
+            PipelineError: no metadata.json, or a file is missing, truncated, of the wrong type or shorter than a
+                window.
         """
         directory = Path(directory)
         content = read_metadata(directory, command=command)
@@ -127,12 +128,12 @@ class TokenDataset:
 
     @property
     def is_windowed(self) -> bool:
-        """True if the arrays hold one window a row (older tools), so that the window cannot be chosen."""
+        """True if the arrays have one window per row (from older tools), so that the window is fixed."""
         return self.files[0].ndim == 2
 
     @property
     def is_foreign(self) -> bool:
-        """True if another tool wrote its metadata.json, of which only window and stride are used."""
+        """True if metadata.json is from another tool; then only window and stride are used."""
         return not self.metadata
 
     @property
@@ -149,7 +150,7 @@ class TokenDataset:
         return len(tokens) if tokens.ndim == 2 else num_windows(len(tokens), self.window, self.stride)
 
     def starts_of(self, file: int) -> np.ndarray:
-        """Where each window of one file begins in that file's flat stream, int64 (windows,)."""
+        """The start of each window of a file in its flat stream, int64 (windows,)."""
         if self.is_windowed:
             return np.arange(len(self.files[file]), dtype=np.int64) * self.window
         return window_starts(len(self.files[file]), self.window, self.stride)
@@ -158,7 +159,7 @@ class TokenDataset:
         return self.num_windows
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Window `index` over all files, uint16 (window,): a view, nothing is copied."""
+        """Window `index` over all files, uint16 (window,), as a view."""
         if not 0 <= index < self.num_windows:
             raise IndexError(f"window {index} of {self.num_windows}")
         file = bisect_right(self._window_ends, index)
@@ -173,27 +174,27 @@ class TokenDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the data: sha256 over the files' sha256 in order. Checkpoints keep it."""
+        """Identifies the data: the sha256 of the files' sha256 in order. Stored in checkpoints."""
         sums = [entry["sha256"] for entry in self.metadata.get("files", [])]
         return hashlib.sha256("\n".join(sums or map(_sum_of_ends, self.files)).encode()).hexdigest()
 
     def damaged_files(self) -> Iterator[str]:
-        """Names of files whose bytes no longer have the sha256 of the metadata; reads everything, file by file."""
+        """The names of files that no longer match their sha256 in the metadata; reads everything, file by file."""
         for entry in self.metadata.get("files", []):
             path = self.directory / entry["name"]
             if not path.exists() or sha256_of(path) != entry["sha256"]:
                 yield entry["name"]
 
     def refuse_unknown_ids(self, tokens: np.ndarray) -> None:
-        """Raise PipelineError if `tokens`, read from this dataset, holds an id that the vocabulary does not have."""
+        """Raise PipelineError if `tokens`, read from this dataset, has an id outside the vocabulary."""
         if tokens.size and tokens.max() >= self.vocab_size:
             self.check_ids()
 
     def check_ids(self) -> None:
-        """Read everything and refuse an id that the vocabulary does not have.
+        """Read everything and check that all ids are in the vocabulary.
 
         Raises:
-            PipelineError: there is one; names its file and position.
+            PipelineError: one is not; the message has its file and position.
         """
         for name, tokens in zip(self.names, self.files, strict=True):
             flat = tokens.reshape(-1)
@@ -202,9 +203,9 @@ class TokenDataset:
                 if block.max() >= self.vocab_size:
                     position = start + int(np.argmax(block >= self.vocab_size))
                     raise PipelineError(
-                        f"{self.directory / name} holds id {flat[position]} at position {position:,}, expected ids "
-                        f"below {self.vocab_size:,}, the size of the vocabulary; choose the tokenizer and the model "
-                        "that belong to this dataset (model.vocab_size), or make the dataset again"
+                        f"{self.directory / name} has id {flat[position]} at position {position:,}; expected ids "
+                        f"below {self.vocab_size:,}, the size of the vocabulary; use the tokenizer and the model "
+                        "of this dataset (model.vocab_size), or prepare the dataset again"
                     )
 
     @cached_property
@@ -215,13 +216,13 @@ class TokenDataset:
         for index, tokens in enumerate(self.files):
             if self.windows_of(index) == 0:
                 raise PipelineError(
-                    f"{self.directory.name}/{self.names[index]} holds {tokens.size} tokens, fewer than one window of "
-                    f"{self.window}; prepare more text, or take a shorter window with --set dataset.window=N"
+                    f"{self.directory.name}/{self.names[index]} has {tokens.size} tokens, fewer than one window of "
+                    f"{self.window}; prepare more text, or use a shorter window with --set dataset.window=N"
                 )
 
 
 def read_metadata(directory: Path, *, command: str = "") -> dict[str, Any]:
-    """metadata.json of a complete dataset; if another tool wrote it, only its `window` and `stride`.
+    """metadata.json of a complete dataset; only `window` and `stride` if it is from another tool.
 
     Raises:
         PipelineError: there is none, or it is ours and damaged.
@@ -231,7 +232,7 @@ def read_metadata(directory: Path, *, command: str = "") -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        state = "is not complete: it has no metadata.json" if directory.is_dir() else "does not exist"
+        state = "is incomplete: it has no metadata.json" if directory.is_dir() else "does not exist"
         raise PipelineError(f"token dataset {directory} {state}; {hint}{or_quickstart(directory)}") from None
     except OSError as error:
         raise PipelineError(f"{path} cannot be read: {error.strerror}; {hint}") from None
@@ -242,14 +243,14 @@ def read_metadata(directory: Path, *, command: str = "") -> dict[str, Any]:
         content, problem = None, f"is not JSON ({error})"
     if isinstance(content, dict) and "format_version" in content and not problem:
         return content
-    if problem and not _holds_rows(directory):  # only our own datasets are one-dimensional and depend on it
+    if problem and not _holds_rows(directory):  # only our own datasets are one-dimensional and need it
         raise PipelineError(f"{path} {problem}; {hint} --restart")
     return _hints(content)
 
 
 @dataclass(frozen=True)
 class PreparedWindows:
-    """How a dataset was windowed when it was made; None if it does not say. `is_fixed`: its arrays are rows."""
+    """The windows a dataset was prepared with, or None if unknown. `is_fixed`: its arrays are rows."""
 
     window: int | None
     stride: int | None = None
@@ -261,7 +262,7 @@ def prepared_windows(directory: Path) -> PreparedWindows:
     """The windows of a complete dataset.
 
     Raises:
-        PipelineError: as `read_metadata` does.
+        PipelineError: as in `read_metadata`.
     """
     content = read_metadata(directory)
     if "format_version" not in content and _holds_rows(directory):
@@ -284,7 +285,7 @@ def _has_valid_seal(content: Mapping[str, Any]) -> bool:
 
 
 def _metadata_problem(content: object) -> str:
-    """The fault of metadata in our format, or an empty string; another tool's is not checked."""
+    """The problem with metadata in our format, or an empty string; metadata from other tools is not checked."""
     if not isinstance(content, dict) or "format_version" not in content:
         return ""
     if content["format_version"] != FORMAT_VERSION:
@@ -300,7 +301,7 @@ def _metadata_problem(content: object) -> str:
     for entry in content["files"]:
         problem = _type_problem(entry, _FILE_KEYS, required=_FILE_KEYS)
         if problem or not _TOKEN_FILE.fullmatch(entry["name"]):
-            return problem or f"is damaged: it names a file {entry['name']!r}, expected tokens_N.npy"
+            return problem or f"is damaged: it lists a file {entry['name']!r}, expected tokens_N.npy"
     if not _has_valid_seal(content):
         return "is damaged: its content does not match its checksum"
     return ""
@@ -308,7 +309,7 @@ def _metadata_problem(content: object) -> str:
 
 def _type_problem(content: object, types: Mapping[str, type], *, required: Iterable[str]) -> str:
     if not isinstance(content, dict):
-        return f"is damaged: it holds {content!r:.40} in place of a file's entry"
+        return f"is damaged: it has {content!r:.40} instead of a file entry"
     for key, expected in types.items():
         value = content.get(key)
         if (value is None and key in required) or not (value is None or type(value) is expected):
@@ -333,7 +334,7 @@ def _open_listed_files(directory: Path, metadata: Mapping[str, Any]) -> dict[str
         expected = entry["tokens"]
         tokens = _map_file(directory / name)
         if tokens.shape != (expected,):
-            _refuse_file(directory / name, f"has shape {tokens.shape}, metadata.json says {expected} tokens")
+            _refuse_file(directory / name, f"has shape {tokens.shape}, but metadata.json says {expected} tokens")
         # np.load ignores bytes after the array.
         extra = (directory / name).stat().st_size - tokens.offset - tokens.nbytes
         if extra:
@@ -343,15 +344,15 @@ def _open_listed_files(directory: Path, metadata: Mapping[str, Any]) -> dict[str
 
 
 def _open_found_files(directory: Path) -> dict[str, np.ndarray]:
-    """`tokens_*.npy` in the order of their numbers; all must have rows of one length, or none."""
+    """`tokens_*.npy` sorted by number. Either all have rows of the same length, or none has rows."""
     files: dict[str, np.ndarray] = {path.name: _map_file(path) for path in _found_paths(directory)}
     if not files:
-        raise PipelineError(f"token dataset {directory} holds no tokens_*.npy; make it with python3 dataset_prep.py")
+        raise PipelineError(f"token dataset {directory} has no tokens_*.npy; create it with python3 dataset_prep.py")
     rows = {tokens.shape[1:] for tokens in files.values()}
     dimensions = {tokens.ndim for tokens in files.values()}
     if len(rows) > 1 or dimensions not in ({1}, {2}):
         shapes = ", ".join(f"{name} {tokens.shape}" for name, tokens in files.items())
-        raise PipelineError(f"token dataset {directory} has {shapes}; expected streams, or rows of one length")
+        raise PipelineError(f"token dataset {directory} has {shapes}; expected streams, or rows of the same length")
     return files
 
 
@@ -368,15 +369,15 @@ def _map_file(path: Path) -> np.memmap:
     except (OSError, ValueError, TypeError, OverflowError, SyntaxError, TokenError) as error:
         _refuse_file(path, f"is damaged or cut short ({error})")
     if tokens.dtype != np.uint16:
-        raise PipelineError(f"token file {path} holds {tokens.dtype}, expected uint16")
+        raise PipelineError(f"token file {path} has type {tokens.dtype}; expected uint16")
     return tokens
 
 
 def _refuse_file(path: Path, problem: str) -> NoReturn:
-    raise PipelineError(f"token file {path} {problem}; copy it again, or make the dataset again with --restart")
+    raise PipelineError(f"token file {path} {problem}; copy it again, or prepare the dataset again with --restart")
 
 
 def _sum_of_ends(tokens: np.ndarray) -> str:
-    """Older datasets have no sha256: their shape and first and last thousand tokens identify them."""
+    """Older datasets have no sha256; they are identified by their shape and first and last thousand tokens."""
     flat = tokens.reshape(-1)
     return f"{tokens.shape}{hashlib.sha256(flat[:1000].tobytes() + flat[-1000:].tobytes()).hexdigest()}"

@@ -1,6 +1,6 @@
-"""Checks a zip file's members against their CRC-32: torch.load reads a flipped bit without a word.
+"""Verify the CRC-32 of a zip file's members, because torch.load silently accepts flipped bits.
 
-damage = zip_damage(path)          # "data/0 does not match its checksum", or "" if the file is sound
+damage = zip_damage(path)          # "data/0 does not match its checksum", or "" if the file is intact
 """
 
 import struct
@@ -14,7 +14,7 @@ _SIGNATURE = b"PK\x03\x04"
 
 
 def zip_damage(path: Path) -> str:
-    """What is wrong with the first damaged member of an uncompressed zip file, as torch.save writes it."""
+    """The problem with the first damaged member of an uncompressed zip file, as written by torch.save."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         try:
             members = zipfile.ZipFile(file).infolist()
@@ -27,7 +27,7 @@ def zip_damage(path: Path) -> str:
 
 
 def _is_sound(member: zipfile.ZipInfo, content: mmap) -> bool:
-    """Whether the bytes that torch will read are those that were written."""
+    """Whether the bytes that torch will read are intact."""
     header = content[member.header_offset : member.header_offset + _LOCAL_HEADER.size]
     if len(header) < _LOCAL_HEADER.size or member.compress_type != zipfile.ZIP_STORED:
         return False

@@ -1,4 +1,4 @@
-"""The generation loop: rows join, each step gives every row its next token, rows leave when they are done.
+"""The generation loop: rows join, every step generates a token for each row, and rows leave when they are done.
 
     batch = BatchGenerator(model, tokenizer, max_rows=16)
     row = batch.join(prompt_ids, GenerationSettings(max_length=50, seed=1))
@@ -6,7 +6,7 @@
         for event in batch.step():
             print(event.row, event.text, event.finish_reason)
 
-A row's tokens depend on its prompt and settings alone, to rounding, whichever rows share the batch. Not thread-safe.
+Up to rounding, a row's tokens depend only on its prompt and settings, not on other rows in the batch. Not thread-safe.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,19 +23,19 @@ from pipeline.generation.text_stream import TextStream
 from pipeline.modeling.kv_cache import KVCache
 from pipeline.tokenization.interface import Tokenizer
 
-PREFILL_TOKENS = 512  # at most in one step, so that a long prompt does not hold up the rows that are writing
+PREFILL_TOKENS = 512  # maximum per step, so that a long prompt does not delay the other rows
 
 Decoder = Callable[[Tensor, KVCache], Tensor]  # tokens (B,), their rows of the cache → logits (B, V)
-TopLogprobs = tuple[tuple[int, float], ...]  # ids and log-probabilities, likeliest first
+TopLogprobs = tuple[tuple[int, float], ...]  # ids and log-probabilities, most likely first
 
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """The token that a step gave one row."""
+    """A row's token from one step."""
 
     row: int  # what `join` returned
     token_id: int
-    text: str  # what became certain: whole characters, cut before a stop string; "" without a tokenizer
+    text: str  # newly certain text: whole characters, cut before a stop string; "" without a tokenizer
     finish_reason: str | None = None  # "stop" (EOS or a stop string), "length"; None: the row continues
     logprob: float | None = None  # in the model's own distribution, before temperature and filters
     top_logprobs: TopLogprobs | None = None
@@ -50,17 +50,17 @@ class _Row:
     text: TextStream | None
     seen: Tensor | None  # (V,), for the repetition penalty
     num_new: int = 0
-    to_read: list[int] = field(default_factory=list)  # by the prefill: the prompt, or what a slide kept
+    to_read: list[int] = field(default_factory=list)  # by the prefill: the prompt, or what is left after a slide
 
 
 @dataclass(eq=False)
 class _Prefill:
-    """Rows whose prompts are being read, in a separate cache, padded on the right to the longest."""
+    """Rows whose prompts are being read, in a separate cache, right-padded to the longest."""
 
     rows: list[_Row]
     ids: Tensor  # (B, T)
     cache: KVCache
-    last_hidden: Tensor  # (B, C), at each row's last token, filled in when the reading reaches it
+    last_hidden: Tensor  # (B, C), at each row's last token, filled in when it is read
 
     @property
     def is_done(self) -> bool:
@@ -68,12 +68,12 @@ class _Prefill:
 
 
 class BatchGenerator:
-    """Up to `max_rows` continuations at once over one model.
+    """Generate up to `max_rows` continuations with one model in parallel.
 
     Args:
-        tokenizer: gives events their text, finds stop strings and knows the end-of-text id; None: tokens only, and the
-            id is the model's own, if its checkpoint recorded one.
-        max_length: positions a row may take, prompt and new tokens; None: the model's context.
+        tokenizer: decodes text, finds stop strings and defines the end-of-text id. None: tokens only, with the
+            end-of-text id stored in the model's checkpoint, if any.
+        max_length: maximum positions per row, prompt and new tokens; None: the model's context.
         decoder: computes one step for the given rows; None: the model's own forward.
     """
 
@@ -100,15 +100,15 @@ class BatchGenerator:
 
     @property
     def num_rows(self) -> int:
-        """Rows that have not finished: waiting, being read, or writing."""
+        """The number of unfinished rows: waiting, reading their prompt, or generating."""
         being_read = len(self._prefill.rows) if self._prefill else 0
         return len(self._waiting) + being_read + len(self._active)
 
     def join(self, prompt_ids: Sequence[int], settings: GenerationSettings) -> int:
-        """Add a prompt; its first token comes with a later step. Returns the number that its events carry.
+        """Add a prompt; its first token comes in a later step. Returns the row number used in its events.
 
         Raises:
-            PipelineError: an empty prompt, an unknown id, more tokens than the context holds.
+            PipelineError: an empty prompt, an unknown id, or more tokens than fit in the context.
         """
         assert self.num_rows < self.max_rows, f"all {self.max_rows} rows are taken"
         ids = [int(token) for token in prompt_ids]
@@ -126,7 +126,7 @@ class BatchGenerator:
         return self._num_joined
 
     def leave(self, number: int) -> None:
-        """Free a row at once, whatever its state; the number of a row that has finished is not an error."""
+        """Free a row immediately, in any state. The number of a finished row is not an error."""
         self._waiting = [row for row in self._waiting if row.number != number]
         if self._prefill and number in [row.number for row in self._prefill.rows]:
             others = [row for row in self._prefill.rows if row.number != number]
@@ -139,9 +139,9 @@ class BatchGenerator:
 
     @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
-        """Read up to `PREFILL_TOKENS` of new prompts and write one token in every row that has been read.
+        """Read up to `PREFILL_TOKENS` of new prompts, and generate a token for every row whose prompt is complete.
 
-        The list is empty while only a long prompt is being read.
+        Returns an empty list while only a long prompt is being read.
         """
         with _evaluating(self.model):
             self._slide_full_rows()
@@ -164,7 +164,7 @@ class BatchGenerator:
         )
 
     def _slide_full_rows(self) -> None:
-        """Rows at the end of the context drop their oldest half; the rest is read again, from position 0."""
+        """Drop the oldest half of rows that reached the end of the context; the rest is read again from position 0."""
         for index in reversed(range(len(self._active))):
             row = self._active[index]
             if self._cache.lengths[index] >= self.context:
@@ -173,7 +173,8 @@ class BatchGenerator:
                 self._waiting.insert(0, row)
 
     def _read_prompts(self) -> list[Tensor]:
-        """One chunk of prefill; the logits of the rows that it completed, which are active from now on."""
+        """Read one chunk of prompts. Returns the logits of the rows that this completes; they are active from now
+        on."""
         prefill = self._prefill = self._prefill or self._start_prefill()
         start = prefill.cache.lengths[0]
         stop = min(start + max(1, PREFILL_TOKENS // len(prefill.rows)), prefill.ids.shape[1])
@@ -191,7 +192,7 @@ class BatchGenerator:
         return [self.model.project(prefill.last_hidden)]
 
     def _start_prefill(self) -> _Prefill:
-        """Take the first waiting rows, as many as fit in a step when padded, at least one."""
+        """Take the first waiting rows: as many as fit in a step when padded, and at least one."""
         count = 1
         longest = len(self._waiting[0].to_read)
         for row in self._waiting[1:]:
@@ -209,7 +210,7 @@ class BatchGenerator:
         return _Prefill(rows, ids, self._new_cache(count, longest), last_hidden)
 
     def _sample(self, logits: Tensor) -> list[TokenEvent]:
-        """One token for each active row from `logits` (B, V); finished rows are freed."""
+        """Sample a token for each active row from `logits` (B, V), and free finished rows."""
         rows = self._active
         settings = [row.settings for row in rows]
         uniform = torch.cat([torch.rand(1, generator=row.generator) for row in rows]).to(logits.device)
@@ -243,7 +244,7 @@ class BatchGenerator:
         return TokenEvent(row.number, token, text, reason, logprob, top)
 
     def _free(self, index: int) -> None:
-        """Remove a row from the active ones; the last one moves to its place, so that they stay contiguous."""
+        """Remove an active row; the last one moves into its place to keep them contiguous."""
         last = len(self._active) - 1
         if index != last:
             self._cache.copy_row(self._cache, last, index, length=self._cache.lengths[last])
@@ -252,7 +253,7 @@ class BatchGenerator:
 
 
 def _seeded_generator(seed: int | None) -> torch.Generator:
-    """On the CPU, so that a seed gives the same numbers on every device; None: seeded by the system."""
+    """A generator on the CPU, so that a seed gives the same numbers on every device; None: a random seed."""
     generator = torch.Generator()
     if seed is None:
         generator.seed()
@@ -262,7 +263,7 @@ def _seeded_generator(seed: int | None) -> torch.Generator:
 
 
 def _logprobs(logits: Tensor, token: int, count: int | None) -> tuple[float | None, TopLogprobs | None]:
-    """The token's log-probability in `logits` (V,), and the `count` likeliest tokens with theirs."""
+    """The token's log-probability in `logits` (V,), and the `count` most likely tokens with theirs."""
     if count is None:
         return None, None
     logprobs = logits.float().log_softmax(-1)  # (V,)
@@ -272,7 +273,7 @@ def _logprobs(logits: Tensor, token: int, count: int | None) -> tuple[float | No
 
 @contextmanager
 def _evaluating(model: TransformerLM) -> Iterator[None]:
-    """Without dropout; afterwards the model is in the mode it was in."""
+    """Disable dropout inside the block, then restore the model's mode."""
     was_training = model.training
     if was_training:
         model.eval()

@@ -1,4 +1,4 @@
-"""The options that load checkpoints and write with them, shared by the terminal and the server.
+"""Options for loading checkpoints and sampling, shared by the terminal and the server.
 
 parser = stage_parser(__doc__)
 add_model_options(parser)       # --checkpoint, --tokenizer, --device, --dtype, --quantize
@@ -20,18 +20,20 @@ class _SamplingOption(NamedTuple):
 
 
 _SAMPLING_OPTIONS = (
-    _SamplingOption("max_length", "N", int, "new tokens at most"),
-    _SamplingOption("temperature", "T", float, "0: always the likeliest token"),
-    _SamplingOption("top_k", "K", int, "draw from the K likeliest tokens; 0: from all"),
-    _SamplingOption("top_p", "P", float, "draw from the likeliest tokens that add up to probability P; 1: from all"),
-    _SamplingOption("min_p", "P", float, "draw from tokens at least P times as likely as the likeliest; 0: from all"),
+    _SamplingOption("max_length", "N", int, "maximum number of new tokens"),
+    _SamplingOption("temperature", "T", float, "0: always the most likely token"),
+    _SamplingOption("top_k", "K", int, "sample from the K most likely tokens; 0: from all"),
+    _SamplingOption(
+        "top_p", "P", float, "sample from the most likely tokens that add up to probability P; 1: from all"
+    ),
+    _SamplingOption("min_p", "P", float, "sample from tokens at least P times as likely as the top token; 0: from all"),
     _SamplingOption("repetition_penalty", "R", float, "above 1: less repetition"),
     _SamplingOption("seed", "S", int, "the same seed gives the same text"),
 )
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, checkpoint_help: str) -> None:
-    """Add the choice of checkpoints and how they are loaded; `checkpoint_help` says what several of them are for."""
+    """Add options for choosing and loading checkpoints; `checkpoint_help` explains what several are for."""
     parser.add_argument("--checkpoint", metavar="[NAME=]PATH", action="append", default=[], help=checkpoint_help)
     parser.add_argument(
         "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoints' tokenizer"
@@ -47,12 +49,12 @@ def add_model_options(parser: argparse.ArgumentParser, *, checkpoint_help: str) 
         "--quantize",
         dest="generation.quantize",
         choices=("int8", "none"),
-        help="int8: weights rounded to int8, a quarter of the memory and faster (CPU)",
+        help="int8: int8 weights, a quarter of the memory and faster (CPU)",
     )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """Add one option for each key of `generation` that decides which token is drawn."""
+    """Add an option for each key of `generation` that affects sampling."""
     for option in _SAMPLING_OPTIONS:
         parser.add_argument(
             f"--{option.key.replace('_', '-')}",

@@ -1,10 +1,10 @@
-"""The compiled decode step: read from a cache on disk, or compiled, once for each shape of model.
+"""The compiled decode step, loaded from a disk cache or compiled once per model shape.
 
-    decoder = compiled_decoder(model, "auto")           # None if it does not pay off
+    decoder = compiled_decoder(model, "auto")           # None if there is none
     stream_text(model, tokenizer, prompt, settings, decoder=decoder)
 
-Compiling takes most of a minute, which a short answer never earns back; so `auto` uses a step that was compiled before,
-and only `on` compiles one. The file holds code but no weights: all checkpoints of a shape share it.
+Compiling takes up to a minute, which a short answer never earns back, so `auto` uses a step from the cache and only
+`on` compiles one. The file contains code but no weights, so all checkpoints of the same shape share it.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ def compiled_decoder(model: TransformerLM, mode: str) -> "CompiledDecoder | None
     """A decoder for `BatchGenerator`, or None to use the model's own forward.
 
     Args:
-        mode: ``off``; ``auto``: if it was compiled before; ``on``: compile it now if necessary.
+        mode: ``off``; ``auto``: only if it is in the cache; ``on``: compile it if necessary.
 
     Raises:
-        PipelineError: `on`, and it cannot be compiled on this device or without a compiler.
+        PipelineError: `on`, but the device is not a CPU or there is no compiler.
     """
     if mode == "off":
         return None
@@ -43,14 +43,14 @@ def compiled_decoder(model: TransformerLM, mode: str) -> "CompiledDecoder | None
     if mode == "auto" and (problem or not path.exists()):
         return None
     if problem:
-        raise PipelineError(f"generation.compile is on, but {problem}; run it with --set generation.compile=auto")
+        raise PipelineError(f"generation.compile is on, but {problem}; use --set generation.compile=auto")
     if not path.exists():
         _compile(model, path)
     return CompiledDecoder(model, path)
 
 
 def cache_path(model: TransformerLM) -> Path:
-    """The file of the compiled step for this model's shape; the name changes with everything that goes into it."""
+    """The file of the compiled step for this model's shape; its name depends on everything that affects the code."""
     config = model.config
     options = [config.num_attention_heads, config.num_key_value_heads, config.activation, config.norm, config.norm_eps]
     content = {
@@ -69,13 +69,13 @@ def cache_path(model: TransformerLM) -> Path:
 def _problem(model: TransformerLM) -> str:
     """Why the step cannot be compiled here, or an empty string."""
     if model.device.type != "cpu":
-        return f"it is for the CPU, the model is on {model.device.type}"
+        return f"it works only on the CPU and the model is on {model.device.type}"
     return cpp_compiler_problem()
 
 
 def _compile(model: TransformerLM, path: Path) -> None:
-    """Compile the step and write it to `path`, whole or not at all."""
-    print("compiling the decode step for this shape of model; once, it takes about a minute …", file=sys.stderr)
+    """Compile the step and write it to `path` atomically."""
+    print("compiling the decode step for this model shape; this takes about a minute, once …", file=sys.stderr)
     config = model.config
     keys = torch.zeros(config.num_hidden_layers, config.num_key_value_heads, 64, config.head_dim, dtype=model.dtype)
     angles = torch.ones(config.head_dim // 2)
@@ -84,7 +84,7 @@ def _compile(model: TransformerLM, path: Path) -> None:
     shapes = (None, None, None, {2: size}, {2: size}, {0: past})
     make_folder(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch's own, about its own modules
+        warnings.simplefilter("ignore")  # torch warns about its own modules
         program = torch.export.export(DecodeStep(model), example, dynamic_shapes=shapes)
         options = {"aot_inductor.package_constants_in_so": False}
         made = torch._inductor.aoti_compile_and_package(
@@ -94,20 +94,20 @@ def _compile(model: TransformerLM, path: Path) -> None:
 
 
 class CompiledDecoder:
-    """Decodes a single row with the compiled step, several rows with the model's own forward."""
+    """Decode a single row with the compiled step, and several rows with the model's own forward."""
 
     def __init__(self, model: TransformerLM, path: Path) -> None:
         self._model = model
-        # This is what torch._inductor.aoti_load_package wraps. It takes a millisecond; importing torch._inductor alone
+        # torch._inductor.aoti_load_package wraps this. The call takes a millisecond, but importing torch._inductor
         # takes longer than a short answer.
         self._step = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
         weights = DecodeStep(model).state_dict()
         constants = {name: weights[name] for name in self._step.get_constant_fqns()}
         use_inactive = False
-        check_full_update = True  # all of them at once
-        user_managed = True  # the model's own memory, not a copy of it
+        check_full_update = True  # update all constants
+        user_managed = True  # use the model's memory instead of a copy
         self._step.load_constants(constants, use_inactive, check_full_update, user_managed)
-        self._constants = constants  # kept alive here: the step only borrows them
+        self._constants = constants  # keep them alive, because the step only borrows them
         self._past = torch.zeros(model.config.context_length)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:

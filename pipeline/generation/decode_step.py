@@ -1,8 +1,8 @@
-"""One token through the model for one row, written for the compiler (CPU).
+"""The forward pass of one token for one row, written for the compiler (CPU).
 
-Every product with a weight is a multiplication and a sum over the last axis, not F.linear: Inductor then generates a
-loop that reads the weight at the speed of the memory; the library's matrix-vector product reaches a third of it.
-Attention over the cache is written the same way and is twice as fast as the fused kernel for a single query.
+Every product with a weight is a multiplication and a sum over the last axis instead of F.linear: Inductor turns these
+into a loop that reads the weight at memory bandwidth, while the library's matrix-vector product reaches a third of it.
+Attention over the cache is written the same way, and is twice as fast as the fused kernel for a single query.
 """
 
 import torch
@@ -16,9 +16,9 @@ from utils.rope import apply_rotary
 
 
 class DecodeStep(nn.Module):
-    """The forward pass of a `TransformerLM` for one token of one row; computes in float32 whatever the weights' type.
+    """The forward pass of a `TransformerLM` for one token of one row, in float32 for any type of weights.
 
-    It does not write to the cache: it returns the new keys and values, and the caller stores them.
+    It does not write to the cache; the caller stores the keys and values that it returns.
     """
 
     def __init__(self, model: TransformerLM) -> None:
@@ -34,9 +34,9 @@ class DecodeStep(nn.Module):
 
         Args:
             token: (1,).
-            cos, sin: (D/2,), of the token's position.
+            cos, sin: (D/2,), for the token's position.
             keys, values: (L, K, S, D), one row of a cache.
-            past: (P,), any numbers; its length says how many of the S positions are valid, at least 1.
+            past: (P,), with any values; only its length counts, the number of valid positions (at least 1).
         """
         count = past.shape[0]
         x = _embed(self.decoder.embed_tokens, token)  # (C,)
@@ -69,8 +69,8 @@ def _embed(embedding: WeightMatrix, token: Tensor) -> Tensor:
 
 
 def _product(layer: WeightMatrix, x: Tensor) -> Tensor:
-    """(N, C) times (C,) → (N,); int8 weights have a scale for each of their N rows."""
-    # A view by strides makes Inductor store `x`. Otherwise it moves what computes `x`, a norm or an activation, into
+    """(N, C) times (C,) → (N,); int8 weights have a scale for each of the N rows."""
+    # A strided view makes Inductor materialize `x`. Otherwise it fuses the norm or activation that computes `x` into
     # the inner loop and repeats it for all N rows, which halves the speed with bfloat16 weights.
     x = x.as_strided(x.shape, x.stride())
     y = (layer.weight.float() * x).sum(-1)

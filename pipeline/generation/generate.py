@@ -1,4 +1,4 @@
-"""Continue one prompt or several: as a stream of events, tokens or text, or as whole tensors with `generate`.
+"""Continue one or several prompts: as a stream of events, tokens or text, or as tensors with `generate`.
 
     settings = GenerationSettings(max_length=100, seed=1)
     for piece in stream_text(model, tokenizer, "Once upon a time", settings):
@@ -22,7 +22,7 @@ from utils.errors import PipelineError, did_you_mean
 if TYPE_CHECKING:
     from model import TransformerLM
 
-# The names that other libraries give to the options of `generate`.
+# What other libraries call the options of `generate`.
 _ELSEWHERE = {
     "max_new_tokens": "max_length",
     "max_tokens": "max_length",
@@ -66,7 +66,7 @@ def stream_events(
     tokenizer: Tokenizer | None = None,
     decoder: Decoder | None = None,
 ) -> Iterator[TokenEvent]:
-    """One event per token: id, text, log-probabilities if the settings ask for them, and in the last one the reason."""
+    """One event per token: id, text, log-probabilities if requested, and the finish reason in the last one."""
     length = len(prompt_ids) + settings.max_length
     batch = BatchGenerator(model, tokenizer, max_length=length, decoder=decoder)
     batch.join(prompt_ids, settings)
@@ -77,7 +77,7 @@ def stream_events(
 def stream_tokens(
     model: "TransformerLM", prompt_ids: Sequence[int], settings: GenerationSettings, *, decoder: Decoder | None = None
 ) -> Iterator[int]:
-    """The new tokens, without the model's EOS that ends them."""
+    """The new tokens, without the final EOS."""
     for event in stream_events(model, prompt_ids, settings, decoder=decoder):
         if event.finish_reason != "stop":
             yield event.token_id
@@ -91,8 +91,7 @@ def stream_text(
     *,
     decoder: Decoder | None = None,
 ) -> Iterator[str]:
-    """The continuation's text, as soon as it is certain. BOS is put before a text, as before documents, but not before
-    ids."""
+    """The text of the continuation as soon as it is certain. Texts get a BOS in front, like documents; ids do not."""
     ids = encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
     for event in stream_events(model, ids, settings, tokenizer=tokenizer, decoder=decoder):
         if event.text:
@@ -100,7 +99,7 @@ def stream_text(
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """A text's ids after BOS.
+    """BOS followed by the ids of `text`.
 
     Raises:
         PipelineError: the text is empty or not valid UTF-8.
@@ -117,11 +116,10 @@ def generate_batch(
     max_rows: int = 32,
     decoder: Decoder | None = None,
 ) -> list[list[int]]:
-    """The new tokens of every prompt, with the EOS that ends them: the tokenizer's, or the model's own without one.
+    """The new tokens of every prompt, with the final EOS (the tokenizer's, or the model's own without a tokenizer).
 
-    A prompt's continuation does not depend on the others, to rounding. With a seed, prompt i draws from its own
-    generator, seeded with ``seed + i``. `max_rows` are computed at once; when one is done, the next prompt takes its
-    place.
+    Up to rounding, continuations do not depend on the other prompts. With a seed, prompt i has its own generator,
+    seeded with ``seed + i``. `max_rows` prompts run in parallel; when one is done, the next takes its place.
     """
     if not prompts:
         return []
@@ -147,36 +145,38 @@ def generate(
     attention_mask: Tensor | None = None,
     **options: Unpack[GenerateOptions],
 ) -> Tensor:
-    """The prompt with its continuation: (T,) → (T + N,), (B, T) → (B, T + N), shorter rows padded with EOS.
+    """The prompt and its continuation: (T,) → (T + N,), (B, T) → (B, T + N), shorter rows padded with EOS.
 
-    A row ends at `model.eos_id`, which a loaded model has from its checkpoint; a new model has none, so every row gets
-    `max_length` tokens.
+    A row ends at `model.eos_id`, which comes from the checkpoint. A new model has none, so every row gets `max_length`
+    tokens.
 
     Args:
-        attention_mask: (B, T), 0 where a row is padded, on either side; padding stays in the result but is not read.
+        attention_mask: (B, T), 0 for padding on either side; padding stays in the result but is not read.
         options: fields of `GenerationSettings`; `max_length` counts new tokens. Nothing is added to the prompt.
 
     Raises:
-        PipelineError: an unknown option, or a value or prompt that is not allowed.
+        PipelineError: an unknown option, or an invalid value or prompt.
     """
     _refuse_unknown(options)
     settings = GenerationSettings(**options)
     if isinstance(prompt_ids, str):
-        raise PipelineError("generate: the prompt is text; expected token ids: tokenizer.encode(text, add_bos=True)")
+        raise PipelineError(
+            "generate: the prompt is a string; expected token ids: tokenizer.encode(text, add_bos=True)"
+        )
     prompt = torch.as_tensor(prompt_ids)
     rows = prompt if prompt.dim() == 2 else prompt[None]  # (B, T)
     mask = torch.ones_like(rows) if attention_mask is None else attention_mask.to(rows.device)
     prompts = [row[kept.bool()].tolist() for row, kept in zip(rows, mask, strict=True)]
     new = generate_batch(model, prompts, settings)
     longest = max(len(tokens) for tokens in new)
-    padding = 0 if model.eos_id is None else model.eos_id  # without an EOS, all rows are equally long
+    padding = 0 if model.eos_id is None else model.eos_id  # without an EOS, all rows have the same length
     filled = [tokens + [padding] * (longest - len(tokens)) for tokens in new]
     result = torch.cat([rows, torch.tensor(filled, dtype=rows.dtype, device=rows.device)], dim=1)
     return result if prompt.dim() == 2 else result[0]
 
 
 def _refuse_unknown(options: Mapping[str, object]) -> None:
-    """Raise PipelineError for an option that `generate` does not have, with the name that was probably meant."""
+    """Raise PipelineError for an unknown option, and suggest the intended name."""
     known = list(GenerationSettings.__dataclass_fields__)
     for name in options:
         if name not in known:

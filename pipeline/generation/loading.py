@@ -1,4 +1,4 @@
-"""Load a checkpoint for generation: its model, and the tokenizer that it was trained with.
+"""Load a checkpoint for generation: its model and its tokenizer.
 
 loaded = load_for_inference("latest", config, device="auto")
 loaded = load_for_inference("tuned=checkpoints/sft_lima_2026_01_01_10_00", config)
@@ -23,7 +23,7 @@ from utils.terminal import format_count, visible
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model and its tokenizer. `content` is the checkpoint's, without its tensors."""
+    """A model and its tokenizer. `content` is the checkpoint without its tensors."""
 
     name: str
     path: Path
@@ -39,7 +39,7 @@ class LoadedModel:
     def summary(self) -> str:
         """``run_2026_01_01_10_00: 24.9M parameters, step 1,200, context 1,024``"""
         step = f", step {self.content['step']:,}" if isinstance(self.content.get("step"), int) else ""
-        # Counted in the state: int8 weights are buffers, not parameters, and have scales besides.
+        # Counted in the state dict, because int8 weights are buffers instead of parameters and come with scales.
         state = self.model.state_dict()
         count = sum(tensor.numel() for name, tensor in state.items() if not name.endswith(".scale"))
         context = self.model.config.context_length
@@ -49,7 +49,7 @@ class LoadedModel:
 def load_all(
     arguments: Sequence[str], config: Config, *, device: str = "auto", dtype: str = "auto", quantize: str = "none"
 ) -> list[LoadedModel]:
-    """Load each of `arguments` as `load_for_inference` does.
+    """Load each of `arguments` with `load_for_inference`.
 
     Raises:
         UsageError: two of them have the same name.
@@ -76,7 +76,7 @@ def load_for_inference(
         quantize: ``int8`` or ``none``.
 
     Raises:
-        PipelineError: the checkpoint does not exist or is not one of ours, or its tokenizer is not here.
+        PipelineError: the checkpoint does not exist or is not ours, or its tokenizer cannot be found.
     """
     name, path = find_named_checkpoint(argument, config.paths.checkpoint_dir)
     content = read_checkpoint(path)
@@ -103,7 +103,7 @@ def load_for_inference(
 
 
 def find_named_checkpoint(argument: str, checkpoint_dir: Path) -> tuple[str, Path]:
-    """``[NAME=]PATH`` → (name, file); without NAME it is the run's, plus the file's if that is not its latest."""
+    """``[NAME=]PATH`` → (name, file). The default name is the run's, plus the file's if that is not the latest."""
     name, equals, place = argument.partition("=")
     if not equals or Path(argument).exists():
         name, place = "", argument

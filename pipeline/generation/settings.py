@@ -1,4 +1,4 @@
-"""How to continue a text: one frozen value, checked when it is made.
+"""Generation settings: a frozen value that is validated on creation.
 
 settings = GenerationSettings.from_config(config.generation, temperature=0, seed=7)
 """
@@ -14,26 +14,26 @@ from utils.errors import PipelineError
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How tokens are drawn, and when to stop.
+    """How to sample tokens, and when to stop.
 
-    The order is: repetition penalty, temperature, top-k, top-p, min-p. 0 (or 1.0 for top-p and the penalty) disables.
+    The order is: repetition penalty, temperature, top-k, top-p, min-p. 0 (1.0 for top-p and the penalty) disables.
     """
 
-    max_length: int = 200  # new tokens at most
-    temperature: float = 0.8  # 0: always the likeliest token
+    max_length: int = 200  # maximum number of new tokens
+    temperature: float = 0.8  # 0: always the most likely token
     top_k: int = 50
     top_p: float = 0.95
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
-    stop: tuple[str, ...] = ()  # the text ends before the first of these
-    on_overflow: str = "slide"  # beyond the context: drop the oldest half, or refuse the request
-    ignore_eos: bool = False  # continue after the end of the text, up to max_length
+    stop: tuple[str, ...] = ()  # stop before the first of these
+    on_overflow: str = "slide"  # when the context is full: drop the oldest half, or refuse the request
+    ignore_eos: bool = False  # continue past the end of the text, up to max_length
     logprobs: int | None = None  # report the token's log-probability and this many alternatives
 
     @classmethod
     def from_config(cls, config: GenerationConfig, **changes: Any) -> "GenerationSettings":
-        """The configured settings with `changes`; None leaves a setting as it is."""
+        """The configured settings with `changes`; None keeps the configured value."""
         names = {field.name for field in fields(cls)} & {field.name for field in fields(config)}
         values = {name: getattr(config, name) for name in names}
         return cls(**values | {name: value for name, value in changes.items() if value is not None})
@@ -50,13 +50,13 @@ class GenerationSettings:
         if self.on_overflow not in ("slide", "refuse"):
             raise PipelineError(f"on_overflow is {self.on_overflow!r}; expected slide or refuse")
         if isinstance(self.stop, str):
-            raise PipelineError(f"stop is {self.stop!r}; expected several strings: ({self.stop!r},)")
+            raise PipelineError(f"stop is {self.stop!r}; expected a tuple of strings: ({self.stop!r},)")
         if "" in self.stop:
             raise PipelineError("a stop string is empty; expected at least one character")
 
     @property
     def is_greedy(self) -> bool:
-        # Below 1e-5 the likeliest token has all the probability, and dividing by less overflows float32.
+        # Below 1e-5 the top token has all the probability, and dividing by less overflows float32.
         return self.temperature < 1e-5
 
 
@@ -82,25 +82,25 @@ def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, con
     if low < 0 or high >= vocab_size:
         unknown = low if low < 0 else high
         raise PipelineError(
-            f"the prompt holds the id {unknown}; expected ids from 0 to {vocab_size - 1}, the model's vocabulary"
+            f"the prompt has the id {unknown}; expected ids from 0 to {vocab_size - 1}, the model's vocabulary"
         )
     if length > context:
-        raise PipelineError(f"the prompt has {length:,} tokens, the model's context holds {context:,}; shorten it")
+        raise PipelineError(f"the prompt has {length:,} tokens, but the model's context is {context:,}; shorten it")
     if settings.on_overflow == "refuse" and length + settings.max_length > context:
         raise PipelineError(
             f"{length:,} tokens and {settings.max_length:,} new ones (max_length) do not fit the model's context of "
-            f"{context:,}; ask for fewer, or set generation.on_overflow=slide"
+            f"{context:,}; request fewer, or set generation.on_overflow=slide"
         )
 
 
 def check_text(prompt: str) -> str:
-    """`prompt`, if it is not empty and valid Unicode; bytes that are not UTF-8 arrive as lone surrogates.
+    """Check that `prompt` is not empty and is valid Unicode, and return it.
 
     Raises:
-        PipelineError: it is neither.
+        PipelineError: it is empty or has lone surrogates (from bytes that are not UTF-8).
     """
     if not prompt.strip():
-        raise PipelineError("the prompt is empty; write something for the model to continue")
+        raise PipelineError("the prompt is empty; enter some text to continue")
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:

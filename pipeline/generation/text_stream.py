@@ -1,4 +1,4 @@
-"""Tokens in, text out, as soon as it is certain: no half characters, no half stop strings.
+"""Turn tokens into text incrementally, without partial characters or partial stop strings.
 
     stream = TextStream(tokenizer, prompt_ids, stop=["\\nUser:"])
     for token in tokens:
@@ -6,8 +6,8 @@
         if stream.stopped: break
     print(stream.finish())
 
-A character may span several tokens (byte fallback), and a token decoded by itself loses the leading space that
-SentencePiece gives to words; so bytes are collected, and only whole characters leave.
+A character may span several tokens (byte fallback), and a token decoded alone loses the leading space that
+SentencePiece puts before words. So this collects bytes and emits only whole characters.
 """
 
 import codecs
@@ -28,15 +28,15 @@ class TextStream:
 
     @property
     def stopped(self) -> bool:
-        """True once a stop string was found; the text ends before it."""
+        """True once a stop string is found; the text ends before it."""
         return self._stop.found
 
     def push(self, token: int) -> str:
-        """The text that `token` makes certain: often a word, sometimes nothing yet."""
+        """Add `token`; returns the text that is now certain, often a word, sometimes nothing."""
         return self._stop.push(self._decode(self._pieces[token]))
 
     def finish(self) -> str:
-        """The text that was held back; call it when no more tokens come."""
+        """The text that was held back; call this after the last token."""
         return self._stop.push(self._decoder.decode(b"", final=True)) + self._stop.rest()
 
     def _decode(self, piece: bytes) -> str:
@@ -47,7 +47,7 @@ class TextStream:
 
 
 class _StopFinder:
-    """Passes text on up to the first stop string; the possible beginning of one is held back until it is decided."""
+    """Emit text up to the first stop string, holding back anything that could be the start of one."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)

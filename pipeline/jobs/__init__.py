@@ -1,1 +1,1 @@
-"""Long work in resumable pieces."""
+"""Resumable jobs."""

@@ -1,9 +1,9 @@
-"""Executors on this machine: a number of processes at once, one for each job, or this very process.
+"""Local executors: one process per job, several in parallel, or all jobs in this process.
 
     for name, outcome in LocalProcesses(4, folder).outcomes({"a": partial(work, "a")}, on_progress=show):
         ...
 
-A process that loses its parent (kill -9) ends at once.
+A process whose parent dies (kill -9) exits immediately.
 """
 
 import multiprocessing
@@ -35,12 +35,12 @@ _Message = tuple[Literal["progress", "done"], object]
 
 
 class ProcessLost(PipelineError):
-    """A job's process ended without a result, most likely killed."""
+    """The process of a job ended without a result, most likely because it was killed."""
 
 
 @dataclass(frozen=True)
 class ThisProcess:
-    """Runs jobs one after the other in this process."""
+    """Run jobs one after the other in this process."""
 
     def outcomes(self, work: Mapping[str, Work[P, R]], on_progress: Callable[[str, P], None]) -> Outcomes[R]:
         for name, job in work.items():
@@ -52,14 +52,14 @@ class ThisProcess:
 
 @dataclass(frozen=True)
 class LocalProcesses:
-    """Runs jobs in `workers` processes at once; jobs must be picklable.
+    """Run jobs in up to `workers` processes; jobs must be picklable.
 
-    Closing the generator early (an error, Ctrl-C) kills the jobs that still run.
+    Closing the generator early (on an error or Ctrl-C) kills the running jobs.
 
     Args:
-        folder: what the run holds (`pipeline.jobs.runner.claimed`); its processes hold it too.
-        start_method: "spawn", or "fork" for jobs that are short and use what this process has loaded; they must not
-            use its threads or locks, such as a progress bar's.
+        folder: the folder that the run holds (`pipeline.jobs.runner.claimed`); its processes hold it too.
+        start_method: "spawn", or "fork" for short jobs that need data loaded in this process; they must not use its
+            threads or locks, such as a progress bar's.
     """
 
     workers: int
@@ -73,10 +73,11 @@ class LocalProcesses:
             while waiting or running:
                 while waiting and len(running) < self.workers:
                     name, job = waiting.pop()
-                    with _signals_held():  # until the process is one of those that are killed in the end
+                    with _signals_held():  # until the process is registered for killing
                         receiver, process = self._start(name, job)
                         running[receiver] = process
-                # A signal that another thread took does not wake this one, and its handler runs here: hence the timeout
+                # A signal received by another thread does not wake this one, although its handler runs here; hence the
+                # timeout
                 ready = wait(list(running), timeout=_WAKE_SECONDS)
                 for receiver in [receiver for receiver in running if receiver in ready]:
                     process = running[receiver]
@@ -107,14 +108,14 @@ class LocalProcesses:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the end of the block.
+    """Delay Ctrl-C and SIGTERM until the end of the block.
 
-    Ctrl-C reaches the whole process group; the blocked signal is inherited, so only the parent answers it. SIGTERM
-    waits until the process has its job; the process unblocks SIGTERM itself.
+    Ctrl-C reaches the whole process group. Child processes inherit the blocked signal, so only the parent handles it.
+    A child unblocks SIGTERM itself once it has its job.
     """
-    resource_tracker.ensure_running()  # started by the first process otherwise, which would unblock both signals
+    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks both signals
     received: list[int] = []
-    # Another thread of this process may take a signal that this one blocks; Python's handler runs here all the same.
+    # Another thread of this process may receive a signal that this one blocks, but Python's handler still runs here.
     handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in _SIGNALS}
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
@@ -130,17 +131,17 @@ def _signals_held() -> Iterator[None]:
 def _receive(receiver: Connection, process: BaseProcess) -> _Message:
     try:
         message: _Message = receiver.recv()
-    except (EOFError, OSError):  # also in the middle of a message
+    except (EOFError, OSError):  # possibly in the middle of a message
         process.join()
         killed = process.exitcode == -signal.SIGKILL
-        what = "was killed, perhaps because memory ran out" if killed else f"ended with exit code {process.exitcode}"
+        what = "was killed, possibly out of memory" if killed else f"ended with exit code {process.exitcode}"
         remedy = "run the same command again to continue" + (", with fewer --workers" if killed else "")
         return "done", ProcessLost(f"a worker process {what} ({process.name}); {remedy}")
     return message
 
 
 def _run(sender: Connection, name: str, work: Work[P, R], folder: Path) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process has its parent's handler
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process inherits its parent's handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with part_of_run(folder):
@@ -163,7 +164,7 @@ def _outcome(name: str, work: Work[P, R], report: Callable[[P], None], folder: P
 def _send(sender: Connection, message: _Message) -> None:
     try:
         sender.send(message)
-    except BrokenPipeError:  # the parent has gone; an OSError would be taken for a failure of the work
+    except BrokenPipeError:  # the parent is gone; an OSError would be mistaken for a failure of the job
         sys.exit(1)
 
 

@@ -1,10 +1,10 @@
-"""The resumable runner of the data stages: a plan of jobs, a folder that one run holds, and what to do after a failure.
+"""The resumable job runner of the data stages: runs a plan of jobs, locks the output folder, handles failures.
 
     with claimed(folder, remove_half_files), resumable(folder):
         run_pending(plan, LocalProcesses(4, folder), on_progress=bar.update, on_result=report.finish)
 
-A job is idempotent: run again after a kill, it continues or starts over, and its output is the same. The job itself or
-`on_result` records that it is done. An executor says where jobs run; `local_processes` has two.
+Jobs are idempotent: after a kill, a job continues or starts over and gives the same output. The job itself or
+`on_result` records completion. An executor determines where jobs run; `local_processes` has two.
 """
 
 import errno
@@ -23,12 +23,12 @@ R = TypeVar("R")  # what it returns
 Work = Callable[[Callable[[P], None]], R]
 Outcomes = Generator[tuple[str, R | PipelineError], None, None]
 
-PATIENCE_SECONDS = 10.0  # the workers of a killed run are gone long before
+PATIENCE_SECONDS = 10.0  # much longer than the workers of a killed run survive
 
 
 @dataclass(frozen=True)
 class Job(Generic[P, R]):
-    """A named piece of work. `work` is called with a function to report progress to; `done` says that an earlier run
+    """A named piece of work. `work` is called with a function for reporting progress; `done` means that an earlier run
     finished it.
     """
 
@@ -38,19 +38,19 @@ class Job(Generic[P, R]):
 
 
 class Executor(Protocol):
-    """Runs jobs, each in any order and any process."""
+    """Runs jobs in any order and in any process."""
 
     def outcomes(self, work: Mapping[str, Work[P, R]], on_progress: Callable[[str, P], None]) -> Outcomes[R]:
-        """Yield (name, result) as jobs end; for one that failed, the PipelineError instead of a result."""
+        """Yield (name, result) as jobs end; for a failed job, the result is the PipelineError."""
         ...
 
 
 def ignore_progress(name: str, progress: object) -> None:
-    """An `on_progress` that shows nothing."""
+    """An `on_progress` that ignores the progress."""
 
 
 def ignore_result(name: str, result: object) -> None:
-    """An `on_result` for jobs that record their own end."""
+    """An `on_result` for jobs that record their own completion."""
 
 
 def run_pending(
@@ -61,10 +61,10 @@ def run_pending(
     on_result: Callable[[str, R], None] = ignore_result,
     keep_going: bool = False,
 ) -> None:
-    """Run the jobs of `plan` that are not done.
+    """Run all jobs in `plan` that are not done.
 
     Raises:
-        PipelineError: the first failure; at once, or with `keep_going` after the other jobs.
+        PipelineError: the first failure, immediately or, with `keep_going`, after the other jobs.
     """
     failures = []
     pending = {job.name: job.work for job in plan if not job.done}
@@ -78,20 +78,20 @@ def run_pending(
                 raise outcome
     if failures:
         others = f" (and {len(failures) - 1} more failed)" if failures[1:] else ""
-        raise PipelineError(f"{failures[0]}{others}; what is done is kept, run the same command again for the rest")
+        raise PipelineError(f"{failures[0]}{others}; finished work is kept, run the same command again for the rest")
 
 
 @contextmanager
 def claimed(folder: Path, clean_up: Callable[[], object], *, patience: float | None = None) -> Iterator[None]:
-    """Hold `folder` against other runs, and call `clean_up` while nobody else writes there.
+    """Lock `folder` against other runs, and call `clean_up` while nothing else writes there.
 
-    The run's worker processes hold the folder too (`utils.locks.part_of_run`), so that the next run waits for those
-    that outlive a killed one.
+    Worker processes hold the folder too (`utils.locks.part_of_run`), so that the next run waits for workers that
+    outlive a killed run.
 
     Raises:
         PipelineError: another run holds the folder for longer than `patience` seconds (PATIENCE_SECONDS if None).
     """
-    refusal = f"{folder} is being written by another run; wait for it, or stop it"
+    refusal = f"{folder} is being written by another run; wait for it or stop it"
     with only_run(folder, refusal, patience=PATIENCE_SECONDS if patience is None else patience) as lock:
         clean_up()
         lock.admit_workers()
@@ -100,11 +100,11 @@ def claimed(folder: Path, clean_up: Callable[[], object], *, patience: float | N
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Say after an interruption or on a full disk that the same command continues the work on `folder`."""
+    """After an interruption or on a full disk, print that the same command continues the work on `folder`."""
     try:
         yield
     except KeyboardInterrupt:
-        print("\nstopped; what is done is kept, and the same command continues from there", flush=True)
+        print("\nstopped; finished work is kept, run the same command again to continue", flush=True)
         raise
     except OSError as error:
         problem = full_disk_problem(error, folder)
@@ -114,7 +114,7 @@ def resumable(folder: Path) -> Iterator[None]:
 
 
 def full_disk_problem(error: OSError, folder: Path) -> str | None:
-    """What to do about a full disk; None for any other error."""
+    """A message for a full disk, or None for other errors."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
-    return f"the disk of {folder} is full; what is done is kept: make space, then run the same command again"
+    return f"the disk of {folder} is full; finished work is kept: free some space, then run the same command again"

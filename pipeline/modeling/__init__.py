@@ -1,1 +1,1 @@
-"""What makes the model fast."""
+"""Model components and optimizations."""

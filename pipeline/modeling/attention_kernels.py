@@ -1,4 +1,4 @@
-"""Attention over torch's fused kernels, and the masks that keep documents apart.
+"""Attention with torch's fused kernels, and masks that separate documents.
 
 y = attend(q, k, v, None)                         # causal: (B, H, T, D) over (B, K, T, D)
 y = attend(q, k, v, segment_mask(segment_ids))    # causal, and within the same document
@@ -37,10 +37,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
 
 
 def segment_mask(segment_ids: Tensor) -> Mask:
-    """Where a query may look: not ahead, and only in its own segment of `segment_ids` (B, T).
+    """A causal mask within the segments of `segment_ids` (B, T).
 
-    On CUDA a BlockMask, with which FlexAttention skips empty blocks; elsewhere FlexAttention has no backward pass, so
-    a tensor (B, 1, T, T).
+    On CUDA a BlockMask, so that FlexAttention skips empty blocks. Elsewhere FlexAttention has no backward pass, so it
+    is a tensor (B, 1, T, T).
     """
     if segment_ids.is_cuda:
         return segment_block_mask(segment_ids)
@@ -64,10 +64,10 @@ def segment_block_mask(segment_ids: Tensor) -> BlockMask:
 def _compiled_flex_attention(device: torch.device) -> Callable[..., Tensor]:
     if problem := compiler_problem(device):
         raise PipelineError(
-            f"documents are kept apart by a kernel that is compiled, but {problem}; run it with "
+            f"separating documents needs a compiled kernel, but {problem}; use "
             "--set dataset.isolate_documents=false and --set sft.packing=false"
         )
-    # For any length: compiled for one at a time, a few fine-tuning batches reach the limit of eight versions, and
-    # what comes after that would run uncompiled.
+    # Dynamic in length: with a version per length, fine-tuning would soon reach the limit of eight versions and then
+    # run uncompiled.
     compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=True)
     return compiled

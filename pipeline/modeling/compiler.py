@@ -1,4 +1,4 @@
-"""Whether torch.compile can run on a device. Needs no torch to say so."""
+"""Check whether torch.compile can run on a device, without importing torch."""
 
 import importlib.util
 import os

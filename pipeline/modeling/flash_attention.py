@@ -1,4 +1,4 @@
-"""Flash attention enforced on CUDA: FlashAttention's or cuDNN's kernel, or training stops and says why."""
+"""Require flash attention on CUDA: FlashAttention's or cuDNN's kernel, or an error that says why neither runs."""
 
 import warnings
 from contextlib import AbstractContextManager
@@ -17,10 +17,10 @@ def flash_kernels_only() -> AbstractContextManager[None]:
 
 
 def check_flash_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-    """Run attention forward and backward at the model's head shape and length.
+    """Test attention forward and backward with the model's head shape and length.
 
     Raises:
-        PipelineError: neither kernel runs here; says why and names ``training.attention=any``.
+        PipelineError: neither kernel runs here; the message says why and suggests ``training.attention=any``.
     """
     length = min(4096, config.context_length)
 
@@ -49,5 +49,5 @@ def _explanation(
     found = "; ".join(reason.split(" (Triggered")[0] for reason in reasons) or str(error).splitlines()[0]
     return (
         f"training.attention is flash, but neither flash nor cuDNN attention runs here ({shape}): {found}; "
-        f"run it with --set training.attention=any to use a slower kernel"
+        f"use --set training.attention=any for a slower kernel"
     )

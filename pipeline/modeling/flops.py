@@ -1,10 +1,10 @@
-"""Floating-point operations of training, by the convention that published utilisation figures use."""
+"""Floating-point operations of training, counted as in published utilization figures."""
 
 from pipeline.modeling.config import ModelConfig
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Weights that every token is multiplied by: all matrices and the head, but not the embedding's lookup."""
+    """Weights that every token is multiplied by: all matrices and the head, but not the embedding lookup."""
     width = config.hidden_size
     key_value = config.num_key_value_heads * config.head_dim
     attention = 2 * width * width + 2 * width * key_value

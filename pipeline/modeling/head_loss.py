@@ -1,4 +1,4 @@
-"""Next-token cross-entropy, from logits or straight from hidden states without ever holding all logits.
+"""Next-token cross-entropy from logits, or directly from hidden states without materializing all logits.
 
 total = cross_entropy_sum(logits, targets)              # (B, T, V) and (B, T)
 total = head_loss_sum(hidden, head_weight, targets)     # (N, C), (V, C), (N,)
@@ -14,40 +14,40 @@ from torch.autograd.function import BackwardCFunction
 
 from utils.arithmetic import ceil_div
 
-IGNORED = -100  # the label of a token that is not to be predicted, as in torch and transformers
+IGNORED = -100  # the label of tokens without loss, as in torch and transformers
 
-# Rows whose logits are held at once, and rows of one uncompiled pass, whose logits then fit in the processor's cache.
+# Rows per chunk, and rows per uncompiled pass, chosen so that its logits fit in the CPU cache.
 _HELD_ROWS = {"cpu": 4096, "cuda": 4096}
 _EAGER_ROWS = {"cpu": 256, "cuda": 4096}
 _OTHER_ROWS = 1024
 
 
 def next_token_labels(labels: Tensor) -> Tensor:
-    """Labels (B, T) shifted so that position t holds the token after it; the last position has none."""
+    """Labels (B, T) shifted so that position t has the next token; the last position is ignored."""
     return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed cross-entropy in float32 of `logits` (…, V) against `targets` (…), those that are -100 left out."""
+    """The summed float32 cross-entropy of `logits` (…, V) and `targets` (…), ignoring targets of -100."""
     return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def head_loss_sum(hidden: Tensor, weight: Tensor, targets: Tensor, *, compiled: bool = False) -> Tensor:
-    """`cross_entropy_sum` of ``hidden @ weight.T``, with the logits of a few thousand rows in memory at a time.
+    """`cross_entropy_sum` of ``hidden @ weight.T``, with only a few thousand rows of logits in memory at a time.
 
     Args:
         hidden: (N, C), in the compute type.
-        weight: (V, C), the head's master weight; its gradient has the same type.
-        targets: (N,), -100 where nothing is predicted.
-        compiled: whether the passes over the logits are compiled into one kernel.
+        weight: (V, C), the master weight of the head; its gradient has the same type.
+        targets: (N,), -100 to ignore a position.
+        compiled: compile the passes over the logits into one kernel.
     """
     total: Tensor = _HeadLoss.apply(hidden, weight, targets, compiled)  # type: ignore[no-untyped-call]  # in torch
     return total
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Goes through the rows in chunks and computes the gradients right away, while a chunk's logits are at hand: their
-    gradient, ``softmax - onehot``, overwrites them. Sums over chunks are float32."""
+    """Process the rows in chunks and compute the gradients in the forward pass: the gradient of a chunk's logits,
+    ``softmax - onehot``, overwrites them. Sums over chunks are float32."""
 
     @staticmethod
     def forward(ctx: BackwardCFunction, hidden: Tensor, weight: Tensor, targets: Tensor, compiled: bool) -> Tensor:
@@ -73,13 +73,13 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _losses(logits: Tensor, targets: Tensor, compiled: bool) -> Tensor:
-    """The cross-entropy of each row of `logits` (n, V), zero for ignored rows. Its gradient overwrites `logits`."""
+    """The cross-entropy of each row of `logits` (n, V), zero for ignored rows. The gradient overwrites `logits`."""
     counted = targets != IGNORED
     at_target = torch.arange(len(targets), device=targets.device), targets.clamp(min=0)
     target_logits = logits[at_target].float()
     if compiled:
-        # For any number of rows: a kernel specialised to one number, used in one run and not in another, would change
-        # the last bit of a resumed run.
+        # Dynamic in the number of rows: a kernel specialized to one number might not be used after a resume, which
+        # would change the last bit.
         for tensor in (logits, counted):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
         normalizers = _compiled_softmax()(logits, counted)
@@ -87,13 +87,13 @@ def _losses(logits: Tensor, targets: Tensor, compiled: bool) -> Tensor:
         slices = _slices(len(logits), _EAGER_ROWS.get(logits.device.type, _OTHER_ROWS))
         normalizers = torch.cat([_softmax_in_place(logits[rows], counted[rows]) for rows in slices])
     losses = (normalizers - target_logits).masked_fill(~counted, 0.0)
-    # The probability less one, also where the two nearly cancel. Not with scatter_, which copies all of the logits.
+    # The probability minus one, accurate even if the two nearly cancel. scatter_ would copy all of the logits.
     logits[at_target] = torch.expm1(-losses).to(logits.dtype)
     return losses
 
 
 def _slices(length: int, rows: int) -> list[slice]:
-    """Slices of nearly equal size, at most `rows`."""
+    """Slices of nearly equal size, each at most `rows`."""
     if not length:
         return []
     size = ceil_div(length, ceil_div(length, rows))

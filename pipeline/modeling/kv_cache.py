@@ -1,12 +1,12 @@
-"""The keys and values of what a model has already read, in memory that is allocated once.
+"""A key-value cache in preallocated memory.
 
     cache = KVCache(config, batch_size=2, max_length=256, device="cpu", dtype=torch.float32)
     model.hidden_states(prompts, cache=cache)       # prefill, padded on the right
     cache.truncate([7, 12])                         # forget the padding
-    model.hidden_states(next_tokens, cache=cache)   # one token a row, each at its own position
+    model.hidden_states(next_tokens, cache=cache)   # one token per row, each at its own position
 
-Every row counts its positions from 0 and is padded on the right. Causal attention never sees what is to the right, so a
-padded prefill needs no mask, RoPE needs no offset, and rows may come and go independently.
+Every row starts at position 0 and is padded on the right. Causal attention never looks to the right, so a padded
+prefill needs no mask, RoPE needs no offset, and rows can come and go independently.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from pipeline.modeling.config import ModelConfig
 class KVCache:
     """Keys and values, (B, L, K, S, D): rows, layers, key-value heads, positions, head size.
 
-    A row is contiguous, so that it can be copied and handed on alone.
+    Rows are contiguous, so that they can be copied and passed on individually.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class KVCache:
         dtype: torch.dtype,
     ) -> None:
         shape = (batch_size, config.num_hidden_layers, config.num_key_value_heads, max_length, config.head_dim)
-        # Zeros, not empty: attention multiplies what it masks by 0, and 0 times an uninitialised NaN is NaN.
+        # Zeros instead of empty: attention multiplies masked values by 0, and 0 times an uninitialized NaN is NaN.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self._lengths = [0] * batch_size
-        self._positions: tuple[list[int], Tensor] | None = None  # the last ones, and the lengths they are for
+        self._positions: tuple[list[int], Tensor] | None = None  # the previous result, and the lengths that it is for
 
     @property
     def lengths(self) -> list[int]:
-        """Each row's number of valid positions; `truncate` sets them."""
+        """The number of valid positions in each row; `truncate` sets them."""
         return self._lengths
 
     @property
@@ -57,7 +57,7 @@ class KVCache:
         return self.keys.device
 
     def positions(self, num_tokens: int) -> Tensor:
-        """Positions of the next `num_tokens` tokens: (T,) if all rows are equally long, else (B, T)."""
+        """Positions of the next `num_tokens` tokens: (T,) if all rows have the same length, else (B, T)."""
         lengths = self.lengths
         if self._positions and self._positions[0] == lengths and self._positions[1].shape[-1] == num_tokens:
             return self._positions[1]
@@ -70,9 +70,9 @@ class KVCache:
         return positions
 
     def mask(self, num_tokens: int) -> Tensor | None:
-        """What each incoming token may see, True for yes: (T, S) or (B, 1, T, S).
+        """A mask that is True where an incoming token may attend: (T, S) or (B, 1, T, S).
 
-        None if plain attention is right: one token a row at equal lengths, or the causal prefill of an empty cache.
+        None if no mask is needed: one token per row at equal lengths, or the causal prefill of an empty cache.
         """
         lengths = self.lengths
         if _are_equal(lengths) and (num_tokens == 1 or lengths[0] == 0):
@@ -82,11 +82,11 @@ class KVCache:
         return seen if seen.dim() == 2 else seen[:, None]
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store `keys` and `values` (B, K, T, D) of one layer; returns views of all it has so far, (B, K, S, D)."""
+        """Store `keys` and `values` (B, K, T, D) of a layer. Returns views of all of its positions, (B, K, S, D)."""
         num_tokens = keys.shape[2]
         lengths = self.lengths
         end = max(lengths) + num_tokens
-        assert end <= self.max_length, f"cache of {self.max_length} positions asked to hold {end}"
+        assert end <= self.max_length, f"{end} positions do not fit in a cache of {self.max_length}"
         if _are_equal(lengths):
             self.keys[:, layer, :, end - num_tokens : end] = keys
             self.values[:, layer, :, end - num_tokens : end] = values
@@ -99,19 +99,19 @@ class KVCache:
         return self.keys[:, layer, :, :end], self.values[:, layer, :, :end]
 
     def advance(self, num_tokens: int) -> None:
-        """Count `num_tokens` more tokens in every row, after the last layer has stored them."""
+        """Advance every row by `num_tokens`; call this after the last layer has stored them."""
         self.truncate([length + num_tokens for length in self.lengths])
 
     def truncate(self, lengths: int | Sequence[int]) -> None:
-        """Set each row's number of valid positions; what comes after them is overwritten before it is ever seen."""
+        """Set the number of valid positions in each row. Later positions are overwritten before they are read."""
         self._lengths = [lengths] * self.batch_size if isinstance(lengths, int) else list(lengths)
 
     def rows(self, start: int, stop: int) -> "KVCache":
-        """A view of rows `start` to `stop`: what is read into it is read into this cache."""
+        """A view of rows `start` to `stop`; writing to it writes to this cache."""
         return _CacheRows(self, slice(start, stop))
 
     def copy_row(self, other: "KVCache", source: int, target: int, *, length: int) -> None:
-        """Copy the first `length` positions of `other`'s row `source` to row `target` here; both may be one cache."""
+        """Copy the first `length` positions of row `source` in `other`, which may be this cache, to row `target`."""
         self.keys[target, :, :, :length] = other.keys[source, :, :, :length]
         self.values[target, :, :, :length] = other.values[source, :, :, :length]
         lengths = list(self.lengths)
@@ -120,7 +120,7 @@ class KVCache:
 
 
 class _CacheRows(KVCache):
-    """Some rows of another cache: its memory and its lengths."""
+    """A view of some rows of another cache, sharing its memory and lengths."""
 
     def __init__(self, whole: KVCache, rows: slice) -> None:
         self.keys = whole.keys[rows]

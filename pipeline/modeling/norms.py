@@ -1,4 +1,4 @@
-"""The norms of the residual stream and of queries and keys."""
+"""Norms for the residual stream and for queries and keys."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ class RMSNorm(nn.RMSNorm):
         def __call__(self, x: Tensor) -> Tensor: ...
 
     def forward(self, x: Tensor) -> Tensor:
-        # In float32 whatever the input: the mean of squares of a bfloat16 row would keep three digits.
+        # Always in float32: in bfloat16, the mean of squares would have only three digits.
         return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(x.dtype)
 
 

@@ -1,9 +1,9 @@
-"""Smaller weights: int8 with a scale for each row; activations are not quantized.
+"""Quantize weights to int8 with a scale per row; activations are not quantized.
 
     quantize_int8(model)        # in place; a quarter of float32's memory
 
-A row's scale serves a product's output and an embedding's lookup alike, so tied weights stay one matrix. Norms, which
-are a thousandth of the model, keep their type. Weights are rounded once, at loading; checkpoints stay as they are.
+A scale per row works for both a product's output and an embedding lookup, so tied weights stay one matrix. Norms, a
+thousandth of the model, keep their type. Weights are quantized once when loading; checkpoints do not change.
 """
 
 import torch
@@ -13,20 +13,21 @@ from torch.nn import functional as F
 from utils.cast_linear import Embedding, Linear
 from utils.errors import PipelineError
 
-# Up to this many rows, torch's int8 product is faster than converting the weight first: at 32,016 × 384 on one core
+# Up to this many rows, torch's int8 product is faster than converting the weight first. At 32,016 × 384 on one core:
 # 0.5 ms against 2.5 for one row, 4.9 against 4.8 for 16, 24 against 9 for 64.
 _FEW_ROWS = 16
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C) → int8 values (N, C) and float32 scales (N,), so that ``values * scales[:, None]`` is near `weight`."""
+    """(N, C) → int8 values (N, C) and float32 scales (N,), so that ``values * scales[:, None]`` approximates
+    `weight`."""
     weight = weight.detach().float()
     scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     return (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8), scales
 
 
 class Int8Weight(nn.Module):
-    """Values and scales under the name that the full weight had."""
+    """Values and scales in place of the full weight, under its name."""
 
     weight: Tensor  # int8 (N, C)
     scale: Tensor  # float32 (N,)
@@ -41,23 +42,23 @@ class Int8Weight(nn.Module):
         """`x` (…, C) → (…, N) in `x`'s type."""
         rows = x.reshape(-1, x.shape[-1]).bfloat16()  # (M, C)
         if len(rows) <= _FEW_ROWS:
-            # Scaled afterwards, in float32: the kernel would round the scales to three digits.
+            # Scaled afterwards in float32, because the kernel would round the scales to three digits.
             ones = torch.ones_like(self.scale, dtype=torch.bfloat16)
             y = torch._weight_int8pack_mm(rows, self.weight, ones)
         else:
-            y = F.linear(rows, self.weight.bfloat16())  # exact: bfloat16 holds every integer up to 256
+            y = F.linear(rows, self.weight.bfloat16())  # exact: bfloat16 represents every integer up to 256
         return (y.float() * self.scale).to(x.dtype).view(*x.shape[:-1], -1)
 
 
 class Int8Linear(Int8Weight):
-    """A product without a bias, in place of `utils.cast_linear.Linear`."""
+    """A product without a bias; replaces `utils.cast_linear.Linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x)
 
 
 class Int8Embedding(Int8Weight):
-    """A lookup, in place of `utils.cast_linear.Embedding`."""
+    """A lookup; replaces `utils.cast_linear.Embedding`."""
 
     output_dtype = torch.float32
 
@@ -66,14 +67,14 @@ class Int8Embedding(Int8Weight):
 
 
 def quantize_int8(model: nn.Module) -> None:
-    """Replace every weight matrix of `model` by int8 values and scales; it then computes in float32.
+    """Replace every weight matrix of `model` with int8 values and scales; the model then computes in float32.
 
     Raises:
-        PipelineError: the model is not on the CPU, where the int8 products are faster than plain ones.
+        PipelineError: the model is not on the CPU, the only device where int8 products are faster.
     """
     device = next(model.parameters()).device
     if device.type != "cpu":
-        raise PipelineError(f"int8 weights are for the CPU, the model is on {device.type}; add --device cpu")
+        raise PipelineError(f"int8 weights work only on the CPU, but the model is on {device.type}; add --device cpu")
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):

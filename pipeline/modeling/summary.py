@@ -1,4 +1,4 @@
-"""What a model costs before it is trained: parameters, operations, memory, expected speed.
+"""Estimate the cost of a model before training it: parameters, operations, memory, expected speed.
 
 print(summary(config, device_name="H100"))
 """
@@ -14,16 +14,16 @@ from utils.devices import known_gpus, peak_flops_of
 from utils.errors import PipelineError, did_you_mean
 from utils.terminal import format_bytes, format_count, format_seconds, format_table
 
-# Share of a GPU's peak that a compiled training step of such models is expected to use. nanochat's published 42% is on
-# an H100; ours is not measured on a GPU yet.
+# Expected share of a GPU's peak in a compiled training step. nanochat reports 42% on an H100; ours has not been
+# measured on a GPU yet.
 EXPECTED_UTILISATION = 0.4
 
 
 def expected_tokens_per_second(config: ModelConfig, *, length: int, device_name: str) -> float:
-    """Training tokens a second on a GPU of that name at `EXPECTED_UTILISATION`.
+    """Training tokens per second on the named GPU at `EXPECTED_UTILISATION`.
 
     Raises:
-        PipelineError: no such GPU is known.
+        PipelineError: the GPU is not known.
     """
     peak = peak_flops_of(device_name)
     if peak is None:
@@ -33,7 +33,7 @@ def expected_tokens_per_second(config: ModelConfig, *, length: int, device_name:
 
 
 def summary(config: Config, *, device_name: str | None = None) -> str:
-    """The whole report of a configuration, as text."""
+    """The full report for a configuration, as text."""
     model = config.model
     training = config.training
     length = config.dataset.window
@@ -49,16 +49,18 @@ def summary(config: Config, *, device_name: str | None = None) -> str:
         _table(
             ("parameters", "", "share"), [(n, f"{c:,}", f"{c / total:.1%}") for n, c in parts.items()], f"{total:,}"
         ),
-        f"training: {format_count(flops)} floating-point operations a token at {length} tokens "
-        f"(6 N + attention), {tokens_a_step:,} tokens a step and process",
-        _memory_table(f"memory, {training.batch_size} × {length} tokens at once", memory),
-        _memory_table(f"memory, one sequence of {written.context_length} tokens written", inference_memory(written)),
+        f"training: {format_count(flops)} floating-point operations per token at {length} tokens "
+        f"(6 N + attention), {tokens_a_step:,} tokens per step and process",
+        _memory_table(f"memory for training, {training.batch_size} × {length} tokens", memory),
+        _memory_table(
+            f"memory for generation, one sequence of {written.context_length} tokens", inference_memory(written)
+        ),
     ]
     if device_name:
         speed = expected_tokens_per_second(model, length=length, device_name=device_name)
         sections.append(
-            f"expected on one {device_name}: {speed:,.0f} tokens a second at {EXPECTED_UTILISATION:.0%} of its peak; "
-            f"20 tokens a parameter ({format_count(20 * total)}) in {format_seconds(20 * total / speed)}"
+            f"expected on one {device_name}: {speed:,.0f} tokens per second at {EXPECTED_UTILISATION:.0%} of its peak; "
+            f"20 tokens per parameter ({format_count(20 * total)}) in {format_seconds(20 * total / speed)}"
         )
     return "\n\n".join(sections)
 

@@ -1,4 +1,4 @@
-"""Loading a state dict that must fit the model exactly."""
+"""Load a state dict that must match the model exactly."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,10 @@ from utils.errors import PipelineError
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, assign: bool = False) -> None:
-    """Copy `state` into `model`; with `assign` the model takes the tensors themselves.
+    """Copy `state` into `model`, or assign the tensors themselves with `assign`.
 
     Raises:
-        PipelineError: a name or shape differs; the line begins with `origin`.
+        PipelineError: a name or shape differs; the message starts with `origin`.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}

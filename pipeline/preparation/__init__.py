@@ -1,1 +1,1 @@
-"""Documents become a token dataset."""
+"""Turn documents into a token dataset."""

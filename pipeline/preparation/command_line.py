@@ -1,4 +1,4 @@
-"""The command line that both preparation stages share, and what of the configuration decides a dataset's bytes."""
+"""The command-line options of both preparation stages, and the settings that determine a dataset's content."""
 
 import argparse
 from collections.abc import Callable
@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 
 def add_preparation_options(parser: argparse.ArgumentParser, *, section: str, documents: str) -> None:
-    """Add the shared options: `section` holds the key `workers`, and the help calls the input `documents`."""
-    parser.add_argument("--test", action="store_true", help=f"the first dataset.test_documents {documents}, one worker")
+    """Add the shared options. `section` has the key `workers`; `documents` names the input in help texts."""
+    parser.add_argument(
+        "--test", action="store_true", help=f"the first dataset.test_documents {documents}, with one worker"
+    )
     parser.add_argument("--window", dest="dataset.window", type=int, metavar="N", help="tokens in a training window")
     parser.add_argument(
         "--overlap",
         dest="dataset.overlap",
         type=float,
         metavar="SHARE",
-        help="share of a window that the next one repeats",
+        help="share of a window that is repeated in the next one",
     )
     parser.add_argument(
         "--batch",
@@ -31,17 +33,17 @@ def add_preparation_options(parser: argparse.ArgumentParser, *, section: str, do
         dest="dataset.batch_size",
         type=int,
         metavar="N",
-        help=f"{documents} tokenized in one go",
+        help=f"{documents} tokenized in one batch",
     )
-    parser.add_argument("--max-files", dest="dataset.max_files", type=int, metavar="N", help="token files at most")
+    parser.add_argument("--max-files", dest="dataset.max_files", type=int, metavar="N", help="maximum token files")
     parser.add_argument("--workers", dest=f"{section}.workers", type=int, metavar="N", help="worker processes")
     parser.add_argument(
         "--decontaminate",
         dest="dataset.decontaminate",
         metavar="DIR",
-        help=f"leave out {documents} that share a 13-gram with the benchmark's files in DIR",
+        help=f"drop {documents} that share a 13-gram with the benchmark files in DIR",
     )
-    parser.add_argument("--restart", action="store_true", help="remove this dataset and start from scratch")
+    parser.add_argument("--restart", action="store_true", help="delete this dataset and start from scratch")
     parser.add_argument(
         "--inspect",
         type=Path,
@@ -70,7 +72,7 @@ def inspect_or_prepare(
 def recipe(
     dataset: DatasetConfig, *, source: str, test: bool, evaluation: "EvaluationIndex | None", **more: Any
 ) -> dict[str, Any]:
-    """The settings that decide the dataset's bytes; a resumed run must have the same; the metadata records them."""
+    """The settings that determine the dataset's content. They are stored in the metadata and must match on resume."""
     limit = {"test_documents": dataset.test_documents} if test else {}
     return {
         "source": source,

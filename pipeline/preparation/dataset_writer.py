@@ -1,7 +1,7 @@
-"""Parts → token dataset: the only writer of the format that `pipeline.formats.token_dataset` reads.
+"""Write a token dataset from parts, in the format of `pipeline.formats.token_dataset`.
 
-The kept documents of all parts, in the order of the source, are one stream. It is cut into files of equal length, so
-the files depend on nothing but the documents: not on workers, batches or interruptions. metadata.json comes last.
+The kept documents of all parts, in source order, form one stream. It is cut into files of equal length, so the files
+depend only on the documents and not on workers, batches or interruptions. metadata.json is written last.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _COPY_TOKENS = 2 << 20
 
 
 class FileEntry(TypedDict):
-    """What metadata.json says about one token file. `source` names the input files that its documents come from."""
+    """The metadata entry of a token file. `source` lists the input files of its documents."""
 
     name: str
     source: list[str]
@@ -46,7 +46,7 @@ class FileEntry(TypedDict):
 
 @dataclass(frozen=True)
 class FinishedPart:
-    """A part that is read to its end, the file that it came from, and which of its documents stay."""
+    """A complete part, its source file, and which of its documents to keep."""
 
     part: Part
     source: str
@@ -57,29 +57,29 @@ class FinishedPart:
         return int(self.part.index()["tokens"][self.keep].sum(dtype=np.int64))
 
     def spans(self) -> list[tuple[int, int]]:
-        """Kept documents as [start, end) in the part's stream; neighbours are one span."""
+        """Kept documents as [start, end) in the part's stream; adjacent ones are merged."""
         ends = np.concatenate([[0], np.cumsum(self.part.index()["tokens"], dtype=np.int64)])
         edges = np.flatnonzero(np.diff(np.concatenate([[0], self.keep.astype(np.int8), [0]])))
         return [(int(ends[first]), int(ends[last])) for first, last in edges.reshape(-1, 2)]
 
 
 def check_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Refuse a tokenizer whose ids do not fit the model (`vocab_size`) or uint16."""
+    """Refuse a tokenizer whose ids do not match the model (`vocab_size`) or do not fit in uint16."""
     if tokenizer.vocab_size > MAX_VOCAB_SIZE:
         raise PipelineError(
-            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} tokens; datasets are uint16 and hold at most "
+            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} tokens; datasets are uint16 and support at most "
             f"{MAX_VOCAB_SIZE:,}"
         )
     if tokenizer.vocab_size != vocab_size:
         raise PipelineError(
-            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} tokens, model.vocab_size is {vocab_size:,}; "
-            f"give the right tokenizer, or --set model.vocab_size={tokenizer.vocab_size}"
+            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} tokens, but model.vocab_size is {vocab_size:,}; "
+            f"use the right tokenizer, or --set model.vocab_size={tokenizer.vocab_size}"
         )
 
 
 def file_bounds(num_tokens: int, *, window: int, file_tokens: int, max_files: int) -> list[tuple[int, int]]:
-    """[start, end) of every file in the whole stream: `file_tokens` or more each, `max_files` at most, all but the
-    last equally long, and the last no shorter than a window."""
+    """[start, end) of every file in the stream: at least `file_tokens` each, at most `max_files`, all the same length
+    except the last, which is at least a window long."""
     smallest = max(file_tokens, window + max_files)
     count = min(max(1, num_tokens // smallest), max_files)
     length = ceil_div(num_tokens, count)
@@ -88,7 +88,7 @@ def file_bounds(num_tokens: int, *, window: int, file_tokens: int, max_files: in
 
 @dataclass(frozen=True)
 class Layout:
-    """How a stream becomes files and windows: `window` and `stride` in tokens, `file_tokens` or more in a file."""
+    """How to cut a stream into files and windows: `window` and `stride` in tokens, at least `file_tokens` per file."""
 
     window: int
     stride: int
@@ -101,9 +101,9 @@ class Layout:
 
 
 class Writer:
-    """Writes the kept documents of `parts` as `tokens_*.npy` into `directory`.
+    """Write the kept documents of `parts` as `tokens_*.npy` to `directory`.
 
-    Each finished file leaves its entry in `records`; after a kill, the next `write` takes those files as they are.
+    The entry of each finished file is saved in `records`; after a kill, the next `write` reuses those files.
 
     Raises:
         PipelineError: there are fewer tokens than one window.
@@ -117,33 +117,34 @@ class Writer:
         self._records = records
         self._layout = layout
         self._bos_id = bos_id
-        # Part i holds the tokens [offsets[i], offsets[i + 1]) of the whole stream.
+        # Part i has the tokens [offsets[i], offsets[i + 1]) of the whole stream.
         self._offsets = [0, *accumulate(part.num_tokens for part in parts)]
         num_tokens = self._offsets[-1]
         if num_tokens < layout.window:
             raise PipelineError(
-                f"{directory.name} would hold {num_tokens:,} tokens, fewer than one window of {layout.window}; "
-                "prepare more text or take a shorter --window"
+                f"{directory.name} would have {num_tokens:,} tokens, fewer than one window of {layout.window}; "
+                "prepare more text or use a shorter --window"
             )
         self._bounds = file_bounds(
             num_tokens, window=layout.window, file_tokens=layout.file_tokens, max_files=layout.max_files
         )
 
     def write(self, *, workers: int = 1) -> list[FileEntry]:
-        """Write the files, `workers` at once, and return their metadata entries.
+        """Write the files, `workers` in parallel, and return their metadata entries.
 
-        Parts whose tokens are all in finished files are removed on the way, so that the disk never holds them twice.
+        Parts are removed as soon as all of their tokens are in finished files, so that the disk does not need to hold
+        everything twice.
         """
         entries: list[FileEntry] = []
         with ThreadPoolExecutor(workers) as threads:
-            # A few at a time: little is on disk twice, and an interruption waits for one file only.
+            # A few at a time, so that little is on disk twice and an interruption waits for one file only.
             for first in range(0, len(self._bounds), workers):
                 entries += threads.map(self._write_file, range(first, min(first + workers, len(self._bounds))))
                 self._remove_parts(written=self._bounds[len(entries) - 1][1])
         return entries
 
     def _remove_parts(self, *, written: int) -> None:
-        """Remove the tokens of the parts that lie in the first `written` tokens of the stream."""
+        """Remove the tokens of parts that are within the first `written` tokens of the stream."""
         for part, end in zip(self._parts, self._offsets[1:], strict=True):
             if end > written:
                 break
@@ -177,12 +178,12 @@ class Writer:
 
 
 def _recorded_entry(record: Path, path: Path, *, num_tokens: int) -> FileEntry:
-    """The entry of a file that an interrupted run has written."""
+    """The entry of a file written by an interrupted run."""
     entry = cast(FileEntry, read_sealed(record))
     if entry["tokens"] != num_tokens:
         raise PipelineError(
-            f"{path} was written with another window, which cuts files elsewhere; finish with that window, then "
-            "change it, or start again with --restart"
+            f"{path} was written with a different window, which cuts files at different places; finish with that "
+            "window, then change it, or start over with --restart"
         )
     return entry
 
@@ -196,7 +197,7 @@ def metadata_of(
     config: Mapping[str, Any],
     inputs: Sequence[Mapping[str, object]],
 ) -> dict[str, Any]:
-    """The content of metadata.json. No times, paths or durations: the same input gives the same bytes."""
+    """The content of metadata.json, without times, paths or durations: the same input gives the same bytes."""
     totals, rejected = _totals(parts)
     tokens = totals["tokens"]
     metadata = {
@@ -217,12 +218,12 @@ def metadata_of(
         "files": list(files),
         "token_byte_lengths": tokenizer.token_byte_lengths().tolist(),
     }
-    # A file that an interrupted run wrote may have been counted in other windows.
+    # A file written by an interrupted run may have been counted with different windows.
     return with_windows(metadata, window=layout.window, stride=layout.stride, overlap=config["overlap"])
 
 
 def with_windows(metadata: Mapping[str, Any], *, window: int, stride: int, overlap: float) -> dict[str, Any]:
-    """`metadata` of the same tokens seen in other windows."""
+    """`metadata` for the same tokens with different windows."""
     files = [{**entry, "windows": num_windows(entry["tokens"], window, stride)} for entry in metadata["files"]]
     return {
         **metadata,
@@ -235,7 +236,7 @@ def with_windows(metadata: Mapping[str, Any], *, window: int, stride: int, overl
 
 
 def _totals(parts: Sequence[FinishedPart]) -> tuple[dict[str, int], dict[str, int]]:
-    """What stays, and what went by reason."""
+    """Totals of kept documents, and counts of removed ones by reason."""
     totals: Counter[str] = Counter(documents=0)
     rejected: Counter[str] = Counter()
     for finished in parts:
@@ -249,7 +250,7 @@ def _totals(parts: Sequence[FinishedPart]) -> tuple[dict[str, int], dict[str, in
 
 
 def _pieces(part: FinishedPart, start: int, end: int) -> Iterator[np.ndarray]:
-    """The kept tokens [start, end) of a part, where both count kept tokens only and may lie outside of it."""
+    """The kept tokens [start, end) of a part; both count kept tokens only and may be out of range."""
     tokens = part.part.tokens()
     position = 0
     for first, last in part.spans():
@@ -260,7 +261,7 @@ def _pieces(part: FinishedPart, start: int, end: int) -> Iterator[np.ndarray]:
 
 
 def _write_stream(path: Path, pieces: Iterable[np.ndarray], num_tokens: int, *, bos_id: int) -> tuple[int, str]:
-    """Write `pieces` as one array; returns the documents that begin in it and the file's sha256."""
+    """Write `pieces` as one array; returns the number of documents that begin in it and the file's sha256."""
     digest = hashlib.sha256()
     documents = 0
     written = 0

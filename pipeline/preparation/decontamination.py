@@ -1,11 +1,11 @@
-"""Finds documents that share thirteen words in a row with an evaluation set, so that a benchmark can say "clean".
+"""Find documents that share thirteen consecutive words with an evaluation set.
 
     index = EvaluationIndex.load(Path("eval"))      # eval/wikitext/*.raw, eval/lambada/*.jsonl, eval/hellaswag/*.jsonl
     match = index.find(text)                        # None, or the set and the words
     metadata["decontamination"] = index.stamp()
 
-Words are compared without case, punctuation and spacing, so WikiText's "well @-@ known" is "well-known". Thirteen is
-the length of Brown et al. 2020, "Language Models are Few-Shot Learners", arXiv:2005.14165, appendix C.
+Case, punctuation and spacing are ignored, so WikiText's "well @-@ known" equals "well-known". The length of thirteen is
+from Brown et al. 2020, "Language Models are Few-Shot Learners", arXiv:2005.14165, appendix C.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,14 +26,15 @@ NGRAM_WORDS = 13
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd; 2^64 divided by the golden ratio, as in Fibonacci hashing
 _TABLE_BITS = 24
 _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
-# What is no letter or digit in ASCII separates words, and letters are made small, in one pass over the bytes.
+# In a single pass over the bytes, ASCII characters other than letters and digits become separators and letters lower
+# case.
 _SEPARATE = bytes(byte if byte >= 128 or chr(byte).isalnum() else 32 for byte in range(256)).lower()
 _TYPOGRAPHIC = "‘’“”„«»–—―…·•\u00a0\u3000、。，"
 
 
 @dataclass(frozen=True)
 class Match:
-    """The first words of a document that an evaluation set has too."""
+    """The first shared words of a document and an evaluation set."""
 
     set_name: str
     words: str
@@ -45,7 +46,7 @@ class Match:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """One set as it was indexed. Items of fewer than thirteen words cannot be found and are counted as short."""
+    """An indexed set. Items with fewer than thirteen words cannot be matched and are counted as short."""
 
     name: str
     files: Mapping[str, str]  # name → sha256
@@ -54,10 +55,10 @@ class EvaluationSet:
 
 
 class EvaluationIndex:
-    """All thirteen-word sequences of the evaluation sets. Read-only, and small enough to be sent to every worker."""
+    """All thirteen-word sequences in the evaluation sets. Read-only, and small enough to send to every worker."""
 
     def __init__(self, items: Mapping[str, list[str]], *, files: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        """Args: `items`: set name → its texts; `files`: set name → the files that they come from, with their sha256."""
+        """Args: `items`: set name → texts; `files`: set name → source files with their sha256."""
         words = {name: [words_of(text) for text in texts] for name, texts in items.items()}
         vocabulary = {word for rows in words.values() for row in rows for word in row}
         self._word_hashes = {
@@ -71,16 +72,16 @@ class EvaluationIndex:
         owners = np.repeat(np.arange(len(hashes)), [len(group) for group in hashes])
         self._hashes_sorted, first = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]), return_index=True)
         self._owners = owners[first]
-        # One look into 16 MB settles nearly every sequence; only what may be there is searched for.
+        # A lookup in a 16 MB filter rules out nearly all sequences; only possible matches are searched for.
         self._table = np.zeros(1 << _TABLE_BITS, dtype=bool)
         self._table[self._hashes_sorted >> _TABLE_SHIFT] = True
 
     @classmethod
     def load(cls, folder: Path) -> "EvaluationIndex":
-        """The sets in `folder`, laid out as the benchmark's own data folder.
+        """The sets in `folder`, which has the layout of the benchmark's data folder.
 
         Raises:
-            PipelineError: no set is there, or a file is malformed.
+            PipelineError: there is no set, or a file is malformed.
         """
         items: dict[str, list[str]] = {}
         files: dict[str, dict[str, str]] = {}
@@ -95,7 +96,7 @@ class EvaluationIndex:
         return cls(items, files=files)
 
     def find(self, text: str) -> Match | None:
-        """The first thirteen words in a row of `text` that are in a set."""
+        """The first thirteen consecutive words of `text` that are in a set."""
         words = words_of(text)
         hashes = self._hashes(words)
         for place in np.flatnonzero(self._table[hashes >> _TABLE_SHIFT]):
@@ -106,7 +107,7 @@ class EvaluationIndex:
         return None
 
     def stamp(self) -> dict[str, Any]:
-        """What a dataset's metadata says of the sets that it holds nothing of."""
+        """The record of these sets for the metadata of a decontaminated dataset."""
         sets = [
             {"name": one.name, "files": dict(one.files), "items": one.items, "short_items": one.short_items}
             for one in self.sets
@@ -114,9 +115,10 @@ class EvaluationIndex:
         return {"ngram_words": NGRAM_WORDS, "sets": sets}
 
     def _hashes(self, words: list[bytes]) -> np.ndarray:
-        """(N - 12,) a 64-bit hash of each thirteen words in a row: a polynomial of the words' own hashes.
+        """(N - 12,) a 64-bit hash of every thirteen consecutive words, a polynomial of the words' hashes.
 
-        A word that no set has counts as 0. That an unlike sequence of 10^10 meets one of 10^6 by chance: 1 in 2,000.
+        Words that are in no set count as 0. The chance of a false match between 10^10 sequences and a set of 10^6 is
+        1 in 2,000.
         """
         if len(words) < NGRAM_WORDS:
             return np.empty(0, dtype=np.uint64)
@@ -129,14 +131,14 @@ class EvaluationIndex:
 
 
 def words_of(text: str) -> list[bytes]:
-    """The words of `text` as UTF-8, without case (of A to Z) and punctuation."""
+    """The words of `text` as UTF-8, with A to Z in lower case and without punctuation."""
     for sign in _TYPOGRAPHIC:
         text = text.replace(sign, " ")
     return text.encode("utf-8", errors="replace").translate(_SEPARATE).split()
 
 
 def _joined(left: np.ndarray, right: np.ndarray, *, left_words: int, right_words: int) -> np.ndarray:
-    """Hashes of sequences of `left_words` + `right_words` words from those of their two parts."""
+    """Hashes of sequences of `left_words` + `right_words` words from the hashes of the two parts."""
     factor = np.uint64(pow(_MULTIPLIER, right_words, 1 << 64))
     count = len(right) - left_words
     joined: np.ndarray = left[:count] * factor + right[left_words:]
@@ -168,7 +170,7 @@ def _lambada(path: Path) -> Iterator[str]:
 
 
 def _hellaswag(path: Path) -> Iterator[str]:
-    """The context with the right ending; the wrong ones are machine-made and occur nowhere else."""
+    """The context with the correct ending; the wrong ones are machine-generated and occur nowhere else."""
     for record in _records(path):
         yield f"{record['ctx']} {record['endings'][int(record['label'])]}"
 

@@ -1,7 +1,7 @@
-"""A file behind HTTP that is read by ranges and survives a bad network.
+"""A remote file, read by HTTP range requests, that tolerates a bad network.
 
-A request that fails is repeated after a wait that doubles, with jitter; bytes that came before a connection broke are
-kept, and the next request asks for the rest. A run of attempts that brings next to nothing gives up.
+Failed requests are retried with exponential backoff and jitter. Bytes received before a connection broke are kept, and
+the next request asks for the rest. It gives up after several attempts in a row that deliver next to nothing.
 """
 
 import http.client
@@ -21,24 +21,25 @@ from urllib.parse import urlsplit
 from utils.errors import PipelineError
 from utils.hub_connection import hub_request, open_url
 
-BLOCK_BYTES = 8 << 20  # a request each; the text column is most of a Parquet file, so little is read for nothing
-REQUEST_SECONDS = 60.0  # then a new request asks for the rest, and a server that only trickles counts as failing
+BLOCK_BYTES = 8 << 20  # per request; the text column is most of a Parquet file, so little is read in vain
+REQUEST_SECONDS = 60.0  # then a new request asks for the rest, so that a very slow server counts as failing
 _TIMEOUT_SECONDS = 30.0
-_FIRST_ATTEMPTS, _FIRST_TIMEOUT_SECONDS = 3, 10.0  # before any connection: most often there is no network
-_LEAST_PROGRESS = 0.01  # the share of a range that one request must bring to count as progress
+_FIRST_ATTEMPTS, _FIRST_TIMEOUT_SECONDS = 3, 10.0  # before the first connection; usually there is no network
+_LEAST_PROGRESS = 0.01  # the share of a range that a request must deliver to count as progress
 _LONGEST_WAIT = 60.0
 _CHUNK_BYTES = 1 << 18
-_FINAL = {401: "it asks for a login: set HF_TOKEN", 403: "access is refused: accept its terms, set HF_TOKEN", 404: ""}
+_FINAL = {401: "it requires a login: set HF_TOKEN", 403: "access is refused: accept its terms, set HF_TOKEN", 404: ""}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class ServerError(PipelineError):
-    """The server did not give what was asked for, however often it was asked."""
+    """The server did not deliver the requested bytes in any attempt."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed. `unreachable`: no connection was made; `retry_after`: seconds that the server asks for."""
+    """Why an attempt failed. `unreachable`: there was no connection; `retry_after`: the delay requested by the
+    server."""
 
     problem: str
     unreachable: bool = False
@@ -47,7 +48,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Span:
-    """The bytes [start, end) of a file, and what is known of the whole file: its size and hash."""
+    """The bytes [start, end) of a file, and the size and hash of the whole file."""
 
     start: int
     end: int
@@ -60,14 +61,14 @@ class Span:
 
 
 def print_notice(message: str) -> None:
-    """Print a line to standard error, in place of a progress line that is there."""
+    """Print a line to standard error, replacing a progress line."""
     sys.stderr.write(f"\r\x1b[K{message}\n" if sys.stderr.isatty() else f"{message}\n")
     sys.stderr.flush()
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How long a failing server is asked again: `attempts` in a row, waiting `seconds`, twice that, …"""
+    """How to retry: up to `attempts` in a row, waiting `seconds`, then twice that, …"""
 
     attempts: int
     seconds: float
@@ -75,7 +76,8 @@ class Retries:
     notify: Callable[[str], None] = print_notice
 
     def wait(self, server: str, failure: Failure, failures: int, attempts: int) -> None:
-        """Before the next attempt. Half of the wait is random, so that workers do not come back all at once."""
+        """Wait before the next attempt. Half of the delay is random, so that workers do not retry all at the same
+        time."""
         longest = min(self.seconds * 2 ** (failures - 1), _LONGEST_WAIT)
         seconds = max(longest * random.uniform(0.5, 1.0), min(failure.retry_after, _LONGEST_WAIT))
         self.notify(f"{server} {failure.problem}; attempt {failures + 1} of {attempts} in {seconds:.1f} s")
@@ -84,15 +86,15 @@ class Retries:
 
 @dataclass(frozen=True)
 class Server:
-    """The hub: its address, the headers of a request, and how patient we are."""
+    """The hub: its address, the request headers, and the retry policy."""
 
     endpoint: str
     retries: Retries
 
     def json(self, path: str, *, first: bool = False) -> tuple[Any, str | None]:
-        """A JSON answer, and the address of its next page if there is one.
+        """A JSON response, and the address of the next page if there is one.
 
-        `first`: the server has not answered yet; if it cannot be reached, give up soon.
+        `first`: the server has not answered yet, so give up soon if it cannot be reached.
         """
         body = bytearray()
         url = path if path.startswith("http") else f"{self.endpoint}{path}"
@@ -103,16 +105,16 @@ class Server:
             return json.loads(body), next_page
         except (ValueError, RecursionError):
             beginning = body[:60].decode("utf-8", errors="replace")
-            raise PipelineError(f"{url} answered {beginning!r}, expected JSON; is HF_ENDPOINT right?") from None
+            raise PipelineError(f"{url} answered {beginning!r}, expected JSON; is HF_ENDPOINT correct?") from None
 
     def range(self, path: str, span: Span) -> bytes:
-        """The bytes `span` of a file."""
+        """Read the bytes `span` of a file."""
         body = bytearray()
         self._fetch(f"{self.endpoint}{path}", body, span)
         return bytes(body)
 
     def _fetch(self, url: str, body: bytearray, span: Span | None = None, *, first: bool = False) -> Message:
-        """Fill `body`, however many requests it takes; returns the last answer's headers."""
+        """Fill `body`, with several requests if necessary; returns the headers of the last response."""
         least = max(1, round(span.length * _LEAST_PROGRESS)) if span else 1
         failures = 0
         while True:
@@ -141,9 +143,9 @@ class Server:
             while chunk := response.read1(_CHUNK_BYTES):
                 body += chunk
                 if span is not None and time.monotonic() > deadline and len(body) < span.length:
-                    raise http.client.HTTPException(f"took {REQUEST_SECONDS:.0f} s without coming to an end")
+                    raise http.client.HTTPException(f"took longer than {REQUEST_SECONDS:.0f} s")
             if response.length:  # the connection ended before the announced length
-                raise http.client.HTTPException(f"the answer was cut short by {response.length} bytes")
+                raise http.client.HTTPException(f"the response was {response.length} bytes too short")
             if span is not None and len(body) != span.length:
                 found = len(body)
                 del body[span.length :]
@@ -152,14 +154,14 @@ class Server:
 
 
 def _failure(url: str, error: Exception) -> Failure:
-    """What went wrong with a request.
+    """Classify a failed request.
 
     Raises:
-        PipelineError: asking again is of no use.
+        PipelineError: retrying is pointless.
     """
     if isinstance(error, urllib.error.HTTPError):
         if error.code in _FINAL:
-            hint = _FINAL[error.code] or "is the name right?"
+            hint = _FINAL[error.code] or "is the name correct?"
             raise PipelineError(f"{url} answered {error.code} {error.reason}; {hint}") from None
         return Failure(f"answered {error.code} {error.reason}", retry_after=_seconds(error.headers))
     if isinstance(error, urllib.error.URLError):
@@ -168,9 +170,9 @@ def _failure(url: str, error: Exception) -> Failure:
 
 
 def _check_range(response: http.client.HTTPResponse, span: Span, *, received: int) -> None:
-    """Refuse an answer that is not the rest of `span`, or its beginning."""
+    """Check that a response is the rest of `span` or the start of it."""
     if response.status != 206:
-        raise http.client.HTTPException(f"status {response.status} for a range, expected 206")
+        raise http.client.HTTPException(f"status {response.status} for a range request, expected 206")
     found = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(found.strip())
     start = span.start + received
@@ -182,15 +184,15 @@ def _check_range(response: http.client.HTTPResponse, span: Span, *, received: in
 
 
 def _check_hash(stated: str | None, span: Span) -> None:
-    """Refuse a file that is not the one in the listing. Its content is not hashed: only parts of it are read."""
+    """Check that a file is the one in the listing. Its content is not hashed, because only parts of it are read."""
     if stated and len(stated) == len(span.file_hash) and stated != span.file_hash:
-        raise http.client.HTTPException(f"a file with the hash {stated}, the listing says {span.file_hash}")
+        raise http.client.HTTPException(f"a file with the hash {stated}, but the listing says {span.file_hash}")
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of `size` bytes at `path` of a server, seekable, read in blocks of which the last few are kept.
+    """A seekable file of `size` bytes at `path` on a server, read in blocks, the last few of which are cached.
 
-    `file_hash`, where it is known, is compared with the one that the server states.
+    `file_hash`, if known, is compared with the hash stated by the server.
     """
 
     def __init__(self, server: Server, path: str, size: int, file_hash: str = "") -> None:
@@ -216,7 +218,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as the block at the position reaches."""
+        """Fill `buffer` up to the end of the current block."""
         if self._position >= self._size or not len(buffer):
             return 0
         number, offset = divmod(self._position, BLOCK_BYTES)
@@ -226,7 +228,7 @@ class RemoteFile(io.RawIOBase):
         return len(piece)
 
     def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer only at the end: pyarrow takes a short read for the file's end."""
+        """Read `size` bytes; fewer only at the end, because pyarrow treats a short read as the end of the file."""
         left = self._size - self._position if size < 0 else min(size, self._size - self._position)
         pieces = []
         while left > 0:
@@ -246,6 +248,6 @@ class RemoteFile(io.RawIOBase):
 
 
 def _seconds(headers: Message | None) -> float:
-    """``Retry-After`` in seconds; its form with a date is left to the ordinary wait."""
+    """``Retry-After`` in seconds; a date is ignored in favour of the normal delay."""
     value = headers.get("Retry-After", "") if headers else ""
     return float(value) if value.isdigit() else 0.0

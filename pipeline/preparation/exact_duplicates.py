@@ -1,10 +1,10 @@
-"""Exact duplicates: a 128-bit hash of each document's normalised text, and which documents stay.
+"""Find exact duplicates by a 128-bit hash of each document's normalized text.
 
-    hashes = [hash_documents(texts) for texts in files]      # in parallel, file by file
-    masks = keep_masks(hashes)                               # one merge; the first of equal documents stays
+    hashes = [hash_documents(texts) for texts in files]      # file by file, in parallel
+    masks = keep_masks(hashes)                               # a single merge; the first of equal documents is kept
 
-Two documents are duplicates if they differ at most in Unicode composition, white space and the case of A to Z. That any
-two of 10^9 different documents share a hash has a chance of 10^-21.
+Two documents are duplicates if they differ only in Unicode composition, white space and the case of A to Z. The
+probability that any two of 10^9 different documents share a hash is 10^-21.
 """
 
 import unicodedata
@@ -24,9 +24,9 @@ def hash_documents(texts: Iterable[str]) -> np.ndarray:
 
 
 def normalised(text: str) -> bytes:
-    """What two duplicates have in common.
+    """The normalized text, which is equal for duplicates.
 
-    Bytes, because str.casefold and str.split take four times as long: they would cost as much as the encoder.
+    As bytes, because str.casefold and str.split are four times slower and would cost as much as the encoder.
     """
     return unicodedata.normalize("NFC", text).encode("utf-8").translate(_LOWER, _WHITE_SPACE)
 
@@ -34,12 +34,12 @@ def normalised(text: str) -> bytes:
 def keep_masks(hashes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """For each of `hashes`, (N, 2), a bool mask (N,): False where an earlier document has the same hash.
 
-    Earlier is by the order of `hashes`, then of their rows: whoever made them, and however many did, the same stay.
-    Memory: about 48 bytes a document.
+    The order is that of `hashes`, then of their rows, so the result does not depend on the number of workers. Needs
+    about 48 bytes of memory per document.
     """
     lengths = [len(part) for part in hashes]
     pairs = np.concatenate([part.reshape(-1, 2) for part in hashes]) if hashes else np.empty((0, 2), dtype=np.uint64)
-    # lexsort is stable: among equal hashes the first document comes first.
+    # lexsort is stable, so the first of equal documents comes first.
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     ordered = pairs[order]
     is_repeat = np.zeros(len(pairs), dtype=bool)

@@ -1,4 +1,4 @@
-"""A dataset that is finished already: whether it is the one asked for and still whole, and its windows."""
+"""Check whether a finished dataset matches the request and is intact, and update its windows."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,17 +15,17 @@ from utils.errors import PipelineError
 def finished_metadata(
     directory: Path, identity: Mapping[str, Any], files: Sequence[InputFile], dataset: DatasetConfig
 ) -> dict[str, Any] | None:
-    """The metadata of the finished dataset in `directory`, with the windows that `dataset` asks for; None without one.
+    """The metadata of the finished dataset in `directory`, with the windows in `dataset`, or None if there is none.
 
     Raises:
-        PipelineError: it was made of something else, its input has changed, or a token file is missing or cut short.
+        PipelineError: it was made from something else, its input changed, or a token file is missing or truncated.
     """
     if not (directory / METADATA_NAME).exists():
         return None
     found = TokenDataset.open(directory, window=dataset.window, stride=dataset.stride)
     if found.is_foreign:
         raise PipelineError(
-            f"{directory} holds a token dataset of another tool; name another folder in the config, or replace it with "
+            f"{directory} holds a token dataset of another tool; set another folder in the config, or replace it with "
             "--restart"
         )
     metadata = found.metadata
@@ -40,9 +40,9 @@ def finished_metadata(
     if changed:
         more = f" and {len(changed) - 1} more" if changed[1:] else ""
         raise PipelineError(
-            f"{changed[0]}{more} has changed since {directory} was made of it; make the dataset again with --restart"
+            f"{changed[0]}{more} has changed since {directory} was made from it; prepare it again with --restart"
         )
-    write_times(directory, files)  # a copy is recognised by its content only once
+    write_times(directory, files)  # so that a copy has to be compared by content only once
     return _with_asked_windows(directory, metadata, dataset)
 
 
@@ -50,13 +50,13 @@ def _with_asked_windows(directory: Path, metadata: dict[str, Any], dataset: Data
     windows = {"window": dataset.window, "stride": dataset.stride}
     if windows.items() <= metadata.items():
         recorded = any("content" in entry for entry in metadata.get("inputs", []))
-        same = "the same input" if recorded else "input of the same names and sizes; its content was not recorded"
-        print(f"{directory.name} is complete already and made of {same}; --restart makes it again")
+        same = "the same input" if recorded else "input with the same names and sizes; its content was not recorded"
+        print(f"{directory.name} is already complete and made from {same}; use --restart to prepare it again")
         return metadata
     changed = with_windows(metadata, **windows, overlap=dataset.overlap)
     write_metadata(directory, changed)
     print(
-        f"{directory.name}: windows of {dataset.window}, one every {dataset.stride} tokens, in place of "
-        f"{metadata['window']} and {metadata['stride']}; the tokens stay as they are"
+        f"{directory.name}: windows of {dataset.window}, one every {dataset.stride} tokens, instead of "
+        f"{metadata['window']} and {metadata['stride']}; the tokens do not change"
     )
     return changed

@@ -1,4 +1,4 @@
-"""How big a dataset will be, and whether the disk has room for it."""
+"""Estimate the size of a dataset, and check whether the disk has room for it."""
 
 import shutil
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _SAMPLE_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class ExpectedSize:
-    """`at_most` is what the disk must hold while the dataset is made, `dataset` what stays; both in bytes."""
+    """`at_most` is the peak disk usage during preparation, `dataset` the final size; both in bytes."""
 
     tokens: int
     dataset: int
@@ -40,7 +40,7 @@ def expected_size(job: "Preparation", tokenizer: "Tokenizer") -> ExpectedSize:
     tokens = sum(len(tokenizer.encode(text)) + 2 for text in texts) / max(sum(sizes), 1) * total
     dataset = int(tokens * 2)
     files = min(max(1, int(tokens) // job.dataset.file_tokens), job.dataset.max_files)
-    # Until they are removed, parts are on disk besides the files that are written from them.
+    # Until they are removed, parts are on disk together with the files written from them.
     at_most = dataset + dataset * min(job.workers, files) // files + int(documents * INDEX_DTYPE.itemsize)
     return ExpectedSize(int(tokens), dataset, at_most)
 
@@ -49,7 +49,7 @@ def refuse_small_disk(directory: Path, expected: ExpectedSize) -> None:
     """Print the expected size and the free space.
 
     Raises:
-        PipelineError: it does not fit.
+        PipelineError: there is not enough space.
     """
     there = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     free = shutil.disk_usage(directory).free
@@ -57,14 +57,14 @@ def refuse_small_disk(directory: Path, expected: ExpectedSize) -> None:
     about = f"about {format_count(expected.tokens)} tokens, {format_bytes(expected.dataset)}"
     if needed > free:
         raise PipelineError(
-            f"{directory} will hold {about}; making it needs {format_bytes(needed)} of disk and "
-            f"{format_bytes(free)} are free; make space, or name another folder in the config"
+            f"{directory} will have {about}; preparing it needs {format_bytes(needed)} of disk space and only "
+            f"{format_bytes(free)} are free; free some space, or set another folder in the config"
         )
     print(f"expected: {about} in {directory} ({format_bytes(free)} free)", flush=True)
 
 
 def _sample(job: "Preparation") -> tuple[Sequence[int], Sequence[str]]:
-    """Input bytes and texts of the first documents."""
+    """The input bytes and the texts of the first documents."""
     sizes: list[int] = []
     texts: list[str] = []
     rows = (row for shard in job.shards for row in shard.rows(0, _SAMPLE_ROWS))

@@ -1,4 +1,4 @@
-"""A dataset on the Hugging Face hub as Parquet shards, read by ranges: nothing is downloaded whole."""
+"""A dataset on the Hugging Face hub as Parquet shards, read in ranges without downloading whole files."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -12,14 +12,14 @@ from utils.errors import PipelineError, did_you_mean
 
 
 def hub_server(retries: Retries) -> Server:
-    """The hub that `HF_ENDPOINT` names."""
+    """The hub at `HF_ENDPOINT`."""
     from huggingface_hub.constants import ENDPOINT
 
     return Server(ENDPOINT.rstrip("/"), retries)
 
 
 def hub_shards(server: Server, name: str, subset: str, reject: Rejection) -> list[ParquetShard]:
-    """The Parquet files of `subset` in the order of their names, a shard each.
+    """The Parquet files of `subset`, sorted by name, one shard each.
 
     Raises:
         PipelineError: no such dataset or subset, no Parquet files, or the hub cannot be reached.
@@ -45,12 +45,12 @@ def _dataset_info(server: Server, name: str) -> dict[str, Any]:
     except ServerError as error:
         raise PipelineError(f"{error}; check the network, or use downloaded files with --source DIR") from None
     if not isinstance(info, dict) or "sha" not in info:
-        raise PipelineError(f"{server.endpoint} answered no description of {name}; is HF_ENDPOINT right?")
+        raise PipelineError(f"{server.endpoint} sent no description of {name}; is HF_ENDPOINT correct?")
     return info
 
 
 def _patterns(info: dict[str, Any], name: str, subset: str) -> list[str]:
-    """Which files the dataset's card gives to the training split of `subset`."""
+    """The files of the training split of `subset` according to the dataset card."""
     configs = {config["config_name"]: config for config in (info.get("cardData") or {}).get("configs", [])}
     if not configs:
         return ["*.parquet"]
@@ -65,19 +65,19 @@ def _patterns(info: dict[str, Any], name: str, subset: str) -> list[str]:
 
 
 def _tree(server: Server, name: str, revision: str, pattern: str) -> Iterator[dict[str, Any]]:
-    """The files below the folder that `pattern` names before its first wildcard."""
+    """The files below the folder in `pattern` before its first wildcard."""
     folder = pattern.partition("*")[0].rpartition("/")[0]
     page: str | None = f"/api/datasets/{name}/tree/{revision}/{quote(folder)}?recursive=true"
     while page:
         entries, page = server.json(page)
         if not isinstance(entries, list):
-            raise PipelineError(f"{server.endpoint} answered no list of files for {name}; is HF_ENDPOINT right?")
+            raise PipelineError(f"{server.endpoint} sent no list of files for {name}; is HF_ENDPOINT correct?")
         yield from entries
 
 
 def _shard(server: Server, name: str, revision: str, entry: dict[str, Any], reject: Rejection) -> ParquetShard:
     path = f"/datasets/{name}/resolve/{revision}/{quote(entry['path'])}"
-    # A new commit elsewhere in the repository changes the revision, but not what the file's own hash says.
+    # A new commit elsewhere in the repository changes the revision, but not the file's own hash.
     content = (entry.get("lfs") or {}).get("oid") or entry.get("oid", "")
     open_file = partial(RemoteFile, server, path, entry["size"], content)
     return ParquetShard(entry["path"], entry["size"], content, open_file, reject)

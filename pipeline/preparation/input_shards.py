@@ -1,6 +1,6 @@
-"""Where documents come from: shards, pieces of input that are read independently and in a fixed order.
+"""Read documents from shards, pieces of input that can be read independently, in a fixed order.
 
-A shard is small enough that many workers share one big file, and can be picked up at any row.
+Shards are small enough for many workers to share a large file, and reading can start at any row.
 """
 
 from collections import Counter
@@ -17,15 +17,15 @@ from pipeline.formats.raw_files import BOM, ParquetRows, RawFile, format_of, jso
 from utils.errors import PipelineError
 
 SHARD_BYTES = 32 << 20
-BATCH_CHARACTERS = 8 << 20  # text in memory at once; ids, hashes and strings of it take about ten times as much
+BATCH_CHARACTERS = 8 << 20  # text in memory; its ids, hashes and strings take about ten times as much
 _PARQUET_ROWS = 256
 _PARAGRAPH_BREAK, _LINE_BREAK = PARAGRAPH_BREAK.encode(), LINE_BREAK.encode()
 
-Rejection = Callable[[Mapping[str, Any]], str | None]  # a document's fields → why it is left out, or None
+Rejection = Callable[[Mapping[str, Any]], str | None]  # a document's fields → why it is dropped, or None
 
 
 class Row(NamedTuple):
-    """A document that was read: its text, or the reason to leave it out. `size` is in input bytes."""
+    """A document: its text, or the reason to drop it. `size` is in input bytes."""
 
     text: str
     reason: str | None
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents that follow each other. `rows` and `size` (input bytes) count the rejected ones too."""
+    """Consecutive documents. `rows` and `size` (input bytes) include rejected ones."""
 
     texts: Sequence[str]
     rows: int
@@ -43,10 +43,10 @@ class Batch:
 
 
 class Shard(Protocol):
-    """Reads one piece of the input; pickled to the worker that reads it.
+    """Reads a piece of the input; pickled to the worker that reads it.
 
-    `source` names its file, `modified` tells one state of that file from another, `size` is in input bytes,
-    `path` is None for a file on the hub.
+    `source` is the name of its file, `modified` identifies a version of that file, `size` is in input bytes, and `path`
+    is None for a file on the hub.
     """
 
     @property
@@ -62,12 +62,12 @@ class Shard(Protocol):
     def path(self) -> Path | None: ...
 
     def rows(self, start: int, stop: int | None) -> Iterator[Row]:
-        """The rows [start, stop); `stop` None: to the shard's end."""
+        """The rows [start, stop), or to the end of the shard if `stop` is None."""
         ...
 
 
 def batches(rows: Iterable[Row], *, batch_size: int) -> Iterator[Batch]:
-    """`rows` in batches of `batch_size`, or of fewer if they are long."""
+    """`rows` in batches of `batch_size`, or fewer if they are long."""
     texts: list[str] = []
     rejected: Counter[str] = Counter()
     number = size = held = 0
@@ -89,7 +89,7 @@ def batches(rows: Iterable[Row], *, batch_size: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class LineShard:
-    """The lines of a file that begin in its bytes [start, end): articles of a cleaned file."""
+    """The lines of a cleaned file, one article each, that start in its bytes [start, end)."""
 
     path: Path
     start: int
@@ -108,7 +108,7 @@ class LineShard:
         with self.path.open("rb", buffering=1 << 20) as stream:
             position = self.start
             if self.start:
-                # The line that runs across the border belongs to the shard where it begins.
+                # A line across the border belongs to the shard in which it starts.
                 stream.seek(self.start - 1)
                 position += len(stream.readline()) - 1
             while position < self.end and (line := stream.readline()):
@@ -121,7 +121,7 @@ class LineShard:
 
     def _text_of(self, line: bytes) -> str:
         try:
-            # from_line on bytes: a str that holds U+2028 takes two bytes a character and is slow to decode.
+            # from_line on bytes, because a str with U+2028 takes two bytes per character and is slow to decode.
             return line.removesuffix(b"\n").replace(_PARAGRAPH_BREAK, b"\n\n").replace(_LINE_BREAK, b"\n").decode()
         except UnicodeDecodeError as error:
             raise PipelineError(
@@ -131,7 +131,7 @@ class LineShard:
 
 @dataclass(frozen=True)
 class JsonLineShard(LineShard):
-    """The documents of a JSONL file that begin in its bytes [start, end), each with a `text`."""
+    """The documents of a JSONL file, each with a `text`, that start in its bytes [start, end)."""
 
     reject: Rejection
 
@@ -142,7 +142,7 @@ class JsonLineShard(LineShard):
 
 @dataclass(frozen=True)
 class CompressedShard:
-    """A whole compressed JSONL file: it cannot be read from the middle, so it is one shard."""
+    """A whole compressed JSONL file, which is one shard because it cannot be read from the middle."""
 
     path: Path
     size: int
@@ -163,7 +163,7 @@ class CompressedShard:
 
 @dataclass(frozen=True)
 class ParquetShard:
-    """The row groups [first, last) of a Parquet file, on disk or far away; `last` None: to the file's end."""
+    """The row groups [first, last) of a local or remote Parquet file, or to the end of the file if `last` is None."""
 
     source: str
     size: int
@@ -192,7 +192,7 @@ def _row(fields: Mapping[str, Any] | None, reject: Rejection, size: int) -> Row:
 
 
 def line_shards(paths: Sequence[Path], kind: Callable[..., LineShard] = LineShard) -> Sequence[LineShard]:
-    """Every file cut into shards of about `SHARD_BYTES`."""
+    """Cut every file into shards of about `SHARD_BYTES`."""
     facts = [(path, path.stat()) for path in paths]
     return [
         kind(path, start, min(start + SHARD_BYTES, fact.st_size), str(fact.st_mtime_ns))
@@ -202,7 +202,7 @@ def line_shards(paths: Sequence[Path], kind: Callable[..., LineShard] = LineShar
 
 
 def record_shards(paths: Sequence[Path], reject: Rejection) -> list[Shard]:
-    """Local Parquet and JSONL files (also compressed) as shards."""
+    """Local Parquet and (optionally compressed) JSONL files as shards."""
     shards: list[Shard] = []
     for path in paths:
         fact = path.stat()

@@ -1,7 +1,7 @@
-"""The files that a dataset is made of: names, sizes, and whether they still hold what was read.
+"""The input files of a dataset: names, sizes, and whether they have changed since they were read.
 
-metadata.json keeps a hash of each file's content; the side file `input_times.json` keeps its time of change, so that an
-unchanged input need not be read again. A copy has other times and is recognised by its content.
+metadata.json has a hash of each file's content. The side file `input_times.json` has its modification time, so that
+unchanged input need not be read again. A copy has different times and is recognized by its content.
 """
 
 import json
@@ -20,9 +20,9 @@ TIMES_NAME = "input_times.json"
 
 @dataclass(frozen=True)
 class InputFile:
-    """`modified` tells one state of the file from another; `paths` is empty for a file on the hub.
+    """`modified` identifies a version of the file; `paths` is empty for a file on the hub.
 
-    Files of the same name in several folders count as one, so there may be several paths.
+    Files with the same name in several folders count as one, so there may be several paths.
     """
 
     name: str
@@ -31,14 +31,14 @@ class InputFile:
     paths: Sequence[Path]
 
     def content(self) -> str:
-        """A hash of what the file holds: the sha256 of its bytes, or what the hub says."""
+        """A hash of the content: the sha256 of the bytes, or the hub's hash."""
         if not self.paths:
             return f"hub:{self.modified}"
         return f"sha256:{sha256_of(*self.paths)}"
 
 
 def input_files(shards: Iterable[Shard]) -> list[InputFile]:
-    """The files that `shards` are pieces of, in their order."""
+    """The files of `shards`, in order."""
     pieces: dict[str, list[Shard]] = {}
     for shard in shards:
         pieces.setdefault(shard.source, []).append(shard)
@@ -54,7 +54,7 @@ def input_files(shards: Iterable[Shard]) -> list[InputFile]:
 
 
 def described(files: Sequence[InputFile], *, read: set[str], workers: int) -> list[dict[str, Any]]:
-    """What metadata.json says about `files`: the content only of those in `read`, which decided the dataset."""
+    """The metadata entries of `files`; content hashes only for those in `read`, which affect the dataset."""
     with ThreadPoolExecutor(workers) as threads:
         contents = threads.map(lambda file: file.content() if file.name in read else None, files)
         facts = [
@@ -65,14 +65,14 @@ def described(files: Sequence[InputFile], *, read: set[str], workers: int) -> li
 
 
 def write_times(directory: Path, files: Sequence[InputFile]) -> None:
-    """Write the side file, unless it says the same already."""
+    """Write the side file unless it is already up to date."""
     times = {file.name: file.modified for file in files}
     if times != _read_times(directory):
         write_json(directory / TIMES_NAME, times)
 
 
 def changed_files(directory: Path, files: Sequence[InputFile], made_of: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of files that no longer hold what the metadata's `made_of` says; content is read only if times differ."""
+    """The names of files that differ from `made_of` in the metadata; content is read only if times differ."""
     times = _read_times(directory)
     contents = {entry.get("name"): entry.get("content") for entry in made_of}
     return [
@@ -83,7 +83,7 @@ def changed_files(directory: Path, files: Sequence[InputFile], made_of: Sequence
 
 
 def _read_times(directory: Path) -> dict[str, Any]:
-    """Empty if there is no such file or it is damaged: then the content decides."""
+    """Empty if the file is missing or damaged; then contents are compared."""
     try:
         times = json.loads((directory / TIMES_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

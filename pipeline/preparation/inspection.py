@@ -1,4 +1,4 @@
-"""`--inspect DIR`: totals, how long documents are, five of them decoded, and whether every file is as written."""
+"""`--inspect DIR`: totals, document lengths, five decoded documents, and integrity of the files."""
 
 import random
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ _BLOCK_TOKENS = 1 << 24
 
 
 def inspect_dataset(directory: Path, tokenizer: Tokenizer, *, window: int, stride: int) -> str:
-    """The report on a finished dataset, as text; writes the histogram of document lengths into its folder.
+    """The report on a finished dataset, as text. Writes a histogram of document lengths to its folder.
 
     Args:
-        window, stride: for a stream of another tool whose metadata names none.
+        window, stride: for a stream from another tool without these in its metadata.
 
     Raises:
-        PipelineError: it is not complete, was made with another tokenizer, or a file is damaged.
+        PipelineError: it is incomplete, was made with a different tokenizer, or a file is damaged.
     """
     hints = read_metadata(directory)
     windows = {"window": hints.get("window", window), "stride": hints.get("stride", stride)}
@@ -42,7 +42,7 @@ def inspect_dataset(directory: Path, tokenizer: Tokenizer, *, window: int, strid
     else:
         lengths = np.diff(starts, append=dataset.num_tokens)
         histogram = write_histogram(directory / HISTOGRAM_NAME, lengths)
-        parts += [format_lengths(lengths), f"lengths drawn in {histogram}"]
+        parts += [format_lengths(lengths), f"histogram of lengths: {histogram}"]
         numbers = sample_numbers(len(starts))
         parts += [_shown(f"document {number:,}", document(dataset, starts, number), tokenizer) for number in numbers]
     return "\n\n".join([*parts, _checked(dataset)])
@@ -54,27 +54,29 @@ def check_made_with(dataset: TokenDataset, tokenizer: Tokenizer) -> None:
     found = made_with.get("fingerprint", tokenizer.fingerprint)
     if found != tokenizer.fingerprint:
         raise PipelineError(
-            f"{dataset.directory} was made with tokenizer {made_with.get('name')} ({found[:12]}), this one is "
-            f"{tokenizer.fingerprint[:12]}; name the right folder with --set paths.tokenizer_dir=DIR"
+            f"{dataset.directory} was made with tokenizer {made_with.get('name')} ({found[:12]}), but this one is "
+            f"{tokenizer.fingerprint[:12]}; set the right folder with --set paths.tokenizer_dir=DIR"
         )
 
 
 def check_files(dataset: TokenDataset) -> None:
-    """Refuse files whose bytes are not those of the metadata."""
+    """Refuse files that do not match their sha256 in the metadata."""
     damaged = list(dataset.damaged_files())
     if damaged:
         raise PipelineError(
-            f"{dataset.directory}: {', '.join(damaged)} no longer has the sha256 of metadata.json; copy it again, or "
-            "make the dataset again with --restart"
+            f"{dataset.directory}: {', '.join(damaged)} does not match its sha256 in metadata.json; copy it again or "
+            "prepare the dataset again with --restart"
         )
 
 
 def overview(dataset: TokenDataset) -> str:
-    """Totals as the metadata says; of another tool's dataset what its arrays show."""
+    """Totals from the metadata, or for other tools' datasets from the arrays."""
     if "totals" in dataset.metadata:
         return summary(dataset.metadata, dataset.directory)
     stride = row_stride(dataset) if dataset.is_windowed else dataset.stride
-    made_by = "metadata.json is another tool's and is not used" if dataset.is_foreign else "metadata.json has no totals"
+    made_by = (
+        "metadata.json is from another tool and is ignored" if dataset.is_foreign else "metadata.json has no totals"
+    )
     rows = [
         ("dataset", str(dataset.directory)),
         ("tokens", f"{dataset.num_tokens:,}"),
@@ -88,11 +90,11 @@ def overview(dataset: TokenDataset) -> str:
 def _checked(dataset: TokenDataset) -> str:
     if dataset.is_foreign:
         return "all ids are in the vocabulary; there is no sha256 to compare"
-    return f"sha256 holds for all {len(dataset.files)} files"
+    return f"sha256 verified for all {len(dataset.files)} files"
 
 
 def document_starts(dataset: TokenDataset, bos_id: int) -> np.ndarray:
-    """Where every document begins in the whole stream, int64 (documents,)."""
+    """The start of every document in the stream, int64 (documents,)."""
     found, offset = [], 0
     for tokens in dataset.files:
         for start in range(0, len(tokens), _BLOCK_TOKENS):
@@ -102,7 +104,7 @@ def document_starts(dataset: TokenDataset, bos_id: int) -> np.ndarray:
 
 
 def document(dataset: TokenDataset, starts: np.ndarray, number: int) -> np.ndarray:
-    """The ids of a document, from the files that it is in, which may be more than one."""
+    """The ids of a document, which may span several files."""
     end = starts[number + 1] if number + 1 < len(starts) else dataset.num_tokens
     return np.concatenate(list(_span(dataset, int(starts[number]), int(end))))
 
@@ -122,17 +124,17 @@ def format_lengths(lengths: np.ndarray) -> str:
     shares = (0, 10, 25, 50, 75, 90, 99, 100)
     names = ["shortest", *(f"{share}%" for share in shares[1:-1]), "longest"]
     values = [f"{int(value):,}" for value in np.percentile(lengths, shares)]
-    return format_table([("tokens of a document", *names), ("", *values)], right=range(1, len(names) + 1))
+    return format_table([("tokens per document", *names), ("", *values)], right=range(1, len(names) + 1))
 
 
 def write_histogram(path: Path, lengths: np.ndarray) -> Path:
-    """Draw how many documents have how many tokens; lengths by powers, as they spread over five of them."""
+    """Plot a histogram of document lengths with a logarithmic axis, because they span five orders of magnitude."""
     from utils.plots import new_figure, save_figure
 
     figure, axes = new_figure(f"{len(lengths):,} documents, median {int(np.median(lengths)):,} tokens")
     axes.hist(lengths, bins=np.geomspace(max(lengths.min(), 1), lengths.max() + 1, 60))
     axes.set_xscale("log")
-    axes.set_xlabel("tokens in a document")
+    axes.set_xlabel("tokens per document")
     axes.set_ylabel("documents")
     save_figure(path, figure)
     return path

@@ -1,4 +1,4 @@
-"""What one run of a preparation is asked to make."""
+"""The parameters of a preparation run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ WORK_DIR = "unfinished"
 
 @dataclass(frozen=True)
 class Preparation:
-    """One dataset to make. `recipe` holds every setting that decides its bytes, under the names that people set;
+    """A dataset to prepare. `recipe` has every setting that affects its content, under the configuration's names;
     `check_input` raises PipelineError if the input is damaged.
     """
 

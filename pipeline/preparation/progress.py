@@ -1,4 +1,4 @@
-"""The live line of a preparation: ``Documents processed: x docs [.., y docs/s]`` with tokens, MB/s and what is left."""
+"""The progress line: ``Documents processed: x docs [.., y docs/s]`` with tokens, MB/s and time left."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from utils.terminal import format_count, format_seconds
 
 @dataclass(frozen=True)
 class BatchDone:
-    """What one batch added: documents read, tokens written, input bytes."""
+    """The progress of one batch: documents read, tokens written, input bytes."""
 
     rows: int
     tokens: int
@@ -19,7 +19,7 @@ class BatchDone:
 
 
 class ProgressLine:
-    """Counts what workers report. Rates are of this run; the counts include what an earlier run did."""
+    """Adds up workers' progress. Rates are for this run; counts include earlier runs."""
 
     def __init__(
         self,

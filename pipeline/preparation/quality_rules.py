@@ -1,8 +1,8 @@
-"""Published quality rules for web text: each a pure function, text → the reason to leave it out, or None.
+"""Published quality rules for web text. Each is a pure function, text → the reason to drop it, or None.
 
-    rejection(text, ["gopher_stop_words", "c4"])        # None, or such as "gopher_stop_words"
+    rejection(text, ["gopher_stop_words", "c4"])        # None, or a reason such as "gopher_stop_words"
 
-Thresholds are the papers'. Words are what spaces separate, as in both papers.
+Thresholds are from the papers. As in both papers, words are separated by white space.
 
 Gopher: Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher",
 arXiv:2112.11446, appendix A.1.1 and table A1. C4: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a
@@ -28,7 +28,7 @@ _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "u
 
 
 def gopher_quality(text: str) -> str | None:
-    """50 to 100,000 words of 3 to 10 characters on average, most with a letter; few symbols, bullets, ellipses."""
+    """50 to 100,000 words with a mean length of 3 to 10, most with a letter; few symbols, bullets and ellipses."""
     words = text.split()
     lines = text.splitlines()
     if not 50 <= len(words) <= 100_000:
@@ -47,12 +47,12 @@ def gopher_quality(text: str) -> str | None:
 
 
 def gopher_stop_words(text: str) -> str | None:
-    """At least two different words of the eight commonest; English only."""
+    """At least two of eight very common English words."""
     return None if len(_STOP_WORDS.intersection(text.lower().split())) >= 2 else "gopher_stop_words"
 
 
 def gopher_repetition(text: str) -> str | None:
-    """No more than a share of repeated lines and paragraphs, of one n-gram, and of repeated n-grams."""
+    """Limited shares of repeated lines and paragraphs, of the top n-gram, and of repeated n-grams."""
     if _is_repetitive([line for line in text.splitlines() if line.strip()], len(text)):
         return "gopher_duplicate_lines"
     if _is_repetitive([part for part in re.split(r"\n\s*\n", text) if part.strip()], len(text)):
@@ -61,7 +61,7 @@ def gopher_repetition(text: str) -> str | None:
 
 
 def c4(text: str) -> str | None:
-    """No curly bracket, no "lorem ipsum", and three sentences in the lines that C4 would keep."""
+    """No curly brackets, no "lorem ipsum", and at least three sentences in the lines that C4 would keep."""
     if "{" in text:
         return "c4_curly_bracket"
     if "lorem ipsum" in text.lower():
@@ -75,7 +75,7 @@ RULE_NAMES = tuple(RULES)
 
 
 def rejection(text: str, names: Sequence[str]) -> str | None:
-    """The first reason that the rules called `names` find against `text`, or None."""
+    """The reason of the first rule in `names` that rejects `text`, or None."""
     for name in names:
         reason = RULES[name](text)
         if reason:
@@ -84,16 +84,16 @@ def rejection(text: str, names: Sequence[str]) -> str | None:
 
 
 def check_rule_names(names: Sequence[str]) -> None:
-    """Refuse a name that is none of the rules'."""
+    """Raise PipelineError for a name that is not a rule."""
     for name in names:
         if name not in RULES:
             raise PipelineError(
-                f"no quality rule is called {name!r}; expected one of {', '.join(RULES)}{did_you_mean(name, RULES)}"
+                f"unknown quality rule {name!r}; expected one of {', '.join(RULES)}{did_you_mean(name, RULES)}"
             )
 
 
 def _is_repetitive(blocks: Sequence[str], num_characters: int) -> bool:
-    """More than 30% of the blocks, or 20% of the text in them, say again what an earlier block said."""
+    """More than 30% of the blocks, or 20% of the text in them, repeat an earlier block."""
     seen: set[str] = set()
     repeated = []
     for block in blocks:
@@ -111,14 +111,14 @@ def _ngram_reason(words: Sequence[str], num_characters: int) -> str | None:
     ends = np.cumsum([0, *map(len, words)])
     ngrams = word_ids
     for n in range(2, min(len(words), 10) + 1):
-        # An n-gram's number: that of its first n - 1 words and its last word, renumbered so that it stays small.
+        # The number of an n-gram combines those of its first n - 1 words and its last word, renumbered to stay small.
         ngrams = np.unique(ngrams[:-1] * len(numbers) + word_ids[n - 1 :], return_inverse=True)[1]
         counts = np.bincount(ngrams)
-        if counts.max() == 1:  # no n words occur twice, so no longer run does
+        if counts.max() == 1:  # no n-gram is repeated, so no longer one is
             return None
-        lengths = ends[n:] - ends[:-n]  # characters of the n-gram that begins at each word
+        lengths = ends[n:] - ends[:-n]  # characters of the n-gram that starts at each word
         if n in _TOP_NGRAM_LIMITS:
-            most = lengths[counts[ngrams] == counts.max()].max() + n - 1  # with the spaces between
+            most = lengths[counts[ngrams] == counts.max()].max() + n - 1  # including the spaces in between
             if most * counts.max() > _TOP_NGRAM_LIMITS[n] * num_characters:
                 return "gopher_top_ngram"
         elif _repeated_characters(ngrams.tolist(), lengths.tolist(), n) > _DUPLICATE_NGRAM_LIMITS[n] * num_characters:
@@ -127,7 +127,7 @@ def _ngram_reason(words: Sequence[str], num_characters: int) -> str | None:
 
 
 def _repeated_characters(ngrams: Sequence[int], lengths: Sequence[int], n: int) -> int:
-    """Characters in n words that occurred together before; those of overlapping n-grams count once."""
+    """The number of characters in repeated n-grams; overlapping ones count once."""
     seen: set[int] = set()
     characters = 0
     i = 0

@@ -1,4 +1,4 @@
-"""Reads ahead in a thread, so that a slow source (a network) works while the reader does."""
+"""Read ahead in a thread, so that a slow source (a network) and the reader work at the same time."""
 
 import queue
 import threading
@@ -10,11 +10,11 @@ _WAKE_SECONDS = 0.1
 
 
 class _Ended:
-    """The iterable is at its end."""
+    """Marks the end of the iterable."""
 
 
 def prefetched(items: Iterable[Item], *, depth: int = 2) -> Iterator[Item]:
-    """`items`, up to `depth` of them fetched ahead. An exception that they raise is raised here, in its place."""
+    """`items`, with up to `depth` of them fetched ahead. Exceptions are raised at their position."""
     ready: queue.Queue[tuple[Item] | BaseException | _Ended] = queue.Queue(depth)
     abandoned = threading.Event()
 

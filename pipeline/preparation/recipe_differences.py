@@ -1,4 +1,4 @@
-"""What decides a dataset's bytes, compared between an earlier run and this one."""
+"""Compare the settings and inputs of an earlier run with this one."""
 
 import json
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from utils.errors import PipelineError
 
 
 def without_windows(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """`recipe` without what windows are: they are views, and change no token."""
+    """`recipe` without the windows, which are views and do not affect the tokens."""
     return {key: value for key, value in recipe.items() if key not in ("window", "overlap")}
 
 
 def refuse_differences(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
-    """Raise PipelineError if a section of `new` has another value, or other keys, than in `old`."""
+    """Raise PipelineError if a section of `new` has different values or keys than in `old`."""
     differences = [
         f"{section} {key} {_shown(old.get(section, {}).get(key))} (now {_shown(values.get(key))})"
         for section, values in new.items()
@@ -23,7 +23,7 @@ def refuse_differences(old: Mapping[str, Any], new: Mapping[str, Any], what: str
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise PipelineError(
-            f"{what} with {', '.join(differences[:3])}{more}; run it as before, or start again with --restart"
+            f"{what} with {', '.join(differences[:3])}{more}; use the same settings, or start over with --restart"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a preparation says at its end."""
+"""The final report of a preparation run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +8,11 @@ from utils.terminal import format_table
 
 
 def summary(metadata: Mapping[str, Any], directory: Path) -> str:
-    """Totals, compression, and what was left out by reason."""
+    """Totals, compression, and removed documents by reason."""
     totals, compression = metadata["totals"], metadata["compression"]
     rows = [
         ("documents", f"{totals['documents']:,}"),
-        *((f"left out: {reason}", f"{count:,}") for reason, count in metadata["rejected"].items()),
+        *((f"removed: {reason}", f"{count:,}") for reason, count in metadata["rejected"].items()),
         ("tokens", f"{totals['tokens']:,}"),
         (f"windows of {metadata['window']}, one every {metadata['stride']}", f"{totals['windows']:,}"),
         ("token files", f"{len(metadata['files']):,}"),

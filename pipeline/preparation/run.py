@@ -1,8 +1,8 @@
-"""Documents → token dataset: the run that `dataset_prep.py` and `fineweb_prep.py` share.
+"""Documents → token dataset: the common run of `dataset_prep.py` and `fineweb_prep.py`.
 
-Workers bring every shard's part to its end (`pipeline.preparation.worker`); then the parts become the dataset
-(`dataset_writer`). All state is in the folder `unfinished/` of the dataset until metadata.json is written, and
-an interrupted run continues from it. What comes out does not depend on workers, batches or interruptions.
+Workers process each shard into a part (`pipeline.preparation.worker`), and the parts are combined into the dataset
+(`dataset_writer`). Until metadata.json is written, all state is in the folder `unfinished/` of the dataset, from which
+an interrupted run continues. The result does not depend on workers, batches or interruptions.
 """
 
 import contextlib
@@ -40,16 +40,17 @@ REMOVED_NAME = "contaminated.jsonl"
 
 
 def available_cores() -> int:
-    """Cores that this process may run on, which in a container may be fewer than the machine has."""
+    """The number of cores available to this process, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Make the dataset, or continue with it; returns its metadata. Of a finished one only the windows are changed.
+    """Prepare the dataset, or continue an interrupted run, and return the metadata. For a finished dataset, only the
+    windows are updated.
 
     Raises:
-        PipelineError: the folder holds a dataset begun with other settings, input or tokenizer; another run writes to
-            it; the disk is too small or full; the input is damaged.
+        PipelineError: the folder has a dataset with different settings, input or tokenizer; another run writes to it;
+            the disk is too small or full; the input is damaged.
     """
     job.directory.mkdir(parents=True, exist_ok=True)
     with claimed(job.directory, partial(_clean_up, job)), resumable(job.directory), _counting_saved_documents(job):
@@ -67,7 +68,7 @@ def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _counting_saved_documents(job: Preparation) -> Iterator[None]:
-    """Add to a server's error how much of the download is kept."""
+    """Add the amount of saved work to a server error."""
     try:
         yield
     except ServerError as error:
@@ -88,7 +89,7 @@ def _clean_up(job: Preparation) -> None:
 
 
 def _clear(directory: Path) -> None:
-    """Remove a dataset; metadata.json first, so that it is complete at no moment of it."""
+    """Remove a dataset, metadata.json first, so that a partial dataset never looks complete."""
     (directory / METADATA_NAME).unlink(missing_ok=True)
     shutil.rmtree(directory / WORK_DIR, ignore_errors=True)
     tokens = [path for path in directory.glob("tokens_*.npy") if is_token_file(path)]
@@ -97,7 +98,7 @@ def _clear(directory: Path) -> None:
 
 
 def _identity(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Everything that decides the bytes of the dataset, as JSON gives it back."""
+    """Everything that affects the content of the dataset, normalized through JSON."""
     content = {
         "config": without_windows(job.recipe),
         "tokenizer": {"fingerprint": tokenizer.fingerprint},
@@ -108,12 +109,12 @@ def _identity(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _begin(job: Preparation, identity: Mapping[str, Any]) -> None:
-    """Write down what this run makes, or check that an interrupted one made the same."""
+    """Record what this run prepares, or check that it matches an interrupted run."""
     job.work_dir.mkdir(exist_ok=True)
     path = job.work_dir / "identity.json"
     now = {**identity, "modified": {file.name: file.modified for file in job.inputs}}
     if path.exists():
-        refuse_differences(read_sealed(path), now, f"{job.directory} was begun")
+        refuse_differences(read_sealed(path), now, f"{job.directory} was started")
     else:
         write_json(path, sealed(now))
 
@@ -145,12 +146,13 @@ def _run_shards(job: Preparation, tokenizer: Tokenizer) -> None:
 def _executor(job: Preparation) -> Executor:
     if job.workers == 1:
         return ThisProcess()
-    # Forked where that is safe: the tokenizer is shared, and a process works at once instead of after most of a second.
+    # Fork if that is safe: the tokenizer is shared, and processes start in an instant instead of most of a second.
     return LocalProcesses(job.workers, job.directory, start_method="fork" if sys.platform == "linux" else "spawn")
 
 
 def _run_to_limit(job: Preparation, worker_job: WorkerJob, report: Callable[[BatchDone], None]) -> None:
-    """Prepare shards one after the other until they hold `job.limit` rows: each needs to know what came before it."""
+    """Prepare shards one after the other until they have `job.limit` rows, because each depends on the count before
+    it."""
     left = job.limit
     for number, shard in enumerate(job.shards):
         if not left:
@@ -181,23 +183,23 @@ def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _described_inputs(job: Preparation, parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """What metadata.json says of the input; with a limit not all of it was read.
+    """The metadata entries of the input; with a limit, not all of it was read.
 
     Raises:
-        PipelineError: a file has changed meanwhile.
+        PipelineError: a file has changed in the meantime.
     """
     read = [shard for shard, part in zip(job.shards, parts, strict=True) if part.state.rows]
     inputs = described(job.inputs, read={shard.source for shard in read}, workers=job.workers)
-    for shard in read:  # after its content was hashed, so that the hash is of what was read
+    for shard in read:  # after hashing, so that the hash is of the content that was read
         if shard.path and str(shard.path.stat().st_mtime_ns) != shard.modified:
-            raise PipelineError(f"{shard.path} has changed while it was read; start again with --restart")
+            raise PipelineError(f"{shard.path} changed while it was being read; start over with --restart")
     return inputs
 
 
 def kept_documents(parts: Sequence[Part], *, at_once: int = 2_000_000) -> list[np.ndarray]:
-    """For each part, bool (documents,): False where an earlier document is the same.
+    """For each part, bool (documents,): False for duplicates of earlier documents.
 
-    Hashes are compared in groups that cannot share one, so that memory stays bounded at any number of documents.
+    Hashes are compared in disjoint groups, so that memory stays bounded for any number of documents.
     """
     groups = sum(part.state.documents for part in parts) // at_once + 1
     keep = [np.ones(part.state.documents, dtype=bool) for part in parts]

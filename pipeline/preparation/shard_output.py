@@ -1,9 +1,9 @@
-"""What a preparation keeps on disk of each shard until the dataset is put together: a part.
+"""The intermediate output of a shard on disk, called a part.
 
-A part is four files: `NAME.tokens` (uint16 stream `<s> document </s> …`), `NAME.index` (a record a document),
-`NAME.removed` (what is to be listed of removed documents) and `NAME.json` (how far it got). The last is replaced in one
-step after the others were extended and synced, and what is beyond it is cut off when the part is extended again: a
-kill at any moment costs one batch and nothing else.
+A part has four files: `NAME.tokens` (uint16 stream `<s> document </s> …`), `NAME.index` (a record per document),
+`NAME.removed` (the list of removed documents) and `NAME.json` (the state). The state is replaced atomically after the
+others have been extended and synced, and anything beyond it is cut off when the part is extended again. A kill at any
+time therefore costs one batch at most.
 """
 
 import json
@@ -21,8 +21,8 @@ from utils.checksums import sealed, unsealed
 from utils.errors import PipelineError
 from utils.files import write_json
 
-# tokens counts <s> and </s>; hash is the 128-bit hash of the normalised text in two halves.
-_REMEDY = "start again with --restart"
+# tokens includes <s> and </s>; hash is the 128-bit hash of the normalized text in two halves.
+_REMEDY = "start over with --restart"
 _READ_BYTES = 4 << 20
 
 INDEX_DTYPE = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("characters", "<u4"), ("hash", "<u8", (2,))])
@@ -30,9 +30,9 @@ INDEX_DTYPE = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("characters", "<u4
 
 @dataclass(frozen=True)
 class PartState:
-    """How far a part got. `rows` counts documents read, also the rejected ones; `size` the input bytes they took.
+    """The state of a part. `rows` counts documents read, including rejected ones; `size` is their input bytes.
 
-    The checksums are CRC-32 over the part's files, up to the length that the state gives them.
+    The checksums are CRC-32 of the part's files, up to the length in the state.
     """
 
     rows: int = 0
@@ -48,7 +48,7 @@ class PartState:
 
 
 class Part:
-    """One shard's tokens on disk, extended batch by batch. Only one process may have it open."""
+    """The tokens of a shard on disk, extended batch by batch. Only one process may have it open."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._tokens_path = directory / f"{name}.tokens"
@@ -64,13 +64,13 @@ class Part:
         return np.memmap(self._tokens_path, dtype=np.uint16, mode="r", shape=(self.state.tokens,))
 
     def index(self) -> np.ndarray:
-        """A record a document, `INDEX_DTYPE` (documents,)."""
+        """A record per document, `INDEX_DTYPE` (documents,)."""
         if not self.state.documents:
             return np.zeros(0, dtype=INDEX_DTYPE)
         return np.fromfile(self._index_path, dtype=INDEX_DTYPE, count=self.state.documents)
 
     def removed(self) -> bytes:
-        """What is to be listed of removed documents, JSON lines."""
+        """The list of removed documents, as JSON lines."""
         return self._removed_path.read_bytes()[: self.state.removed_bytes] if self.state.removed_bytes else b""
 
     def append(
@@ -83,8 +83,8 @@ class Part:
         rejected: Mapping[str, int],
         removed: Sequence[Mapping[str, str]] = (),
     ) -> None:
-        """Add a batch: documents' ids with BOS and EOS, their records, what was read to get them, and what is to be
-        listed of those that are left out."""
+        """Add a batch: documents' ids with BOS and EOS, their records, counts of what was read, and the list of removed
+        documents."""
         _extend(self._tokens_path, self.state.tokens * 2, streams)
         _extend(self._index_path, self.state.documents * INDEX_DTYPE.itemsize, [index])
         listed = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in removed)
@@ -106,14 +106,14 @@ class Part:
         )
 
     def finish(self) -> None:
-        """Say that the shard is read to its end."""
+        """Mark the shard as completely read."""
         self._write_state(replace(self.state, done=True))
 
     def verify(self) -> None:
-        """Compare the part's files with the checksums of its state; tokens that were removed already are not missed.
+        """Verify the part's files against the checksums in its state; tokens may already have been removed.
 
         Raises:
-            PipelineError: a file is missing, too short, or holds something else than was written.
+            PipelineError: a file is missing, too short, or damaged.
         """
         state = self.state
         files = [
@@ -131,7 +131,7 @@ class Part:
                 )
 
     def remove_tokens(self) -> None:
-        """Give the stream's space back once it is in finished files."""
+        """Free the disk space of the stream once it is in finished files."""
         self._tokens_path.unlink(missing_ok=True)
 
     def _read_state(self) -> PartState:
@@ -145,7 +145,7 @@ class Part:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """A sealed JSON file of an unfinished dataset.
+    """Read a sealed JSON file of an unfinished dataset.
 
     Raises:
         PipelineError: it is damaged.
@@ -155,7 +155,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"{path} is damaged: {error}; {_REMEDY}") from None
     if not isinstance(content, dict):
-        raise PipelineError(f"{path} is damaged: it holds {type(content).__name__}, expected an object; {_REMEDY}")
+        raise PipelineError(f"{path} is damaged: it has a {type(content).__name__}, expected an object; {_REMEDY}")
     return unsealed(content, origin=path, remedy=_REMEDY)
 
 
@@ -164,14 +164,14 @@ def _bytes_of(array: np.ndarray | bytes) -> memoryview:
 
 
 def _crc(arrays: Sequence[np.ndarray], crc: int) -> int:
-    """The CRC-32 of bytes whose CRC is `crc` with `arrays` after them."""
+    """Extend the CRC-32 `crc` of earlier bytes with `arrays`."""
     for array in arrays:
         crc = zlib.crc32(_bytes_of(array), crc)
     return crc
 
 
 def _crc_of(path: Path, length: int) -> int:
-    """The CRC-32 of a file's first `length` bytes, or of all if it is shorter."""
+    """The CRC-32 of the first `length` bytes of a file, or of all if it is shorter."""
     crc = 0
     if not length:
         return crc
@@ -183,7 +183,7 @@ def _crc_of(path: Path, length: int) -> int:
 
 
 def _extend(path: Path, length: int, arrays: Sequence[np.ndarray | bytes]) -> None:
-    """Make `path` its first `length` bytes followed by `arrays`, on disk when this returns."""
+    """Truncate `path` to `length` bytes, append `arrays`, and sync."""
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=1 << 20) as stream:
         stream.truncate(length)
         stream.seek(length)

@@ -19,7 +19,7 @@ from pipeline.tokenization.interface import Tokenizer
 if TYPE_CHECKING:
     from pipeline.preparation.decontamination import EvaluationIndex
 
-# The beginnings of the first documents of every shard are encoded by the reference too.
+# The starts of the first documents in every shard are also encoded with the reference engine.
 PROBE_DOCUMENTS, PROBE_CHARACTERS = 8, 8000
 _SHOWN_CHARACTERS = 200
 
@@ -42,7 +42,7 @@ class ProcessTokenizer:
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """What is done to every shard; pickled to the workers."""
+    """How to process every shard; pickled to the workers."""
 
     work_dir: Path
     tokenizer: ProcessTokenizer
@@ -65,9 +65,9 @@ def prepare_shard(
     *,
     stop: int | None = None,
 ) -> PartState:
-    """Bring the part of shard `number` to its end, or to row `stop`.
+    """Process shard `number` to the end, or to row `stop`.
 
-    Continues where the part is, so it may be called again after any interruption.
+    Continues from the state of the part, so it can be called again after any interruption.
     """
     part = Part(job.work_dir, part_name(number))
     if part.state.done:
@@ -87,8 +87,8 @@ def prepare_shard(
 def encode(
     batch: Batch, tokenizer: Tokenizer, job: WorkerJob, *, source: str
 ) -> tuple[list[np.ndarray], np.ndarray, Counter[str], list[dict[str, str]]]:
-    """A batch's kept documents as ids with BOS and EOS, their records, how many went for which reason, and what of
-    them is to be listed."""
+    """The kept documents of a batch as ids with BOS and EOS, their records, counts of removed ones by reason, and the
+    list of removed documents."""
     rejected = Counter(batch.rejected)
     texts, removed = _without_contaminated(batch.texts, job.evaluation, source)
     rejected.update(record["reason"] for record in removed)
@@ -109,7 +109,7 @@ def encode(
 def _without_contaminated(
     texts: Sequence[str], evaluation: "EvaluationIndex | None", source: str
 ) -> tuple[Sequence[str], list[dict[str, str]]]:
-    """The texts that share nothing with an evaluation set, and a record of each one that does."""
+    """The texts that are not contaminated, and a record of each one that is."""
     if evaluation is None:
         return texts, []
     kept, removed = [], []
@@ -125,5 +125,5 @@ def _without_contaminated(
 
 def prepare_in_process(job: WorkerJob, number: int, shard: Shard, report: Callable[[BatchDone], None]) -> PartState:
     """`prepare_shard` in a worker process."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process has one core; else the library warns of the fork
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core per process, and no fork warning
     return prepare_shard(job, number, shard, report)

@@ -1,4 +1,4 @@
-"""Access control: check a request's host name and its API key."""
+"""Access control: check the host name and the API key of requests."""
 
 import hmac
 import ipaddress
@@ -14,7 +14,7 @@ from pipeline.serving.config import ServerConfig
 from pipeline.serving.errors import ApiError, error_response
 from utils.errors import PipelineError
 
-# For monitoring, and for a browser that has no key yet.
+# For monitoring, and for browsers that have no key yet.
 OPEN_PATHS = ("/health", "/")
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@,/\s]+))(:\d*)?")
 
@@ -22,8 +22,8 @@ _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@,/\s]+))(:\d
 class AllowedHosts:
     """Refuse requests whose `Host` is not this server's name.
 
-    A web page can point its own name to this machine (DNS rebinding) and read the server's answers, because the browser
-    takes both for the same site. Its requests still carry that name in `Host`.
+    A web page can point its own domain at this machine (DNS rebinding) and read the server's answers, because the
+    browser considers both to be the same site. Such requests still have the page's domain in `Host`.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
@@ -35,14 +35,14 @@ class AllowedHosts:
             host = dict(scope["headers"]).get(b"host")
             # Only HTTP/1.0 requests may omit it, and browsers never do.
             if host is not None and not is_allowed_host(host.decode("latin-1"), self.names):
-                message = f"this server does not answer for the host {host.decode('latin-1')!r}; add its name to "
+                message = f"this server does not accept the host {host.decode('latin-1')!r}; add the name to "
                 error = ApiError(403, message + "server.allowed_hosts, or use localhost", code="host_not_allowed")
                 return await error_response(error)(scope, receive, send)
         return await self.app(scope, receive, send)
 
 
 def is_allowed_host(host: str, names: Collection[str]) -> bool:
-    """Whether a `Host` header names this server. An IP address always does: it cannot be redirected."""
+    """Whether a `Host` header names this server. IP addresses always do, because they cannot be rebound."""
     if "*" in names:
         return True
     found = _HOST.fullmatch(host.lower())
@@ -53,7 +53,7 @@ def is_allowed_host(host: str, names: Collection[str]) -> bool:
 
 
 def host_names(server: ServerConfig) -> frozenset[str]:
-    """The names that this server answers for."""
+    """The host names that this server accepts."""
     names = {"localhost", server.host, *server.allowed_hosts}
     if not is_loopback(server.host):
         machine = socket.gethostname()
@@ -62,7 +62,7 @@ def host_names(server: ServerConfig) -> frozenset[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`."""
+    """Whether a server that listens on `host` is reachable only from this machine."""
     return ipaddress.ip_address(host).is_loopback if _is_address(host) else host.lower() == "localhost"
 
 
@@ -75,7 +75,7 @@ def _is_address(name: str) -> bool:
 
 
 class ApiKey:
-    """Answer only requests with the key; the comparison takes constant time, so that timing reveals nothing."""
+    """Answer only requests with the key. The comparison takes constant time to prevent timing attacks."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self.app = app
@@ -85,25 +85,27 @@ class ApiKey:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key):
-                error = ApiError(401, "wrong or no API key; send Authorization: Bearer KEY", code="invalid_api_key")
+                error = ApiError(
+                    401, "missing or wrong API key; send Authorization: Bearer KEY", code="invalid_api_key"
+                )
                 return await error_response(error)(scope, receive, send)
         return await self.app(scope, receive, send)
 
 
 def read_api_key(host: str) -> str | None:
-    """The key in LLM_API_KEY, or None; warns if there is none and others can reach the server.
+    """The key in LLM_API_KEY, or None. Warns if there is none and other machines can reach the server.
 
     Raises:
         PipelineError: the key is empty or has spaces around it.
     """
     key = os.environ.get("LLM_API_KEY")
     if key is not None and (not key or key != key.strip()):
-        found = "empty" if not key.strip() else "surrounded by spaces or line ends"
+        found = "empty" if not key.strip() else "surrounded by spaces or line breaks"
         raise PipelineError(f"LLM_API_KEY is {found}; expected a key, or unset it to serve without one")
     if key is None and not is_loopback(host):
         print(
             f"warning: the server listens on {host} without an API key, so everyone on the network can use it; "
-            "set LLM_API_KEY, or listen on this machine alone with --host 127.0.0.1",
+            "set LLM_API_KEY, or listen on this machine only with --host 127.0.0.1",
             file=sys.stderr,
         )
     return key

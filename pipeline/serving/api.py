@@ -38,7 +38,7 @@ from pipeline.serving.response_formatter import (
 from utils.errors import did_you_mean
 
 PAGE = Path(__file__).with_name("chat_page.html")
-# The page is one file with its script and style inside; nothing else may run in it or be fetched by it.
+# The page is a single file with inline script and style; it may not run or load anything else.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -60,13 +60,13 @@ def create_app(
 
     app = FastAPI(
         title="Language model server",
-        description="OpenAI's API over the checkpoints of this machine.",
+        description="An OpenAI-compatible API for the checkpoints on this machine.",
         version="1",
         lifespan=lifespan,
     )
     app.router.route_class = JsonRoute
     add_error_handlers(app)
-    # The middleware added last runs first: a request that is not allowed is refused before its body is read.
+    # The middleware added last runs first, so requests without access are refused before their body is read.
     app.add_middleware(BodyLimit, max_bytes=server.max_body_bytes)
     if api_key:
         app.add_middleware(ApiKey, key=api_key)
@@ -77,9 +77,9 @@ def create_app(
 
 @dataclass(frozen=True)
 class EncodedRequest:
-    """A completion or chat request, checked and with its prompts encoded.
+    """A validated completion or chat request with encoded prompts.
 
-    `logprobs`: the number of alternatives to report with each token; None omits log-probabilities.
+    `logprobs` is the number of alternatives to report for each token; None omits log-probabilities.
     """
 
     served: ServedModel
@@ -95,7 +95,7 @@ class EncodedRequest:
 
 
 class Routes:
-    """One method for each path."""
+    """One handler method per path."""
 
     def __init__(self, engine: Engine, generation: GenerationConfig, server: ServerConfig, metrics: Metrics) -> None:
         self.engine = engine
@@ -120,7 +120,7 @@ class Routes:
         app.get("/", include_in_schema=False)(self.page)
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
-        """Continue one text or several."""
+        """Continue one or several texts."""
         served = self._served(body.model)
         given = body.prompts()
         self._check_counts(body, len(given), body.max_tokens)
@@ -135,7 +135,7 @@ class Routes:
         return await self._answer(request, encoded)
 
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
-        """Answer a conversation, with the template that the fine-tuned checkpoint was trained with."""
+        """Answer a conversation, using the template that the checkpoint was fine-tuned with."""
         served = self._served(body.model)
         if not served.is_chat:
             message = f"{served.name} is a base model, not trained on conversations; use /v1/completions"
@@ -160,11 +160,11 @@ class Routes:
         return _card(self._served(name))
 
     async def health(self) -> dict[str, str | int]:
-        """``ok``, with the numbers of answers being written and waiting."""
+        """``ok``, and the number of running and waiting answers."""
         return {"status": "ok", "running": self.engine.num_running, "waiting": self.engine.num_waiting}
 
     async def prometheus(self) -> Response:
-        """Counters and gauges in Prometheus' text format."""
+        """Counters and gauges in Prometheus text format."""
         return Response(self.metrics.text(), media_type=self.metrics.content_type)
 
     async def page(self) -> HTMLResponse:
@@ -209,7 +209,7 @@ class Routes:
         return await self.encoder.encode(encode, num_answers=num_answers)
 
     def _settings(self, encoded: EncodedRequest, prompt_ids: Sequence[int], choice: int) -> GenerationSettings:
-        """The request's settings, checked against the model's context; each choice has its own seed."""
+        """The settings of the request, checked against the model's context; each choice has its own seed."""
         served = encoded.served
         sampling = encoded.sampling
         room = served.context - len(prompt_ids)
@@ -225,7 +225,7 @@ class Routes:
         return settings
 
     async def _gather(self, request: Request, answers: Answers, served: ServedModel) -> list[Choice]:
-        """The finished answers; none if the client disconnects first."""
+        """The finished answers, or none if the client disconnects first."""
         choices = [Choice() for _ in answers.jobs]
 
         async def read() -> None:
@@ -246,7 +246,7 @@ class Routes:
             leaving.cancel()
 
     async def _stream(self, answers: Answers, encoded: EncodedRequest) -> AsyncIterator[str]:
-        """Server-sent events; a later error is one more event. Closing the generator early frees the places."""
+        """Server-sent events; an error becomes a final event. Closing the generator early frees the slots."""
         formatter = encoded.formatter
         num_tokens = 0
         try:
@@ -275,7 +275,7 @@ def _server_sent(content: Mapping[str, object]) -> str:
 
 
 def _plain_message(role: str, content: str) -> dict[str, str]:
-    """OpenAI's newer clients name the system role ``developer``."""
+    """OpenAI's newer clients call the system role ``developer``."""
     return {"role": "system" if role == "developer" else role, "content": check_text(content)}
 
 

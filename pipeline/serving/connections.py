@@ -1,7 +1,7 @@
-"""Limit the number of connections and how long each may keep the server waiting.
+"""Limit the number of connections, and how long each may keep the server waiting.
 
-uvicorn times out idle connections but not requests that have begun, and its `limit_concurrency` refuses new requests
-instead of making room for them: a client that opens sockets and sends nothing could shut out all others.
+uvicorn times out idle connections but not requests in progress, and its `limit_concurrency` refuses new requests
+instead of making room for them: a client that opens sockets and sends nothing could lock out all others.
 
     make_uvicorn(app, config.server).run(sockets=[listener])
 """
@@ -36,9 +36,9 @@ class Wait(Enum):
 
 
 class GuardedProtocol(H11Protocol):
-    """A connection with a deadline for each thing that the client has to do.
+    """A connection with a deadline for everything that the client has to do.
 
-    uvicorn constructs the connections, so `make_uvicorn` sets `limits` on a subclass.
+    uvicorn creates the connections, so `make_uvicorn` sets `limits` on a subclass.
     """
 
     limits: ServerConfig
@@ -72,7 +72,7 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
     def data_received(self, data: bytes) -> None:
-        # h11 limits headers only while they are incomplete, so it gets no more than the limit at once.
+        # h11 limits headers only while they are incomplete, so never feed it more than the limit at a time.
         for start in range(0, len(data), HEAD_BYTES):
             if not self.transport.is_closing():
                 super().data_received(data[start : start + HEAD_BYTES])
@@ -94,7 +94,7 @@ class GuardedProtocol(H11Protocol):
         self._refuse(ApiError(400, "the request is not valid HTTP, or its headers are too long", code="invalid_http"))
 
     def shutdown(self) -> None:
-        """Let running answers finish, but do not wait for a request that is still arriving."""
+        """Let running answers finish, but do not wait for requests that are still arriving."""
         if self.conn.their_state is h11.SEND_BODY:
             self._refuse(ApiError(503, "the server is shutting down", code="shutting_down"))
         elif not self.transport.is_closing():
@@ -102,11 +102,11 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
     def _should_upgrade(self) -> bool:
-        """Never upgrade: a WebSocket request is answered as a plain one, which HTTP allows."""
+        """Never upgrade: answer WebSocket requests as plain ones, which HTTP allows."""
         return False
 
     def _update_deadline(self) -> None:
-        """Start a deadline when it becomes the client's turn; data that arrives later does not postpone it."""
+        """Start a deadline when it is the client's turn; data that arrives later does not extend it."""
         wait = self._waits_for()
         if wait is self._wait:
             return
@@ -137,7 +137,8 @@ class GuardedProtocol(H11Protocol):
             self._update_deadline()
 
     def _make_room(self) -> None:
-        """Beyond the limit, drop the connection that has kept the server waiting longest, or else refuse this one."""
+        """At the limit, drop the connection that has kept the server waiting longest; if there is none, refuse this
+        one."""
         connections = [
             connection
             for connection in self.connections
@@ -157,7 +158,7 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer instead of the app, unless an answer has begun, and close the connection."""
+        """Answer instead of the app, unless a response has started, and close the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps(error_body(error)).encode()
             headers = [
@@ -169,14 +170,14 @@ class GuardedProtocol(H11Protocol):
             for event in (head, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
         if self.cycle and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # discards what the app still sends
+            self.cycle.disconnected = True  # discard anything the app still sends
             self.cycle.message_event.set()
         self.transport.close()
         self._update_deadline()
 
 
 class _Server(uvicorn.Server):
-    """Let more connections wait than are accepted at once; asyncio has one number for both."""
+    """Allow a longer backlog than the number of connections accepted at a time; asyncio uses one number for both."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -185,7 +186,7 @@ class _Server(uvicorn.Server):
 
 
 def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
-    """The HTTP server for `app`; once stopped, it gives running answers `SHUTDOWN_SECONDS` to finish."""
+    """The HTTP server for `app`. On shutdown, running answers have `SHUTDOWN_SECONDS` to finish."""
 
     class Connection(GuardedProtocol):
         limits = server
@@ -205,10 +206,10 @@ def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
 
 
 def reserve_files(max_connections: int) -> None:
-    """Raise this process's limit on open files to what the connections need; Windows has no such limit.
+    """Raise this process's limit on open files to the number that the connections need; Windows has no such limit.
 
     Raises:
-        PipelineError: the system allows fewer; accepting connections would fail again and again.
+        PipelineError: the system allows fewer, so accepting connections would keep failing.
     """
     if sys.platform == "win32":
         return

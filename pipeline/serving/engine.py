@@ -1,6 +1,6 @@
 """Continuous batching: one thread steps the models; requests join at the next step and leave when they are done.
 
-The event loop submits a request and reads its `Answers`. The thread never waits for a reader, and a reader that
+The event loop submits requests and reads their `Answers`. The thread never waits for a reader, and a reader that
 disconnects costs at most one more step.
 """
 
@@ -34,11 +34,11 @@ class RequestTimeoutError(Exception):
 
 
 class EngineError(Exception):
-    """The model failed in a step; its requests cannot be answered, but the server keeps running."""
+    """The model failed in a step. Its requests cannot be answered, but the server keeps running."""
 
 
 class ServedModel:
-    """A named model with the batch that its requests share."""
+    """A named model and the batch shared by its requests."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ServedModel:
         self.is_chat = is_chat
         self.context: int = model.config.context_length
         self.vocab_size: int = model.config.vocab_size
-        # A longer text cannot fit the context: no token covers more characters than it has bytes.
+        # Longer texts cannot fit the context, because no token has more characters than bytes.
         self.max_characters = self.context * max(map(len, self.token_bytes))
         self.created = int(time.time())
         self.waiting: deque[Job] = deque()
@@ -77,7 +77,7 @@ class ServedModel:
 
 @dataclass(eq=False)
 class Job:
-    """One answer being written: its prompt, its settings, and where its events go."""
+    """A running answer: its prompt, its settings, and where its events go."""
 
     index: int
     prompt_ids: Sequence[int]
@@ -86,11 +86,11 @@ class Job:
     is_cancelled: bool = False
 
 
-Outcome = tuple[Job, TokenEvent | Exception]  # an answer's next event, or the error that ends it
+Outcome = tuple[Job, TokenEvent | Exception]  # the next event of an answer, or the error that ends it
 
 
 class Answers:
-    """The answers that one request asked for, as they are written. Belongs to the event loop that submitted them."""
+    """The answers of one request as they are generated. Belongs to the event loop that submitted it."""
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
@@ -99,7 +99,7 @@ class Answers:
         self._outcomes: asyncio.Queue[tuple[int, TokenEvent | Exception]] = asyncio.Queue()
 
     def cancel(self) -> None:
-        """Cancel these answers; the thread frees their places before its next step."""
+        """Cancel these answers; the thread frees their slots before its next step."""
         for job in self.jobs:
             job.is_cancelled = True
 
@@ -108,7 +108,7 @@ class Answers:
         self._loop.call_soon_threadsafe(self._outcomes.put_nowait, (index, outcome))
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, TokenEvent]]:
-        """Yield (answer's index, its next event) until every answer has its finish reason.
+        """Yield (index of an answer, its next event) until all answers have a finish reason.
 
         Raises:
             RequestTimeoutError, EngineError, PipelineError: the request cannot be finished.
@@ -124,7 +124,7 @@ class Answers:
 
 
 class Engine:
-    """The thread that steps all models in turn, as they share the device."""
+    """The thread that steps the models, taking turns because they share the device."""
 
     def __init__(self, models: Sequence[ServedModel], *, max_waiting: int, timeout: float) -> None:
         self.models: Mapping[str, ServedModel] = {served.name: served for served in models}
@@ -156,13 +156,13 @@ class Engine:
         served: ServedModel,
         requests: Sequence[tuple[Sequence[int], GenerationSettings]],
     ) -> Answers:
-        """Queue one request's answers, all or none; call it from the event loop.
+        """Queue all answers of a request, or none; call this from the event loop.
 
         Args:
             requests: the prompt ids and the settings of each answer.
 
         Raises:
-            QueueFullError: more answers would wait than `server.max_waiting` allows.
+            QueueFullError: more answers would be waiting than `server.max_waiting` allows.
         """
         answers = Answers(deadline=time.monotonic() + self._timeout)
         answers.jobs = [Job(index, ids, settings, answers) for index, (ids, settings) in enumerate(requests)]
@@ -188,7 +188,7 @@ class Engine:
                 self._advance(served)
 
     def _advance(self, served: ServedModel) -> None:
-        """Run one step of one model: requests leave, requests join, each running one gets a token."""
+        """Run one step of one model: requests leave, requests join, and every running one gets a token."""
         outcomes = self._let_leave(served) + self._let_join(served)
         if served.running:
             try:

@@ -39,11 +39,11 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "the request is invalid; `param` names the field",
         401: "the API key is missing or wrong",
-        403: "the request names a host that this server does not answer for (server.allowed_hosts)",
+        403: "the request is for a host that this server does not accept (server.allowed_hosts)",
         404: "unknown model",
         408: "the body took longer than server.body_timeout seconds to arrive",
         413: "the body is larger than server.max_body_bytes",
-        429: "server.max_waiting answers are waiting already; try again after Retry-After seconds",
+        429: "server.max_waiting answers are already waiting; try again after Retry-After seconds",
         500: "the model failed",
         504: "the answer took longer than server.request_timeout seconds",
     }.items()
@@ -61,12 +61,12 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, QueueFullError):
         return ApiError(429, "too many requests are waiting; try again in a moment", code="queue_full")
     if isinstance(error, RequestTimeoutError):
-        return ApiError(504, "the answer took longer than this server allows a request", code="timeout")
+        return ApiError(504, "the answer took longer than this server allows", code="timeout")
     if isinstance(error, PipelineError):
         return ApiError(400, str(error))
     if isinstance(error, EngineError):
         return ApiError(500, f"the model failed: {error}", code="engine_error")
-    return ApiError(500, "the server failed; its log says more", code="internal_error")
+    return ApiError(500, "internal server error; see the server's log", code="internal_error")
 
 
 def error_body(error: ApiError) -> dict[str, object]:
@@ -77,7 +77,7 @@ def error_body(error: ApiError) -> dict[str, object]:
 
 
 def one_line(text: str, *, longest: int = 1000) -> str:
-    """`text` safe to print: line ends, escape sequences and lone surrogates quoted from a request are replaced."""
+    """`text` made safe to print: replaces line breaks, escape sequences and lone surrogates quoted from a request."""
     shown = text[: longest - 1] + "…" if len(text) > longest else text
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown)
 
@@ -108,7 +108,7 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
 def _of_validation(error: RequestValidationError) -> ApiError:
     """The first validation error, with the name of its field."""
     first = error.errors()[0]
-    # In a union, each member reports an error; the field's own name is the first part.
+    # In a union every member reports an error; the first part of the location is the field name.
     where = [str(part) for part in first["loc"] if part != "body"]
     field = one_line(where[0], longest=100) if where else None
     message = first["msg"]

@@ -1,4 +1,4 @@
-"""Parse request bodies as strict JSON: ambiguous, oversized or non-text content is refused in one line.
+"""Parse request bodies as strict JSON. Ambiguous, oversized or non-text content is an error.
 
 app.router.route_class = JsonRoute
 """
@@ -13,13 +13,13 @@ from fastapi.routing import APIRoute
 
 from pipeline.serving.request_limits import MAX_JSON_CONTAINERS, MAX_JSON_FIELDS
 
-# Up to the closing quote or the end of the body, so that no byte is scanned twice.
+# Matches up to the closing quote or the end of the body, so that no byte is scanned twice.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class JsonRoute(APIRoute):
-    """A route whose requests read their body with `parse_json`."""
+    """A route whose requests parse their body with `parse_json`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[None, None, Response]]:
         handle = super().get_route_handler()
@@ -36,13 +36,13 @@ class _JsonRequest(Request):
 
 
 def parse_json(body: bytes) -> object:
-    """The value that `body` describes.
+    """Parse `body`.
 
-    The standard library also takes NaN, UTF-16, keys given twice and halves of surrogate pairs. Lists, objects and
-    fields are counted because a megabyte of them takes seconds, and validation would report on each unknown field.
+    The standard library also accepts NaN, UTF-16, duplicate keys and lone surrogates. Lists, objects and fields are
+    limited because a megabyte of them takes seconds, and validation would report every unknown field.
 
     Raises:
-        HTTPException: 400, with what is wrong.
+        HTTPException: 400, with the reason.
     """
     _check_num_containers(body)
     try:
@@ -55,13 +55,13 @@ def parse_json(body: bytes) -> object:
         _refuse(f"the body is not UTF-8 at byte {error.start + 1}")
     except UnicodeEncodeError as error:
         half = ord(error.object[error.start])
-        _refuse(f"the body holds U+{half:04X}, half of a surrogate pair, which is not text")
+        _refuse(f"the body contains U+{half:04X}, a lone surrogate, which is not valid text")
     except RecursionError:
         _refuse("the body is nested too deeply")
     except json.JSONDecodeError as error:
         _refuse(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
     except ValueError:  # Python refuses to convert more than 4,300 digits
-        _refuse("the body holds a number with too many digits")
+        _refuse("the body contains a number with too many digits")
 
 
 def _check_num_containers(body: bytes) -> None:
@@ -87,12 +87,12 @@ class _FieldCounter:
         if len(fields) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            _refuse(f"the body gives {twice!r} more than once")
+            _refuse(f"the body has the key {twice!r} more than once")
         return fields
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    _refuse(f"the body holds {name}, which is not a JSON number")
+    _refuse(f"the body contains {name}, which is not a JSON number")
 
 
 def _refuse(message: str) -> NoReturn:

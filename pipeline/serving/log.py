@@ -1,4 +1,4 @@
-"""The server's log on standard error: one line a record, with a limit on repeats."""
+"""The server's log on standard error: one line per record, with a limit on repeats."""
 
 import logging
 import time
@@ -9,15 +9,17 @@ SECONDS = 60.0
 
 
 class RepeatLimit(logging.Filter):
-    """Pass ten records a minute from each line of code, then report how many were dropped.
+    """Allow ten records per minute from each line of code, then report how many were dropped.
 
-    Otherwise anyone who can make the server log a line could fill its disk.
+    Otherwise anyone who can make the server log a line could fill the disk.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._windows: dict[tuple[str, int], tuple[float, int]] = {}  # place → (start of its minute, records in it)
+        self._windows: dict[
+            tuple[str, int], tuple[float, int]
+        ] = {}  # line of code → (start of its minute, records in it)
 
     def filter(self, record: logging.LogRecord) -> bool:
         place = (record.pathname, record.lineno)
@@ -34,7 +36,7 @@ class RepeatLimit(logging.Filter):
 
 
 def configure_log() -> None:
-    """Send everything that this process logs to standard error, through the limit."""
+    """Send all log records of this process to standard error, with the limit."""
     handler = logging.StreamHandler()
     handler.addFilter(RepeatLimit())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[handler])

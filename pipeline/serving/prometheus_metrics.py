@@ -1,4 +1,4 @@
-"""The metrics that Prometheus reads at /metrics."""
+"""The Prometheus metrics served at /metrics."""
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 
@@ -6,7 +6,7 @@ from pipeline.serving.engine import Engine
 
 
 class Metrics:
-    """One server's counters, in a registry of their own so that two apps in a process do not collide."""
+    """The counters of one server, in a separate registry so that two apps in a process do not collide."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -18,7 +18,7 @@ class Metrics:
         self.tokens = Counter("llm_generated_tokens", "tokens generated", ["model"], registry=registry)
         running = Gauge("llm_running", "answers being written", registry=registry)
         running.set_function(lambda: engine.num_running)
-        waiting = Gauge("llm_waiting", "answers waiting for a place", registry=registry)
+        waiting = Gauge("llm_waiting", "answers waiting for a slot", registry=registry)
         waiting.set_function(lambda: engine.num_waiting)
 
     def count_answer(self, model: str, num_tokens: int) -> None:

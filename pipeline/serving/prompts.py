@@ -1,4 +1,4 @@
-"""Encode prompts in a thread, so that the server answers other requests meanwhile."""
+"""Encode prompts in a thread, so that the server can answer other requests in the meantime."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Prompts = list[list[int]]
 
 
 class PromptEncoder:
-    """One thread, so that many long prompts do not starve the event loop and the model's own thread."""
+    """A single thread, so that many long prompts do not starve the event loop and the model's thread."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
@@ -43,7 +43,7 @@ class PromptEncoder:
 class ThreadTokenizer:
     """A tokenizer that lets other threads run while it encodes.
 
-    Hugging Face's `encode` holds Python's lock throughout, its `encode_batch` does not; the ids are the same.
+    Hugging Face's `encode` holds the GIL throughout; `encode_batch` does not and returns the same ids.
     """
 
     def __init__(self, tokenizer: "WikipediaTokenizer") -> None:
@@ -56,7 +56,7 @@ class ThreadTokenizer:
 
 
 def encode_text_or_ids(tokenizer: "WikipediaTokenizer", prompt: str | list[int]) -> list[int]:
-    """The ids of a text, after a BOS; ids are returned unchanged."""
+    """BOS followed by the ids of a text; ids are returned unchanged."""
     if not isinstance(prompt, str):
         return prompt
     return [tokenizer.bos_id, *ThreadTokenizer(tokenizer).encode(check_text(prompt))]

@@ -1,4 +1,4 @@
-"""Every fixed limit of the server, and the checks of one request. The configurable ones are in config.py."""
+"""The fixed limits of the server, and the checks on a request. Configurable limits are in config.py."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 1000  # every new piece of text is compared with every beginning of each
+MAX_STOP_CHARACTERS = 1000  # every new piece of text is compared with all prefixes
 MAX_MESSAGES = 1000
-MAX_JSON_CONTAINERS = 5_000  # lists and objects of a body: a thousand messages are a thousand
-MAX_JSON_FIELDS = 10_000  # members of all its objects: a message has two or three
+MAX_JSON_CONTAINERS = 5_000  # lists and objects in a body; a thousand messages are a thousand
+MAX_JSON_FIELDS = 10_000  # members of all objects; a message has two or three
 
 # Connections.
-HEAD_BYTES = 16_384  # of a request's line and headers; twice this may be read before they are refused
-BACKLOG = 2048  # connections that wait to be accepted; beyond it a client retries after a second
-ACCEPTED_AT_ONCE = 128  # before the first of them is looked at
-FILES_IN_RESERVE = ACCEPTED_AT_ONCE + 64  # besides connections: those just accepted, the libraries' files
+HEAD_BYTES = 16_384  # request line and headers; up to twice this may be read before they are refused
+BACKLOG = 2048  # connections waiting to be accepted; beyond that, clients retry after a second
+ACCEPTED_AT_ONCE = 128  # before the first of them is handled
+FILES_IN_RESERVE = ACCEPTED_AT_ONCE + 64  # besides open connections: newly accepted ones and the libraries' files
 
-# Docker kills a container 10 s after SIGTERM, Kubernetes and systemd after 30 s and 90 s: the connections are closed
-# and the log is written before that. A client that never reads would otherwise hold the server for minutes.
+# Docker kills a container 10 s after SIGTERM, Kubernetes and systemd after 30 s and 90 s. Connections are closed and
+# the log is written before that. Otherwise a client that never reads could block the shutdown for minutes.
 SHUTDOWN_SECONDS = 8
 
 
@@ -39,7 +39,7 @@ def check_num_answers(num_prompts: int, num_choices: int, *, most: int) -> None:
 
 
 def check_num_characters(texts: Sequence[str], served: "ServedModel") -> None:
-    """Refuse texts that cannot fit the context however well they compress, before spending time on encoding them."""
+    """Refuse texts that cannot possibly fit the context, before spending time on encoding them."""
     num_characters = sum(map(len, texts))
     if num_characters > served.max_characters:
         message = f"the prompt has {num_characters:,} characters, more than the model's context of {served.context:,} "
@@ -53,7 +53,7 @@ def check_max_tokens(max_tokens: int | None, *, most: int) -> None:
 
 
 class BodyLimit:
-    """Read each body before the app does, and answer 413 if it is too large, whatever its headers say."""
+    """Read each body before the app does, and answer 413 if it is too large, regardless of its headers."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app

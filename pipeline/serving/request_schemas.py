@@ -1,6 +1,6 @@
-"""The fields of a request: OpenAI's and our own extensions; none is silently ignored.
+"""The fields of a request: OpenAI's and our extensions. No field is silently ignored.
 
-A field of OpenAI's that this server cannot honour is accepted only with the value that means "not used".
+OpenAI fields that this server does not support are accepted only with their neutral value.
 """
 
 from dataclasses import replace
@@ -16,19 +16,19 @@ TokenId = Annotated[int, Field(ge=0, le=65_535)]
 
 
 def _refuse_boolean(value: object) -> object:
-    """For `Literal`, which takes false for 0 and true for 1."""
+    """For `Literal`, which accepts false for 0 and true for 1."""
     if isinstance(value, bool):
         raise ValueError("expected a number")
     return value
 
 
 Unused = Annotated[Literal[0] | None, BeforeValidator(_refuse_boolean)]
-# Validation of a list stops at the first error: reporting a hundred thousand of them takes seconds.
+# Stop validating a list at the first error, because reporting a hundred thousand of them takes seconds.
 FAIL_FAST = Field(fail_fast=True)
 
 
 def _kind(value: object) -> str:
-    """The type a value is meant to have, so that only this member of the union is validated and reports errors."""
+    """The intended type of a value, so that only this member of the union is validated and reports errors."""
     if not isinstance(value, list):
         return "text"
     first = value[0] if value else ""
@@ -60,28 +60,30 @@ def _given(value: _Number | None, default: _Number) -> _Number:
 
 
 class SamplingRequest(BaseModel):
-    """The fields that completions and chat share. A field left out takes the server's configured default."""
+    """The fields common to completions and chat. Omitted fields use the server's configured defaults."""
 
-    # Strict: a true is not a 1, and "1" is not a number.
+    # Strict: true is not 1, and "1" is not a number.
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
-    model: str | None = Field(None, max_length=200, description="one of /v1/models; left out: the first")
-    max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="new tokens at most")
-    temperature: float | None = Field(None, ge=0, le=100, description="0: always the likeliest token")
+    model: str | None = Field(None, max_length=200, description="a name from /v1/models; default: the first")
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="maximum number of new tokens")
+    temperature: float | None = Field(None, ge=0, le=100, description="0: always the most likely token")
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=65_536, description="draw among the k likeliest; 0: all (an extension)")
+    top_k: int | None = Field(
+        None, ge=0, le=65_536, description="sample from the k most likely tokens; 0: all (an extension)"
+    )
     min_p: float | None = Field(
-        None, ge=0, lt=1, description="least share of the likeliest's probability (an extension)"
+        None, ge=0, lt=1, description="minimum probability relative to the top token (an extension)"
     )
     repetition_penalty: float | None = Field(None, gt=0, le=100, description="1: none (an extension)")
-    n: int = Field(1, ge=1, le=MAX_CHOICES, description="answers to each prompt")
-    stop: Stops | None = Field(None, description="at most four texts that end the answer; not part of it")
+    n: int = Field(1, ge=1, le=MAX_CHOICES, description="number of answers per prompt")
+    stop: Stops | None = Field(None, description="up to four strings that end the answer; not included in it")
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
-    stream: bool = Field(False, description="server-sent events, one for each piece of text")
+    stream: bool = Field(False, description="stream server-sent events, one per piece of text")
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, max_length=1000, description="accepted, not used")
+    user: str | None = Field(None, max_length=1000, description="accepted but not used")
 
-    # What clients send at its neutral value.
+    # Sent by clients with their neutral values.
     frequency_penalty: Unused = None
     presence_penalty: Unused = None
     logit_bias: dict[str, Any] | None = Field(None, max_length=0)
@@ -92,7 +94,7 @@ class SamplingRequest(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def apply_to(self, defaults: GenerationSettings) -> GenerationSettings:
-        """`defaults` with the sampling settings that the request gives."""
+        """`defaults` with the sampling settings of the request."""
         return replace(
             defaults,
             temperature=_given(self.temperature, defaults.temperature),
@@ -107,14 +109,16 @@ class SamplingRequest(BaseModel):
 
 
 class CompletionRequest(SamplingRequest):
-    prompt: Prompt = Field(description="a text, several, or the token ids of one or several")
-    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="alternatives to list at each token")
+    prompt: Prompt = Field(description="one or several texts, or the token ids of one or several")
+    logprobs: int | None = Field(
+        None, ge=0, le=MAX_TOP_LOGPROBS, description="number of alternatives to list for each token"
+    )
     echo: Literal[False] | None = None
     best_of: Annotated[Literal[1] | None, BeforeValidator(_refuse_boolean)] = None
     suffix: Literal[""] | None = None
 
     def prompts(self) -> list[str] | list[list[int]]:
-        """The prompts, one or several, each a text or its ids."""
+        """The prompts, each a text or a list of ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
@@ -127,7 +131,7 @@ class ChatMessage(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str
-    name: str | None = Field(None, max_length=200, description="accepted, not used")
+    name: str | None = Field(None, max_length=200, description="accepted but not used")
 
 
 class ResponseFormat(BaseModel):
@@ -138,7 +142,9 @@ class ResponseFormat(BaseModel):
 
 class ChatCompletionRequest(SamplingRequest):
     messages: Annotated[list[ChatMessage], FAIL_FAST] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000, description="OpenAI's newer name of max_tokens")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=1_000_000, description="OpenAI's newer name for max_tokens"
+    )
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None

@@ -1,4 +1,4 @@
-"""Formats answers as OpenAI does, whole or in chunks: one class for completions, one for chat."""
+"""Format answers like OpenAI's API, complete or in chunks: one class for completions, one for chat."""
 
 import itertools
 import time
@@ -53,7 +53,7 @@ class ChatCompletionResponse(BaseModel):
 
 @dataclass
 class Choice:
-    """One answer, gathered from its events."""
+    """An answer collected from its events."""
 
     texts: list[str] = field(default_factory=list)
     events: list[TokenEvent] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Choice:
 
 
 class ResponseFormatter(ABC):
-    """The envelope and the usage, which completions and chat share."""
+    """The envelope and the usage, common to completions and chat."""
 
     prefix: str
     whole_object: str
@@ -88,23 +88,23 @@ class ResponseFormatter(ABC):
         return self._envelope(self.chunk_object, [self.chunk_choice(index, event)])
 
     def usage_chunk(self, num_prompt_tokens: int, num_tokens: int) -> dict[str, Any]:
-        """The last chunk, sent if ``stream_options.include_usage`` asked for it."""
+        """The last chunk, sent if ``stream_options.include_usage`` is true."""
         return {**self._envelope(self.chunk_object, []), "usage": usage(num_prompt_tokens, num_tokens)}
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
-        """Chunks that come before any text."""
+        """Chunks sent before any text."""
         return []
 
     @abstractmethod
     def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        """One choice of an answer that is sent whole."""
+        """One choice of a complete answer."""
 
     @abstractmethod
     def chunk_choice(self, index: int, event: TokenEvent) -> dict[str, Any]:
-        """One choice of a chunk: a single event of a stream."""
+        """One choice of a chunk, for a single event of a stream."""
 
     def shown(self, events: Sequence[TokenEvent]) -> list[TokenEvent]:
-        """The events whose token has a text: all but the EOS."""
+        """The events of tokens with text: all except the EOS."""
         return [event for event in events if self.token_bytes[event.token_id]]
 
     def token_text(self, token_id: int) -> str:
@@ -139,12 +139,12 @@ class CompletionFormatter(ResponseFormatter):
             "tokens": tokens,
             "token_logprobs": [event.logprob for event in events],
             "top_logprobs": top,
-            "text_offset": offsets,  # in characters, from the beginning of this text
+            "text_offset": offsets,  # in characters, from the start of this text
         }
 
 
 class ChatFormatter(ResponseFormatter):
-    """The answer's one leading space, which the template puts after ``Assistant:``, is not part of the message."""
+    """Strip the leading space, which belongs to the template (after ``Assistant:``) and not to the message."""
 
     prefix = "chatcmpl"
     whole_object = "chat.completion"

@@ -1,4 +1,4 @@
-"""What a run's callbacks are given: they look at a finished validation, in the main process only."""
+"""The argument of validation callbacks, which run in the main process only."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from utils.logging_utils import DualLogger
 
 @dataclass(frozen=True)
 class Validation:
-    """A validation that has just been scored and logged; `say` prints a line above the progress bar."""
+    """A validation that was just scored and logged; `say` prints a line above the progress bar."""
 
     step: int
     metrics: Mapping[str, float]

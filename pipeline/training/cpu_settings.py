@@ -1,20 +1,20 @@
-"""What makes training on a CPU faster without changing what is computed. All of it holds for the whole process."""
+"""Process-wide settings that speed up training on a CPU without changing what is computed."""
 
 import ctypes
 import platform
 
 import torch
 
-# malloc.h of the GNU C library
+# from malloc.h of the GNU C library
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Lets freed memory stay with the process; True where the C library is the one that can.
+    """Keep freed memory in the process. Returns True if the C library supports it.
 
-    glibc gives every large block back to the system when it is freed and gets it as new, zeroed pages for the next
-    step: at 32,016 pieces that took a third of the time of head and loss.
+    glibc returns every large block to the system when it is freed, and gets new, zeroed pages in the next step. With
+    32,016 pieces, that took a third of the time for head and loss.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -23,10 +23,10 @@ def keep_freed_memory() -> bool:
 
 
 def use_fast_float32_products() -> bool:
-    """Lets oneDNN compute float32 products where that is exact enough; True where it does.
+    """Use oneDNN for float32 products if it is accurate enough. Returns True if it is used.
 
-    On some CPUs PyTorch's float32 products go to a slower library unless the precision is "medium"; on others
-    "medium" really computes in bfloat16, so the error decides.
+    On some CPUs, PyTorch uses a slower library for float32 products unless the precision is "medium". On others,
+    "medium" computes in bfloat16, so the decision depends on the measured error.
     """
     torch.set_float32_matmul_precision("medium")
     generator = torch.Generator().manual_seed(0)

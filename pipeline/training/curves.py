@@ -1,4 +1,4 @@
-"""Loss curves from the logs of training runs: loss_curve.png of one run, comparison.png of several."""
+"""Plot loss curves from training logs: loss_curve.png for one run, comparison.png for several."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Lines = Sequence[LogLine]
 
 
 class LossCurve:
-    """Draws loss_curve.png in the run's folder after each validation."""
+    """Plot loss_curve.png in the run's folder after each validation."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class LossCurve:
 
 
 def draw_runs(path: Path, runs: Mapping[str, Lines]) -> None:
-    """Training loss as a line and validation loss as dots, over the tokens seen; one colour a run."""
+    """Plot training loss as a line and validation loss as dots over the tokens seen, in one colour per run."""
     figure, axes = new_figure("Loss over training tokens")
     for index, (name, lines) in enumerate(runs.items()):
         train, validation = curve(lines, TRAIN_LOSS_SMOOTHED), curve(lines, VAL_LOSS)
@@ -41,7 +41,7 @@ def draw_runs(path: Path, runs: Mapping[str, Lines]) -> None:
         axes.plot(*_columns(validation), color=f"C{index}", marker="o", markersize=4, label=f"{name}: validation")
     axes.xaxis.set_major_formatter(lambda tokens, _: format_count(tokens))
     axes.set_xlabel("tokens")
-    axes.set_ylabel("loss (nats a token)")
+    axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     save_figure(path, figure)
@@ -61,10 +61,10 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 def compare_runs(names: Sequence[str], log_dir: Path) -> str:
-    """Draws the named runs over one another into comparison.png of `log_dir`; returns a table with the picture's path.
+    """Plot the named runs in comparison.png in `log_dir`; returns a table and the path of the plot.
 
     Args:
-        names: run folders, their names, or names given with ``--name``.
+        names: run folders, their names, or names set with ``--name``.
     """
     runs = {Path(name).name: read_log(log_of(name, log_dir)) for name in names}
     path = log_dir / "comparison.png"
@@ -89,17 +89,17 @@ def log_of(run: str, log_dir: Path) -> Path:
     """The raw_metrics file of a run.
 
     Raises:
-        PipelineError: none fits, or more than one.
+        PipelineError: no file matches, or more than one.
     """
     folder = log_dir / "raw_metrics"
     stem = Path(run).name.removesuffix(".jsonl")
     exact = folder / f"{stem}.jsonl"
-    # Its name may end in one given with --name, or be asked for by that name alone. run_…_12_00 is also how the name
-    # of another run, run_…_12_00_2, begins.
+    # The file name may end in a name from --name, and that name alone may be used. run_…_12_00 is also a prefix of
+    # another run, run_…_12_00_2.
     named = [path for path in folder.glob(f"{stem}_*.jsonl") if not re.match(r"\d+(_|$)", path.stem[len(stem) + 1 :])]
     found = [exact] if exact.exists() else sorted({*named, *folder.glob(f"*_{stem}.jsonl")})
     if len(found) == 1:
         return found[0]
     known = ", ".join(path.stem for path in (found or sorted(folder.glob("*.jsonl")))[-5:]) or "none"
-    state = "fits several logs" if found else "has no log"
-    raise PipelineError(f"run {run} {state} in {folder}; there are: {known}")
+    state = "matches several logs" if found else "has no log"
+    raise PipelineError(f"run {run} {state} in {folder}; expected one of: {known}")

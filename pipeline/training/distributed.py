@@ -1,4 +1,4 @@
-"""Several processes that train one model: start, sums, and agreement. With one process everything here does nothing."""
+"""Communication between processes that train one model. With a single process, everything here is a no-op."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[World]:
-    """The processes that torchrun started, joined while the block runs: NCCL between GPUs, gloo between CPUs."""
+    """Connect the processes started by torchrun while the block runs: NCCL for GPUs, gloo for CPUs."""
     world = current_world()
     if world.size == 1:
         yield world
@@ -31,7 +31,7 @@ def process_group(device: torch.device) -> Iterator[World]:
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model`, and with several processes a wrapper that averages their gradients."""
+    """`model`, wrapped to average gradients if there are several processes."""
     if not is_active():
         return model
     ids = [device.index] if device.type == "cuda" else None
@@ -39,7 +39,7 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def gradients_stay_local(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """While the block runs, backward passes through a `data_parallel` model do not exchange gradients."""
+    """Disable the gradient exchange of a `data_parallel` model inside the block."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return contextlib.nullcontext()
@@ -50,14 +50,14 @@ def is_active() -> bool:
 
 
 def all_sum(values: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, in place."""
+    """Sum over all processes, in place."""
     if is_active():
         dist.all_reduce(values)
     return values
 
 
 def all_max(number: int, device: torch.device) -> int:
-    """The largest `number` of all processes: how they agree on stopping."""
+    """The largest `number` of any process, used to agree on stopping."""
     if not is_active():
         return number
     value = torch.tensor(number, device=device)
@@ -66,13 +66,13 @@ def all_max(number: int, device: torch.device) -> int:
 
 
 def barrier() -> None:
-    """Waits until every process is here."""
+    """Wait until every process gets here."""
     if is_active():
         dist.barrier()
 
 
 def gather(value: T) -> list[T]:
-    """Every process's `value`, in the order of ranks."""
+    """The `value` of every process, in rank order."""
     if not is_active():
         return [value]
     result: list[Any] = [None] * dist.get_world_size()
@@ -81,7 +81,7 @@ def gather(value: T) -> list[T]:
 
 
 def from_main(value: T) -> T:
-    """The main process's `value`, in every process."""
+    """The `value` of the main process, in every process."""
     if not is_active():
         return value
     box = [value]

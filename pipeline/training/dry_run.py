@@ -1,4 +1,4 @@
-"""What a run will take, measured before it starts: its time for ``--test``; time, memory and disk for ``--dry-run``."""
+"""Estimate the cost of a run before it starts: time for ``--test``; time, memory and disk for ``--dry-run``."""
 
 import time
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from utils.terminal import format_bytes, format_count, format_seconds
 
 Clock = Callable[[], float]
 
-_WARM_UP_STEPS = 2  # they compile and allocate
+_WARM_UP_STEPS = 2  # for compiling and allocating
 _MEASURED_STEPS = 5
 _MEASURED_VALIDATION_BATCHES = 3
 
 
 def dry_run(trainer: Trainer, *, clock: Clock = time.perf_counter) -> str:
-    """Train for seven steps without writing anything; returns the report."""
-    first_step = trainer.step  # above 0 if a run is resumed
+    """Train for seven steps without writing anything, and return the report."""
+    first_step = trainer.step  # above 0 for a resumed run
     warm_up = _seconds(lambda: _train(trainer, _WARM_UP_STEPS), clock)
     step = _seconds(lambda: _train(trainer, _MEASURED_STEPS), clock) / _MEASURED_STEPS
-    first_score = _seconds(lambda: trainer.score_validation(1), clock)  # compiles, so it is not the measured one
+    first_score = _seconds(lambda: trainer.score_validation(1), clock)  # compiles, so it is not measured
     validation = _seconds_per_validation(trainer, clock)
     num_steps = max(0, trainer.total_steps - first_step)
     earlier_validations = first_step // trainer.validation_interval
@@ -34,14 +34,14 @@ def dry_run(trainer: Trainer, *, clock: Clock = time.perf_counter) -> str:
     return "\n".join(
         [
             f"device: {describe_device(trainer.device)}, processes: {trainer.world.size}",
-            f"a step: {_short(step)}, {trainer.tokens_per_step:,} tokens, {_speed(trainer, step)}",
-            f"the first {_WARM_UP_STEPS} steps: {format_seconds(warm_up)}",
-            f"memory at most: {format_bytes(trainer.metrics.memory_bytes)}",
-            f"a validation: {_short(validation)}, {num_validations} of them",
+            f"step: {_short(step)}, {trainer.tokens_per_step:,} tokens, {_speed(trainer, step)}",
+            f"first {_WARM_UP_STEPS} steps: {format_seconds(warm_up)}",
+            f"peak memory: {format_bytes(trainer.metrics.memory_bytes)}",
+            f"validation: {_short(validation)}, {num_validations} times",
             f"{extent}: {num_steps:,} steps, {format_count(num_steps * trainer.tokens_per_step)} tokens, "
             f"about {format_seconds(total)}",
             f"disk: {_disk(trainer)}",
-            "nothing was written; leave --dry-run out to train",
+            "nothing was written; remove --dry-run to train",
         ]
     )
 
@@ -69,7 +69,7 @@ def _disk(trainer: Trainer) -> str:
     step_checkpoints = min(trainer.config.keep_last, trainer.total_steps // trainer.config.checkpoint_every_steps)
     num_files = 2 + step_checkpoints  # checkpoint_latest.pt and checkpoint_best.pt
     free = format_bytes(free_disk(trainer.run.folder))
-    return f"{num_files} checkpoints of {format_bytes(size)}, {format_bytes(num_files * size)} in all; {free} free"
+    return f"{num_files} checkpoints of {format_bytes(size)}, {format_bytes(num_files * size)} in total; {free} free"
 
 
 def _short(seconds: float) -> str:
@@ -77,7 +77,7 @@ def _short(seconds: float) -> str:
 
 
 def expected_time(trainer: Trainer, *, clock: Clock = time.perf_counter) -> str:
-    """The length of the run in steps, tokens and time, from a few passes that change nothing."""
+    """The length of the run in steps, tokens and time, estimated from a few passes without side effects."""
     steps = trainer.total_steps
     seconds = seconds_per_step(trainer, clock=clock) * steps
     extent = "one epoch"
@@ -88,14 +88,17 @@ def expected_time(trainer: Trainer, *, clock: Clock = time.perf_counter) -> str:
 
 
 def seconds_per_step(trainer: Trainer, *, repeats: int = 2, clock: Clock = time.perf_counter) -> float:
-    """Forward and backward over one batch, times the batches of a step; weights and random numbers stay as they are."""
+    """The estimated seconds of a step, from forward and backward over one batch; weights and random state do not
+    change."""
     batch = trainer.synthetic_batch(trainer.config.batch_size)
     num_tokens = torch.tensor(float(batch["input_ids"].numel()), device=trainer.device)
     with torch.random.fork_rng(devices=[trainer.device] if trainer.device.type == "cuda" else []):
         # `item` waits for the GPU.
         seconds = [_seconds(lambda: trainer.backward([batch], num_tokens).item(), clock) for _ in range(1 + repeats)]
     trainer.model.zero_grad(set_to_none=True)
-    return min(seconds[1:]) * trainer.config.gradient_accumulation_steps  # the first pass compiles and allocates
+    return (
+        min(seconds[1:]) * trainer.config.gradient_accumulation_steps
+    )  # skip the first pass, which compiles and allocates
 
 
 def _seconds(work: Callable[[], object], clock: Clock) -> float:

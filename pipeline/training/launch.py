@@ -1,9 +1,9 @@
-"""Starts the processes of ``main.py train --nproc N``: torch's launcher, without its own log and traceback.
+"""Start the processes of ``main.py train --nproc N`` with torch's launcher, without its log and traceback.
 
 python3 pipeline/training/launch.py --standalone --nproc-per-node=2 train.py …
 
-What went wrong a process has said in its one line; the launcher's pages about it would bury that. The exit code is that
-of the process that failed first, or the signal's.
+A process that fails prints its one-line error, which the launcher's long output would bury. The exit code is that of
+the process that failed first, or of the signal.
 """
 
 import logging
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as launch
 
-    logging.disable(logging.ERROR)  # of this process alone
+    logging.disable(logging.ERROR)  # in this process only
     try:
         launch(list(argv))
     except SignalException as stopped:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         rank, failure = failed.get_first_failure()
         if failure.exitcode >= 0:
             return failure.exitcode
-        memory = " (the system does so when memory runs out)" if failure.exitcode == -signal.SIGKILL else ""
+        memory = " (the system may have run out of memory)" if failure.exitcode == -signal.SIGKILL else ""
         print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}{memory}", file=sys.stderr)
         return 128 - failure.exitcode
     return 0

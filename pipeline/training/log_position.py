@@ -1,4 +1,4 @@
-"""Which lines of a log belong to the checkpoint that its run is resumed from."""
+"""Find the log lines that belong to the checkpoint from which a run is resumed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,10 @@ class LogPosition:
     """Where in its log a resumed run continues.
 
     Attributes:
-        step: the checkpoint's.
-        validated: the step's validation is part of the checkpoint; otherwise it is repeated, so its lines are dropped.
-        unwritten: lines that the log's disk had not taken when the checkpoint was saved.
-        rollbacks: how often the run had returned to a checkpoint by then; what happened before the last of these
-            returns stays in the log.
+        step: the checkpoint's step.
+        validated: the checkpoint includes this step's validation; otherwise it is repeated and its lines are dropped.
+        unwritten: lines not yet written when the checkpoint was saved, because the log's disk was full.
+        rollbacks: the number of rollbacks so far; lines before the last of them stay in the log.
     """
 
     step: int
@@ -27,7 +26,7 @@ class LogPosition:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "LogPosition":
-        """The place of the checkpoint with this `content`."""
+        """The place in the log for the checkpoint with this `content`."""
         step = content["step"]
         return cls(
             step,
@@ -37,7 +36,7 @@ class LogPosition:
         )
 
     def kept(self, lines: Sequence[LogLine]) -> list[LogLine]:
-        """Those of `lines` that belong to the checkpoint."""
+        """The `lines` that belong to the checkpoint."""
         rollbacks = [index for index, line in enumerate(lines) if line.get("event") == ROLLBACK][: self.rollbacks]
         num_settled = rollbacks[-1] + 1 if rollbacks else 0
         settled = [line for line in lines[:num_settled] if line["step"] <= self.step or "event" in line]

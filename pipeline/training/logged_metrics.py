@@ -1,7 +1,7 @@
-"""The names of everything that a training run logs.
+"""The names of all metrics logged by a training run.
 
-A number's name is its key in a line of raw_metrics; TensorBoard shows it with its first underscore as a slash, so that
-``train_loss`` is the chart ``loss`` in the group ``train``.
+A name is the key in a line of raw_metrics. TensorBoard shows the first underscore as a slash: ``train_loss`` is the
+chart ``loss`` in the group ``train``.
 """
 
 from collections.abc import Mapping
@@ -10,25 +10,25 @@ from pathlib import Path
 from utils.logging_utils import read_log
 
 # Group train: written every training.log_every_steps steps.
-TRAIN_LOSS = "train_loss"  # nats a token, of the step
+TRAIN_LOSS = "train_loss"  # nats per token, of the step
 TRAIN_LOSS_SMOOTHED = "train_loss_smoothed"  # mean of the last training.metrics_window steps
 TRAIN_GRAD_NORM = "train_grad_norm"  # before clipping
 TRAIN_LEARNING_RATE = "train_learning_rate"
-TRAIN_TOKENS = "train_tokens"  # seen so far; validations have it too
+TRAIN_TOKENS = "train_tokens"  # seen so far; also logged with validations
 
-# Group speed: with the above.
+# Group speed: logged together with group train.
 SPEED_TOKENS_PER_SECOND = "speed_tokens_per_second"
-SPEED_MEMORY_BYTES = "speed_memory_bytes"  # at most so far
-MFU = "mfu"  # model FLOPs utilisation, 0 to 1, if the device's peak is known; in no group
+SPEED_MEMORY_BYTES = "speed_memory_bytes"  # peak so far
+MFU = "mfu"  # model FLOPs utilization, 0 to 1, if the device's peak is known; not in a group
 
-# Group val: every metric of a validation, written after it.
+# Group val: the metrics of a validation.
 VALIDATION_GROUP = "val_"
-VAL_LOSS = "val_loss"  # nats a token
+VAL_LOSS = "val_loss"  # nats per token
 VAL_PERPLEXITY = "val_perplexity"
 VAL_BITS_PER_BYTE = "val_bits_per_byte"  # if the dataset records how many bytes each token has
 
-# Events: lines with "event", and TensorBoard's texts.
-SAMPLE = "sample"  # pretraining: a prompt and how the model continues it
+# Events: lines with "event", and texts in TensorBoard.
+SAMPLE = "sample"  # pretraining: a prompt and its continuation
 SAMPLES = "samples"  # fine-tuning: questions and answers
 SKIPPED_STEP = "skipped_step"
 ROLLBACK = "rollback"
@@ -40,7 +40,7 @@ def validation_values(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def is_from_validation(line: Mapping[str, object]) -> bool:
-    """Whether a validation wrote this line: its numbers, or what the model then continued or answered."""
+    """Whether this line is from a validation: its metrics, or sample texts."""
     return line.get("event") in (SAMPLE, SAMPLES) or any(name.startswith(VALIDATION_GROUP) for name in line)
 
 

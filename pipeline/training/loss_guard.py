@@ -1,4 +1,4 @@
-"""Decides which steps are taken: a loss that is no number or far above the recent ones must not reach the weights."""
+"""Decide which steps to skip: NaN losses and loss spikes must not reach the weights."""
 
 import math
 from collections import deque
@@ -7,13 +7,13 @@ from statistics import fmean, pstdev
 from typing import Any
 
 _HISTORY = 128  # steps, as in OLMo-core's SkipStepOptimizer
-_FEWEST = 32  # before that a deviation says little
-_SMALLEST_SPREAD = 0.01  # relative to the mean: a loss that hardly moves makes no spike out of a ripple
+_FEWEST = 32  # with fewer, the deviation is unreliable
+_SMALLEST_SPREAD = 0.01  # relative to the mean, so that small changes of a flat loss are not spikes
 
 
 @dataclass
 class LossGuard:
-    """`sigma` deviations above the mean of the last 128 losses is a spike; 0 turns spikes off, never NaN."""
+    """Detects spikes, `sigma` deviations above the mean of the last 128 losses, and NaN; `sigma` 0 ignores spikes."""
 
     sigma: float
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
@@ -21,7 +21,7 @@ class LossGuard:
     rollbacks: int = 0
 
     def problem(self, loss: float, grad_norm: float) -> str:
-        """Why the step must be skipped, or an empty string; a good loss joins the history."""
+        """Why the step must be skipped, or an empty string. Good losses are added to the history."""
         reason = self._reason(loss, grad_norm)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if reason else 0
         if not reason:

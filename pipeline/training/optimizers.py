@@ -1,6 +1,6 @@
-"""The optimizers that the configuration names: AdamW, or Muon for the hidden matrices with AdamW for the rest.
+"""The optimizers: AdamW, or Muon for the hidden matrices and AdamW for the rest.
 
-Weights decay in matrices only: for norms and other vectors zero means nothing.
+Weight decay applies to matrices only; for norms and other vectors, zero is not a sensible target.
 """
 
 from collections import defaultdict
@@ -14,14 +14,14 @@ from torch.optim import AdamW, Optimizer
 from pipeline.training.config import TrainingConfig
 from utils.cast_linear import FusedLinear
 
-_OUTER_NAMES = ("embed_tokens", "lm_head")  # their rows are tokens, so they are not hidden matrices
-# Quintic Newton-Schulz iteration: these bring every singular value close to 1 in five rounds (Jordan et al. 2024).
+_OUTER_NAMES = ("embed_tokens", "lm_head")  # rows are tokens, so these are not hidden matrices
+# Quintic Newton-Schulz iteration: brings all singular values close to 1 in five rounds (Jordan et al. 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig, device: torch.device) -> list[Optimizer]:
-    """Optimizers that together hold every trained weight exactly once."""
+    """Optimizers that together contain every trained weight exactly once."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.optimizer == "adamw":
         return [_adamw(parameters, config, device)]
@@ -34,7 +34,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig, device: torch.devi
 
 
 def hidden_matrices(model: nn.Module) -> list[tuple[nn.Parameter, tuple[int, ...]]]:
-    """Every weight matrix between embedding and head, with the rows of each product that is fused into it."""
+    """The weight matrices between embedding and head, with the row counts of the products fused into them."""
     result: list[tuple[nn.Parameter, tuple[int, ...]]] = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module.weight.requires_grad and not name.endswith(_OUTER_NAMES):
@@ -59,14 +59,14 @@ def _adamw(parameters: list[nn.Parameter], config: TrainingConfig, device: torch
 
 
 class Muon(Optimizer):
-    """Orthogonalised momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+    """Orthogonalized momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
-    An update is scaled by 0.2 sqrt(max(rows, columns)), so that its entries are about as large as AdamW's and the
-    weight decay fits both (Liu et al. 2025, "Muon is Scalable for LLM Training").
+    Updates are scaled by 0.2 sqrt(max(rows, columns)), so that their entries are about as large as AdamW's and the same
+    weight decay works for both (Liu et al. 2025, "Muon is Scalable for LLM Training").
 
     Args:
-        matrices: weights (rows, columns), each with the rows of the products fused into it; each product is
-            orthogonalised by itself.
+        matrices: weights (rows, columns), each with the row counts of the products fused into it; products are
+            orthogonalized separately.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Muon(Optimizer):
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure: nothing here needs one
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if parameters:
@@ -101,8 +101,8 @@ class Muon(Optimizer):
             buffer = state["momentum_buffer"]
             gradient = cast(Tensor, parameter.grad)
             buffer.lerp_(gradient, 1 - momentum)
-            directions.append(gradient.lerp(buffer, momentum))  # Nesterov's look-ahead
-        # All layers in one batch: a few large products instead of many small ones.
+            directions.append(gradient.lerp(buffer, momentum))  # Nesterov momentum
+        # All layers in one batch, for a few large products instead of many small ones.
         stacked = torch.stack(directions)  # (layers, rows, columns)
         parts = [orthogonalise(part) for part in torch.split(stacked, group["sizes"], dim=1)]
         for parameter, update in zip(parameters, torch.cat(parts, dim=1), strict=True):
@@ -111,9 +111,9 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Roughly the nearest semi-orthogonal matrices to `matrices` (…, R, C), scaled as `Muon` says."""
+    """Approximate the nearest semi-orthogonal matrices to `matrices` (…, R, C), scaled for `Muon`."""
     rows, columns = matrices.shape[-2:]
-    # bfloat16 is exact enough for a direction and fast on a GPU; CPUs without its instructions emulate it.
+    # bfloat16 is accurate enough for a direction and fast on a GPU; CPUs without bfloat16 instructions emulate it.
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     x = x.mT if rows > columns else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # all singular values at most 1

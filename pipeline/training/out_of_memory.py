@@ -1,4 +1,4 @@
-"""Out of memory: find a batch size that fits by trying smaller ones."""
+"""After running out of memory, find a batch size that fits by trying smaller ones."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from utils.errors import PipelineError
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for CUDA's error, and for the CPU allocator's and cuBLAS's, which are plain RuntimeErrors."""
+    """True for CUDA's out-of-memory error, and for the plain RuntimeErrors of the CPU allocator and cuBLAS."""
     signs = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
@@ -25,15 +25,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class BatchTrial:
-    """Tries batches of fewer rows in the memory that a training step leaves them."""
+    """Try smaller batches in the memory available to a training step."""
 
     model: nn.Module
     optimizers: Sequence[Optimizer]
-    make_batch: Callable[[int], Batch]  # a batch of so many rows
+    make_batch: Callable[[int], Batch]  # makes a batch with this many rows
     device: torch.device
 
     def largest_below(self, rows: int) -> int:
-        """The largest of a half, a quarter, … of `rows` that fits; 0 if not even one row does."""
+        """The largest of `rows` / 2, `rows` / 4, … that fits; 0 if not even one row fits."""
         rows //= 2
         while rows and not self.fits(rows):
             rows //= 2
@@ -50,8 +50,8 @@ class BatchTrial:
         return True
 
     def _run(self, rows: int) -> None:
-        """Two passes, as a smaller batch is accumulated: the second has the first one's gradients next to it, and both
-        have the optimizers' state."""
+        """Run two passes, because smaller batches are accumulated: the second needs memory for the gradients of the
+        first, and both for the optimizers' state."""
         moments = missing_moments(self.optimizers)
         accumulate_gradients(self.model, [self.make_batch(rows)] * 2, torch.tensor(1.0, device=self.device))
         del moments
@@ -63,7 +63,7 @@ class BatchTrial:
 
 
 def missing_moments(optimizers: Sequence[Optimizer]) -> list[Tensor]:
-    """As much memory as the optimizers will allocate in their first step: two moments for AdamW, one for Muon."""
+    """Allocate as much memory as the optimizers' first step: two moments for AdamW, one for Muon."""
     return [
         torch.empty_like(parameter)
         for optimizer in optimizers
@@ -75,14 +75,14 @@ def missing_moments(optimizers: Sequence[Optimizer]) -> list[Tensor]:
 
 
 def explain_out_of_memory(config: TrainingConfig, world: World, trial: BatchTrial) -> PipelineError:
-    """The error that names a batch size that fits, and the accumulation that keeps the step at its size."""
+    """An error that suggests a batch size that fits, and the accumulation that keeps the step the same size."""
     problem = f"out of memory with training.batch_size {config.batch_size}"
-    if world.size > 1:  # a trial would wait for the other processes, which are elsewhere
+    if world.size > 1:  # a trial would wait forever for the other processes
         return PipelineError(f"{problem}; halve it and double training.gradient_accumulation_steps")
     rows = trial.largest_below(config.batch_size)
     if not rows:
         return PipelineError(
-            f"{problem}, and a single window does not fit either; shorten dataset.window, set "
+            f"{problem}, and not even a single window fits; shorten dataset.window, set "
             "model.activation_checkpointing=true, or choose a smaller model"
         )
     steps = ceil_div(config.batch_size * config.gradient_accumulation_steps, rows)

@@ -1,9 +1,9 @@
-"""Makes a model ready for training: compute type, kernels, torch.compile, all in place.
+"""Prepare a model for training in place: compute type, kernels, torch.compile.
 
     print(prepare_for_training(model, config.training, device))
     loss = model(input_ids, labels=labels, num_tokens=count, return_logits=False)["loss"]
 
-The model keeps its modules and the names of its weights. Weights stay float32 and are cast inside the compiled forward.
+Modules and weight names do not change. Weights stay float32 and are cast inside the compiled forward pass.
 """
 
 from typing import TYPE_CHECKING
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 def prepare_for_training(
     model: "TransformerLM", config: TrainingConfig, device: torch.device, *, varying_lengths: bool = False
 ) -> str:
-    """Sets `model`, which is on `device`, up as `config` says and returns in words what was chosen.
+    """Set up `model`, which is on `device`, according to `config`, and return a description of the choices.
 
     Args:
-        varying_lengths: batches differ in length, so that the compiled code must take any; else it is made for each
+        varying_lengths: batches differ in length, so compile for all lengths; otherwise the code is compiled for each
             shape separately, which is faster.
 
     Raises:
-        PipelineError: flash attention or the compiler was asked for and cannot run here.
+        PipelineError: flash attention or the compiler is required but cannot run here.
     """
     dtype = choose_dtype(config.dtype, device)
     flash_only = device.type == "cuda" and config.attention == "flash"
@@ -45,7 +45,7 @@ def prepare_for_training(
         chosen.append("flash attention")
     problem = compiler_problem(device)
     if config.compile == "on" and problem:
-        raise PipelineError(f"training.compile is on, but {problem}; run it with --set training.compile=off")
+        raise PipelineError(f"training.compile is on, but {problem}; use --set training.compile=off")
     compiled = config.compile != "off" and not problem
     if compiled:
         chosen.append("compiled (the first steps take longer)")

@@ -38,10 +38,10 @@ from utils.terminal import format_count
 
 
 def set_up(args: Namespace, held: ExitStack) -> Trainer:
-    """A trainer ready to fit, for the arguments of ``train.py``; with ``--dry-run`` nothing is written.
+    """A trainer for the arguments of ``train.py``, ready to fit. With ``--dry-run`` it writes nothing.
 
     Args:
-        held: takes the process group, and the lock on the run's folder.
+        held: keeps the process group and the lock on the run's folder open.
     """
     writes = not args.dry_run
     locks = writes and current_world().is_main
@@ -55,7 +55,7 @@ def set_up(args: Namespace, held: ExitStack) -> Trainer:
 
 
 def build_trainer(start: Start, device: torch.device, *, writes: bool = True) -> Trainer:
-    """Data, model and trainer. Whatever can be refused is refused before the run's folder and log are touched."""
+    """Data, model and trainer. All checks happen before the run's folder and log are touched."""
     config = start.config
     is_main = current_world().is_main
     data, dataset = load_data(start, device)
@@ -90,7 +90,7 @@ def build_trainer(start: Start, device: torch.device, *, writes: bool = True) ->
 
 
 def build_model(start: Start, device: torch.device) -> tuple[TransformerLM, str]:
-    """The model with its first weights (a resumed run's come later), and in words how it will run."""
+    """The model with its initial weights (a resumed run's are loaded later), and a description of how it will run."""
     torch.manual_seed(start.config.training.seed)
     model = create_model(start.config).to(device)
     execution = prepare_for_training(model, start.config.training, device)
@@ -116,8 +116,8 @@ def load_data(start: Start, device: torch.device) -> tuple[TrainingData, TokenDa
     found = dataset.metadata.get("vocab_size", config.model.vocab_size)
     if found != config.model.vocab_size:
         raise PipelineError(
-            f"token dataset {dataset.directory} was made with a vocabulary of {found}, model.vocab_size is "
-            f"{config.model.vocab_size}; choose another dataset, or: --set model.vocab_size={found}"
+            f"token dataset {dataset.directory} was made with a vocabulary of {found}, but model.vocab_size is "
+            f"{config.model.vocab_size}; use another dataset, or: --set model.vocab_size={found}"
         )
     data = TrainingData(
         loaders.train,
@@ -130,13 +130,13 @@ def load_data(start: Start, device: torch.device) -> tuple[TrainingData, TokenDa
 
 
 def token_bytes(dataset: TokenDataset) -> torch.Tensor | None:
-    """The byte length of every token id; None for datasets of older tools, which do not record it."""
+    """The byte length of every token id; None for datasets from older tools, which do not record it."""
     lengths = dataset.metadata.get("token_byte_lengths")
     return None if lengths is None else torch.tensor(lengths)
 
 
 def document_start(dataset: TokenDataset) -> int:
-    """The token id that begins a document.
+    """The token id at the start of a document.
 
     Raises:
         PipelineError: the dataset does not record it.
@@ -144,7 +144,7 @@ def document_start(dataset: TokenDataset) -> int:
     bos_id: int | None = dataset.metadata.get("tokenizer", {}).get("bos_id")
     if bos_id is None:
         raise PipelineError(
-            f"dataset.isolate_documents: token dataset {dataset.directory} does not record which token begins a "
+            f"dataset.isolate_documents: token dataset {dataset.directory} does not record which token starts a "
             "document (expected tokenizer.bos_id in its metadata.json); prepare it again with: python3 main.py "
             "prepare, or --set dataset.isolate_documents=false"
         )
@@ -152,7 +152,7 @@ def document_start(dataset: TokenDataset) -> int:
 
 
 def describe_run(start: Start, dataset: TokenDataset, device: torch.device) -> dict[str, Any]:
-    """What every checkpoint of the run records about it."""
+    """The description of the run that is stored in every checkpoint."""
     return {
         "config": start.config.to_dict(),
         "tokenizer": {**dataset.metadata.get("tokenizer", {}), "vocab_size": start.config.model.vocab_size},
@@ -164,7 +164,7 @@ def describe_run(start: Start, dataset: TokenDataset, device: torch.device) -> d
 
 
 def run_folder(start: Start, *, writes: bool) -> Path:
-    """The resumed run's folder, or a new one; the processes agree on it."""
+    """The folder of the resumed run or a new one, the same in all processes."""
     if start.checkpoint and start.resumes:
         return run_folder_of(start.checkpoint)
     checkpoint_dir = start.config.paths.checkpoint_dir
@@ -184,7 +184,7 @@ def run_logger(start: Start, folder: Path, *, enabled: bool) -> DualLogger:
 
 
 def callbacks(config: Config, run: RunInfo) -> list[Callback]:
-    """The loss curve and the samples; prints which of them cannot be made here, and why."""
+    """Callbacks for the loss curve and the samples. Prints which of them are unavailable, and why."""
     found: list[Callback] = []
     if is_installed("matplotlib"):
         found.append(LossCurve(run.folder))
@@ -196,18 +196,18 @@ def callbacks(config: Config, run: RunInfo) -> list[Callback]:
 
 
 def sample_writers(config: Config, run: RunInfo) -> list[Callback]:
-    """A sample writer, or none if the dataset's tokenizer is not here."""
+    """A sample writer, or none if the dataset's tokenizer cannot be found."""
     directory = config.paths.tokenizer_dir
     try:
         from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(directory)
     except (ImportError, PipelineError) as error:
-        print(f"no samples: {str(error).partition(';')[0]}; name its folder: --set paths.tokenizer_dir=DIR")
+        print(f"no samples: {str(error).partition(';')[0]}; set its folder with --set paths.tokenizer_dir=DIR")
         return []
     if tokenizer.fingerprint != run.description["tokenizer"].get("fingerprint"):
         print(
-            f"no samples: the tokenizer in {directory} is not the one that made the dataset; name that one's folder: "
+            f"no samples: the dataset was not made with the tokenizer in {directory}; set the right folder with "
             "--set paths.tokenizer_dir=DIR"
         )
         return []

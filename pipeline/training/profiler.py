@@ -1,4 +1,4 @@
-"""A trace of a few training steps for https://ui.perfetto.dev or chrome://tracing."""
+"""Record a trace of a few training steps for https://ui.perfetto.dev or chrome://tracing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 TRACE_NAME = "trace.json"
-_WAIT, _WARM_UP, _ACTIVE = 3, 1, 3  # steps: compiling and allocating are over before the trace begins
+_WAIT, _WARM_UP, _ACTIVE = 3, 1, 3  # steps; compiling and allocating finish before the trace starts
 _NEEDED = _WAIT + _WARM_UP + _ACTIVE
 
 
 @contextmanager
 def step_profile(path: Path | None, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Yields what to call after each step; writes the trace to `path` after the seventh, and says so where the run was
-    shorter. With None nothing happens."""
+    """Yield a function to call after each step. Writes the trace to `path` after the seventh, or reports that the run
+    was too short. With None, it does nothing."""
     if path is None:
         yield lambda: None
         return
@@ -23,7 +23,7 @@ def step_profile(path: Path | None, say: Callable[[str], None]) -> Iterator[Call
     steps = 0
 
     def write(profiler: profile) -> None:
-        if steps < _NEEDED:  # the profiler calls at its end whatever it has
+        if steps < _NEEDED:  # the profiler calls this at its end in any case
             return
         profiler.export_chrome_trace(str(path))
         say(f"trace of {_ACTIVE} steps: {path}; open it in https://ui.perfetto.dev")
@@ -41,4 +41,4 @@ def step_profile(path: Path | None, say: Callable[[str], None]) -> Iterator[Call
 
         yield on_step
     if steps < _NEEDED:
-        say(f"no trace: the run made {steps} steps, a trace needs {_NEEDED}; raise training.max_steps")
+        say(f"no trace: the run had {steps} steps, but a trace needs {_NEEDED}; raise training.max_steps")

@@ -1,4 +1,4 @@
-"""How a training run shows itself: a bar in a terminal, a line every few seconds in a file or pipe."""
+"""Show the progress of a training run: a bar in a terminal, a line every few seconds in a file or pipe."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingProgress:
-    """Loss, tokens a second, model FLOPs utilisation and time left; `enabled` is False for all but the main process."""
+    """Loss, tokens per second, model FLOPs utilization and time left; `enabled` is False except in the main process."""
 
     def __init__(self, total_steps: int, *, first_step: int = 0, enabled: bool = True) -> None:
         from tqdm import tqdm
@@ -18,7 +18,7 @@ class TrainingProgress:
         self.enabled = enabled
         self._last_line = time.monotonic()
         show_bar = enabled and sys.stderr.isatty()
-        layout = "{percentage:3.0f}%|{bar}| {n}/{total} [{desc}]"  # tqdm puts a comma before what it calls the postfix
+        layout = "{percentage:3.0f}%|{bar}| {n}/{total} [{desc}]"  # not tqdm's postfix, which starts with a comma
         self._bar = (
             tqdm(total=total_steps, initial=first_step, bar_format=layout, dynamic_ncols=True) if show_bar else None
         )
@@ -37,7 +37,7 @@ class TrainingProgress:
             print(f"step {step}/{self.total_steps}: {text}", flush=True)
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line above the bar."""
         if not self.enabled:
             return
         if self._bar is not None:

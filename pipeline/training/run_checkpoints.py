@@ -1,4 +1,4 @@
-"""The checkpoints of one run: checkpoint_latest.pt, and the names that it keeps an older state under."""
+"""The checkpoints of a run: checkpoint_latest.pt, and older states under other names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from utils.errors import PipelineError
 
 @dataclass(frozen=True)
 class RunCheckpoints:
-    """Writes and reads the checkpoints in a run's `folder`; of checkpoint_step_N.pt the newest `keep_last` stay."""
+    """Write and read the checkpoints in a run's `folder`; keeps the newest `keep_last` of checkpoint_step_N.pt."""
 
     folder: Path
     keep_last: int
@@ -26,12 +26,12 @@ class RunCheckpoints:
         return self.folder / "checkpoint_best.pt"
 
     def write(self, kinds: Sequence[str], content: Mapping[str, Any]) -> None:
-        """Write checkpoint_latest.pt; `kinds` become other names of the same file."""
+        """Write checkpoint_latest.pt; `kinds` are additional names for the same file."""
         write_checkpoint(self.latest, content, other_names=[f"checkpoint_{kind}.pt" for kind in kinds])
         prune_step_checkpoints(self.folder, keep_last=self.keep_last, step=content["step"])
 
     def step_of_best(self) -> int | None:
-        """None if there is no checkpoint_best.pt, or only a damaged one."""
+        """None if checkpoint_best.pt is missing or damaged."""
         try:
             step: int = read_checkpoint(self.best)["step"]
         except (PipelineError, KeyError):

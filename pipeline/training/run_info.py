@@ -1,4 +1,4 @@
-"""What the training loop is told of the run that it makes."""
+"""Metadata about a run, for the training loop."""
 
 import platform
 import subprocess
@@ -15,16 +15,16 @@ from utils.devices import describe_device
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run besides its state; `description` is stored in every checkpoint."""
+    """Everything about a run except its state; `description` is stored in every checkpoint."""
 
     folder: Path
     description: Mapping[str, Any] = field(default_factory=dict)
-    epoch_checkpoints: bool = False  # checkpoint_epoch_N.pt too, as fine-tuning keeps them
+    epoch_checkpoints: bool = False  # also write checkpoint_epoch_N.pt, as in fine-tuning
     flops_per_token: float | None = None  # forward and backward
-    peak_flops: float | None = None  # of one device, a second
+    peak_flops: float | None = None  # per second, of one device
 
     def mfu(self, tokens_per_second: float, num_devices: int) -> float | None:
-        """Model FLOPs utilisation, 0 to 1; None if the device's peak is unknown."""
+        """Model FLOPs utilization, 0 to 1; None if the device's peak is unknown."""
         if not (self.flops_per_token and self.peak_flops):
             return None
         return tokens_per_second * self.flops_per_token / (self.peak_flops * num_devices)

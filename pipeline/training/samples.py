@@ -1,4 +1,4 @@
-"""Texts that the model writes after each validation, so that people see how it comes along."""
+"""Sample texts after each validation, to show the model's progress."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class SampleWriter:
-    """A callback that continues each of `prompts`, prints and logs the text. Training's random numbers stay as they
-    are."""
+    """A callback that continues each of `prompts`, and prints and logs the text. Does not change the random state of
+    training."""
 
     def __init__(self, tokenizer: Tokenizer, prompts: Sequence[str], settings: GenerationSettings) -> None:
         self.tokenizer = tokenizer

@@ -1,5 +1,5 @@
-"""How a pretraining run begins: from scratch, with a checkpoint's weights (``--init-from``), or where a run stopped
-(``--resume``)."""
+"""Choose how a pretraining run starts: from scratch, with a checkpoint's weights (``--init-from``), or where a run
+stopped (``--resume``)."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ Content = Mapping[str, Any]  # a checkpoint's
 
 @dataclass(frozen=True)
 class Start:
-    """Everything that is decided before data, model and trainer are built.
+    """All decisions made before data, model and trainer are built.
 
     Attributes:
         test: train on the test dataset.
-        name: given with ``--name``, or the resumed run's.
-        checkpoint: the file that the run begins with, None from scratch; `content` is what it holds.
-        resumes: whether `checkpoint` is a state to continue; otherwise it only gives its weights.
-        notes: what to print about the configuration, a line each.
+        name: from ``--name``, or the resumed run's.
+        checkpoint: the file that the run starts from, or None; `content` is its content.
+        resumes: whether to continue from the state in `checkpoint`; otherwise only its weights are used.
+        notes: lines to print about the configuration.
     """
 
     config: Config
@@ -42,7 +42,7 @@ class Start:
 
     @property
     def num_parts(self) -> int | None:
-        """The parts that a resumed run's data was cut into."""
+        """The number of parts in a resumed run's data."""
         return self.content["loader"]["num_parts"] if self.resumes else None
 
     @property
@@ -52,13 +52,13 @@ class Start:
 
     @property
     def init_from(self) -> str | None:
-        """The checkpoint that gave the run its first weights."""
+        """The checkpoint that the run's initial weights came from."""
         if self.resumes:
             return self.content.get("init_from")
         return None if self.checkpoint is None else str(self.checkpoint)
 
     def refuse_misfit(self, description: Content) -> None:
-        """Raise PipelineError if the checkpoint does not belong to the run that `description` describes."""
+        """Raise PipelineError if the checkpoint does not match the run in `description`."""
         if self.resumes:
             refuse_other_run(self.content, description, origin=str(self.checkpoint))
         elif self.checkpoint:
@@ -66,13 +66,13 @@ class Start:
 
 
 def choose_start(args: Namespace, held: ExitStack | None = None) -> Start:
-    """The start that the arguments of ``train.py`` ask for.
+    """The starting point for the arguments of ``train.py``.
 
     Args:
-        held: takes the lock on a resumed run's folder, before its checkpoint is read; None if nothing is written.
+        held: keeps the lock on a resumed run's folder, taken before its checkpoint is read; None in a dry run.
 
     Raises:
-        PipelineError: no such checkpoint, or not one that can be resumed; a configuration that does not fit it.
+        PipelineError: the checkpoint does not exist or cannot be resumed, or the configuration does not match it.
     """
     if args.resume:
         return _resumed(args, held)
@@ -108,18 +108,18 @@ def _resumed(args: Namespace, held: ExitStack | None) -> Start:
 
 def _refuse_unfit_to_resume(content: Content, checkpoint: Path, args: Namespace) -> None:
     if "loader" not in content:
-        raise PipelineError(f"{checkpoint} holds no training state; take its weights: --init-from {args.resume}")
+        raise PipelineError(f"{checkpoint} has no training state; use its weights: --init-from {args.resume}")
     if "test" not in content.get("data", {}):
         raise PipelineError(
-            f"{checkpoint} is a fine-tuned run, not a pretraining one; continue with: python3 main.py sft --resume "
-            f"{args.resume}, or pretrain further from its weights: --init-from {args.resume}"
+            f"{checkpoint} is a fine-tuning run, not a pretraining run; continue it with: python3 main.py sft --resume "
+            f"{args.resume}, or start from its weights: --init-from {args.resume}"
         )
     if args.test and not content["data"]["test"]:
-        raise PipelineError(f"--test: {checkpoint} is not a test run, and a resumed run keeps its data; leave it out")
+        raise PipelineError(f"--test: {checkpoint} is not a test run, and a resumed run keeps its data; remove --test")
 
 
 def _configuration(args: Namespace, base: Mapping[str, Mapping[str, object]] | None) -> Config:
-    """``--config``, ``--set`` and flags over `base`, a checkpoint's configuration; None: over config.json."""
+    """``--config``, ``--set`` and flags on top of `base`, a checkpoint's configuration (None: config.json)."""
     flags = config_flags(args)
     if args.test:
         flags["training.num_epochs"] = 1
@@ -129,9 +129,9 @@ def _configuration(args: Namespace, base: Mapping[str, Mapping[str, object]] | N
 def _within_trained_context(
     config: Config, content: Content, checkpoint: Path | None
 ) -> tuple[Config, tuple[str, ...]]:
-    """`config` without positions that training would never show the model, and a note if there were any.
+    """`config` without positions that training would never reach, and a note if there were any.
 
-    The model's context, before any scaling, is the window that it is trained on, or what the checkpoint's was.
+    The model's unscaled context is its training window, or the checkpoint's context.
     """
     asked = config.model.max_position_embeddings
     window = config.dataset.window
@@ -144,14 +144,14 @@ def _within_trained_context(
     model = replace(config.model, max_position_embeddings=limit)
     if model.context_length < window:
         raise PipelineError(
-            f"{checkpoint} was trained with a context of {trained} tokens, dataset.window is {window}; stretch it: "
-            f"--set model.rope_scaling=yarn --set model.rope_scaling_factor={ceil_div(window, limit)}, or train "
-            f"on its window: --set dataset.window={trained}"
+            f"{checkpoint} was trained with a context of {trained} tokens, but dataset.window is {window}; extend it: "
+            f"--set model.rope_scaling=yarn --set model.rope_scaling_factor={ceil_div(window, limit)}, or use "
+            f"its window: --set dataset.window={trained}"
         )
     reason = "dataset.window" if trained is None else f"the checkpoint's {limit}"
     note = (
-        f"context: {model.context_length} tokens, from {reason}; model.max_position_embeddings {asked} is lowered "
-        "to it, as later positions would never have been trained"
+        f"context: {model.context_length} tokens, from {reason}; model.max_position_embeddings {asked} is reduced "
+        "to that, because later positions would not be trained"
     )
     return replace(config, model=model), (note,)
 
@@ -166,12 +166,12 @@ def _refuse_missing_data(config: Config, content: Content, checkpoint: Path, *, 
         key = "custom_dir"
     raise PipelineError(
         f"token dataset {directory} does not exist, and {checkpoint} was trained with "
-        f"{content['data'].get('directory')}; name it: --set dataset.{key}=DIR"
+        f"{content['data'].get('directory')}; set its folder with --set dataset.{key}=DIR"
     )
 
 
 def settings_to_resume(content: Content) -> dict[str, dict[str, Any]]:
-    """A checkpoint's configuration with the local folders: a file from elsewhere must not say where to write."""
+    """A checkpoint's configuration with the local folders, because a foreign file must not decide where we write."""
     local = load_config().explicit_values()
     result = {}
     for section, values in content["config"].items():
@@ -182,12 +182,12 @@ def settings_to_resume(content: Content) -> dict[str, dict[str, Any]]:
 
 
 def refuse_other_run(content: Content, description: Content, *, origin: str) -> None:
-    """Raise PipelineError if dataset, tokenizer or model shape are not the checkpoint's; names what differs."""
+    """Raise PipelineError, with the differences, if dataset, tokenizer or model shape are not the checkpoint's."""
     old, new = content.get("config", {}), description["config"]
     refuse_other_tokenizer(content, description, origin=origin)
     was, now = content["data"].get("fingerprint"), description["data"].get("fingerprint")
     if was != now:
-        place = f"its own was in {content['data'].get('directory')}"
+        place = f"its dataset was in {content['data'].get('directory')}"
         raise PipelineError(f"{origin} was trained with another dataset: {_pair(was, now)}; {place}; {_REMEDY}")
     differing = [
         f"{section}.{key} {_pair(was, now)}"
@@ -195,10 +195,10 @@ def refuse_other_run(content: Content, description: Content, *, origin: str) -> 
         if (section == "model" and key not in _SAME_WEIGHTS) or f"{section}.{key}" in _DATA_KEYS
     ]
     if differing:
-        raise PipelineError(f"{origin} cannot be resumed, these differ: {', '.join(differing)}; {_REMEDY}")
+        raise PipelineError(f"{origin} cannot be resumed because of differences: {', '.join(differing)}; {_REMEDY}")
 
 
-# Keys of `model` that do not change a weight's shape or meaning; the others must stay as they are.
+# Keys of `model` that do not change the shape or meaning of weights; the others must stay the same.
 _SAME_WEIGHTS = ("dropout", "depth_scaled_init", "activation_checkpointing")
 
 _DATA_KEYS = (
@@ -211,23 +211,23 @@ _DATA_KEYS = (
     "training.optimizer",
 )
 
-_REMEDY = "use what it was trained with, or start a new run from its weights: --init-from"
+_REMEDY = "use the original ones, or start a new run from its weights: --init-from"
 
 
 def refuse_other_tokenizer(content: Content, description: Content, *, origin: str) -> None:
-    """Raise PipelineError if the checkpoint's tokenizer did not make this dataset."""
+    """Raise PipelineError if this dataset was not made with the checkpoint's tokenizer."""
     was, now = content.get("tokenizer", {}).get("fingerprint"), description["tokenizer"].get("fingerprint")
     if was != now:
         raise PipelineError(
-            f"{origin} was trained with another tokenizer: {_pair(was, now)}; every id would stand for other text; "
-            "choose the dataset that its tokenizer made"
+            f"{origin} was trained with another tokenizer: {_pair(was, now)}; its ids have a different meaning; "
+            "use a dataset made with the checkpoint's tokenizer"
         )
 
 
 def setting_changes(
     old: Mapping[str, Mapping[str, object]], new: Mapping[str, Mapping[str, object]]
 ) -> list[tuple[str, str, object, object]]:
-    """Section, key, earlier and present value of each setting that differs; keys that one side lacks are skipped."""
+    """Section, key, old and new value of every setting that differs; keys missing on one side are skipped."""
     return [
         (section, key, old[section][key], value)
         for section, values in new.items()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a model trains: the first lets the step finish and be saved, the second stops at once."""
+"""Handle Ctrl-C and SIGTERM in training: the first finishes and saves the step, the second stops immediately."""
 
 import signal
 import sys
@@ -12,14 +12,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """``with StopSignals() as stop:`` — `stop.received` is the signal that arrived, 0 until then."""
+    """``with StopSignals() as stop:`` — `stop.received` is the signal received, or 0."""
 
     def __init__(self) -> None:
         self.received = 0
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # only there may a handler be set
+        if threading.current_thread() is threading.main_thread():  # handlers can be set only there
             self._earlier = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         return self
 
@@ -31,9 +31,9 @@ class StopSignals:
         if self.received:
             raise_for(number)
         self.received = number
-        print("\nfinishing the step and saving; once more to stop at once", file=sys.stderr, flush=True)
+        print("\nfinishing the step and saving; press Ctrl-C again to stop immediately", file=sys.stderr, flush=True)
 
 
 def raise_for(number: int) -> None:
-    """Ends the program as the signal would: KeyboardInterrupt (130) or Terminated (143)."""
+    """End the program like the signal would: KeyboardInterrupt (130) or Terminated (143)."""
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The training loop, for pretraining and fine-tuning alike.
+"""The training loop for pretraining and fine-tuning.
 
 trainer = Trainer(model, data, config=config.training, device=device, run=RunInfo(folder), logger=logger)
 trainer.resume(content)     # optional: a checkpoint's content
@@ -39,7 +39,7 @@ from utils.scheduler import LearningRateScheduler, Schedule
 
 
 class Trainer:
-    """Steps, validations and checkpoints until the configured end; continues exactly from a checkpoint."""
+    """Runs steps, validations and checkpoints to the configured end; can resume exactly from a checkpoint."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class Trainer:
         self.checkpoints = RunCheckpoints(run.folder, config.keep_last)
         self.step = 0
         self.tokens_seen = 0
-        self.validated_step = 0  # the step that was validated last; a resumed run makes up for an interrupted one
+        self.validated_step = 0  # the last validated step; a resumed run catches up on an interrupted validation
         self.last_validation: dict[str, float] = {}
         self.stop = StopSignals()
         self.progress = TrainingProgress(self.total_steps, enabled=False)
         self._batches = self._endless()
 
-    # ---- how long it takes
+    # ---- duration
 
     @property
     def steps_per_epoch(self) -> int:
@@ -98,7 +98,7 @@ class Trainer:
 
     @property
     def stopped_early(self) -> str:
-        """Why training ended before its last step; an empty string if it did not."""
+        """Why training ended early, or an empty string."""
         return "" if self.step >= self.total_steps else self.metrics.stop_reason
 
     @property
@@ -108,14 +108,14 @@ class Trainer:
     # ---- the loop
 
     def fit(self, *, validate_first: bool = False, trace: Path | None = None) -> dict[str, float]:
-        """Train to the end; returns the best validation's metrics.
+        """Train to the end and return the metrics of the best validation.
 
         Args:
-            validate_first: score the model before the first step too, as fine-tuning does.
-            trace: the file for a trace of some early steps.
+            validate_first: also score the model before the first step, as in fine-tuning.
+            trace: write a trace of some early steps to this file.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after finishing and saving the step.
         """
         self.progress = TrainingProgress(self.total_steps, first_step=self.step, enabled=self.world.is_main)
         self._match_best()
@@ -129,7 +129,7 @@ class Trainer:
 
     def _run(self, *, validate_first: bool, on_step: Callable[[], None]) -> None:
         if self.step == 0:
-            self.save()  # shows now, not after hours, that the disk takes it; a rollback may return to it
+            self.save()  # fails now instead of after hours if the disk is full; also a rollback point
             if validate_first and not self.last_validation:
                 self.validate()
         self.metrics.start_clock()
@@ -158,16 +158,16 @@ class Trainer:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        # Outside the handler: the exception's traceback would keep the failed step's tensors alive.
+        # Outside the handler, because the traceback would keep the failed step's tensors alive.
         self._batches = iter(())  # the loader's iterator holds a batch too
         trial = BatchTrial(self.model, self.optimizers, self.synthetic_batch, self.device)
         raise explain_out_of_memory(self.config, self.world, trial)
 
     def train_step(self) -> float:
-        """One optimizer step over the accumulated batches; returns the mean loss of its supervised tokens."""
+        """Run one optimizer step over the accumulated batches; returns the mean loss of the supervised tokens."""
         batches = [self._next_batch() for _ in range(self.config.gradient_accumulation_steps)]
         supervised = all_sum(torch.stack([num_supervised(batch) for batch in batches]).sum())
-        # The processes' gradients are averaged, so each divides by its share of the step's tokens.
+        # Gradients are averaged over processes, so each divides by its share of the step's tokens.
         loss = self.backward(batches, supervised.clamp(min=1).float() / self.world.size)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
         loss_value: float
@@ -189,11 +189,12 @@ class Trainer:
         return loss_value
 
     def backward(self, batches: Sequence[Batch], num_tokens: Tensor) -> Tensor:
-        """Gradients of the summed loss divided by `num_tokens`, the supervised tokens of the whole step."""
+        """Accumulate the gradients of the summed loss divided by `num_tokens`, the supervised tokens in the whole
+        step."""
         return accumulate_gradients(self.forward, batches, num_tokens)
 
     def synthetic_batch(self, rows: int) -> Batch:
-        """Random ids, like the loader's batches but for the number of rows."""
+        """Random ids like the loader's batches, with any number of rows."""
         return synthetic_batch(
             rows,
             self.data.training.sequence_length,
@@ -232,7 +233,7 @@ class Trainer:
         self.logger.log(step=self.step, **values)
 
     def mfu(self, tokens_per_second: float) -> float | None:
-        """Model FLOPs utilisation over all processes; None if the device's peak is unknown."""
+        """Model FLOPs utilization over all processes; None if the device's peak is unknown."""
         return self.run.mfu(tokens_per_second, self.world.size)
 
     # ---- faults
@@ -244,11 +245,11 @@ class Trainer:
             self._roll_back(problem)
 
     def _roll_back(self, problem: str) -> None:
-        """Return to the last checkpoint's weights, and continue with the data after the failed steps."""
+        """Return to the weights of the last checkpoint, and continue with the data after the failed steps."""
         if self.guard.rollbacks >= self.config.max_rollbacks:
             raise PipelineError(
-                f"step {self.step}: {problem}, after {self.guard.rollbacks} returns to a checkpoint; lower "
-                "training.learning_rate or look at the data; the events are in the log"
+                f"step {self.step}: {problem}, after {self.guard.rollbacks} rollbacks; lower "
+                "training.learning_rate or check the data; the log has the details"
             )
         rollbacks = self.guard.rollbacks + 1
         failed_step = self.step
@@ -260,7 +261,7 @@ class Trainer:
         self.guard.skipped_in_a_row = 0
         self.logger.drop_after(self.step)
         self.logger.event(logged.ROLLBACK, step=self.step, from_step=failed_step, reason=problem)
-        self.progress.say(f"back from step {failed_step} to step {self.step}; the data in between is left out")
+        self.progress.say(f"rolled back from step {failed_step} to step {self.step}; the data in between is skipped")
         self.save()
 
     # ---- validation
@@ -270,7 +271,7 @@ class Trainer:
         return due and self.step != self.validated_step and self.step > 0
 
     def validate(self) -> dict[str, float] | None:
-        """Score the validation windows, log, keep the best; returns None if a signal stopped it before the end."""
+        """Score the validation windows, log, and keep the best; returns None if stopped by a signal."""
         metrics = self.score_validation()
         if metrics is None:
             return None
@@ -280,7 +281,7 @@ class Trainer:
         is_best = self.metrics.record_validation(self.step, **metrics)
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
         self.progress.say(f"step {self.step}: validation {shown}{' (best)' if is_best else ''}")
-        # Shown before it is saved, so that a saved validation was shown; an error waits until it is saved.
+        # Run the callbacks before saving, so that a saved validation was shown; raise their errors after saving.
         failure = self._call_back(metrics) if self.world.is_main else None
         if is_best:
             self.save("best")
@@ -299,7 +300,7 @@ class Trainer:
         return None
 
     def score_validation(self, num_batches: int | None = None) -> dict[str, float] | None:
-        """The metrics of all validation batches, or of the first `num_batches`; changes nothing."""
+        """The metrics of all validation batches, or of the first `num_batches`; has no side effects."""
         self.model.eval()
         return score(
             self.model,
@@ -316,18 +317,18 @@ class Trainer:
         kinds = []
         if self.run.epoch_checkpoints and self.step % self.steps_per_epoch == 0:
             kinds.append(f"epoch_{self.step // self.steps_per_epoch}")
-        # While steps are skipped, the checkpoint before them stays the one to return to.
+        # While steps are being skipped, keep the checkpoint before them as the rollback point.
         due = self.step % self.config.checkpoint_every_steps == 0 and not self.guard.skipped_in_a_row
         if due and not self.finished:
             kinds.append(f"step_{self.step}")
         if kinds:
-            self.save(*kinds)  # at once: a run that is killed in between would resume past the second
+            self.save(*kinds)  # together, because a run killed in between would resume past the second
 
     def save(self, *kinds: str) -> None:
-        """Write checkpoint_latest.pt; `kinds` become other names of the same file.
+        """Write checkpoint_latest.pt; `kinds` are additional names for the same file.
 
-        The log is written first: lines past the checkpoint are dropped on resume, and lines that the log's disk does
-        not take go into the checkpoint.
+        The log is written first, because lines past the checkpoint are dropped on resume. Lines that cannot be written
+        go into the checkpoint.
         """
         generators = gather(rng_state(self.device))
         loaders = gather(self.data.training.state_dict())
@@ -340,10 +341,10 @@ class Trainer:
         self.metrics.start_clock()
 
     def _match_best(self) -> None:
-        """Make checkpoint_best.pt and a resumed run's best the same again.
+        """Reconcile checkpoint_best.pt with the best validation of a resumed run.
 
-        They differ if the run continues from before its newest best (an earlier checkpoint, a process killed while it
-        saved), or if the file was removed or damaged.
+        They differ if the run resumes from before its latest best (an earlier checkpoint, or a process killed while
+        saving), or if the file was deleted or damaged.
         """
         recorded = self.metrics.best_step
         if recorded is None or recorded == from_main(self.checkpoints.step_of_best() if self.world.is_main else None):
@@ -352,7 +353,7 @@ class Trainer:
             self.save("best")
             return
         self.metrics.best_is_lost = True
-        self.progress.say(f"checkpoint_best.pt is not that of step {recorded}; the next validation replaces it")
+        self.progress.say(f"checkpoint_best.pt is not from step {recorded}; the next validation will replace it")
 
     def state_dict(self) -> dict[str, Any]:
         return {

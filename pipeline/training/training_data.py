@@ -1,4 +1,4 @@
-"""What the training loop reads: loaders of any kind that have this interface."""
+"""The interface of the data loaders used by the training loop."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-# What a loader yields: ids (B, T), or a dict with "input_ids" and, if needed, "labels" (-100: not learned from) and
-# "segment_ids".
+# A loader yields ids (B, T), or a dict with "input_ids" and optionally "labels" (-100 is ignored) and "segment_ids".
 LoaderItem = Tensor | Mapping[str, Tensor]
 
 
@@ -17,7 +16,7 @@ class ValidationBatches(Protocol):
 
 
 class TrainingBatches(ValidationBatches, Protocol):
-    """Iterates over the rest of its epoch; its length is the batches of a whole epoch."""
+    """Iterates over the rest of the current epoch; its length is the number of batches in a whole epoch."""
 
     epoch: int
 
@@ -29,13 +28,13 @@ class TrainingBatches(ValidationBatches, Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run reads.
+    """The data of a run.
 
     Attributes:
-        vocab_size: every id is below it.
-        token_bytes: the bytes of each token id, for bits per byte; None leaves them out.
-        document_start: the token id that begins a document; given, documents that share a window do not attend to each
-            other.
+        vocab_size: all ids are below this.
+        token_bytes: the length of each token in bytes, for bits per byte; None omits that metric.
+        document_start: the token id at the start of a document. If set, documents in the same window do not attend to
+            each other.
     """
 
     training: TrainingBatches

@@ -22,12 +22,12 @@ def score(
     document_start: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """The metrics over all processes' shares of the loader; None if `stopped` became true before the end.
+    """The metrics over the shares of all processes; None if `stopped` became true before the end.
 
     Args:
-        token_bytes: bytes of each token id; without them there are no bits per byte.
+        token_bytes: the length of each token in bytes; None omits bits per byte.
     """
-    # Loss, tokens, bytes; on the GPU, so that nothing waits for it until the end.
+    # Loss, tokens, bytes; kept on the GPU to avoid waiting for it until the end.
     sums = torch.zeros(3, dtype=torch.float64, device=_sum_device(device))
     for item in loader:
         if stopped():
@@ -43,10 +43,10 @@ def _num_bytes(batch: Batch, token_bytes: Tensor | None) -> Tensor:
     targets = batch["labels"][:, 1:]
     if token_bytes is None:
         return torch.zeros((), device=targets.device)
-    # Indexing by a mask would wait for the GPU, which alone knows the size of the result.
+    # Indexing by a mask would wait for the GPU to compute the size of the result.
     return token_bytes[targets.clamp(min=0)].masked_fill(targets == IGNORED, 0).sum()
 
 
 def _sum_device(device: torch.device) -> torch.device:
-    """NCCL adds on the GPU only; Apple's GPUs have no float64."""
+    """NCCL can only sum on the GPU, and Apple's GPUs have no float64."""
     return device if device.type == "cuda" else torch.device("cpu")

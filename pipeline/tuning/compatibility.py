@@ -1,4 +1,4 @@
-"""What must fit together for fine-tuning: the checkpoint with the configuration, and with the conversations."""
+"""Check that checkpoint, configuration and conversations match for fine-tuning."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -12,7 +12,7 @@ from pipeline.training.callbacks import Validation
 from pipeline.tuning.dataset import SftDataset
 from utils.errors import PipelineError
 
-# The keys that `sft` and `training` share; fine-tuning takes those of `sft`.
+# Keys in both `sft` and `training`; fine-tuning uses those of `sft`.
 _SHARED_KEYS = (
     "learning_rate",
     "min_learning_rate",
@@ -24,21 +24,21 @@ _SHARED_KEYS = (
     "validations_per_epoch",
     "early_stopping_patience",
 )
-# Keys of `model` that say how it trains; the others are its architecture.
+# Keys of `model` that affect training only; the others define the architecture.
 _FREE_KEYS = ("dropout", "activation_checkpointing")
 
 
 def tuning_config(config: Config, content: Mapping[str, Any], *, origin: Path) -> Config:
-    """`config` with the checkpoint's model and data, and `training` as fine-tuning runs it.
+    """`config` with the checkpoint's model and data, and `training` adapted for fine-tuning.
 
     Raises:
-        PipelineError: the checkpoint does not record its architecture, or `config` asks for another one.
+        PipelineError: the checkpoint does not record its architecture, or `config` has a different one.
     """
     refuse_without_config(content, origin)
     base = config_from_dict(content["config"], origin=f"checkpoint {origin}")
     _refuse_other_model(config, base.model, origin)
     changes = {key: getattr(config.sft, key) for key in _SHARED_KEYS}
-    # A few hundred steps are over before compiling pays off; training.compile=on asks for it.
+    # Compiling does not pay off for a few hundred steps; training.compile=on forces it.
     compile_mode = "on" if config.training.compile == "on" else "off"
     training = replace(config.training, **changes, max_steps=None, compile=compile_mode)
     model = replace(base.model, **{key: getattr(config.model, key) for key in _FREE_KEYS})
@@ -46,7 +46,7 @@ def tuning_config(config: Config, content: Mapping[str, Any], *, origin: Path) -
 
 
 def _refuse_other_model(config: Config, stored: ModelConfig, origin: Path) -> None:
-    """Raise PipelineError if the user set a key of `model` that is not as in the checkpoint."""
+    """Raise PipelineError if the user set a key of `model` that differs from the checkpoint."""
     for key in fields(ModelConfig):
         if key.name in _FREE_KEYS or f"model.{key.name}" not in config.explicit:
             continue
@@ -54,45 +54,45 @@ def _refuse_other_model(config: Config, stored: ModelConfig, origin: Path) -> No
         if asked != found:
             raise PipelineError(
                 f"model.{key.name} is {asked} in the configuration and {found} in checkpoint {origin}; a checkpoint "
-                "keeps its architecture: leave the key out, or name another checkpoint"
+                "keeps its architecture: remove the key, or use another checkpoint"
             )
 
 
 def check_data(data: SftDataset, content: Mapping[str, Any], config: Config, *, origin: Path) -> None:
-    """Raise PipelineError if the conversations are another tokenizer's, or too long for the model."""
+    """Raise PipelineError if the conversations were made with another tokenizer, or are too long for the model."""
     expected = content.get("tokenizer") or {}
     found = data.metadata["tokenizer"]
     if expected.get("fingerprint") and expected["fingerprint"] != found["fingerprint"]:
         raise PipelineError(
             f"checkpoint {origin} was trained with the tokenizer {expected.get('name')} "
-            f"({expected['fingerprint'][:12]}), the conversations in {data.directory} were made with {found['name']} "
+            f"({expected['fingerprint'][:12]}), but the conversations in {data.directory} with {found['name']} "
             f"({found['fingerprint'][:12]}); "
-            "prepare them with the model's: python3 lima_tokenizer.py --set paths.tokenizer_dir=DIR"
+            "prepare them with the model's tokenizer: python3 lima_tokenizer.py --set paths.tokenizer_dir=DIR"
         )
     if data.metadata["vocab_size"] != config.model.vocab_size:
-        sizes = f"{data.metadata['vocab_size']} tokens, the model {config.model.vocab_size}"
+        sizes = f"{data.metadata['vocab_size']} tokens, but the model {config.model.vocab_size}"
         raise PipelineError(f"the tokenizer of {data.directory} has {sizes}; run: python3 lima_tokenizer.py")
     length, context = data.metadata["max_length"], config.model.context_length
     if length > context:
         raise PipelineError(
-            f"the conversations in {data.directory} have up to {length} tokens, the model reads {context}; run: "
+            f"the conversations in {data.directory} have up to {length} tokens, but the context is {context}; run: "
             f"python3 lima_tokenizer.py --max-length {context}"
         )
 
 
 def refuse_other_data(content: Mapping[str, Any], description: Mapping[str, Any], *, origin: Path) -> None:
-    """Raise PipelineError if a resumed run would continue with other conversations."""
+    """Raise PipelineError if a resumed run would continue with different conversations."""
     was: str = content["data"]["fingerprint"]
     now: str = description["data"]["fingerprint"]
     if was != now:
         raise PipelineError(
             f"{origin} was tuned on other conversations ({was[:12]}) than those in {description['data']['directory']} "
-            f"({now[:12]}); prepare the same again, or start from the base model with --checkpoint"
+            f"({now[:12]}); prepare the original ones again, or start from the base model with --checkpoint"
         )
 
 
 class FirstValidation:
-    """A callback that records the untuned model's validation in `description`, for the summary and the checkpoints."""
+    """A callback that stores the validation of the untuned model in `description`, for the summary and checkpoints."""
 
     def __init__(self, description: dict[str, Any]) -> None:
         self.description = description

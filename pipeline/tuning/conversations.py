@@ -31,9 +31,9 @@ from utils.terminal import styled, use_colour, visible
 
 T = TypeVar("T")
 
-NOTHING_TO_LEARN = "nothing to learn from"
+NOTHING_TO_LEARN = "nothing to learn"
 TOO_LONG = "too long"
-OPEN_QUESTION = "last question without an answer"
+OPEN_QUESTION = "final question without an answer"
 
 
 @dataclass(frozen=True)
@@ -59,34 +59,34 @@ class ConversationReport:
     read: int = 0
     kept: int = 0
     truncated: int = 0
-    open_questions: int = 0  # left out, the turns before them kept
+    open_questions: int = 0  # dropped, but the turns before them are kept
     refused: Counter[str] = field(default_factory=Counter)  # reason → conversations
     first_seen: dict[str, str] = field(default_factory=dict)  # reason → the first such conversation
 
     def refuse(self, where: str, error: ConversationError) -> None:
         """Count a malformed conversation; with `strict`, raise PipelineError."""
         if self.options.strict:
-            raise PipelineError(f"{where}: {error}; fix it, or leave out --strict to skip such conversations")
+            raise PipelineError(f"{where}: {error}; fix it, or remove --strict to skip such conversations")
         self.refused[error.reason] += 1
         self.first_seen.setdefault(error.reason, where)
 
     def summary(self) -> str:
         lines = [f"{self.kept:,} of {self.read:,} conversations kept (at most {self.options.max_length} tokens)"]
         if self.truncated:
-            lines.append(f"  {self.truncated:,} of them cut off at {self.options.max_length} tokens")
+            lines.append(f"  {self.truncated:,} of them truncated to {self.options.max_length} tokens")
         if self.open_questions:
-            lines.append(f"  {self.open_questions:,} {OPEN_QUESTION}: that question left out")
+            lines.append(f"  {self.open_questions:,} with a {OPEN_QUESTION}, which was dropped")
         for reason, count in self.refused.most_common():
             first = f" (first: {self.first_seen[reason]})" if reason in self.first_seen else ""
-            lines.append(f"  {count:,} left out: {reason}{first}")
+            lines.append(f"  {count:,} skipped: {reason}{first}")
         if self.refused[TOO_LONG]:
-            lines.append("  for the too long: --max-length N, up to the model's context, or --too-long truncate")
+            lines.append("  to keep long ones: --max-length N, up to the model's context, or --too-long truncate")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation, as text in turns and as ids (uint16) with their mask (uint8)."""
+    """A conversation as text turns, and as ids (uint16) with their mask (uint8)."""
 
     where: str
     turns: list[Turn]
@@ -95,7 +95,7 @@ class Example:
 
 
 def iter_conversations(path: Path, report: ConversationReport) -> Iterator[tuple[str, list[Turn]]]:
-    """The place of each well-formed conversation and its answered turns; the others are counted.
+    """Yield the location and the answered turns of each well-formed conversation; count the others.
 
     A record is ``{"conversations": [question, answer, …]}`` as in LIMA, or ``{"messages": [{"role", "content"}, …]}``.
     """
@@ -122,7 +122,7 @@ def prepare_examples(
     *,
     batch_size: int = 100,
 ) -> Iterator[Example]:
-    """Examples of at most `max_length` tokens, `batch_size` conversations tokenized in one call."""
+    """Examples of at most `max_length` tokens, tokenized in batches of `batch_size` conversations."""
     for batch in _batches(conversations, batch_size):
         texts = list(chain.from_iterable(texts_of(turns) for _, turns in batch))
         encoded_texts = map(list, tokenizer.encode_batch(texts))
@@ -134,7 +134,7 @@ def prepare_examples(
 
 
 def show_preview(example: Example, tokenizer: Tokenizer) -> str:
-    """A conversation decoded from its ids; what the model learns is green, or between ⟦ and ⟧ without colours."""
+    """A conversation decoded from its ids; the learned parts are green, or between ⟦ and ⟧ without colours."""
     pieces = list(tokenizer.token_bytes())
     pieces[tokenizer.bos_id] = b"<s>"
     pieces[tokenizer.eos_id] = b"</s>"
@@ -157,9 +157,9 @@ def _records(path: Path) -> Iterator[Record]:
         with RawFile(path, kind="jsonl") as file:
             yield from file.records()
     except FileNotFoundError:
-        raise PipelineError(f"{path} does not exist; expected one conversation a line, as JSON") from None
+        raise PipelineError(f"{path} does not exist; expected one conversation per line, as JSON") from None
     except OSError as error:
-        raise PipelineError(f"{path} cannot be read: {error.strerror}; expected one conversation a line") from None
+        raise PipelineError(f"{path} cannot be read: {error.strerror}; expected one conversation per line") from None
 
 
 def _messages(record: Record) -> list[dict[str, str]]:
@@ -184,7 +184,7 @@ def _count_open_question(where: str, report: ConversationReport) -> None:
 
 
 def _fitted(where: str, encoded: EncodedConversation, report: ConversationReport) -> EncodedConversation | None:
-    """`encoded`, truncated if that was asked for; None, and counted, if it is too long or nothing is left to learn."""
+    """`encoded`, truncated if configured. Returns None, and counts it, if it is too long or has nothing to learn."""
     limit = report.options.max_length
     if len(encoded.ids) <= limit:
         return encoded
@@ -193,7 +193,7 @@ def _fitted(where: str, encoded: EncodedConversation, report: ConversationReport
         return None
     cut = EncodedConversation(encoded.ids[:limit], encoded.mask[:limit])
     if not any(cut.mask):
-        report.refuse(where, ConversationError(NOTHING_TO_LEARN, f"its first {limit} tokens hold no answer"))
+        report.refuse(where, ConversationError(NOTHING_TO_LEARN, f"its first {limit} tokens have no answer"))
         return None
     report.truncated += 1
     return cut

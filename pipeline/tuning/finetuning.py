@@ -1,4 +1,4 @@
-"""Set up a fine-tuning run: checkpoint, configuration, conversations, trainer, and the record of the command.
+"""Set up a fine-tuning run: checkpoint, configuration, conversations, trainer, and sft_config.json.
 
 with ExitStack() as held:
     trainer = build_trainer(choose_start(args, held), device)
@@ -47,12 +47,12 @@ CONFIG_NAME = "sft_config.json"
 
 @dataclass(frozen=True)
 class TuningStart:
-    """Everything that is decided before data, model and trainer are built.
+    """All decisions made before data, model and trainer are built.
 
     Attributes:
-        checkpoint: the base model's file, or the one that the run resumes from; `content` is what it holds.
-        config: with the checkpoint's model and data, and `training` as fine-tuning runs it.
-        name: given with ``--name``, or the resumed run's.
+        checkpoint: the file of the base model, or the one to resume from; `content` is its content.
+        config: with the checkpoint's model and data, and `training` adapted for fine-tuning.
+        name: from ``--name``, or the resumed run's.
     """
 
     checkpoint: Path
@@ -67,24 +67,24 @@ class TuningStart:
 
 
 def choose_start(args: argparse.Namespace, held: ExitStack) -> TuningStart:
-    """The start that the arguments of ``post_training.py`` ask for.
+    """The starting point for the arguments of ``post_training.py``.
 
     Args:
-        held: takes the lock on a resumed run's folder, before its checkpoint is read.
+        held: keeps the lock on a resumed run's folder, taken before its checkpoint is read.
 
     Raises:
-        UsageError: several processes.
-        PipelineError: no such checkpoint, or not one that can be tuned or resumed as the configuration says.
+        UsageError: started with several processes.
+        PipelineError: the checkpoint does not exist, or cannot be tuned or resumed with this configuration.
     """
     if current_world().size > 1:
-        raise UsageError("fine-tuning takes one process: start it without torchrun and without --nproc")
+        raise UsageError("fine-tuning runs in a single process; start it without torchrun and without --nproc")
     checkpoint_dir = load_config_from(args).paths.checkpoint_dir
     if args.resume:
         checkpoint = find_checkpoint(args.resume, checkpoint_dir, prefix=f"{RUN_PREFIX}_")
         held.enter_context(only_training_run(run_folder_of(checkpoint)))
         content = read_checkpoint(checkpoint)
         if not (content.get("chat_template") and "loader" in content):
-            raise PipelineError(f"{checkpoint} was not saved by a fine-tuning run; tune it: --checkpoint {checkpoint}")
+            raise PipelineError(f"{checkpoint} is not from a fine-tuning run; tune it with --checkpoint {checkpoint}")
         name = check_run_name(content.get("name"), origin=f"{checkpoint} names its run")
         base = settings_to_resume(content)
     else:
@@ -100,7 +100,8 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
     """Conversations, model and trainer.
 
     Raises:
-        PipelineError: no conversations, another tokenizer's, too long for the model; weights that do not fit.
+        PipelineError: no conversations, made with another tokenizer, or too long for the model; weights that do not
+            fit.
     """
     config = start.config
     conversations = SftDataset.open(config.paths.post_training_dir)
@@ -164,7 +165,7 @@ def _description(
     tokenizer: Tokenizer,
     device: torch.device,
 ) -> dict[str, Any]:
-    """What every checkpoint of the run records about it."""
+    """The description of the run that is stored in every checkpoint."""
     description: dict[str, Any] = {
         "config": start.config.to_dict(),
         "chat_template": TEMPLATE_NAME,
@@ -185,7 +186,7 @@ def _description(
 
 
 def _base(start: TuningStart) -> dict[str, Any]:
-    """Which checkpoint is tuned."""
+    """The description of the base checkpoint."""
     facts = {key: start.content.get(key) for key in ("name", "step", "tokens_seen", "best", "data", "init_from")}
     return {"checkpoint": str(start.checkpoint.resolve()), **facts}
 
@@ -200,7 +201,7 @@ def _logger(start: TuningStart, folder: Path) -> DualLogger:
 
 
 def write_record(trainer: Trainer, arguments: Sequence[str]) -> None:
-    """Write sft_config.json: everything that it takes to run the command again. A resumed run adds its command."""
+    """Write sft_config.json with everything needed to reproduce the run. A resumed run adds its command."""
     path = trainer.run.folder / CONFIG_NAME
     commands = _recorded_commands(path)
     commands.append(shlex.join(["python3", "post_training.py", *arguments]))
@@ -213,7 +214,7 @@ def _recorded_commands(path: Path) -> list[str]:
     try:
         return list(json.loads(path.read_text(encoding="utf-8"))["commands"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise PipelineError(f"{path} is damaged: expected JSON with 'commands'; remove it to continue") from None
+        raise PipelineError(f"{path} is damaged: expected JSON with 'commands'; delete it to continue") from None
 
 
 def print_outcome(trainer: Trainer, best: Mapping[str, float]) -> None:
@@ -224,6 +225,6 @@ def print_outcome(trainer: Trainer, best: Mapping[str, float]) -> None:
     best_loss = f"{best['loss']:.4f} at its best (step {trainer.metrics.best_step})"
     print(f"done: {trainer.step} steps; validation loss {change}{best_loss}")
     if before and trainer.metrics.best_step == 0:
-        print("no validation beat the untuned model's: try a lower --lr, or more conversations")
+        print("no validation was better than the untuned model; try a lower --lr or more conversations")
     print(f"checkpoints: {trainer.run.folder}\nmetrics: {trainer.logger.path}")
     print(f"next: python3 main.py inference --checkpoint {trainer.run.folder / 'checkpoint_best.pt'}")

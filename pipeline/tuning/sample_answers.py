@@ -1,4 +1,4 @@
-"""Sample answers to fixed questions after every validation, to show what the numbers mean."""
+"""Sample answers to fixed questions after each validation, to show what the numbers mean."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class SampleAnswers:
-    """A callback that prints and logs the likeliest answer to each of `questions`.
+    """A callback that prints and logs the greedy answer to each of `questions`.
 
     Args:
-        max_length: the most tokens of an answer.
+        max_length: maximum number of tokens in an answer.
     """
 
     def __init__(self, tokenizer: Tokenizer, questions: Sequence[str], *, max_length: int) -> None:
@@ -37,7 +37,7 @@ class SampleAnswers:
         validation.logger.event(SAMPLES, step=validation.step, text=text)
 
     def answers(self, model: nn.Module) -> list[tuple[str, str]]:
-        """Each question with the answer that the model finds likeliest, on one line."""
+        """Each question with the model's greedy answer, on one line."""
         model.eval()
         prompts = [
             encode_prompt(self.tokenizer, [{"role": "user", "content": question}]) for question in self.questions
@@ -50,5 +50,5 @@ class SampleAnswers:
         text = " ".join(self.tokenizer.decode(ids).split())
         if text:
             return text
-        # A model that has read little writes line breaks only; that is not an empty answer.
-        return f"({len(ids)} tokens of white space)" if len(ids) > 1 else "(it ends at once)"
+        # An undertrained model may write only line breaks, which is not an empty answer.
+        return f"({len(ids)} tokens of white space)" if len(ids) > 1 else "(no text)"

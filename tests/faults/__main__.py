@@ -1,12 +1,12 @@
-"""The fault suite: every stage fails, is torn or killed at every file operation, and every file gets flipped bits.
+"""The fault suite: inject faults into every stage at every file operation, and flip bits in every file.
 
     make test-faults                                            # all of it
-    python -m tests.faults --sample 50                          # some, spread over all stages and kinds
-    python -m tests.faults --stage training --kind kill         # those of some stages and kinds
-    python -m tests.faults --write docs/reliability.md          # all, and the table goes into that page
+    python -m tests.faults --sample 50                          # a sample of all stages and kinds
+    python -m tests.faults --stage training --kind kill         # selected stages and kinds
+    python -m tests.faults --write docs/reliability.md          # all; updates the table in that page
 
-After each fault the next run must end with the same bytes as an undisturbed one, or refuse in one line. Exit code 1 if
-one did not.
+After each fault, the next run must produce the same bytes as an undisturbed run or refuse with a one-line error. The
+exit code is 1 if any did not.
 """
 
 import argparse
@@ -55,13 +55,13 @@ def _told(case: Case) -> str:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sample", type=int, metavar="N", help="try about N of the faults")
+    parser.add_argument("--sample", type=int, metavar="N", help="try only about N of the faults")
     kinds = list(dict.fromkeys([*KINDS, *(flip.kind for flip in FLIPS)]))
     names = [stage.name for stage in STAGES]
     parser.add_argument("--stage", nargs="+", choices=names, default=names, help="only these stages")
     parser.add_argument("--kind", nargs="+", choices=kinds, default=kinds, help="only these kinds")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (%(default)s)")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page if nothing is wrong")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of parallel processes (%(default)s)")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="update the table in this page if nothing is wrong")
     return parser.parse_args(argv)
 
 
@@ -70,7 +70,7 @@ def last_stage(args: argparse.Namespace) -> Stage:
 
 
 def run_all(base: Path, args: argparse.Namespace) -> list[Case]:
-    """Share the trials between `args.jobs` processes, each with a world of its own."""
+    """Distribute the trials over `args.jobs` processes, each with its own world."""
     processes = []
     for number in range(args.jobs):
         process = os.fork()
@@ -106,7 +106,7 @@ def _work(base: Path, args: argparse.Namespace, number: int) -> None:
 
 
 def trials(lab: Lab, args: argparse.Namespace) -> Sequence[Trial]:
-    """What to try, always in the same order."""
+    """The faults to try, in a fixed order."""
     stages = [stage for stage in STAGES if stage.name in args.stage]
     faults = [(stage, fault) for stage in stages for fault in lab.faults(stage) if fault.kind in args.kind]
     flips = [flip for flip in FLIPS if flip.stage in args.stage and flip.kind in args.kind]

@@ -1,4 +1,4 @@
-"""Which files get a flipped bit, and the stage that reads them next."""
+"""The files that get a flipped bit, and the stages that read them next."""
 
 import os
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from random import Random
 
 @dataclass(frozen=True)
 class Flip:
-    """A bit flips in one of the files `pattern` before `stage` reads it.
+    """A bit flip in one of the files matching `pattern` before `stage` reads it.
 
     Args:
-        kind: how the table calls it.
-        interrupted_at: the stage is first killed at the last operation whose description contains this.
-        ignored: outputs that may show the flip, because they are the flipped file itself.
+        kind: its name in the table.
+        interrupted_at: first kill the stage at the last operation whose description contains this.
+        ignored: outputs that may contain the flip because they are the flipped file itself.
     """
 
     kind: str
@@ -52,7 +52,7 @@ FLIPS = (
 
 
 def flip_bit(root: Path, flip: Flip, seed: int) -> str:
-    """Flip one bit of one file, both drawn by `seed`; returns which."""
+    """Flip one bit in one file, both chosen with `seed`; returns a description."""
     random = Random(f"{flip.kind} {seed}")
     paths = sorted(path for path in root.glob(flip.pattern) if path.is_file() and path.stat().st_size)
     if not paths:
@@ -63,5 +63,5 @@ def flip_bit(root: Path, flip: Flip, seed: int) -> str:
     content[bit // 8] ^= 1 << bit % 8
     stat = path.stat()
     path.write_bytes(content)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # decay leaves the times alone
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # decay does not change timestamps
     return f"{path.relative_to(root)}, byte {bit // 8}, bit {bit % 8}"

@@ -1,4 +1,4 @@
-"""Runs one stage in a process forked from this one, so that nothing is imported twice."""
+"""Run a stage in a forked process, so that nothing is imported twice."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS = 120
 
 @dataclass(frozen=True)
 class Finished:
-    """How a stage ended. `trace` names its file operations (empty if a fault ended it)."""
+    """The result of a stage. `trace` has its file operations (empty if a fault ended it)."""
 
     code: int
     errors: str
@@ -33,14 +33,14 @@ class Finished:
 
     @property
     def refusal(self) -> str:
-        """The one line in which the stage refused or failed; empty if that is not how it ended."""
+        """The stage's one-line error, or an empty string if it ended differently."""
         lines = [line for line in self.errors.splitlines() if line.startswith("error: ")]
         is_clean = "this is a bug" not in self.errors and "Traceback" not in self.errors
         return lines[0] if self.code == 1 and len(lines) == 1 and is_clean else ""
 
 
 def run_forked(stage: Callable[[], int], root: Path, scratch: Path, fault: Fault | None = None) -> Finished:
-    """Run `stage` over the folder `root` with `fault`; `scratch` is a folder for this run alone."""
+    """Run `stage` in the folder `root` with `fault`; `scratch` is a folder for this run only."""
     scratch.mkdir(parents=True)
     process = os.fork()
     if process == 0:
@@ -58,9 +58,9 @@ def run_forked(stage: Callable[[], int], root: Path, scratch: Path, fault: Fault
 def _run(stage: Callable[[], int], root: Path, scratch: Path, fault: Fault | None) -> None:
     code = 1
     try:
-        signal.alarm(_TIMEOUT_SECONDS)  # a stage that hangs ends as killed by a signal
+        signal.alarm(_TIMEOUT_SECONDS)  # a hanging stage is killed by a signal
         os.chdir(root)
-        random.seed(0)  # checkpoints hold the state of both generators, and a new process draws another
+        random.seed(0)  # checkpoints contain the state of both generators, which is random in a new process
         np.random.seed(0)
         for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
             stream.flush()

@@ -1,4 +1,4 @@
-"""One world, every stage run once undisturbed in it, and then again and again with a fault each."""
+"""Run every stage once undisturbed in a world, then repeatedly with one fault each."""
 
 import shutil
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ IDENTICAL, REFUSED, WRONG = "identical", "refused", "wrong"
 
 @dataclass(frozen=True)
 class Case:
-    """A fault of `kind` in `stage`, and what came of it. `place` is the operation, or the file with the flipped bit."""
+    """A fault of `kind` in `stage`, and its outcome. `place` is the operation, or the file with the flipped bit."""
 
     stage: str
     kind: str
@@ -26,9 +26,9 @@ class Case:
 
 
 class Lab:
-    """The stages up to `last` in `base`/world, which always begins as the stages before have left it.
+    """The stages up to `last` in `base`/world, which is restored to the state left by earlier stages before each run.
 
-    Paths are part of a checkpoint, so every run of a stage happens in the same folder.
+    Paths are part of a checkpoint, so every stage always runs in the same folder.
     """
 
     def __init__(self, base: Path, last: Stage = STAGES[-1]) -> None:
@@ -47,7 +47,7 @@ class Lab:
             self.traces[stage.name], self.expected[stage.name] = done.trace, stage.digest(self.root)
 
     def reset(self, state: str) -> None:
-        """Put the world into the state before a stage."""
+        """Restore the world to the state before a stage."""
         shutil.rmtree(self.root)
         shutil.copytree(self.before / state, self.root)
 
@@ -60,14 +60,14 @@ class Lab:
     # ---- faults
 
     def faults(self, stage: Stage) -> list[Fault]:
-        """Every kind of fault at every operation that it can happen to."""
+        """Every kind of fault at every operation to which it applies."""
         trace = self.traces[stage.name]
         faults = [Fault(kind, at) for at in range(len(trace)) for kind in KINDS]
         faults = [fault for fault in faults if fault.fits(trace[fault.at].split(" ")[0])]
         return faults + [Fault(kind, len(trace)) for kind in POWER_CUTS]
 
     def try_fault(self, stage: Stage, fault: Fault) -> Case:
-        """Run `stage` with `fault`, then once more without, and judge what that left."""
+        """Run `stage` with `fault`, then again without, and judge the result."""
         trace = self.traces[stage.name]
         place = trace[fault.at] if fault.at < len(trace) else "the end"
         self.reset(stage.name)
@@ -79,13 +79,13 @@ class Lab:
 
     def _problem_of_first(self, stage: Stage, first: Finished) -> str:
         if not first.fired:
-            return "the operation did not come again"
+            return "the operation did not happen again"
         if first.killed or first.refusal:
             return ""
         if first.code != 0:
             return f"the disturbed run ended with {first.code}: {first.errors[-500:]}"
-        changed = self._changed(stage, leftovers=False)  # those may wait for the next run
-        return f"the disturbed run says it is done, but {changed}" if changed else ""
+        changed = self._changed(stage, leftovers=False)  # the next run may clean these up
+        return f"the disturbed run reported success, but {changed}" if changed else ""
 
     def _judge(self, stage: Stage, done: Finished, ignored: tuple[str, ...] = ()) -> tuple[str, str]:
         if done.refusal:
@@ -96,7 +96,7 @@ class Lab:
         return (WRONG, changed) if changed else (IDENTICAL, "")
 
     def _changed(self, stage: Stage, ignored: tuple[str, ...] = (), *, leftovers: bool = True) -> str:
-        """How the outputs differ from those of the undisturbed run; without `leftovers` it may have more files."""
+        """How the outputs differ from those of the undisturbed run; without `leftovers`, extra files are allowed."""
         expected, found = self.expected[stage.name], stage.digest(self.root)
         names = sorted(expected.keys() | found.keys())
         differing = [name for name in names if expected.get(name) != found.get(name) and name not in ignored]
@@ -110,7 +110,7 @@ class Lab:
     # ---- flipped bits
 
     def interrupt(self, flip: Flip) -> None:
-        """Put the world into the state in which the flip happens: before a stage, or in the middle of it."""
+        """Restore the world to the state for the flip: before a stage, or in the middle of it."""
         self.reset(flip.stage)
         if flip.interrupted_at is None:
             return
@@ -119,7 +119,7 @@ class Lab:
         self.run(self.stage(flip.stage), Fault(KILL, at))
 
     def try_flip(self, flip: Flip, seed: int) -> Case:
-        """Flip one bit of one file, drawn by `seed`, and run the stage that reads it."""
+        """Flip one bit in one file, chosen with `seed`, and run the stage that reads it."""
         self.interrupt(flip)
         place = flip_bit(self.root, flip, seed)
         outcome = self._judge(self.stage(flip.stage), self.run(self.stage(flip.stage)), flip.ignored)

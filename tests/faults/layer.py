@@ -1,11 +1,11 @@
-"""A layer under every file operation of this process that lets one of them fail, tear, or be the last.
+"""A layer under the file operations of this process that makes one of them fail, tear, or be the last.
 
     layer = FaultLayer(folder, scratch, Fault("torn write", 17))
-    layer.install()         # for good: meant for a process that was forked to run one stage
+    layer.install()         # permanent: for a process forked to run one stage
 
-Operations are counted from 0 and only below `folder`: opening for writing, each write that reaches the system,
-truncating, fsync, rename, link, unlink, mkdir and rmdir. Reading is left alone. After a power cut only what was synced
-is certain: a file's content from its fsync on, a name in a folder from the folder's fsync on.
+Operations are counted from 0, and only below `folder`: open for writing, each write that reaches the system, truncate,
+fsync, rename, link, unlink, mkdir and rmdir. Reading is not affected. After a power cut, only synced data is certain: a
+file's content as of its fsync, a name in a folder as of the folder's fsync.
 """
 
 import builtins
@@ -22,33 +22,33 @@ from typing import NoReturn
 
 from numpy.lib import _format_impl
 
-KILLED = 99  # exit code of a process that a fault ended
+KILLED = 99  # exit code of a process ended by a fault
 
 KILL, TORN, INPUT_OUTPUT, FULL = "kill", "torn write", "EIO", "disk full"
-DATA_LOST = "power cut, data lost"  # what was written and not synced is zeros
+DATA_LOST = "power cut, data lost"  # unsynced data becomes zeros
 NAMES_LOST, SOME_LOST = "power cut, names lost", "power cut, names of one folder lost"
 POWER_CUTS = (DATA_LOST, NAMES_LOST, SOME_LOST)
 KINDS = (KILL, TORN, INPUT_OUTPUT, FULL, *POWER_CUTS)
 _NEEDS_SPACE = ("open", "write", "mkdir", "link", "rename")
-_UNCOUNTED = "tensorboard"  # written by a thread of its own, so never twice in the same order
+_UNCOUNTED = "tensorboard"  # written by a separate thread, so the order varies
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`kind` of fault at operation number `at`; a power cut may also come right after the last operation."""
+    """A fault of `kind` at operation number `at`; a power cut can also happen right after the last operation."""
 
     kind: str
     at: int
 
     def fits(self, operation: str) -> bool:
-        """Whether this kind of fault can happen to such an operation."""
+        """Whether this kind of fault applies to such an operation."""
         if self.kind == TORN:
             return operation == "write"
         return self.kind != FULL or operation in _NEEDS_SPACE
 
 
 class FaultLayer:
-    """Counts the operations below `root`, names them in `trace`, and brings about `fault`."""
+    """Count the operations below `root`, record them in `trace`, and inject `fault`."""
 
     def __init__(self, root: Path, scratch: Path, fault: Fault | None = None) -> None:
         self.root = os.path.realpath(root)
@@ -56,7 +56,7 @@ class FaultLayer:
         self.fault = fault
         self.trace: list[str] = []
         self.fired = False
-        self._undo: list[tuple[str, Callable[[], None]]] = []  # (folder, how to lose the newest change of its names)
+        self._undo: list[tuple[str, Callable[[], None]]] = []  # (folder, how to undo the latest change of its names)
         self._numbers = count()
         self._synced = {inode: state for _, inode, state in self._files()}
         scratch.mkdir(parents=True, exist_ok=True)
@@ -73,22 +73,22 @@ class FaultLayer:
         os.mkdir = self._mkdir
         os.rmdir = self._rmdir
         os.unlink = os.remove = self._unlink
-        # NumPy would hand an array of a real file to C, past this layer.
+        # NumPy would write arrays to a real file in C, bypassing this layer.
         is_real_file = _format_impl.isfileobj
         _format_impl.isfileobj = lambda file: is_real_file(file) and not isinstance(file, io.BufferedWriter)
 
     def end(self) -> None:
-        """The stage is over; a power cut may come now."""
+        """The stage is over; a power cut can happen now."""
         if self.fault and self.fault.kind in POWER_CUTS and self.fault.at == len(self.trace):
             self._die()
 
-    # ---- what a fault does
+    # ---- fault injection
 
     def operation(self, name: str, path: str, tear: Callable[[], object] = lambda: None) -> None:
-        """Count the operation that is about to happen to `path`, or bring about its fault.
+        """Count the operation on `path` that is about to happen, or inject its fault.
 
         Args:
-            tear: does half of it.
+            tear: performs half of it.
         """
         if self._is_full(name):
             if not self.fired:
@@ -109,7 +109,7 @@ class FaultLayer:
         self._die()
 
     def _is_full(self, name: str) -> bool:
-        """Whether the disk is full: from the fault's operation on it stays so."""
+        """Whether the disk is full, which it stays from the fault's operation on."""
         fault = self.fault
         return fault is not None and fault.kind == FULL and len(self.trace) >= fault.at and fault.fits(name)
 
@@ -127,7 +127,7 @@ class FaultLayer:
         os._exit(KILLED)
 
     def _lose_data(self) -> None:
-        """What was not synced keeps its size, and its second half becomes zeros."""
+        """Unsynced files keep their size, but their second half becomes zeros."""
         for path, inode, (size, modified) in self._files():
             kept, when = self._synced.get(inode, (0, 0))
             if (kept, when) != (size, modified) and size > kept:
@@ -143,7 +143,7 @@ class FaultLayer:
         for folder, undo in reversed(self._undo):
             if folder not in folders:
                 continue
-            with suppress(OSError):  # its folder is lost already
+            with suppress(OSError):  # its folder is already lost
                 undo()
 
     def _files(self) -> list[tuple[str, int, tuple[int, int]]]:
@@ -170,7 +170,7 @@ class FaultLayer:
         self._undo.append((os.path.dirname(path), undo))
 
     def _kept(self, path: str) -> str | None:
-        """Another name of the file at `path`, outside of the root, by which it can come back."""
+        """Another name for the file at `path`, outside of the root, from which it can be restored."""
         if not os.path.isfile(path):
             return None
         copy = str(self.scratch / f"kept_{next(self._numbers)}")
@@ -213,7 +213,7 @@ class FaultLayer:
             self._undo = [(folder, undo) for folder, undo in self._undo if folder != path]
         else:
             self._synced[stat.st_ino] = (stat.st_size, stat.st_mtime_ns)
-        return None  # there is no power cut but ours, so the disk needs no waking
+        return None  # skip the real sync, because only simulated power cuts happen
 
     def _sendfile(self, target, source, offset, count, *more, **named):
         path = self._inside(target)
@@ -276,7 +276,7 @@ class FaultLayer:
 
 
 class _Real:
-    """The functions as they are without the layer."""
+    """The original functions."""
 
     def __init__(self) -> None:
         self.open = io.open
@@ -291,7 +291,7 @@ class _Real:
 
 
 class _File(io.FileIO):
-    """A file whose writes are operations of the layer."""
+    """A file whose writes go through the layer."""
 
     def __init__(self, layer: FaultLayer, path: str, file, mode: str, closefd: bool) -> None:
         super().__init__(file, mode, closefd)
@@ -309,6 +309,6 @@ class _File(io.FileIO):
 
 
 def _error(number: int, operation: str, path: str) -> OSError:
-    """As the system reports it: writing and syncing know no name."""
+    """An error like the system's, in which write and sync have no file name."""
     named = () if operation in ("write", "fsync") else (path,)
     return OSError(number, os.strerror(number), *named)

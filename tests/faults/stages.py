@@ -1,4 +1,4 @@
-"""The stages under test: the command that a user would type next, and what it must have produced in the end."""
+"""The stages under test: the command that a user would type, and the expected output."""
 
 import hashlib
 import importlib
@@ -23,13 +23,13 @@ Digest = dict[str, str]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: module, command line in the folder `root`, and the digest of what it made there."""
+    """A stage: module, command line in the folder `root`, and the digest of its output."""
 
     name: str
     module: str
     arguments: Callable[[Path], list[str]]
     digest: Callable[[Path], Digest]
-    imports: tuple[str, ...] = ()  # while it runs
+    imports: tuple[str, ...] = ()  # at run time
 
     def main(self, root: Path) -> int:
         """Run it in this process."""
@@ -41,7 +41,7 @@ class Stage:
 
 
 def import_stages(last: Stage) -> None:
-    """Import now what the stages up to `last` import while they run, so that forked processes need not."""
+    """Import everything that the stages up to `last` import at run time, so that forked processes need not."""
     stages = STAGES[: STAGES.index(last) + 1]
     modules = {*(stage.module for stage in stages), *(name for stage in stages for name in stage.imports)}
     for name in sorted(modules):
@@ -51,7 +51,8 @@ def import_stages(last: Stage) -> None:
 
 
 def _replace_what_takes_long() -> None:
-    """Pictures become the text of their points, the commit a word, the cleaner's processes calls."""
+    """Replace plots with the text of their points, the commit with a constant, and the cleaner's processes with
+    calls."""
     from pipeline.cleaning import run as cleaning
     from pipeline.jobs.local_processes import ThisProcess
     from pipeline.training import curves, run_info
@@ -66,11 +67,11 @@ def _replace_what_takes_long() -> None:
     cleaning.LocalProcesses = lambda workers, folder: ThisProcess()
 
 
-# ---- what is compared
+# ---- comparison
 
 
 def files_digest(*names: str) -> Callable[[Path], Digest]:
-    """Every file below the folders `names` of the root, hidden ones too."""
+    """Every file below the folders `names` in the root, including hidden ones."""
 
     def digest(root: Path) -> Digest:
         paths = [path for name in names for path in sorted((root / name).rglob("*")) if path.is_file()]
@@ -80,7 +81,7 @@ def files_digest(*names: str) -> Callable[[Path], Digest]:
 
 
 def run_digest(prefix: str) -> Callable[[Path], Digest]:
-    """The files of the newest run whose folder begins with `prefix`, and its log, times left out."""
+    """The files of the newest run whose folder starts with `prefix`, and its log without times."""
 
     def digest(root: Path) -> Digest:
         run = newest_run(root, prefix)
@@ -111,7 +112,7 @@ def _file_digest(path: Path, root: Path, run: str = "none") -> str:
     if path.suffix == ".pt":
         try:
             content = read_checkpoint(path)
-            content.pop("unwritten_log", None)  # what a full disk did not take, kept for the next run
+            content.pop("unwritten_log", None)  # lines not written on a full disk, kept for the next run
             return _sha256(_plain(content, root, run).encode())
         except PipelineError as error:
             return str(error).partition(":")[2]
@@ -123,14 +124,14 @@ def _file_digest(path: Path, root: Path, run: str = "none") -> str:
         return _sha256(json.dumps(content).encode())
     if path.name == "sft_config.json":
         content = json.loads(path.read_text())
-        for key in ("commands", "before"):  # a resumed run adds its command and knows the loss before the first step
+        for key in ("commands", "before"):  # a resumed run adds its command and has the loss before the first step
             content.pop(key, None)
         return _sha256(_plain(content, root, run).encode())
     return _sha256(path.read_bytes())
 
 
 def _plain(value: object, root: Path, run: str) -> str:
-    """A text that is equal for equal content, wherever the root is and whatever the run's folder is called."""
+    """A text that is equal for equal content, independent of the root and the name of the run's folder."""
     if isinstance(value, torch.Tensor):
         return f"{value.dtype}{tuple(value.shape)}{_sha256(value.contiguous().numpy().tobytes())}"
     if isinstance(value, np.ndarray):

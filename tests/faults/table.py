@@ -1,4 +1,4 @@
-"""The table stage × fault × outcome, for the terminal and for docs/reliability.md."""
+"""The table of outcomes by stage and fault, for the terminal and docs/reliability.md."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 def outcome_table(cases: Sequence[Case]) -> str:
-    """Markdown: a row for each stage and kind of fault; a flipped bit goes by the file that it is in."""
+    """A Markdown table with a row for each stage and kind of fault; bit flips are grouped by file."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     stages, kinds = [stage.name for stage in STAGES], [*KINDS, *(flip.kind for flip in FLIPS)]
     for case in sorted(cases, key=lambda case: (stages.index(case.stage), kinds.index(case.kind))):
@@ -33,7 +33,7 @@ def _shown(kind: str) -> str:
 
 
 def write_table(page: Path, cases: Sequence[Case]) -> None:
-    """Replace the table between the page's two marks."""
+    """Replace the table between the two markers in the page."""
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n{outcome_table(cases)}\n{END}{after}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A folder in which every stage runs in a fraction of a second: raw records, conversations, a configuration."""
+"""A small world in which every stage runs in a fraction of a second: raw records, conversations, a configuration."""
 
 import json
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ def make_world(root: Path) -> None:
     random = Random(0)
     for name in ("a", "b"):
         lines = [json.dumps({"title": f"{name} {n}", "text": _text(random)}) for n in range(60)]
-        lines[7] = '{"title": "without text"}'  # goes to the rejects
+        lines[7] = '{"title": "without text"}'  # rejected
         (root / "raw" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     chats = [json.dumps({"conversations": turns}) for turns in _chats(random)]
     (root / "chats.jsonl").write_text("\n".join(chats) + "\n")
