@@ -356,9 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     noticed = len(mutants) - len(survivors)
     share = noticed / max(1, len(mutants))
     minutes = (time.monotonic() - started) / 60
-    print(
-        f"{noticed} of {len(mutants)} detected ({share:.1%}, aim {AIM:.0%}), seed {args.seed}, {minutes:.0f} min"
-    )
+    print(f"{noticed} of {len(mutants)} detected ({share:.1%}, aim {AIM:.0%}), seed {args.seed}, {minutes:.0f} min")
     return 0 if share >= AIM else 1
 
 
