@@ -1,11 +1,11 @@
-"""Says whether this machine can run the configured route, and how to fix what keeps it from that.
+"""Check whether this machine can run the configured route, and print how to fix problems.
 
-    python3 main.py doctor                                # under three seconds; reads only
+    python3 main.py doctor                                # under three seconds; changes nothing
     python3 main.py doctor --config configs/110m.json --json
-    python3 main.py doctor --gpu                          # computes on the GPU what only a GPU can show; minutes
-    python3 main.py doctor --gpu --rehearse               # the same steps on the CPU, with tiny models
+    python3 main.py doctor --gpu                          # also runs computations on the GPU; takes minutes
+    python3 main.py doctor --gpu --rehearse               # the same steps on the CPU with tiny models
 
-Exit code: 0 if the configured route, from text to a trained model, can run, 1 otherwise.
+The exit code is 0 if the configured route, from text to a trained model, can run, and 1 otherwise.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: the real records, a folder to train in, servers, preparation jobs."""
+"""Shared fixtures: the real records, a folder to train in, servers, preparation jobs."""
 
 import os
 from dataclasses import replace
@@ -17,7 +17,7 @@ def real_data() -> Path:
     folder = os.environ.get("LLM_REAL_DATA")
     if not folder:
         pytest.skip("LLM_REAL_DATA is not set; expected a folder with real records")
-    assert Path(folder).is_dir(), f"LLM_REAL_DATA names {folder}, which is not a folder"
+    assert Path(folder).is_dir(), f"LLM_REAL_DATA is {folder}, which is not a folder"
     return Path(folder)
 
 

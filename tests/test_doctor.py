@@ -1,4 +1,4 @@
-"""The doctor: what it finds on machines that lack something, and that it answers fast and without packages."""
+"""The doctor: its findings on machines with problems, and that it is fast and works without packages."""
 
 import json
 import socket
@@ -30,7 +30,7 @@ V100 = Gpu("Tesla V100-SXM2-16GB", "535.10", 16 << 30, 15 << 30, 7.0)
 
 @pytest.fixture
 def ready(project, monkeypatch) -> Path:
-    """A folder in which everything that training on the CPU needs is there, without a network."""
+    """A folder with everything needed for training on the CPU, without a network."""
     tokenizer = trained_tokenizer(project / "tokenizer")
     path = project / "data" / "metadata.json"
     made_by = {"name": "toy", "fingerprint": tokenizer.fingerprint, "bos_id": 1, "eos_id": 2}
@@ -174,7 +174,7 @@ def test_gpu_limitations_are_reported_with_a_remedy(gpu, cuda, settings, remedy)
 
 def test_a_busy_gpu_is_a_note():
     busy = replace(H100, free=1 << 30)
-    assert only(gpu_problems(busy, load_config(), cuda="12.8"), "note").remedy.startswith("end what else")
+    assert only(gpu_problems(busy, load_config(), cuda="12.8"), "note").remedy.startswith("stop other programs")
 
 
 def test_instruction_sets_come_from_the_system(tmp_path):
@@ -224,9 +224,9 @@ def test_offline_is_a_problem_only_if_the_hub_is_needed(ready):
 @pytest.mark.parametrize(
     ("answer", "status", "text"),
     [
-        (Answer(200, has_token=True), "ok", "may be read"),
+        (Answer(200, has_token=True), "ok", "with access"),
         (Answer(401), "note", "not logged in"),
-        (Answer(403, has_token=True), "note", "logged in; GAIR/lima is gated"),
+        (Answer(403, has_token=True), "note", "logged in; no access to GAIR/lima"),
         (Answer(reason="timed out"), "note", "cannot be reached"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A finished dataset is recognised by its content: kept, given other windows, or refused."""
+"""A finished dataset is recognized by its content, and kept, given new windows, or refused."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Both preparation stages, with a tokenizer of a few lines: the order, the files, the limits, what is refused."""
+"""Both preparation stages with a tiny tokenizer: order, files, limits, errors."""
 
 from itertools import pairwise
 from types import SimpleNamespace

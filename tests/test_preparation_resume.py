@@ -1,4 +1,4 @@
-"""An interrupted preparation continues to the same bytes, or says why it cannot."""
+"""An interrupted preparation continues to the same bytes, or explains why it cannot."""
 
 import errno
 import os
@@ -15,11 +15,11 @@ from utils.errors import PipelineError
 
 
 class Interrupted(BaseException):
-    """A kill, as near as one process can come to it: nothing catches it."""
+    """Simulates a kill within one process: nothing catches it."""
 
 
 def test_a_run_stopped_at_any_write_ends_the_same(make_job, tokenizer_class, monkeypatch):
-    """Dies in turn at the 1st, 24th, 47th … fsync of the run, then continues; the result is the same each time."""
+    """Die at the 1st, 24th, 47th, … fsync of the run, then continue; the result is always the same."""
     whole = make_job("whole")
     prepare(whole, tokenizer_class())
     real_fsync = preparation.os.fsync
@@ -51,7 +51,7 @@ def test_a_run_stopped_at_any_write_ends_the_same(make_job, tokenizer_class, mon
 
 
 def test_tokens_beyond_the_saved_state_are_cut_off(make_job, tokenizer_class, monkeypatch):
-    """A kill between writing tokens and writing the state leaves a tail, even of half a batch."""
+    """A kill between writing tokens and writing the state leaves a tail, possibly half a batch."""
     whole, torn = make_job("whole"), make_job("torn")
     prepare(whole, tokenizer_class())
     with monkeypatch.context() as patch:

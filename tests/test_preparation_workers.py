@@ -1,4 +1,4 @@
-"""Preparation on several processes: the same bytes, and every failure ends the run."""
+"""Preparation with several processes gives the same bytes, and every failure ends the run."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ def test_an_error_in_a_worker_process_is_reported_unchanged(make_job, tokenizer_
 
 @pytest.fixture
 def in_workers(tokenizer_class):
-    """Makes a tokenizer that calls `act(first text)` whenever a worker process encodes."""
+    """Create a tokenizer that calls `act(first text)` whenever a worker process encodes."""
     main = os.getpid()
 
     def make_tokenizer(act):

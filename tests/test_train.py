@@ -255,7 +255,9 @@ def test_untrainable_setups_are_one_line_errors(project, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PipelineError, match=r"device cuda: .*--device cpu"):
         run_train(project, "--device", "cuda")
-    with pytest.raises(PipelineError, match=r"vocabulary of 48, model.vocab_size is 64; .*--set model.vocab_size=48"):
+    with pytest.raises(
+        PipelineError, match=r"vocabulary of 48, but model.vocab_size is 64; .*--set model.vocab_size=48"
+    ):
         run_train(project, "--set", "model.vocab_size=64")
     (project / "data" / "metadata.json").unlink()
     with pytest.raises(PipelineError, match=r"has no metadata.json; run: python3 main.py prepare"):

@@ -1,1 +1,1 @@
-"""Whether this machine can run the configured route, and whether its GPU computes what it should."""
+"""Check whether this machine can run the configured route, and whether its GPU computes correctly."""

@@ -1,6 +1,6 @@
-"""The GPU that training asks for: is it there, is its driver new enough, and what can it do?
+"""Check the GPU for training: whether it exists, its driver, and its capabilities.
 
-check_accelerator(config)       # asks nvidia-smi; importing torch would take seconds
+check_accelerator(config)       # uses nvidia-smi, because importing torch takes seconds
 """
 
 import platform
@@ -18,8 +18,8 @@ from pipeline.training.config import TrainingConfig
 from utils.terminal import format_bytes
 
 ON_CPU = "train on the CPU: --set training.device=cpu (slow, for small models)"
-AMPERE = 8.0  # the first with bfloat16 and FlashAttention 2
-# The oldest Linux driver for each major version of CUDA, from NVIDIA's table of minor version compatibility.
+AMPERE = 8.0  # the first generation with bfloat16 and FlashAttention 2
+# The oldest Linux driver for each major version of CUDA, from NVIDIA's table for minor version compatibility.
 _OLDEST_DRIVER = {11: 450.80, 12: 525.60, 13: 580.65}
 _QUERY = "name,driver_version,memory.total,memory.free,compute_cap"
 _SECONDS = 2.0
@@ -27,7 +27,7 @@ _SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU as its driver describes it; memory in bytes."""
+    """An NVIDIA GPU as described by its driver; memory in bytes."""
 
     name: str
     driver: str
@@ -59,19 +59,19 @@ def check_accelerator(config: Config) -> list[Finding]:
 
 
 def gpu_problems(gpu: Gpu, config: Config, *, cuda: str | None) -> list[Finding]:
-    """What keeps the configured run from training on `gpu` with a torch built for CUDA `cuda`."""
+    """Problems with training on `gpu` with a torch built for CUDA `cuda`."""
     findings = _driver_problem(gpu, cuda) + _kernel_problems(gpu, config.training)
     needed = memory_needed(config)
     if needed > 1.1 * gpu.memory:
-        findings.append(problem("gpu", f"a step takes about {format_bytes(needed)}, the GPU has less", lower(config)))
+        findings.append(problem("gpu", f"a step needs about {format_bytes(needed)}; the GPU has less", lower(config)))
     elif needed > gpu.free:
-        found = f"a step takes about {format_bytes(needed)}, {format_bytes(gpu.free)} are free now"
-        findings.append(note("gpu", found, f"end what else uses the GPU, or {lower(config)}"))
+        found = f"a step needs about {format_bytes(needed)}, but only {format_bytes(gpu.free)} are free"
+        findings.append(note("gpu", found, f"stop other programs on the GPU, or {lower(config)}"))
     return findings
 
 
 def memory_needed(config: Config) -> int:
-    """Bytes of a training step as `model.py --summary` estimates them."""
+    """The memory of a training step in bytes, estimated like in `model.py --summary`."""
     training = config.training
     on_gpu = training.device == "cuda"
     size = 2 if training.dtype == "bfloat16" or (training.dtype == "auto" and on_gpu) else 4
@@ -82,7 +82,7 @@ def memory_needed(config: Config) -> int:
 
 
 def lower(config: Config) -> str:
-    """The settings that halve a forward pass and keep the step's size."""
+    """Settings that halve the batch and keep the size of the step."""
     training = config.training
     rows = max(1, training.batch_size // 2)
     return (
@@ -94,8 +94,8 @@ def lower(config: Config) -> str:
 def _driver_problem(gpu: Gpu, cuda: str | None) -> list[Finding]:
     if cuda is None and version_of("torch"):
         pin = read_pins(CHECKOUT / "requirements.txt")["torch"]
-        remedy = f"install the other build: python -m pip install --force-reinstall torch=={pin}"
-        return [problem("gpu", "training.device is cuda, but this torch is built without CUDA", remedy)]
+        remedy = f"install the CUDA build: python -m pip install --force-reinstall torch=={pin}"
+        return [problem("gpu", "training.device is cuda, but this torch was built without CUDA", remedy)]
     oldest = _OLDEST_DRIVER.get(int(cuda.partition(".")[0])) if cuda else None
     found = re.match(r"\d+(\.\d+)?", gpu.driver)
     if oldest is None or found is None or float(found[0]) >= oldest:
@@ -108,17 +108,25 @@ def _kernel_problems(gpu: Gpu, training: TrainingConfig) -> list[Finding]:
     findings = []
     old = f"{gpu.name} (compute capability {gpu.capability:.1f}, expected 8.0 or newer)"
     if training.dtype == "bfloat16" and not gpu.has_bfloat16:
-        findings.append(problem("gpu", f"training.dtype is bfloat16, not for {old}", "--set training.dtype=float32"))
+        findings.append(
+            problem("gpu", f"training.dtype is bfloat16, unsupported by {old}", "--set training.dtype=float32")
+        )
     if training.attention == "flash" and not gpu.has_bfloat16:
-        findings.append(problem("gpu", f"training.attention is flash, not for {old}", "--set training.attention=any"))
+        findings.append(
+            problem(
+                "gpu",
+                f"training.attention is flash, unsupported by {old}",
+                "--set training.attention=any",
+            )
+        )
     elif training.attention == "flash" and training.dtype == "float32":
         remedy = "--set training.attention=any, or --set training.dtype=bfloat16"
-        findings.append(problem("gpu", "flash attention does not compute in float32 (training.dtype)", remedy))
+        findings.append(problem("gpu", "flash attention does not support float32 (training.dtype)", remedy))
     return findings
 
 
 def find_gpus() -> list[Gpu]:
-    """Every NVIDIA GPU that nvidia-smi lists; none without it, or if it does not answer."""
+    """All NVIDIA GPUs listed by nvidia-smi; none if it is missing or does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -131,7 +139,7 @@ def find_gpus() -> list[Gpu]:
 
 
 def _parse(line: str) -> Gpu | None:
-    """One line of nvidia-smi, memory in MiB; None for a line that is something else."""
+    """Parse a line from nvidia-smi, with memory in MiB; None for any other line."""
     fields = [field.strip() for field in line.split(",")]
     try:
         name, driver, total, free, capability = fields
@@ -144,7 +152,7 @@ def _absence() -> str:
     if shutil.which("nvidia-smi"):
         return "nvidia-smi lists no GPU, so its driver does not work (run: nvidia-smi)"
     if Path("/proc/driver/nvidia/version").exists():
-        return "there is an NVIDIA driver without nvidia-smi, so the GPU cannot be examined"
+        return "there is an NVIDIA driver but no nvidia-smi, so the GPU cannot be checked"
     return "no NVIDIA driver is installed (nvidia-smi)"
 
 

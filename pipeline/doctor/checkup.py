@@ -1,4 +1,4 @@
-"""All checks of the plain doctor, side by side and within a time limit. Reads only, and imports no torch.
+"""Run all checks of the plain doctor in parallel and within a time limit, without changing anything or importing torch.
 
 findings = examine(config)
 """
@@ -55,7 +55,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 
 
 def examine(config: Config, *, checks: Sequence[tuple[str, Check]] = CHECKS, seconds: float = SECONDS) -> list[Finding]:
-    """The findings of all `checks`, in their order. A check that is not done in time is a note that says so."""
+    """The findings of all `checks`, in order. A check that exceeds the time limit becomes a note."""
     deadline = time.monotonic() + seconds
     started = [(topic, Started(partial(check, config))) for topic, check in checks]
     findings: list[Finding] = []

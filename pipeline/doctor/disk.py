@@ -1,4 +1,4 @@
-"""Free space against what the configured run will write."""
+"""Check the free space for the output of the configured run."""
 
 import re
 from collections import defaultdict
@@ -18,7 +18,7 @@ TEXT_BYTES_PER_TOKEN = 4  # about, with CodeLlama's tokenizer and English text
 
 @dataclass(frozen=True)
 class Need:
-    """What will be written, where, and how much it is."""
+    """The space needed by an output, and its folder."""
 
     what: str
     folder: Path
@@ -30,14 +30,14 @@ def check_disk(config: Config) -> list[Finding]:
 
 
 def checkpoint_needs(config: Config) -> list[Need]:
-    """The checkpoints of one run: weights and AdamW's two moments in float32."""
+    """The checkpoints of a run: weights and AdamW's two moments in float32."""
     size = 12 * sum(parameters_by_part(config.model).values())
     count = 2 + config.training.keep_last  # checkpoint_latest.pt and checkpoint_best.pt
     return [Need(f"{count} checkpoints", config.paths.checkpoint_dir, count * size)]
 
 
 def dataset_needs(config: Config) -> list[Need]:
-    """The token dataset, if it has not been made and its size can be told."""
+    """The token dataset, if it does not exist yet and its size can be estimated."""
     directory = config.dataset.directory(test=False)
     if (directory / "metadata.json").exists():
         return []
@@ -65,12 +65,12 @@ def _by_disk(needs: Iterable[Need]) -> dict[int, list[Need]]:
 
 
 def _finding(needs: list[Need]) -> Finding:
-    """All `needs` on one disk."""
+    """Check all `needs` on one disk."""
     free = free_disk(needs[0].folder)
     needed = sum(need.size for need in needs)
     wanted = " and ".join(f"{need.what} about {format_bytes(need.size)}" for need in needs)
     found = f"{format_bytes(free)} free; {wanted}"
     if free < needed * 1.05:
         key = "paths.data_dir" if len(needs) > 1 else "paths.checkpoint_dir"
-        return problem("disk", found, f"make room, or name a folder on another disk: --set {key}=DIR")
+        return problem("disk", found, f"free some space, or use a folder on another disk: --set {key}=DIR")
     return ok("disk", found)

@@ -1,9 +1,9 @@
-"""What the doctor found: one line each, with the command that fixes it.
+"""The doctor's findings: one line each, with the command that fixes it.
 
-    finding = Finding("disk", "problem", "2 GB free, the checkpoints take 5 GB", "--set paths.checkpoint_dir=DIR")
+    finding = Finding("disk", "problem", "2 GB free, the checkpoints need 5 GB", "--set paths.checkpoint_dir=DIR")
     print(report([finding]))
 
-A problem keeps the configured route from running; a note does not.
+A problem must be fixed before the configured route can run; a note is only information.
 """
 
 import textwrap
@@ -23,7 +23,7 @@ _NARROWEST = 50
 
 @dataclass(frozen=True)
 class Finding:
-    """`remedy` says what to run; it is empty if nothing needs fixing."""
+    """A result of a check. `remedy` is the command to run, or empty if nothing needs fixing."""
 
     topic: str
     status: Status
@@ -44,13 +44,13 @@ def problem(topic: str, found: str, remedy: str) -> Finding:
 
 
 def from_error(topic: str, error: PipelineError, *, status: Status = "problem") -> Finding:
-    """A finding from an error's line, whose first semicolon begins the remedy."""
+    """A finding from an error message, in which the remedy starts after the first semicolon."""
     found, _, remedy = str(error).partition("; ")
     return Finding(topic, status, found, remedy)
 
 
 def shown(path: Path) -> str:
-    """`path`, relative to the working directory if it is in it."""
+    """`path`, relative to the working directory if it is inside."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
@@ -59,7 +59,7 @@ def can_run(findings: Sequence[Finding]) -> bool:
 
 
 def report(findings: Sequence[Finding], *, width: int | None = None) -> str:
-    """A line for each finding and one for the verdict; lines longer than `width` continue on indented ones."""
+    """A line for each finding and a final verdict; lines longer than `width` are wrapped and indented."""
     return "\n".join([*(_lines(finding, width) for finding in findings), "", _verdict(findings)])
 
 

@@ -1,6 +1,6 @@
-"""The Hugging Face hub: can it be reached, who is logged in, and what is needed from it?
+"""Check the Hugging Face hub: whether it is reachable, the login, and what is needed from it.
 
-One request, to ask whether this login may read LIMA, which is gated.
+Makes a single request, which checks whether this login has access to LIMA, which is gated.
 """
 
 import os
@@ -20,7 +20,7 @@ _LOG_IN = f"accept the terms at {HUB}/datasets/{LIMA} and run: hf auth login (or
 
 @dataclass(frozen=True)
 class Answer:
-    """What the hub said. `reason`: why it cannot be reached; `status`: of the question whether LIMA may be read."""
+    """The hub's answer. `reason`: why it is unreachable; `status`: the HTTP status of the access check for LIMA."""
 
     status: int | None = None
     reason: str = ""
@@ -32,32 +32,32 @@ def check_hub(config: Config, *, seconds: float = SECONDS) -> list[Finding]:
 
 
 def judge(answer: Answer, needed: Mapping[str, str], *, has_conversations: bool) -> list[Finding]:
-    """The findings from the hub's answer; being offline is a problem only if the route needs something from there."""
+    """Findings from the hub's answer; being offline is a problem only if the route needs the hub."""
     if answer.reason:
         found = f"cannot be reached ({answer.reason})"
         if needed:
             remedy = f"connect to a network, or {', or '.join(needed.values())}"
             return [problem("hub", f"{found}, needed for {' and '.join(needed)}", remedy)]
-        return [note("hub", f"{found}; nothing of the route is fetched from there")]
+        return [note("hub", f"{found}; the route needs nothing from it")]
     if answer.status == 200:
-        return [ok("hub", f"reached, logged in; {LIMA} may be read")]
+        return [ok("hub", f"reachable, logged in, with access to {LIMA}")]
     login = "logged in" if answer.has_token else "not logged in"
     if has_conversations:
         return [ok("hub", f"reached, {login}")]
     if answer.status in (401, 403):
-        return [note("hub", f"reached, {login}; {LIMA} is gated and may not be read, which only sft needs", _LOG_IN)]
-    return [note("hub", f"reached, {login}; it answered {answer.status} about {LIMA}, which only sft needs", _LOG_IN)]
+        return [note("hub", f"reachable, {login}; no access to {LIMA} (gated; needed only for sft)", _LOG_IN)]
+    return [note("hub", f"reachable, {login}; it answered {answer.status} for {LIMA} (needed only for sft)", _LOG_IN)]
 
 
 def needed_from_hub(config: Config) -> dict[str, str]:
-    """What the route still has to fetch, and what to do without the hub."""
+    """What the route still needs from the hub, with the alternative for each."""
     needed = {}
     if not any(config.paths.tokenizer_dir.glob("tokenizer.*")):
         place = f"put its tokenizer.json into {shown(config.paths.tokenizer_dir)}"
         needed[f"the tokenizer {config.tokenizer.name}"] = place
     dataset = config.dataset.directory(test=False) / "metadata.json"
     if config.dataset.source == "fineweb" and not dataset.exists():
-        shards = "take downloaded shards: python3 main.py fineweb --source DIR"
+        shards = "use downloaded shards: python3 main.py fineweb --source DIR"
         needed[f"{config.fineweb.name} ({config.fineweb.subset})"] = shards
     return needed
 
@@ -68,7 +68,7 @@ def has_conversations(config: Config) -> bool:
 
 
 def ask_hub(seconds: float = SECONDS) -> Answer:
-    """Ask whether this login may read LIMA; gives up after `seconds`, also while a name is looked up."""
+    """Check whether this login has access to LIMA; gives up after `seconds`, including the DNS lookup."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return Answer(reason="HF_HUB_OFFLINE is set")
     try:

@@ -1,4 +1,4 @@
-"""The processor with its instruction sets, the C++ compiler, and the memory."""
+"""Check the processor and its instruction sets, the C++ compiler, and the memory."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from utils.terminal import format_bytes
 
 CPU_INFO = Path("/proc/cpuinfo")
 MEMORY_INFO = Path("/proc/meminfo")
-# What people call an instruction set, and its flag in /proc/cpuinfo on x86 and on ARM.
+# The common name of an instruction set, and its flag in /proc/cpuinfo on x86 and ARM.
 _INSTRUCTION_SETS = {
     "AVX2": "avx2",
     "AVX-512": "avx512f",
@@ -36,7 +36,7 @@ def check_processor(config: Config, *, information: Path = CPU_INFO) -> list[Fin
     on_cpu = config.training.device == "cpu"
     if on_cpu and config.training.dtype == "bfloat16" and missing:
         findings.append(
-            note("processor", "training.dtype is bfloat16, which it emulates", "--set training.dtype=float32")
+            note("processor", "training.dtype is bfloat16, which is emulated here", "--set training.dtype=float32")
         )
     if on_cpu and "AVX2" not in sets and platform.machine() == "x86_64":
         findings.append(note("processor", "PyTorch is several times slower without AVX2", "use another machine"))
@@ -44,7 +44,7 @@ def check_processor(config: Config, *, information: Path = CPU_INFO) -> list[Fin
 
 
 def read_processor(information: Path) -> tuple[str, list[str]]:
-    """The processor's name and its instruction sets, as Linux tells them."""
+    """The processor's name and instruction sets, according to Linux."""
     name = platform.processor() or platform.machine()
     if not information.exists():
         return name, []
@@ -59,14 +59,14 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def check_compiler(config: Config) -> list[Finding]:
-    """The C++ compiler and Python's headers, both of which torch.compile needs."""
+    """Check the C++ compiler and Python's headers, both needed for torch.compile."""
     modes = {"training.compile": config.training.compile, "generation.compile": config.generation.compile}
     missing = cpp_compiler_problem()
     if missing:
@@ -76,7 +76,7 @@ def check_compiler(config: Config) -> list[Finding]:
             return [
                 problem("compiler", f"{demanding[0]} is on, but {missing}", f"{remedy}, or --set {demanding[0]}=off")
             ]
-        return [note("compiler", f"{missing}, so nothing is compiled and runs slower", remedy)]
+        return [note("compiler", f"{missing}, so nothing is compiled and everything runs slower", remedy)]
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         found = f"Python's headers are not in {sysconfig.get_path('include')}; torch.compile needs them"
         remedy = "install them (apt-get install python3-dev), or --set training.compile=off"
@@ -92,22 +92,22 @@ def check_compiler(config: Config) -> list[Finding]:
 def check_memory(config: Config, *, information: Path = MEMORY_INFO) -> list[Finding]:
     memory = read_memory(information)
     if not memory:
-        return [ok("memory", "its size is not known on this system")]
+        return [ok("memory", "its size is unknown on this system")]
     total, available = memory["MemTotal"], memory["MemAvailable"]
     found = f"{format_bytes(total)}, {format_bytes(available)} free"
     if config.training.device != "cpu":
         return [ok("memory", found)]
     needed = memory_needed(config)
-    step = f"a training step takes about {format_bytes(needed)}"
+    step = f"a training step needs about {format_bytes(needed)}"
     if needed > 1.1 * total:
         return [problem("memory", f"{found}, but {step}", lower(config))]
     if needed > available:
-        return [note("memory", f"{found}, but {step}", f"end other programs, or {lower(config)}")]
+        return [note("memory", f"{found}, but {step}", f"close other programs, or {lower(config)}")]
     return [ok("memory", f"{found}; {step}")]
 
 
 def read_memory(information: Path) -> Mapping[str, int]:
-    """Bytes by the names that Linux gives them; empty elsewhere."""
+    """Bytes by Linux's names; empty on other systems."""
     if not information.exists():
         return {}
     pairs = _pairs(information.read_text(encoding="ascii"))

@@ -1,4 +1,4 @@
-"""Python, the installed packages against the pins, and which torch it is. Nothing is imported.
+"""Check Python, the installed packages against their pins, and the torch build, without importing anything.
 
 check_python()
 check_packages(pins_file=Path("requirements.txt"))
@@ -16,7 +16,7 @@ from pipeline.configuration import CHECKOUT
 from pipeline.doctor.findings import Finding, note, ok, problem
 
 OLDEST_PYTHON = (3, 11)
-# What only benchmark, serve and export import; without them a model can still be trained.
+# Imported only by benchmark, serve and export; training works without them.
 AFTER_TRAINING = {
     *("datasets", "evaluate", "rouge-score", "sacrebleu", "fastapi", "uvicorn", "prometheus-client", "transformers"),
     *("safetensors", "gguf", "matplotlib"),
@@ -38,7 +38,7 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> list
 def check_packages(
     pins_file: Path = CHECKOUT / "requirements.txt", ranges_file: Path = CHECKOUT / "pyproject.toml"
 ) -> list[Finding]:
-    """Missing packages, and versions other than the pinned ones."""
+    """Check for missing packages and versions that differ from the pins."""
     pins = read_pins(pins_file)
     ranges = read_ranges(ranges_file)
     installed = {name: version_of(name) for name in pins}
@@ -49,7 +49,7 @@ def check_packages(
     findings = _missing(missing, pins) + _unknown(unknown, found, ranges)
     if other:
         versions = shortened(f"{name} {found[name]} (pinned {pins[name]})" for name in other)
-        findings.append(note("packages", f"not as pinned: {versions}; likely to work", "run: make install"))
+        findings.append(note("packages", f"different from the pins: {versions}; likely to work", "run: make install"))
     return findings or [ok("packages", f"all {len(pins)} as pinned in {pins_file.name}")]
 
 
@@ -69,11 +69,11 @@ def _unknown(names: list[str], found: dict[str, str], ranges: dict[str, str]) ->
         return []
     versions = shortened(f"{name} {found[name]} (expected {ranges[name]})" for name in names)
     status = note if AFTER_TRAINING.issuperset(names) else problem
-    return [status("packages", f"not known to work: {versions}", install_command())]
+    return [status("packages", f"untested versions: {versions}", install_command())]
 
 
 def install_command() -> str:
-    """What installs the packages, or the Python that has them."""
+    """The command that installs the packages, or that runs the Python that has them."""
     environment = CHECKOUT / ".venv"
     if (environment / "bin" / "python").exists() and Path(sys.prefix) != environment:
         return "run: make install, then: .venv/bin/python doctor.py"
@@ -81,7 +81,7 @@ def install_command() -> str:
 
 
 def shortened(names: Iterable[str]) -> str:
-    """The first few names, and how many others there are."""
+    """The first few names and the number of others."""
     listed = list(names)
     others = len(listed) - _SHOWN
     return ", ".join(listed[:_SHOWN]) + (f" and {others} others" if others > 0 else "")
@@ -99,7 +99,7 @@ def read_ranges(path: Path) -> dict[str, str]:
 
 
 def version_of(package: str) -> str | None:
-    """The installed version; None without the package, or without its code (a removed one may leave its metadata)."""
+    """The installed version, or None if the package or its code is missing (metadata may survive a removal)."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -123,16 +123,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def check_torch() -> list[Finding]:
-    """Which torch is installed and what it is built for."""
+    """The installed torch, and what it was built for."""
     version = version_of("torch")
     if version is None:
-        return []  # the packages' line says so
+        return []  # already reported with the packages
     cuda = torch_cuda()
     return [ok("torch", f"{version}, built {f'for CUDA {cuda}' if cuda else 'without CUDA'}")]
 
 
 def torch_cuda() -> str | None:
-    """The CUDA version that the installed torch is built for, from its version.py: importing torch takes seconds."""
+    """The CUDA version of the installed torch, from its version.py, because importing torch takes seconds."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return None

@@ -1,6 +1,6 @@
-"""What the route has already made: tokenizer, token datasets, checkpoints, conversations, and whether it is sound.
+"""Check the existing files of the route: tokenizer, token datasets, checkpoints, conversations.
 
-Names, sizes, headers and a zip file's list of members are read; what a full check costs, the finding says.
+Only names, sizes, headers and the index of zip files are read; the findings state the cost of a full check.
 """
 
 import json
@@ -23,7 +23,7 @@ _MOST_CHECKPOINTS = 200
 
 
 def check_tokenizer(config: Config) -> list[Finding]:
-    """Read it: its checksum, its size against the model's."""
+    """Check the tokenizer's checksum, and its size against the model's."""
     from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 
     directory = config.paths.tokenizer_dir
@@ -40,28 +40,28 @@ def check_tokenizer(config: Config) -> list[Finding]:
     if found != expected:
         remedy = f"--set model.vocab_size={found}, or --set paths.tokenizer_dir=DIR"
         return [
-            problem("tokenizer", f"{shown(directory)} has {found:,} pieces, model.vocab_size is {expected:,}", remedy)
+            problem("tokenizer", f"{shown(directory)} has {found:,} pieces; model.vocab_size is {expected:,}", remedy)
         ]
-    findings = [ok("tokenizer", f"{tokenizer.name}, {found:,} pieces, sound")]
+    findings = [ok("tokenizer", f"{tokenizer.name}, {found:,} pieces, intact")]
     dataset = config.dataset.directory(test=False)
     made_by = _fingerprint_of(dataset) if is_complete(dataset) else None
     if made_by not in (None, tokenizer.fingerprint):
-        text = f"{shown(directory)} is not the tokenizer that made {shown(dataset)}, so training writes no samples"
-        findings.append(note("tokenizer", text, "name that one's folder: --set paths.tokenizer_dir=DIR"))
+        text = f"{shown(directory)} is not the tokenizer that made {shown(dataset)}, so training cannot print samples"
+        findings.append(note("tokenizer", text, "set the right folder: --set paths.tokenizer_dir=DIR"))
     return findings
 
 
 def _fingerprint_of(dataset: Path) -> str | None:
-    """The fingerprint of the tokenizer that made a complete dataset; None if it does not say."""
+    """The fingerprint of the tokenizer of a complete dataset, or None if it is not recorded."""
     try:
         content = json.loads((dataset / METADATA_NAME).read_text(encoding="utf-8"))
         return str(content["tokenizer"]["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # the dataset's own line says what is wrong with it
+        return None  # reported by the check of the dataset
 
 
 def check_datasets(config: Config) -> list[Finding]:
-    """The dataset that training reads, and the one that ``--test`` reads if it has been made."""
+    """Check the dataset for training, and the one for ``--test`` if it exists."""
     full = config.dataset.directory(test=False)
     test = config.dataset.directory(test=True)
     findings = [_dataset(config, full) if is_complete(full) else _dataset_to_come(config, full)]
@@ -71,7 +71,7 @@ def check_datasets(config: Config) -> list[Finding]:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether the preparation has finished; it writes metadata.json last."""
+    """Whether preparation has finished; metadata.json is written last."""
     return (directory / METADATA_NAME).exists()
 
 
@@ -85,8 +85,8 @@ def _dataset(config: Config, directory: Path) -> Finding:
         return from_error("dataset", error)
     size = dataset.metadata.get("vocab_size", config.model.vocab_size)
     if size != config.model.vocab_size:
-        found = f"{shown(directory)} was made with {size:,} pieces, model.vocab_size is {config.model.vocab_size:,}"
-        return problem("dataset", found, f"--set model.vocab_size={size}, or choose another dataset")
+        found = f"{shown(directory)} was made with {size:,} pieces, but model.vocab_size is {config.model.vocab_size:,}"
+        return problem("dataset", found, f"--set model.vocab_size={size}, or use another dataset")
     tokens = f"{format_count(dataset.num_tokens)} tokens in {len(dataset.files)} files of the right size"
     full_check = f"python3 main.py prepare --inspect {shown(directory)}"
     return ok(
@@ -96,8 +96,8 @@ def _dataset(config: Config, directory: Path) -> Finding:
 
 
 def _dataset_to_come(config: Config, directory: Path) -> Finding:
-    """What makes the dataset, from what there is."""
-    name = f"{shown(directory)} is not complete"
+    """The next command towards a complete dataset."""
+    name = f"{shown(directory)} is incomplete"
     if config.dataset.source == "fineweb":
         return note("dataset", name, "run: python3 main.py fineweb")
     if cleaned_files(config):
@@ -106,11 +106,11 @@ def _dataset_to_come(config: Config, directory: Path) -> Finding:
     if raw.is_dir() and any(format_of(path) for path in raw.rglob("*")):
         return note("dataset", name, "run: python3 main.py cleanup, then: python3 main.py prepare")
     remedy = f"put raw files into {shown(raw)}, or: --set dataset.source=fineweb{or_quickstart(directory)}"
-    return problem("dataset", f"{name}, and there is no text to make it from", remedy)
+    return problem("dataset", f"{name}, and there is no text to prepare it from", remedy)
 
 
 def check_checkpoints(config: Config) -> list[Finding]:
-    """Every checkpoint's list of members; a file that was cut off has none."""
+    """Check the index of every checkpoint, which truncated files lack."""
     folder = config.paths.checkpoint_dir
     runs = list_runs(folder)
     paths = [path for run in runs for path in run.checkpoints][:_MOST_CHECKPOINTS]
@@ -119,14 +119,14 @@ def check_checkpoints(config: Config) -> list[Finding]:
     damaged = [path for path in paths if not _is_whole(path)]
     if damaged:
         names = shortened(str(path.relative_to(folder)) for path in damaged)
-        return [note("checkpoints", f"not whole: {names}", "restore them from a copy, or delete them")]
+        return [note("checkpoints", f"truncated: {names}", "restore them from a copy, or delete them")]
     size = format_bytes(sum(path.stat().st_size for path in paths))
     count = f"{len(paths)} in {len(runs)} runs" if len(runs) > 1 else f"{len(paths)} in one run"
-    return [ok("checkpoints", f"{count}, whole; a full check reads {size}, and each stage does so when it loads one")]
+    return [ok("checkpoints", f"{count}, complete; a full check reads {size} and happens whenever a stage loads one")]
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file ends with a list of members that lie inside it."""
+    """Whether the file ends with a valid zip index."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = path.stat().st_size
@@ -137,10 +137,10 @@ def _is_whole(path: Path) -> bool:
 
 
 def check_conversations(config: Config) -> list[Finding]:
-    """What instruction tuning reads; the route to a pretrained model does without."""
+    """Check the data for instruction tuning, which the route to a pretrained model does not need."""
     folder = config.paths.post_training_dir
     if (folder / "metadata.json").exists():
         return [ok("tuning data", f"tokenized in {shown(folder)}")]
     if has_conversations(config):
-        return [note("tuning data", f"LIMA is in {shown(folder)}, not tokenized", "run: python3 main.py lima")]
+        return [note("tuning data", f"LIMA is in {shown(folder)}, but not tokenized yet", "run: python3 main.py lima")]
     return [note("tuning data", f"none in {shown(folder)}; only sft needs it", "run: python3 main.py lima")]

@@ -1,4 +1,4 @@
-"""Whether the server could listen where it is configured to."""
+"""Check whether the server can listen on its configured address."""
 
 import errno
 import socket
@@ -16,7 +16,7 @@ def check_port(config: Config) -> list[Finding]:
             listener.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return [note("port", f"{host}:{port} is in use", f"serve on another: --set server.port={port + 1}")]
+            return [note("port", f"{host}:{port} is in use", f"use another port: --set server.port={port + 1}")]
         reason = error.strerror or error
         return [note("port", f"cannot listen on {host}:{port} ({reason})", "--set server.host=127.0.0.1")]
     return [ok("port", f"{host}:{port} is free for the server")]

@@ -1,4 +1,4 @@
-"""Run work that may never answer, such as a look-up without a network, for a limited time.
+"""Run work that may hang, such as a DNS lookup without a network, with a time limit.
 
 answer = within(2.0, lambda: open_url(request, timeout=2.0))
 """
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Started(Generic[T]):
-    """Work that runs in a thread which the process does not wait for when it ends."""
+    """Work in a daemon thread."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -22,10 +22,10 @@ class Started(Generic[T]):
         self._thread.start()
 
     def result(self, deadline: float) -> T:
-        """What the work returned or raised.
+        """The result of the work, or its exception.
 
         Raises:
-            TimeoutError: it is not done at `deadline`, on the clock of `time.monotonic`.
+            TimeoutError: it is not done by `deadline`, as measured by `time.monotonic`.
         """
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._error is not None:
@@ -42,7 +42,7 @@ class Started(Generic[T]):
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` returns or raises.
+    """The result of `work`, or its exception.
 
     Raises:
         TimeoutError: it takes longer than `seconds`.

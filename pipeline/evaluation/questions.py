@@ -67,7 +67,7 @@ class Count(NamedTuple):
     total: int
 
     def interval(self) -> tuple[float, float]:
-        """The 95% interval of the share that is right."""
+        """The 95% interval of the share of correct answers."""
         return wilson_interval(self.right, self.total)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Turn JSON lines of conversations into tokenized examples, and count by reason those that are left out.
+"""Turn JSON lines of conversations into tokenized examples, and count skipped ones by reason.
 
 report = ConversationReport(ConversationOptions(max_length=512))
 examples = list(prepare_examples(iter_conversations(path, report), tokenizer, report))
@@ -38,11 +38,11 @@ OPEN_QUESTION = "final question without an answer"
 
 @dataclass(frozen=True)
 class ConversationOptions:
-    """How conversations are prepared.
+    """Options for preparing conversations.
 
     Args:
-        max_length: tokens in an example.
-        too_long: ``drop`` or ``truncate`` longer ones.
+        max_length: maximum number of tokens in an example.
+        too_long: ``drop`` or ``truncate`` longer conversations.
         strict: raise an error at the first malformed conversation instead of counting it.
     """
 
@@ -53,7 +53,7 @@ class ConversationOptions:
 
 @dataclass
 class ConversationReport:
-    """What became of the conversations."""
+    """Counts of kept, truncated and skipped conversations."""
 
     options: ConversationOptions
     read: int = 0

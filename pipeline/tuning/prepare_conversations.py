@@ -29,11 +29,11 @@ def prepare_conversations(
     batch_size: int = 100,
     preview: int = 0,
 ) -> SftMetadata:
-    """Tokenize `source` (None: LIMA) into `config.paths.post_training_dir`; returns the metadata written there.
+    """Tokenize `source` (None: LIMA) into `config.paths.post_training_dir`, and return the metadata written there.
 
     Args:
         batch_size: conversations tokenized together.
-        preview: print so many of the examples.
+        preview: the number of examples to print.
 
     Raises:
         PipelineError: no tokenizer, no access to LIMA, nothing to learn; with `options.strict`, any malformed
