@@ -1,14 +1,14 @@
 # make quickstart    the whole pipeline on a CPU, in minutes
 # make test          the tests; also: test-slow (against other programs), test-faults (every file operation fails once)
-# make mutants       300 random one-token changes: which ones do the tests notice?
+# make mutants       mutation testing: 300 random one-token changes
 # make lint          ruff and mypy
 # make docs          the documentation site, into site/
 # make config        rewrite config.json and docs/configuration.md
-# make install       only .venv and the packages
-# make clean         remove what the quickstart made, the site, and .venv
+# make install       create .venv and install the packages
+# make clean         remove quickstart output, the site, and .venv
 #
-# PYTHON       the Python that makes .venv, 3.11 or newer:    make quickstart PYTHON=python3.12
-# TORCH_INDEX  index of PyTorch's CPU build, as PyTorch's own install page names it (several GB less to download)
+# PYTHON       the Python for .venv, 3.11 or newer:    make quickstart PYTHON=python3.12
+# TORCH_INDEX  index URL of PyTorch's CPU build, from PyTorch's install page (saves several GB of downloads)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -29,11 +29,11 @@ help:
 quickstart: $(INSTALLED)
 	@$(BIN)/python main.py quickstart
 
-# One thread a worker: two workers with all threads each get in each other's way.
+# One thread per worker, because two workers with all threads would slow each other down.
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS)
 
-# LLM_REAL_DATA names a folder with real text; without it, or without Chromium, pytest says what it skips.
+# LLM_REAL_DATA is a folder with real text; without it, or without Chromium, pytest skips some tests.
 test-slow: $(SLOW_INSTALLED)
 	@$(BIN)/python -m pytest -q -rs -m slow --timeout=1800
 

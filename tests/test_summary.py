@@ -50,7 +50,7 @@ def test_presets_explain_their_rate_and_batch(name):
     told = next(line for line in lines if '"gradient_accumulation_steps"' in line)
     training = config.training
     tokens = training.batch_size * training.gradient_accumulation_steps * config.dataset.window
-    assert f"{tokens:,} tokens a step" in told
+    assert f"{tokens:,} tokens per step" in told
     assert training.min_learning_rate == pytest.approx(training.learning_rate / 10)
 
 

@@ -256,7 +256,7 @@ def test_untrainable_setups_are_one_line_errors(project, monkeypatch):
     with pytest.raises(PipelineError, match=r"device cuda: .*--device cpu"):
         run_train(project, "--device", "cuda")
     with pytest.raises(
-        PipelineError, match=r"vocabulary of 48, but model.vocab_size is 64; .*--set model.vocab_size=48"
+        PipelineError, match=r"of 48, but model.vocab_size is 64; .*--set model.vocab_size=48"
     ):
         run_train(project, "--set", "model.vocab_size=64")
     (project / "data" / "metadata.json").unlink()
