@@ -235,7 +235,7 @@ def test_sample_text_detects_the_rope_variant(tmp_path, capsys, monkeypatch):
 
 
 def save(path, **changes):
-    """A checkpoint in Hugging Face's names with `changes`, a None for a weight that is left out."""
+    """A checkpoint with Hugging Face's names and `changes`; None removes a weight."""
     state = state_of(hf_model()) | changes.pop("state", {})
     state = {name: tensor for name, tensor in state.items() if tensor is not None}
     torch.save({"model_state_dict": state, "config": META_CONFIG | changes}, path)

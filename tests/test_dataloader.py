@@ -98,7 +98,7 @@ def test_every_training_window_is_a_window_of_the_dataset(dataset):
     file, start = window_positions(split.train, split.train_step)
     own = {(f, s) for f in range(3) for s in dataset.starts_of(f)}
     last = {(f, len(dataset.files[f]) - 16) for f in range(3)}
-    # A file's last window ends at the file's end and so begins before its place on the grid.
+    # The last window of a file ends at the end of the file, so it starts off the grid.
     assert {(f, min(s, len(dataset.files[f]) - 16)) for f, s in zip(file, start, strict=True)} <= own | last
     assert len(file) == split.train_size
 

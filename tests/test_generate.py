@@ -130,7 +130,7 @@ def test_rows_join_and_leave_without_touching_the_others(model):
         if step in (5, 12):
             batch.leave(others.pop(0))
     assert tokens == expected
-    batch.leave(12345)  # a row that is not there is no error
+    batch.leave(12345)  # unknown rows are ignored
 
 
 def test_a_row_leaves_while_its_prompt_is_read(model, monkeypatch):

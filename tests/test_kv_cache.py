@@ -57,7 +57,7 @@ def test_rows_of_uneven_length_equal_each_row_alone(options):
     cache = new_cache(model, rows=3)
     model(padded, cache=cache)
     cache.truncate(lengths)
-    for steps in (1, 1, 2):  # one token a row, then two at once
+    for steps in (1, 1, 2):  # one token per row, then two together
         start = list(cache.lengths)
         tokens = torch.stack([rows[i][start[i] : start[i] + steps] for i in range(3)])
         logits = model(tokens, cache=cache)["logits"]

@@ -203,7 +203,7 @@ def test_third_ctrl_c_kills_a_hanging_stage(checkout):
     pid, terminal = start_in_terminal(checkout, "train")
     read_until(terminal, "ready")
     seen = ""
-    while "killed by SIGKILL" not in seen:  # two presses at once count as one, so it is pressed until it works
+    while "killed by SIGKILL" not in seen:  # two simultaneous presses count as one, so press until it works
         os.write(terminal, b"\x03")
         seen += read_available(terminal)
     assert "press Ctrl-C again to kill it" in seen

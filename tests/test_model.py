@@ -326,7 +326,7 @@ def test_isolated_documents_are_predicted_independently():
         other = segments[row] != 0
         torch.testing.assert_close(together[row][other], after[row][other], atol=1e-6, rtol=0)
         assert not torch.allclose(together[row][~other], after[row][~other])
-    # Only distances count in RoPE, so a document by itself gives the same logits.
+    # Only distances count in RoPE, so a document alone gives the same logits.
     alone = model(ids[:1, 3:9])["logits"]
     torch.testing.assert_close(together[:1, 3:9], alone, atol=1e-5, rtol=1e-4)
 

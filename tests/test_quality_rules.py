@@ -61,7 +61,7 @@ def test_rules_reject_bad_documents(text, rules, reason):
 
 
 def test_a_share_just_below_the_limit_passes():
-    # A row of 30 words that stands twice is 9% of the words, of 60 17%; 15% are allowed for five words, 10% for ten.
+    # A run of 30 repeated words is 9% of all words, one of 60 is 17%; 15% are allowed for 5-grams, 10% for 10-grams.
     assert gopher_repetition(f"{UNIQUE} {' '.join(UNIQUE.split()[:30])}") is None
     assert gopher_repetition(f"{UNIQUE} {' '.join(UNIQUE.split()[:60])}") == "gopher_duplicate_ngrams"
 

@@ -80,7 +80,7 @@ def test_terminal(workshop, prompts_read, monkeypatch):
     arguments = ["--checkpoint", str(folder / "a.pt"), "--prompt", QUESTIONS[1], *options]
     assert Inference.main(arguments) == 0
     assert prompts_read == [encode_prompt(loaded.tokenizer, [{"role": "user", "content": QUESTIONS[1]}])]
-    # The chat with history: what was answered before stands in the second prompt.
+    # The chat with history: the second prompt contains the first answer.
     prompts_read.clear()
     questions = iter(["the quick fox?", "lazy?", "q"])
     monkeypatch.setattr("builtins.input", lambda *args: next(questions))

@@ -89,8 +89,8 @@ def test_interrupted_run_resumes_bit_for_bit(project, monkeypatch, optimizer, nu
             run_train(project, *settings)
         assert type(caught.value) is error
     stopped = newest_run(project)
-    assert content_of(stopped)["step"] == 9, "the step that was under way is finished and saved"
-    torch.manual_seed(99)  # whatever happened meanwhile does not matter
+    assert content_of(stopped)["step"] == 9, "the current step is finished and saved"
+    torch.manual_seed(99)  # the random state in between does not matter
     assert run_train(project, "--resume", str(stopped)) == stopped
     assert_same_state(content_of(whole), content_of(stopped))
     assert losses_of(project, whole) == losses_of(project, stopped)
@@ -146,7 +146,7 @@ def test_killed_run_resumes_and_drops_later_log_lines(project, monkeypatch):
     assert_same_state(content_of(whole), content_of(killed))
     lines = read_log(project / "logs" / "raw_metrics" / f"{killed.name}.jsonl")
     steps = [line["step"] for line in lines if "train_loss" in line]
-    assert steps == list(range(1, 21)), "every step stands in the log once"
+    assert steps == list(range(1, 21)), "every step is in the log once"
 
 
 def test_another_dataset_tokenizer_or_shape_is_refused_by_name(project):
@@ -255,9 +255,7 @@ def test_untrainable_setups_are_one_line_errors(project, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PipelineError, match=r"device cuda: .*--device cpu"):
         run_train(project, "--device", "cuda")
-    with pytest.raises(
-        PipelineError, match=r"of 48, but model.vocab_size is 64; .*--set model.vocab_size=48"
-    ):
+    with pytest.raises(PipelineError, match=r"of 48, but model.vocab_size is 64; .*--set model.vocab_size=48"):
         run_train(project, "--set", "model.vocab_size=64")
     (project / "data" / "metadata.json").unlink()
     with pytest.raises(PipelineError, match=r"has no metadata.json; run: python3 main.py prepare"):
@@ -428,7 +426,7 @@ def test_checkpoint_does_not_decide_where_to_write(project, tmp_path_factory):
     assert not list(elsewhere.iterdir())
     assert max(losses_of(project, run)) == 22
     write_checkpoint(run / "checkpoint_latest.pt", content | {"name": "x/../../../notes"})
-    with pytest.raises(PipelineError, match=r"its run 'x/\.\./\.\./\.\./notes': expected a single path component"):
+    with pytest.raises(PipelineError, match=r"run name 'x/\.\./\.\./\.\./notes': expected a single path component"):
         run_train(project, "--resume", str(run))
 
 

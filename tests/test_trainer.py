@@ -185,7 +185,7 @@ def test_checkpoints_exist_from_the_start_and_skip_bad_steps(tmp_path):
 
     trainer.train_step, trainer.backward = step, backward
     trainer.fit()
-    assert first[0], "a disk that does not take it would show now"
+    assert first[0], "a full disk would fail now"
     names = {path.name for path in (tmp_path / "run_a").glob("checkpoint_step_*.pt")}
     assert names == {"checkpoint_step_3.pt", "checkpoint_step_9.pt"}
 
@@ -205,7 +205,7 @@ def test_nan_loss_leaves_the_weights_unchanged(tmp_path):
     poisoned["on"] = True
     trainer.train_step()
     assert torch.equal(weights(trainer), before)
-    assert trainer.step == 2, "the step counts, so that schedule and data go on"
+    assert trainer.step == 2, "the step counts, so that schedule and data continue"
     poisoned["on"] = False
     trainer.train_step()
     assert not torch.equal(weights(trainer), before)
@@ -242,9 +242,11 @@ def test_repeated_spikes_roll_back_and_skip_their_data(tmp_path):
     assert "above" in skipped[0]["reason"]
     assert [(event["from_step"], event["step"]) for event in rollbacks] == [(54, 40)]
     assert trainer.step == 70
-    assert consumed == list(range(84)), "nothing is read twice: 14 steps' data is left out after the return to step 40"
+    assert consumed == list(range(84)), (
+        "nothing is read twice; the rollback skips the data of 14 steps"
+    )
     steps = [line["step"] for line in read_log(trainer.logger.path) if "train_loss" in line]
-    assert steps == list(range(1, 71)), "each step's numbers stand once"
+    assert steps == list(range(1, 71)), "the numbers of each step appear once"
 
 
 def test_rollbacks_are_bounded(tmp_path):
@@ -373,5 +375,5 @@ def test_second_signal_stops_immediately_without_damage(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "train_step", step)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    assert trainer.step == 7, "the step was not made"
+    assert trainer.step == 7, "the step did not happen"
     assert read_checkpoint(tmp_path / "run_a" / "checkpoint_latest.pt")["step"] == 6

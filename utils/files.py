@@ -32,8 +32,8 @@ def whole_file(path: Path, *, other_names: Sequence[str] = ()) -> Iterator[Binar
     """Open a file that is synced and renamed to `path` on success, and removed on error.
 
     Args:
-        other_names: further names for the file, in the same folder. It gets them first and `path` last, so whoever
-            finds the new file under `path` finds it under the others too.
+        other_names: additional names for the file in the same folder. They are set before `path`, so if the new file
+            exists as `path`, it also exists under the other names.
     """
     make_folder(path.parent)
     temporary = temporary_path(path)

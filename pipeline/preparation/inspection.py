@@ -89,7 +89,7 @@ def overview(dataset: TokenDataset) -> str:
 
 def _checked(dataset: TokenDataset) -> str:
     if dataset.is_foreign:
-        return "all ids are in the vocabulary; there is no sha256 to compare"
+        return "all ids are in the vocabulary; the metadata has no sha256 to compare"
     return f"sha256 verified for all {len(dataset.files)} files"
 
 

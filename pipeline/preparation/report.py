@@ -16,7 +16,7 @@ def summary(metadata: Mapping[str, Any], directory: Path) -> str:
         ("tokens", f"{totals['tokens']:,}"),
         (f"windows of {metadata['window']}, one every {metadata['stride']}", f"{totals['windows']:,}"),
         ("token files", f"{len(metadata['files']):,}"),
-        ("bytes a token", f"{compression['bytes_per_token']:.2f}"),
+        ("bytes per token", f"{compression['bytes_per_token']:.2f}"),
         ("characters a token", f"{compression['characters_per_token']:.2f}"),
     ]
     return format_table([("dataset", str(directory)), *rows])

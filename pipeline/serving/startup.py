@@ -23,7 +23,7 @@ def serve_checkpoints(arguments: Sequence[str], config: Config, *, device: str) 
     Raises:
         PipelineError: the port is taken, the system allows too few open files, or a checkpoint cannot be loaded.
     """
-    listener = listen(config.server)  # before the heavy imports, so that a port in use is reported at once
+    listener = listen(config.server)  # before the slow imports, so that a port in use is reported immediately
     from pipeline.serving.access import read_api_key
     from pipeline.serving.api import create_app
     from pipeline.serving.connections import reserve_files

@@ -102,7 +102,7 @@ def _resumed(args: Namespace, held: ExitStack | None) -> Start:
         f"  {section}.{key}: {was} → {now}"
         for section, key, was, now in setting_changes(content["config"], config.to_dict())
     )
-    name = check_run_name(content["name"], origin=f"{checkpoint} names its run")
+    name = check_run_name(content["name"], origin=f"{checkpoint}: run name")
     return Start(config, test, name, checkpoint, content, resumes=True, notes=notes)
 
 

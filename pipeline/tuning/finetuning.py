@@ -85,7 +85,7 @@ def choose_start(args: argparse.Namespace, held: ExitStack) -> TuningStart:
         content = read_checkpoint(checkpoint)
         if not (content.get("chat_template") and "loader" in content):
             raise PipelineError(f"{checkpoint} is not from a fine-tuning run; tune it with --checkpoint {checkpoint}")
-        name = check_run_name(content.get("name"), origin=f"{checkpoint} names its run")
+        name = check_run_name(content.get("name"), origin=f"{checkpoint}: run name")
         base = settings_to_resume(content)
     else:
         checkpoint = find_checkpoint(args.checkpoint, checkpoint_dir, prefix="run_")
