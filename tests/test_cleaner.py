@@ -389,7 +389,7 @@ def test_show_prints_before_and_after_and_writes_nothing(tmp_path, capsys, monke
     write_jsonl(tmp_path / "raw" / "a.jsonl", [article("Stub"), raw])
     assert cleaner.main(["--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out"), "--show", "1"]) == 0
     out = capsys.readouterr().out
-    assert "left out, empty: Stub" in out
+    assert "dropped, empty: Stub" in out
     lines = [line for line in out.splitlines() if "│" in line]
     assert any(line.startswith("[paragraph] A book.") and line.endswith("│") for line in lines)
     assert any(line.count("A sentence that is long") == 2 for line in lines)

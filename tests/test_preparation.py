@@ -75,7 +75,7 @@ def test_max_files_limits_files_and_none_is_short():
 
 
 def test_too_little_text_for_a_window_is_refused(make_job, tokenizer_class):
-    with pytest.raises(PipelineError, match=r"would hold 45 tokens, fewer than one window of 512"):
+    with pytest.raises(PipelineError, match=r"would have 45 tokens, fewer than one window of 512"):
         prepare(make_job(dataset=dataset_config(window=512), limit=1), tokenizer_class())
     job = make_job(dataset=dataset_config(window=45), limit=1)
     prepare(job, tokenizer_class())

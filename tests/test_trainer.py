@@ -242,9 +242,7 @@ def test_repeated_spikes_roll_back_and_skip_their_data(tmp_path):
     assert "above" in skipped[0]["reason"]
     assert [(event["from_step"], event["step"]) for event in rollbacks] == [(54, 40)]
     assert trainer.step == 70
-    assert consumed == list(range(84)), (
-        "nothing is read twice; the rollback skips the data of 14 steps"
-    )
+    assert consumed == list(range(84)), "nothing is read twice; the rollback skips the data of 14 steps"
     steps = [line["step"] for line in read_log(trainer.logger.path) if "train_loss" in line]
     assert steps == list(range(1, 71)), "the numbers of each step appear once"
 

@@ -97,4 +97,4 @@ def refuse_own_output(place: Path, directory: Path, jobs: Iterable[CleaningJob])
     for file in (file.resolve() for job in jobs for file in job.files):
         is_cleaned = file.parent == output and file.name.startswith("cleaned_") and file.suffix == ".txt"
         if is_cleaned or output / REJECTS_NAME in file.parents:
-            raise PipelineError(f"{file} is output of the cleaner; choose another file or folder with --input")
+            raise PipelineError(f"{file} is the cleaner's own output; choose another file or folder with --input")
