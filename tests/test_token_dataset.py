@@ -87,7 +87,7 @@ def test_missing_cut_or_foreign_files_are_refused(tmp_path):
     with pytest.raises(PipelineError, match=r"metadata\.json says 9 tokens"):
         TokenDataset.open(directory)
     np.save(directory / "tokens_1.npy", np.arange(9))
-    with pytest.raises(PipelineError, match="int64, expected uint16"):
+    with pytest.raises(PipelineError, match="int64; expected uint16"):
         TokenDataset.open(directory)
     (directory / "tokens_1.npy").write_bytes(whole + b"more")
     with pytest.raises(PipelineError, match=r"tokens_1\.npy has 4 bytes after its tokens; .*--restart"):
