@@ -42,14 +42,14 @@ def main(argv: list[str] | None = None) -> int:
     print(outcome_table(cases))
     wrong = [case for case in cases if case.outcome == WRONG]
     for case in wrong:
-        print(_told(case))
+        print(_described(case))
     print(f"{len(cases):,} faults, {len(wrong):,} wrong")
     if args.write and not wrong:
         write_table(args.write, cases)
     return 1 if wrong else 0
 
 
-def _told(case: Case) -> str:
+def _described(case: Case) -> str:
     return f"WRONG: {case.stage}, {case.kind} at {case.place}: {case.detail}"
 
 
@@ -94,7 +94,7 @@ def _work(base: Path, args: argparse.Namespace, number: int) -> None:
             case = trial(lab)
             cases.append(asdict(case))
             if case.outcome == WRONG:
-                print(_told(case), file=sys.stderr, flush=True)
+                print(_described(case), file=sys.stderr, flush=True)
             if number == 0 and done % 100 == 0:
                 print(f"{done * args.jobs:,} of about {len(chosen) * args.jobs:,} faults", file=sys.stderr, flush=True)
         (base / f"{number}.json").write_text(json.dumps(cases))

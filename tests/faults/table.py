@@ -33,7 +33,11 @@ def _shown(kind: str) -> str:
 
 
 def write_table(page: Path, cases: Sequence[Case]) -> None:
-    """Replace the table between the two markers in the page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{outcome_table(cases)}\n{END}{after}", encoding="utf-8")
+    """Replace the table between the page's two marks."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace(table_of(page), outcome_table(cases)), encoding="utf-8")
+
+
+def table_of(page: Path) -> str:
+    """The text between the page's two marks."""
+    return page.read_text(encoding="utf-8").partition(f"{BEGIN}\n")[2].partition(f"\n{END}")[0]
