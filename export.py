@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _import_checkpoint(args: argparse.Namespace, config: "Config") -> Path:
-    from pipeline.exporting.foreign_import import ImportOptions, import_checkpoint
+    from pipeline.exporting.import_checkpoint import ImportOptions, import_checkpoint
 
     options = ImportOptions(args.model_config, args.rope, args.ignore_unknown)
     tokenizer_dir = config.paths.tokenizer_dir if "paths.tokenizer_dir" in config_flags(args) else None

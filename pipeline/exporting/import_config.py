@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.exporting.foreign_names import is_same
 from pipeline.exporting.hf_config import ARCHITECTURES, model_config
+from pipeline.exporting.import_names import is_same
 from pipeline.modeling.config import ModelConfig
 from utils.errors import PipelineError
 

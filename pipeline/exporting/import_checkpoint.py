@@ -16,11 +16,11 @@ from torch import Tensor
 
 from model import create_model
 from pipeline.configuration import Config, config_from_dict
-from pipeline.exporting.foreign_config import ForeignConfig, foreign_config
-from pipeline.exporting.foreign_file import ForeignFile, read_config_file, read_foreign_file
-from pipeline.exporting.foreign_names import Mapped, halve_rows, map_names, split_fused
-from pipeline.exporting.foreign_sample import sample_losses
 from pipeline.exporting.hf_names import from_hf_names, to_hf_names
+from pipeline.exporting.import_config import ForeignConfig, foreign_config
+from pipeline.exporting.import_file import ForeignFile, read_config_file, read_foreign_file
+from pipeline.exporting.import_names import Mapped, halve_rows, map_names, split_fused
+from pipeline.exporting.import_rotation import sample_losses
 from pipeline.formats.checkpoint import write_checkpoint
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer
 from pipeline.formats.run_folders import LATEST_NAME, new_run_folder
