@@ -8,8 +8,9 @@ generator makes all choices, so a seed gives the same stories everywhere.
 """
 
 import random
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.demo.tables import with_article
 
@@ -158,7 +159,21 @@ Plot = Callable[[Cast, random.Random], Story]
 
 
 def tell_story(draw: random.Random) -> Story:
-    return draw.choice(PLOTS)(_cast(draw), draw)
+    plot, cast = draw.choice(PLOTS), _cast(draw)
+    story = plot(cast, draw)
+    text = "\n".join(story.paragraphs)
+    text = _name_once(text, cast.hero, "the girl" if cast.he == "she" else "the boy")
+    text = _name_once(text, cast.friend, f"{cast.his} friend")
+    return replace(story, paragraphs=tuple(text.split("\n")))
+
+
+def _name_once(text: str, name: str, phrase: str) -> str:
+    """Replace a name by a phrase after the first mention: a small model mixes names up."""
+    first, found, rest = text.partition(name)
+    rest = re.sub(rf', {name}(?=[,.!?]+")', "", rest)  # "Thank you, Max,"
+    sentence_start = r'((?:^|[.!?] |[.!?]" |"))'
+    rest = re.sub(rf"{sentence_start}{name}\b", rf"\1{phrase.capitalize()}", rest, flags=re.MULTILINE)
+    return first + found + re.sub(rf"\b{name}\b", phrase, rest)
 
 
 def _cast(draw: random.Random) -> Cast:
