@@ -1,10 +1,11 @@
 """What counts as a correct answer, and how question files are read."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from pipeline.demo.tables import Fact, read_tables
+from pipeline.demo.tables import read_tables
 from pipeline.evaluation.questions import (
     Count,
     Question,
@@ -87,7 +88,7 @@ def test_the_encyclopedia_own_answers_are_right():
         for fact, other in zip(group, group[1:] + group[:1], strict=True):
             question = Question(fact.held_out, fact.values, kind)
             assert is_right(question, fact.answer, rivals), fact.answer
-            wrong = Fact(fact.relation, fact.subject, other.values).answer
+            wrong = replace(fact, values=other.values).answer
             assert set(fact.values) & set(other.values) or not is_right(question, wrong, rivals), wrong
 
 
@@ -110,7 +111,7 @@ def test_rivals_come_from_the_kind(tmp_path):
     questions = read_questions(write(tmp_path / "questions.jsonl", *records))
     assert questions.rivals["capitals"] == {"Paris", "Oslo"}
     result = score(questions, ["Paris or Oslo", "I do not know."])
-    assert summary(result) == "0 of 1 held-out questions correct, 1 of 1 unknown ones recognized"
+    assert summary(result) == "0 of 1 held-out questions right, 1 of 1 unknown ones admitted"
     assert "capitals  0 of 1" in format_score(result)
 
 
@@ -147,7 +148,7 @@ def test_benchmark_scores_a_file_of_questions(tmp_path, capsys):
     )
     settings = ["--set", f"paths.benchmark_dir={tmp_path}", "--tokenizer", str(tokenizer.directory), "--device", "cpu"]
     assert benchmark.main(["--checkpoint", f"small={checkpoint}", "--questions", str(file), *settings]) == 0
-    assert "of 1 held-out questions correct" in capsys.readouterr().out
+    assert "of 1 held-out questions right" in capsys.readouterr().out
     saved = json.loads(next(tmp_path.glob("questions_*.json")).read_text())
     assert [reply["question"] for reply in saved["small"]["replies"]] == ["Who?", "?"]
 

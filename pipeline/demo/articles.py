@@ -4,7 +4,7 @@ for record in encyclopedia(read_tables(), num_characters=2_300_000, seed=0): …
 
 The model must see a fact many times to learn it, and not right after the fact was already stated. So an article states
 a fact once or twice, and most repetitions come from quizzes, which ask about facts from all tables in random order, in
-the form of a conversation. Questions never use the held-out wordings.
+the form of a conversation. A fact's held-out question never appears.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from pipeline.demo.records import Part, article, bullets, disambiguation, paragr
 from pipeline.demo.stories import tell_story
 from pipeline.demo.tables import Fact, Table, with_article
 
-STORY_SHARE = 0.18
+STORY_SHARE = 0.10
 QUIZ_LENGTH = 10
 LIST_LENGTH = 20
 UNKNOWN_SHARE = 0.07  # share of the questions in a quiz
@@ -61,9 +61,8 @@ def _until(num_characters: float, records: Iterator[Part]) -> Iterator[Part]:
 
 def _subjects(tables: Sequence[Table], draw: random.Random) -> Iterator[Part]:
     for source in tables:
-        for row in source.rows:
-            if facts := source.facts_of(row):
-                yield _subject(source, facts, draw)
+        for facts in source.facts_by_subject():
+            yield _subject(source, facts, draw)
 
 
 def _subject(source: Table, facts: list[Fact], draw: random.Random) -> Part:

@@ -3,8 +3,8 @@
     conversations = training_conversations(tables, seed=0)      # {"messages": [{"role", "content"}, …]}
     questions = held_out_questions(tables, seed=0)              # for pipeline.evaluation.questions
 
-Each relation holds out one wording, which neither the articles nor the conversations use. The questions ask about facts
-in that wording, and about names that are in no table and no conversation.
+Each fact holds out one of its relation's wordings: neither the articles nor the conversations ask for the fact in it.
+The questions do, and they also ask about names that are in no table and no conversation.
 """
 
 import random
@@ -18,7 +18,8 @@ from pipeline.demo.unknown_names import unknown_names
 NUM_QUESTIONS = 300
 NUM_UNKNOWN = 50
 NUM_STORIES = 240
-NUM_TRAINING_UNKNOWNS = 700
+NUM_TRAINING_UNKNOWNS = 900
+WORDINGS_PER_FACT = 3  # the articles have them all
 SMALL_TALK_REPEATS = 4
 FOLLOW_UPS = 0.25  # share of conversations with a second or third turn
 
@@ -90,7 +91,7 @@ def _unknown_questions(tables: Sequence[Table], draw: random.Random, seed: int) 
         turn, place = divmod(number, len(sources))
         source = sources[place]
         listed = names[source.unknown].real if turn % 2 else names[source.unknown].invented
-        question = fill(draw.choice(source.relations).held, listed[turn // 2])
+        question = fill(draw.choice(draw.choice(source.relations).ask), listed[turn // 2])
         yield {"question": question, "answers": [], "kind": "unknown", "unknown": True}
 
 
@@ -108,14 +109,14 @@ def _draw_relation(tables: Sequence[Table], draw: random.Random) -> tuple[Table,
 
 
 def _about_facts(tables: Sequence[Table], draw: random.Random) -> Iterator[list[Turn]]:
-    """Every fact in all of its wordings; some are followed by the same question about another subject."""
+    """Every fact in some of its wordings; a few are followed by the same question about another subject."""
     for table in tables:
         by_relation: dict[Relation, list[Fact]] = defaultdict(list)
         for fact in table.facts():
             by_relation[fact.relation].append(fact)
         for relation, facts in by_relation.items():
             for fact in facts:
-                for question in fact.questions:
+                for question in draw.sample(fact.questions, WORDINGS_PER_FACT):
                     turns = [(question, fact.answer)]
                     if draw.random() < FOLLOW_UPS:
                         others = draw.sample(facts, min(draw.choice((1, 1, 2)), len(facts)))

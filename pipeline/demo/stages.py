@@ -24,7 +24,7 @@ from utils.logging_utils import read_log
 from utils.terminal import format_count
 
 RUN_NAME = "quickstart"
-SCORED_EVERY_STEPS = 50  # in tuning: save a checkpoint for the exam
+SCORED_EVERY_STEPS = 20  # in tuning: save a checkpoint for the exam
 STORY_REQUEST = "Tell me a story about a dog."
 # Relative cost of the stages, in seconds on one machine; the speed of this machine is measured while they run.
 COSTS = {
@@ -254,10 +254,10 @@ class Stages:
         def outcome() -> str:
             score = read_json(path)["tuned"]
             known, unknown = score["known"], score["unknown"]
-            right = f"{known['right']} of {known['total']} held-out questions correct"
-            return f"{right}, {unknown['right']} of {unknown['total']} unknown ones recognized"
+            right = f"{known['right']} of {known['total']} held-out questions right"
+            return f"{right}, {unknown['right']} of {unknown['total']} unknown ones admitted"
 
-        return Stage("benchmark", "questions in unseen wordings", work, outcome, outputs=(path,))
+        return Stage("benchmark", "known facts in new wordings, and unknown names", work, outcome, outputs=(path,))
 
     def inference(self) -> Stage:
         path = self.folder / "written.json"

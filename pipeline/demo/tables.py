@@ -8,11 +8,13 @@ Each table is one file, so to add a table, add a file. Its header has the source
     # title = Countries
     # capital.answer = The capital of {subject} is {value}.     the statement, which is also the answer
     # capital.also = {value} is the capital of {subject}.       another statement
-    # capital.ask = What is the capital of {subject}?           a question that the model learns to answer
-    # capital.held = Please name the capital of {subject}.      a question that only the examination asks
+    # capital.ask = What is the capital of {subject}?           a question; there are several
 
 The column names and the rows follow, separated by tabs. Several values in a cell are separated by "; ", and an empty
 cell means no fact. In a wording, `{a_subject}` and `{a_value}` add "a" or "an".
+
+Each fact holds out one question of its relation, which is a different one from row to row. A model that is trained on
+the rest has read the fact and has seen the wording with other subjects, but never the two together.
 """
 
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from pathlib import Path
 from utils.errors import PipelineError
 
 FACTS = Path(__file__).parent / "facts"
-WORDINGS = ("answer", "also", "ask", "held")
+WORDINGS = ("answer", "also", "ask")
 REQUIRED = ("source", "licence", "title", "noun")
 
 
@@ -36,7 +38,6 @@ class Relation:
     answer: str
     also: tuple[str, ...]
     ask: tuple[str, ...]
-    held: str
 
     @property
     def subject_form(self) -> str:
@@ -51,11 +52,16 @@ class Relation:
 
 @dataclass(frozen=True)
 class Fact:
-    """One subject, one relation, and its values."""
+    """One subject, one relation, and its values.
+
+    Args:
+        held_out_index: the question of the relation that is never trained on.
+    """
 
     relation: Relation
     subject: str
     values: tuple[str, ...]
+    held_out_index: int
 
     def word(self, wording: str) -> str:
         return fill(wording, self.subject, join_words(self.values))
@@ -70,11 +76,12 @@ class Fact:
 
     @property
     def questions(self) -> list[str]:
-        return [self.word(wording) for wording in self.relation.ask]
+        """Those to train on."""
+        return [self.word(wording) for number, wording in enumerate(self.relation.ask) if number != self.held_out_index]
 
     @property
     def held_out(self) -> str:
-        return self.word(self.relation.held)
+        return self.word(self.relation.ask[self.held_out_index])
 
 
 @dataclass(frozen=True)
@@ -90,13 +97,20 @@ class Table:
     relations: tuple[Relation, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def facts_of(self, row: tuple[str, ...]) -> list[Fact]:
-        cells = zip(self.relations, row[1:], strict=True)
-        return [Fact(relation, row[0], tuple(cell.split("; "))) for relation, cell in cells if cell]
+    def facts_by_subject(self) -> Iterator[list[Fact]]:
+        """The facts of each row that has any."""
+        for number, row in enumerate(self.rows):
+            facts = [
+                Fact(relation, row[0], tuple(cell.split("; ")), held_out_index=(number + column) % len(relation.ask))
+                for column, (relation, cell) in enumerate(zip(self.relations, row[1:], strict=True))
+                if cell
+            ]
+            if facts:
+                yield facts
 
     def facts(self) -> Iterator[Fact]:
-        for row in self.rows:
-            yield from self.facts_of(row)
+        for facts in self.facts_by_subject():
+            yield from facts
 
 
 @cache
@@ -147,10 +161,10 @@ def join_words(words: tuple[str, ...]) -> str:
 
 def _relation(path: Path, name: str, header: dict[str, list[str]]) -> Relation:
     found = {wording: tuple(header.get(f"{name}.{wording}", ())) for wording in WORDINGS}
-    for wording in ("answer", "ask", "held"):
+    for wording in ("answer", "ask"):
         if not found[wording]:
             raise PipelineError(f"{path}: missing `# {name}.{wording} = …` for the column {name}")
-    return Relation(path.stem, name, found["answer"][0], found["also"], found["ask"], found["held"][0])
+    return Relation(path.stem, name, found["answer"][0], found["also"], found["ask"])
 
 
 def _padded(path: Path, row: list[str], length: int) -> tuple[str, ...]:
