@@ -229,7 +229,9 @@ def test_sample_text_detects_the_rope_variant(tmp_path, capsys, monkeypatch):
         loss = hf_model()(ids, labels=ids).loss.item()
     assert f"loss on a sample of English: {loss:.2f} nats a token" in capsys.readouterr().out
     for pairs, is_better in ((loss - 1, True), (loss + 1, False)):
-        monkeypatch.setattr(import_checkpoint, "sample_losses", lambda *_, found=pairs: {"halves": loss, "pairs": found})
+        monkeypatch.setattr(
+            import_checkpoint, "sample_losses", lambda *_, found=pairs: {"halves": loss, "pairs": found}
+        )
         export.main([*arguments, "--output", str(tmp_path / f"out_{is_better}")])
         assert ("warning: the sample fits --rope pairs better" in capsys.readouterr().out) == is_better
 

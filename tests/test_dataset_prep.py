@@ -202,7 +202,7 @@ def test_killed_run_resumes_to_the_same_bytes(config, articles, signal_name, cod
     process.send_signal(getattr(signal, signal_name))
     output, errors = process.communicate()
     assert process.returncode == code, errors
-    assert (b"the same command continues from there" in output) == (signal_name != "SIGKILL")
+    assert (b"run the same command again to continue" in output) == (signal_name != "SIGKILL")
     assert not (config.parent / "stopped" / "metadata.json").exists()
     for name in ("stopped", "whole"):
         subprocess.run([*command, *folder(name)], cwd=ROOT, check=True, capture_output=True)

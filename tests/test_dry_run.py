@@ -39,7 +39,7 @@ def test_compiling_is_counted_once(tmp_path, clock):
     timed(trainer, "score_validation", clock, 0.004)
     report = dry_run(trainer, clock=clock)
     assert "step: 10 ms" in report
-    assert "a validation: 4 ms, 2 of them" in report
+    assert "validation: 4 ms, 2 times" in report
     assert "10 steps, 320 tokens, about 2.1s" in report
 
 

@@ -29,8 +29,8 @@ def test_the_whole_quickstart_with_a_tiny_model(tmp_path, capsys):
     assert len(before) <= 30
     assert max(map(len, lines)) <= 80 + len(str(tmp_path))
     summary = (tmp_path / "out" / "summary.txt").read_text()
-    assert "of 300 held-out questions correct" in summary
-    assert "of 50 unknown ones recognized" in summary
+    assert "of 300 held-out questions right" in summary
+    assert "of 50 unknown ones admitted" in summary
     for picture in ("loss.png", "score.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
     assert quickstart.main(arguments) == 0

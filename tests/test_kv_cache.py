@@ -105,5 +105,5 @@ def test_truncated_positions_are_not_visible():
 def test_a_full_cache_is_not_overrun():
     model = small_model()
     cache = new_cache(model, length=4)
-    with pytest.raises(AssertionError, match="cache of 4 positions"):
+    with pytest.raises(AssertionError, match="5 positions do not fit in a cache of 4"):
         model(torch.zeros(1, 5, dtype=torch.long), cache=cache)

@@ -203,8 +203,8 @@ def test_time_left_follows_the_measured_steps():
 def test_summary_gives_counts_with_error_bars():
     count = {"right": 290, "total": 300, "interval_95": [0.94, 0.98]}
     text = summary.format_score({"known": count, "unknown": count | {"right": 31, "total": 50}})
-    assert "290 of 300 held-out questions correct (95% interval: 94% to 98%)" in text
-    assert "31 of 50 unknown ones recognized" in text
+    assert "290 of 300 held-out questions right (95% interval: 94% to 98%)" in text
+    assert "31 of 50 unknown ones admitted" in text
 
 
 def test_shown_questions_are_of_different_kinds(tmp_path):

@@ -70,8 +70,8 @@ def format_score(score: dict[str, Any]) -> str:
     """Both counts with their 95% intervals."""
     known, unknown = score["known"], score["unknown"]
     return (
-        f"{known['right']} of {known['total']} held-out questions correct ({_interval(known)}),\n"
-        f"{unknown['right']} of {unknown['total']} unknown ones recognized ({_interval(unknown)})"
+        f"{known['right']} of {known['total']} held-out questions right ({_interval(known)}),\n"
+        f"{unknown['right']} of {unknown['total']} unknown ones admitted ({_interval(unknown)})"
     )
 
 
@@ -123,8 +123,8 @@ def draw_scores(path: Path, scores: dict[str, Any], last_step: int) -> None:
     at = {last_step if name == "tuned" else int(name): score for name, score in scores.items()}
     points = sorted(at.items())
     curves = {
-        "held-out questions correct": [(step, _share(score["known"])) for step, score in points],
-        "unknown ones recognized": [(step, _share(score["unknown"])) for step, score in points],
+        "held-out questions right": [(step, _share(score["known"])) for step, score in points],
+        "unknown ones admitted": [(step, _share(score["unknown"])) for step, score in points],
     }
     save_curves(path, curves, title="Score in tuning", x_label="tuning step", y_label="share")
 

@@ -205,9 +205,9 @@ def format_score(result: Score, *, num_examples: int = 0) -> str:
 
 
 def summary(result: Score) -> str:
-    """``290 of 300 held-out questions correct, 31 of 50 unknown ones recognized``"""
-    known = f"{result.known.right} of {result.known.total} held-out questions correct"
-    return f"{known}, {result.unknown.right} of {result.unknown.total} unknown ones recognized"
+    """``290 of 300 held-out questions right, 31 of 50 unknown ones admitted``"""
+    known = f"{result.known.right} of {result.known.total} held-out questions right"
+    return f"{known}, {result.unknown.right} of {result.unknown.total} unknown ones admitted"
 
 
 def score_values(result: Score) -> dict[str, object]:
