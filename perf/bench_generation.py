@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from model import TransformerLM, create_model, load_model
-from perf.llama_config import llama_config
 from pipeline.configuration import load_config
+from pipeline.doctor.gpu.llama_config import llama_config
 from pipeline.exporting.hf_names import to_hf_names
 from pipeline.formats.cleaned_text import from_line
 from pipeline.generation.batch_generator import BatchGenerator

@@ -68,15 +68,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def run_contender(name: str, folder: str | None, shape: str, args: argparse.Namespace, cache: str) -> dict[str, float]:
-    command = [sys.executable, str(ROOT / "perf" / "train_step_contenders.py"), name, "--shape", shape]
+    command = [sys.executable, "-m", "pipeline.doctor.gpu.train_step_contenders", name, "--shape", shape]
     command += ["--device", args.device, "--dtype", args.dtype, "--batch-size", str(args.batch_size)]
     command += ["--context", str(args.context), "--steps", str(args.steps), "--clock", args.clock]
     if folder:
-        command += ["--folder", folder]
+        command += ["--folder", str(Path(folder).absolute())]
     if args.eager:
         command += ["--eager"]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "NANOCHAT_DTYPE": args.dtype}
-    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    output = done.stdout
     return json.loads(output.splitlines()[-1])
 
 

@@ -23,6 +23,7 @@ AMPERE = 8.0  # the first generation with bfloat16 and FlashAttention 2
 _OLDEST_DRIVER = {11: 450.80, 12: 525.60, 13: 580.65}
 _QUERY = "name,driver_version,memory.total,memory.free,compute_cap"
 _SECONDS = 2.0
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ def check_accelerator(config: Config) -> list[Finding]:
     if device == "cpu":
         unused = f"; {gpus[0].name} is not used: --set training.device=cuda" if gpus else ""
         return [ok("gpu", f"not needed: training.device is cpu{unused}")]
+    if not gpus and not shutil.which("nvidia-smi") and DRIVER.exists():
+        found = "there is an NVIDIA driver without nvidia-smi, so the GPU cannot be examined this way"
+        return [note("gpu", found, "run: python3 main.py doctor --gpu")]
     if not gpus:
         return [problem("gpu", f"training.device is cuda, but {_absence()}", ON_CPU)]
     return [ok("gpu", gpu.describe()) for gpu in gpus] + gpu_problems(gpus[0], config, cuda=torch_cuda())
@@ -151,8 +155,6 @@ def _parse(line: str) -> Gpu | None:
 def _absence() -> str:
     if shutil.which("nvidia-smi"):
         return "nvidia-smi lists no GPU, so its driver does not work (run: nvidia-smi)"
-    if Path("/proc/driver/nvidia/version").exists():
-        return "there is an NVIDIA driver but no nvidia-smi, so the GPU cannot be checked"
     return "no NVIDIA driver is installed (nvidia-smi)"
 
 

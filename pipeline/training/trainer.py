@@ -142,7 +142,7 @@ class Trainer:
                 raise_for(signal_number)
             if self.finished:
                 break
-            self._step_or_explain()
+            self.step_or_explain()
             on_step()
             self._checkpoint_if_due()
         if self.stopped_early:
@@ -151,7 +151,12 @@ class Trainer:
 
     # ---- one step
 
-    def _step_or_explain(self) -> None:
+    def step_or_explain(self) -> None:
+        """One optimizer step.
+
+        Raises:
+            PipelineError: out of memory; names a batch size that fits.
+        """
         try:
             self.train_step()
             return

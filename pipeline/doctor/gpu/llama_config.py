@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig
 
 
-def llama_config(shape: ModelConfig, **options: object) -> "LlamaConfig":
-    """`options` are further arguments of `LlamaConfig`."""
+def llama_config(shape: ModelConfig) -> "LlamaConfig":
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -22,5 +21,4 @@ def llama_config(shape: ModelConfig, **options: object) -> "LlamaConfig":
         max_position_embeddings=shape.max_position_embeddings,
         rms_norm_eps=shape.norm_eps,
         tie_word_embeddings=shape.tie_word_embeddings,
-        **options,
     )
