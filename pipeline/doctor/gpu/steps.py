@@ -18,7 +18,7 @@ class Step(NamedTuple):
 
     name: str
     group: str
-    seconds: float = 300.0
+    seconds: float = 600.0
 
 
 STEPS = (

@@ -20,7 +20,7 @@ from pipeline.doctor.gpu.trial import Preset, Trial
 from pipeline.training.pretraining import set_up
 from pipeline.training.trainer import Trainer
 
-PROCESS_SECONDS = 240.0
+PROCESS_SECONDS = 500.0
 
 
 def settings_of(trial: Trial, preset: Preset, *more: str) -> list[str]:
