@@ -9,17 +9,18 @@ import pytest
 import torch
 
 import doctor
-from pipeline.doctor.gpu import command, correctness, memory, speed, training_runs
+from pipeline.doctor.gpu import command, correctness, memory, speed, synthetic_run, training_runs
 from pipeline.doctor.gpu.check import Plan, Result, as_json, run_step, run_steps, table
 from pipeline.doctor.gpu.step_process import RUN, rows_of
 from pipeline.doctor.gpu.steps import STEPS, Step, chosen_steps
-from pipeline.doctor.gpu.trial import REHEARSAL, Row, Trial, at_most
+from pipeline.doctor.gpu.trial import REHEARSAL, Preset, Row, Trial, at_most
 from pipeline.modeling.config import ModelConfig
+from pipeline.training.dry_run import dry_run
 from utils.errors import PipelineError, UsageError
 
 # FlexAttention is compiled, as is "compiled"; "processes" starts others; "out-of-memory" limits its own process.
 COMPARISONS = ["float32", "bfloat16", "flash", "packing", "checkpointing", "head", "cache", "int8"]
-SLOW = ["documents", "compiled", "processes", "out-of-memory"]
+SLOW = ["documents", "compiled", "processes", "out-of-memory", "memory-25m"]
 
 # A clone that looks like nanoGPT and is one matrix.
 FAKE_CLONE = """
@@ -77,7 +78,7 @@ def test_a_measurement_has_a_result(trial, name):
 @pytest.mark.parametrize("name", SLOW)
 def test_a_slow_step_passes_on_the_cpu(name, tmp_path):
     result = run_step(Step(name, "training"), Plan("cpu", rehearse=True), tmp_path)
-    assert verdicts(result.rows) == {"pass"}, result.log
+    assert verdicts(result.rows) <= {"pass", "measured"}, result.log
 
 
 @pytest.mark.slow
@@ -132,6 +133,15 @@ def test_a_difference_that_is_not_a_number_fails():
 def test_a_memory_figure_must_be_near_the_peak(foretold, verdict):
     row = memory._memory_row("25M, --summary", foretold << 20, 100 << 20, torch.device("cuda"))
     assert row.verdict == verdict
+
+
+def test_the_figure_of_a_dry_run_is_read_from_its_report(trial, monkeypatch):
+    def report(trial: Trial, preset: Preset, *more: str) -> tuple[int, str]:
+        with synthetic_run.training_run(trial, preset) as trainer:
+            return 0, dry_run(trainer)
+
+    monkeypatch.setattr(memory, "run_train", report)
+    assert memory.dry_run_figure(trial, REHEARSAL.presets[0]) > 1 << 20
 
 
 @pytest.mark.parametrize(("code", "output", "verdict"), [(1, "lower --nproc", "pass"), (0, "done", "fail")])

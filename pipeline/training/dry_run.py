@@ -14,6 +14,8 @@ from utils.terminal import format_bytes, format_count, format_seconds
 
 Clock = Callable[[], float]
 
+PEAK_MEMORY = "peak memory"  # begins the report's line with this figure; the doctor reads it
+
 _WARM_UP_STEPS = 2  # for compiling and allocating
 _MEASURED_STEPS = 5
 _MEASURED_VALIDATION_BATCHES = 3
@@ -36,7 +38,7 @@ def dry_run(trainer: Trainer, *, clock: Clock = time.perf_counter) -> str:
             f"device: {describe_device(trainer.device)}, processes: {trainer.world.size}",
             f"step: {_short(step)}, {trainer.tokens_per_step:,} tokens, {_speed(trainer, step)}",
             f"first {_WARM_UP_STEPS} steps: {format_seconds(warm_up)}",
-            f"peak memory: {format_bytes(trainer.metrics.memory_bytes)}",
+            f"{PEAK_MEMORY}: {format_bytes(trainer.metrics.memory_bytes)}",
             f"validation: {_short(validation)}, {num_validations} times",
             f"{extent}: {num_steps:,} steps, {format_count(num_steps * trainer.tokens_per_step)} tokens, "
             f"about {format_seconds(total)}",

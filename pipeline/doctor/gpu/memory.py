@@ -15,6 +15,7 @@ import torch
 from pipeline.doctor.gpu.synthetic_run import config_of, last_line, run_train, training_run
 from pipeline.doctor.gpu.trial import Preset, Row, Trial, Verdict, measured, skipped
 from pipeline.modeling.memory_estimate import training_memory
+from pipeline.training.dry_run import PEAK_MEMORY
 from pipeline.training.out_of_memory import is_out_of_memory
 from utils.devices import choose_dtype, peak_memory, resolve_device
 from utils.errors import PipelineError
@@ -25,7 +26,7 @@ STEPS = 5
 CPU_ROOM = 100 << 20  # bytes; several times what a rehearsal's step takes
 PROCESS_STATUS = Path("/proc/self/status")
 UNITS = ("B", "KB", "MB", "GB", "TB")
-_FIGURE = re.compile(r"memory at most: ([\d.]+) ([KMGT]?B)")
+_FIGURE = re.compile(rf"{PEAK_MEMORY}: ([\d.]+) ([KMGT]?B)")
 _ADVICE = re.compile(r"training\.batch_size=(\d+) .*gradient_accumulation_steps=(\d+)")
 
 
