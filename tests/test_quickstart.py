@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -76,6 +77,13 @@ def test_every_printed_command_parses(arguments, monkeypatch, tmp_path):
     stage = main.find_stage(arguments[1])
     module = __import__(Path(stage.script).stem)
     assert module.parse_args(arguments[2:])
+
+
+def test_commands_with_long_paths_still_parse():
+    folder = "/home/somebody/" + "experiments/" * 8
+    commands = summary.next_commands(f"{folder}quickstart.json", f"{folder}logs", is_tuned=True)
+    for command in commands:
+        assert shlex.split(command.shown.replace("\\\n", "")) == ["python3", *command.arguments]
 
 
 @pytest.mark.parametrize("tuned", [True, False])

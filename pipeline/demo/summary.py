@@ -33,10 +33,11 @@ class NextCommand:
     def shown(self) -> str:
         """The command, split into two lines with a backslash if it is too long."""
         line = " ".join(("python3", *self.arguments))
-        if len(line) <= WIDTH - 2:
+        options = [number for number, argument in enumerate(self.arguments) if argument.startswith("--")]
+        if len(line) <= WIDTH - 2 or not options:
             return line
-        middle = self.arguments.index("--config") + 2
-        return f"python3 {' '.join(self.arguments[:middle])} \\\n    {' '.join(self.arguments[middle:])}"
+        last = options[-1]
+        return f"python3 {' '.join(self.arguments[:last])} \\\n    {' '.join(self.arguments[last:])}"
 
 
 def next_commands(config: str, logs: str, *, is_tuned: bool) -> list[NextCommand]:
