@@ -37,33 +37,46 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="[NAME=]PATH",
         help="a file, a run's folder, or latest (the default); repeatable",
     )
-    parser.add_argument("--over-training", metavar="RUN", help="every checkpoint of a run's folder, or of latest")
+    parser.add_argument("--over-training", metavar="RUN", help="score every checkpoint in a run's folder, or in latest")
     presets = parser.add_mutually_exclusive_group()
     for name in PRESETS:
         presets.add_argument(f"--{name}", dest="preset", action="store_const", const=name, help=preset_summary(name))
     parser.set_defaults(preset="standard")
-    parser.add_argument("--tasks", default=",".join(TASK_NAMES), metavar="A,B", help=f"some of {','.join(TASK_NAMES)}")
     parser.add_argument(
-        "--data-dir", dest="benchmark.data_dir", metavar="DIR", help="folder of the sets (benchmark.data_dir)"
+        "--tasks",
+        default=",".join(TASK_NAMES),
+        metavar="A,B",
+        help=f"comma-separated tasks (default: {','.join(TASK_NAMES)})",
     )
-    parser.add_argument("--offline-samples", action="store_true", help="the project's own small sets, not comparable")
     parser.add_argument(
-        "--questions", type=Path, metavar="FILE", help="ask a tuned model these and count right answers"
+        "--data-dir",
+        dest="benchmark.data_dir",
+        metavar="DIR",
+        help="folder containing the datasets (benchmark.data_dir)",
+    )
+    parser.add_argument(
+        "--offline-samples", action="store_true", help="use the small built-in samples (scores are not comparable)"
+    )
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        metavar="FILE",
+        help="ask a fine-tuned model these questions and count the correct answers",
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
     parser.add_argument(
-        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoints' tokenizer"
+        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder containing the checkpoints' tokenizer"
     )
     args = parser.parse_args(argv)
     args.tasks = args.tasks.split(",")
     for task in args.tasks:
         if task not in TASK_NAMES:
             hint = did_you_mean(task, TASK_NAMES)
-            parser.error(f"task {task!r} is unknown{hint}; expected some of {', '.join(TASK_NAMES)}")
+            parser.error(f"unknown task {task!r}{hint}; valid tasks are: {', '.join(TASK_NAMES)}")
     if args.over_training and args.checkpoint:
-        parser.error("--over-training takes the checkpoints of its run; leave --checkpoint out")
+        parser.error("--over-training selects the checkpoints itself and cannot be used with --checkpoint")
     if args.questions and args.over_training:
-        parser.error("--questions asks tuned checkpoints; name them with --checkpoint instead of --over-training")
+        parser.error("--questions cannot be used with --over-training; pass fine-tuned checkpoints with --checkpoint")
     return args
 
 

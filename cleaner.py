@@ -44,7 +44,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--show", type=int, metavar="N", help="print N articles before and after, side by side")
     args = parser.parse_args(argv)
     if args.show is not None and args.show < 1:
-        parser.error("--show: expected 1 or more")
+        parser.error("--show must be at least 1")
     return args
 
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     cleaning = clean_all(config.paths.cleaned_dir, jobs, config.cleaning, limit=limit, strict=args.strict)
     print_summary(cleaning, time.monotonic() - started)
     if not cleaning.report()["totals"]["read"]:
-        raise PipelineError(f"{raw_dir} has no records; expected articles in {jobs[0].input_names}")
+        raise PipelineError(f"{raw_dir} contains no records; expected articles in {jobs[0].input_names}")
     return 0
 
 

@@ -34,29 +34,31 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", metavar="[NAME=]PATH", help="a file, a run's folder, or: latest")
     parser.add_argument("--output", metavar="DIR", type=Path, help="the Hugging Face folder to write")
     parser.add_argument("--gguf", metavar="FILE", type=Path, help="the GGUF file to write")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the exported weights (%(default)s)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="data type of the exported weights (%(default)s)"
+    )
     parser.add_argument(
         "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoint's tokenizer"
     )
     parser.add_argument("--scores", metavar="FILE.json", type=Path, help="benchmark results for the model card")
-    parser.add_argument("--import-hf", metavar="DIR", type=Path, help="turn this folder into a checkpoint in --output")
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
+    parser.add_argument("--import-hf", metavar="DIR", type=Path, help="convert this folder to a checkpoint in --output")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     foreign = parser.add_argument_group("another program's checkpoint")
-    foreign.add_argument("--import-checkpoint", metavar="FILE", type=Path, help="turn this file into a run of ours")
-    foreign.add_argument("--model-config", metavar="JSON", type=Path, help="keys that the file does not state")
-    foreign.add_argument("--rope", choices=ROTATIONS, default="auto", help="what its RoPE rotates (%(default)s)")
-    foreign.add_argument("--ignore-unknown", action="store_true", help="leave out weights that are not recognised")
+    foreign.add_argument("--import-checkpoint", metavar="FILE", type=Path, help="convert this file to a training run")
+    foreign.add_argument("--model-config", metavar="JSON", type=Path, help="model settings missing from the file")
+    foreign.add_argument("--rope", choices=ROTATIONS, default="auto", help="RoPE layout of the weights (%(default)s)")
+    foreign.add_argument("--ignore-unknown", action="store_true", help="skip unrecognized weights")
     args = parser.parse_args(argv)
     if sum(map(bool, (args.checkpoint, args.import_hf, args.import_checkpoint))) != 1:
-        raise UsageError("expected one of --checkpoint PATH, --import-hf DIR and --import-checkpoint FILE")
+        raise UsageError("exactly one of --checkpoint PATH, --import-hf DIR or --import-checkpoint FILE is required")
     if args.import_hf and not args.output:
-        raise UsageError("--import-hf needs --output DIR, the folder of the checkpoint")
+        raise UsageError("--import-hf requires --output DIR, the folder for the new checkpoint")
     if args.checkpoint and not (args.output or args.gguf):
         raise UsageError(
-            "--checkpoint needs --output DIR for a Hugging Face folder, --gguf FILE for llama.cpp, or both"
+            "--checkpoint requires --output DIR (a Hugging Face folder), --gguf FILE (for llama.cpp), or both"
         )
     if not args.import_checkpoint and (args.model_config or args.ignore_unknown or args.rope != "auto"):
-        raise UsageError("--model-config, --rope and --ignore-unknown go with --import-checkpoint FILE")
+        raise UsageError("--model-config, --rope and --ignore-unknown are only valid with --import-checkpoint FILE")
     return args
 
 
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.import_hf:
         from pipeline.exporting.hf_import import import_from_hf
 
-        print(f"{import_from_hf(args.import_hf, args.output, config)}: the logits are the folder's")
+        print(f"{import_from_hf(args.import_hf, args.output, config)}: the logits match the original folder's")
     elif args.import_checkpoint:
         path = _import_checkpoint(args, config)
         print(f"wrote {path}; try it: python3 main.py inference --checkpoint {path.parent}")
@@ -94,14 +96,14 @@ def _export(args: argparse.Namespace, config: "Config") -> None:
         print(f"{args.output}: loaded by transformers, {_format(compared)}")
     if args.gguf:
         compared = export_to_gguf(loaded, args.gguf, dtype=args.dtype, overwrite=args.overwrite)
-        print(f"{args.gguf}: {compared['tensors']} tensors read again and equal; {_format(compared)}")
+        print(f"{args.gguf}: {compared['tensors']} tensors verified; {_format(compared)}")
 
 
 def _format(compared: "Comparison") -> str:
     if "logit_difference" not in compared:
         return "install llama-cpp-python to compare llama.cpp's logits too"
-    tokens = f"{compared['greedy_tokens']} greedy tokens equal, " if compared["greedy_tokens"] else ""
-    return f"{tokens}logits to {compared['logit_difference']:.1e} of the largest"
+    tokens = f"{compared['greedy_tokens']} greedy tokens match, " if compared["greedy_tokens"] else ""
+    return f"{tokens}largest logit difference {compared['logit_difference']:.1e} (relative)"
 
 
 def _read_scores(path: Path) -> dict[str, object]:
@@ -109,7 +111,7 @@ def _read_scores(path: Path) -> dict[str, object]:
         scores: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
         return scores
     except (OSError, ValueError) as error:
-        raise PipelineError(f"{path} cannot be read: {error}; expected a benchmark's results as JSON") from None
+        raise PipelineError(f"{path} cannot be read: {error}; expected benchmark results as JSON") from None
 
 
 if __name__ == "__main__":

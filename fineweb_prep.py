@@ -62,7 +62,7 @@ def preparation(config: Config, *, test: bool, source: Path | None = None, resta
     evaluation = load_evaluation(config.dataset.decontaminate)
     directory = config.dataset.directory(test=test, source="fineweb")
     if source is not None and source.is_dir() and is_within(directory, source):
-        raise PipelineError(f"{directory} is inside --source {source}; expected a dataset folder elsewhere")
+        raise PipelineError(f"the dataset folder {directory} is inside --source {source}; choose a folder outside it")
     made_of = {"name": fineweb.name, "subset": fineweb.subset} if source is None else {"name": source.name}
     filters = {
         "min_language_score": fineweb.min_language_score,

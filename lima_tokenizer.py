@@ -28,7 +28,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--too-long", choices=("drop", "truncate"), default="drop", help="what to do with longer ones (%(default)s)"
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first malformed conversation")
-    parser.add_argument("--preview", metavar="N", type=int, default=0, help="show N of them, learned parts in colour")
+    parser.add_argument(
+        "--preview", metavar="N", type=int, default=0, help="show N conversations, with the learned parts in color"
+    )
     args = parser.parse_args(argv)
     if args.batch_size < 1 or args.preview < 0:
         raise UsageError("--batch-size must be at least 1 and --preview at least 0")

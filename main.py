@@ -81,7 +81,7 @@ def find_stage(name: str) -> Stage:
     stages = {stage.name: stage for stage in available_stages()}
     if name not in stages:
         known = ", ".join(stages)
-        raise UsageError(f"unknown stage {name!r}{did_you_mean(name, stages)}; the stages are: {known}")
+        raise UsageError(f"unknown stage {name!r}{did_you_mean(name, stages)}; available stages: {known}")
     return stages[name]
 
 
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{__doc__}\n{_menu_text()}\n\nEach stage explains its arguments: python3 main.py NAME --help")
         return EXIT_OK
     if arguments[0].startswith("-"):
-        raise UsageError(f"{arguments[0]} comes before the stage; expected python3 main.py NAME {arguments[0]}")
+        raise UsageError(f"{arguments[0]} must come after the stage name: python3 main.py NAME {arguments[0]}")
     return run_stage(find_stage(arguments[0]), arguments[1:])
 
 
@@ -174,7 +174,7 @@ def _take_processes(arguments: list[str]) -> tuple[int, list[str]]:
         if not equals:
             value = arguments[index + 1] if index + 1 < len(arguments) else ""
         if not value.isdecimal() or int(value) < 1:
-            raise UsageError(f"--nproc is {value!r}; expected a number of processes, for example --nproc 2")
+            raise UsageError(f"invalid --nproc value {value!r}; expected a number of processes, for example --nproc 2")
         return int(value), arguments[:index] + arguments[index + (1 if equals else 2) :]
     return 1, arguments
 

@@ -263,8 +263,8 @@ class TransformerLM(nn.Module):
 def _check_length(length: int, context: int) -> None:
     if length > context:
         raise PipelineError(
-            f"a sequence of {length} tokens is longer than the model's context of {context}; shorten it, or extend "
-            f"the context: --set model.rope_scaling=yarn --set model.rope_scaling_factor={ceil_div(length, context)}"
+            f"the sequence has {length} tokens, but the model's context is {context}; shorten it, or extend the "
+            f"context: --set model.rope_scaling=yarn --set model.rope_scaling_factor={ceil_div(length, context)}"
         )
 
 

@@ -261,7 +261,7 @@ def _overlay(values: dict[str, dict[str, Any]], content: Mapping[str, Any], *, o
         if name not in SECTIONS:
             raise PipelineError(f"{origin}: unknown section {name!r}{did_you_mean(name, SECTIONS)}")
         if not isinstance(section_values, Mapping):
-            raise PipelineError(f"{origin}: section {name!r} is {section_values!r}; expected an object with keys")
+            raise PipelineError(f"{origin}: section {name!r} is {section_values!r}; expected an object")
         values[name].update(read_section(SECTIONS[name], section_values, name=name, origin=origin, base=base))
 
 
@@ -281,7 +281,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PipelineError(
-            f"config file {path} does not exist; pass an existing one, for example --config configs/110m.json"
+            f"config file {path} does not exist; for an example, try --config configs/110m.json"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"config file {path} cannot be read: {error}") from None
@@ -290,9 +290,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text, object_pairs_hook=lambda pairs: _refuse_doubles(pairs, path))
     except ValueError as error:
-        raise PipelineError(f"config file {path} is not JSON: {error}") from None
+        raise PipelineError(f"config file {path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise PipelineError(f"config file {path} contains a {type(content).__name__}; expected an object with sections")
+        raise PipelineError(
+            f"config file {path} contains a {type(content).__name__}; expected an object containing sections"
+        )
     return content
 
 
@@ -300,5 +302,5 @@ def _refuse_doubles(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
-        raise PipelineError(f"config file {path}: key {doubles[0]!r} appears twice in one object")
+        raise PipelineError(f"config file {path}: duplicate key {doubles[0]!r}")
     return dict(pairs)

@@ -45,7 +45,7 @@ def test_the_prefix_of_a_compiled_model_is_taken_off(tmp_path):
     ("error", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1 vs 0"), "so it may be full"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1 vs 0"), "so the disk may be full"),
     ],
 )
 def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(tmp_path, monkeypatch, error, said):
@@ -57,7 +57,9 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(tmp_path, monkey
         raise error
 
     monkeypatch.setattr(store.torch, "save", half_written)
-    with pytest.raises(PipelineError, match=rf"cannot be written: .*{said} \(.* free\); the earlier one is whole"):
+    with pytest.raises(
+        PipelineError, match=rf"cannot be written: .*{said} \(.* free\); the previous checkpoint is intact"
+    ):
         write_checkpoint(path, content(2.0))
     monkeypatch.undo()
     assert read_checkpoint(path)["model"]["weight"][0, 0] == 1.0
@@ -94,7 +96,7 @@ def test_a_file_cut_short_is_named(tmp_path, keep):
     path = tmp_path / "checkpoint_latest.pt"
     write_checkpoint(path, content())
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(PipelineError, match=r"checkpoint_latest.pt is not a PyTorch checkpoint, or it was cut off"):
+    with pytest.raises(PipelineError, match=r"checkpoint_latest.pt is not a PyTorch checkpoint, or it is truncated"):
         read_checkpoint(path)
 
 
@@ -156,7 +158,9 @@ def test_missing_checkpoint_lists_existing_runs(tmp_path):
     with pytest.raises(PipelineError, match=r"no checkpoint in .*; train a model first"):
         find_checkpoint("latest", tmp_path)
     write_at(tmp_path / "run_a" / "checkpoint_latest.pt", 100)
-    with pytest.raises(PipelineError, match=r"checkpoint run_b does not exist; runs in .*: run_a; or use latest"):
+    with pytest.raises(
+        PipelineError, match=r"checkpoint run_b does not exist; available runs in .*: run_a; or use latest"
+    ):
         find_checkpoint("run_b", tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(PipelineError, match=r"empty has no checkpoint_\*.pt"):

@@ -227,13 +227,13 @@ def test_sample_text_detects_the_rope_variant(tmp_path, capsys, monkeypatch):
     ids = torch.tensor([tokenizer.encode(TEXT, add_bos=True)[:96]])
     with torch.no_grad():
         loss = hf_model()(ids, labels=ids).loss.item()
-    assert f"loss on a sample of English: {loss:.2f} nats a token" in capsys.readouterr().out
+    assert f"loss on an English sample: {loss:.2f} nats per token" in capsys.readouterr().out
     for pairs, is_better in ((loss - 1, True), (loss + 1, False)):
         monkeypatch.setattr(
             import_checkpoint, "sample_losses", lambda *_, found=pairs: {"halves": loss, "pairs": found}
         )
         export.main([*arguments, "--output", str(tmp_path / f"out_{is_better}")])
-        assert ("warning: the sample fits --rope pairs better" in capsys.readouterr().out) == is_better
+        assert ("warning: --rope pairs fits the sample better" in capsys.readouterr().out) == is_better
 
 
 def save(path, **changes):
@@ -253,19 +253,19 @@ Q = "model.layers.1.self_attn.q_proj.weight"
         ({"state": {Q: None}}, f"missing: {Q}"),
         (
             {"state": {"model.layers.0.mlp.down_proj.bias": torch.ones(48)}},
-            "not recognised: model.layers.0.mlp.down_proj.b",
+            "unrecognized: model.layers.0.mlp.down_proj.b",
         ),
-        ({"state": {"value_head.weight": torch.ones(1, 48)}}, "not recognised: value_head.weight"),
-        ({"state": {Q: torch.zeros(40, 48)}}, f"{Q} has the shape (40, 48); expected (48, 48)"),
-        ({"state": {"layers.1.attention.wq.weight": torch.zeros(48, 48)}}, f"both mean {Q}"),
-        ({"state": {Q: torch.full((48, 48), torch.nan)}}, f"{Q} holds NaN"),
-        ({"parallel_residual": True}, "parallel_residual is True, which our model does not have"),
-        ({"n_heads": None}, "the number of heads is not stated"),
-        ({"n_heads": 5}, "the number of heads is 5"),
-        ({"n_kv_heads": 4}, "do not fit its keys' 24 rows"),
-        ({"dim": 64}, "hidden_size is 64 in its configuration and 48 in its weights"),
-        ({"mlp_class_name": "GptNeoxMLP"}, "activation is 'GptNeoxMLP', which our model does not have"),
-        ({"rotary_percentage": 0.25}, "rotary_percentage is 0.25, which our model does not have"),
+        ({"state": {"value_head.weight": torch.ones(1, 48)}}, "unrecognized: value_head.weight"),
+        ({"state": {Q: torch.zeros(40, 48)}}, f"{Q} has shape (40, 48); expected (48, 48)"),
+        ({"state": {"layers.1.attention.wq.weight": torch.zeros(48, 48)}}, f"both map to {Q}"),
+        ({"state": {Q: torch.full((48, 48), torch.nan)}}, f"{Q} contains NaN"),
+        ({"parallel_residual": True}, "parallel_residual True is not supported"),
+        ({"n_heads": None}, "the number of attention heads is not specified"),
+        ({"n_heads": 5}, "the number of attention heads is 5"),
+        ({"n_kv_heads": 4}, "the key projection has 24 rows"),
+        ({"dim": 64}, "hidden_size is 64 in the configuration, but 48 in the weights"),
+        ({"mlp_class_name": "GptNeoxMLP"}, "activation 'GptNeoxMLP' is not supported"),
+        ({"rotary_percentage": 0.25}, "rotary_percentage 0.25 is not supported"),
     ],
 )
 def test_incomplete_models_are_refused(tmp_path, capsys, changes, said):
@@ -279,7 +279,7 @@ def test_incomplete_models_are_refused(tmp_path, capsys, changes, said):
 def test_unknown_weights_can_be_ignored(tmp_path, capsys):
     path = save(tmp_path / "a.pt", state={"value_head.weight": torch.ones(1, 48)})
     imported_logits(path, tmp_path, "--ignore-unknown")
-    assert "left out, as not recognised: value_head.weight" in capsys.readouterr().out
+    assert "skipped, unrecognized: value_head.weight" in capsys.readouterr().out
 
 
 class _Settings:
@@ -310,9 +310,9 @@ def test_a_namespace_of_options_is_read_as_configuration(tmp_path):
     ("content", "said"),
     [
         (b"not a checkpoint", "cannot be read"),
-        ({"epoch": 3}, "holds no weights; expected one of model_state_dict"),
-        ([1, 2], "holds a list; expected a dict"),
-        ({"a.weight": torch.ones(2)}, "has no embedding matrix that is recognised"),
+        ({"epoch": 3}, "contains no weights; expected one of model_state_dict"),
+        ([1, 2], "contains a list; expected a dict"),
+        ({"a.weight": torch.ones(2)}, "no embedding matrix recognized"),
     ],
 )
 def test_a_file_without_a_model_is_refused(tmp_path, capsys, content, said):
@@ -345,7 +345,7 @@ def test_an_imported_checkpoint_is_the_latest_run_and_writes(tmp_path, capsys):
 def test_another_tokenizer_is_refused(tmp_path):
     tokenizer = trained_tokenizer(tmp_path / "tokenizer", vocab_size=300)
     arguments = ["--import-checkpoint", str(save(tmp_path / "a.pt")), "--tokenizer", str(tokenizer.directory)]
-    with pytest.raises(PipelineError, match=r"its model has 340 tokens; the tokenizer .* has 300"):
+    with pytest.raises(PipelineError, match=r"the model has 340 tokens, but the tokenizer .* has 300"):
         export.main([*arguments, "--output", str(tmp_path / "out")])
 
 

@@ -187,7 +187,7 @@ def test_a_missing_or_empty_raw_folder_is_one_clear_error(tmp_path):
     with pytest.raises(PipelineError, match="does not exist"):
         run_cleaner(tmp_path)
     (tmp_path / "raw").mkdir()
-    with pytest.raises(PipelineError, match="holds nothing"):
+    with pytest.raises(PipelineError, match="contains nothing"):
         run_cleaner(tmp_path)
 
 
@@ -219,7 +219,7 @@ def test_an_unfinished_cleaning_is_not_complete(tmp_path):
     (tmp_path / "raw" / "b.jsonl.gz").write_bytes(b"no gzip file")
     with pytest.raises(PipelineError, match=r"b\.jsonl\.gz is damaged"):
         run_cleaner(tmp_path)
-    with pytest.raises(PipelineError, match="1 of 2 files are cleaned"):
+    with pytest.raises(PipelineError, match="1 of 2 files have been cleaned"):
         cleaned_files(tmp_path / "out")
     (tmp_path / "raw" / "b.jsonl.gz").unlink()
     assert len(run_cleaner(tmp_path)[0]) == 1
@@ -229,7 +229,7 @@ def test_an_unfinished_cleaning_is_not_complete(tmp_path):
     ("damage", "message"),
     [
         (lambda path: path.write_text("cut"), "has 3 bytes, but the report says"),
-        (lambda path: path.write_bytes(path.read_bytes().swapcase()), "was changed since it was cleaned"),
+        (lambda path: path.write_bytes(path.read_bytes().swapcase()), "has changed since it was cleaned"),
         (lambda path: path.unlink(), "is missing"),
     ],
 )
@@ -303,11 +303,11 @@ def test_a_file_name_that_is_not_utf8_is_cleaned_too(clean, tmp_path):
 
 
 def test_input_without_a_usable_record_is_an_error(clean, tmp_path, capsys):
-    with pytest.raises(PipelineError, match=r"record 1: not JSON.*; none of its 2 records can be used"):
+    with pytest.raises(PipelineError, match=r"record 1: not JSON.*; none of its 2 records are usable"):
         clean(["no", "JSON"])
     with pytest.raises(PipelineError, match="is not complete"):
         cleaned_files(tmp_path / "out")
-    with pytest.raises(PipelineError, match=r"raw has no records; expected articles in raw\.jsonl"):
+    with pytest.raises(PipelineError, match=r"raw contains no records; expected articles in raw\.jsonl"):
         clean([])
     assert "cleaned_raw.txt: 0 of 0 articles kept; raw.jsonl has no records" in capsys.readouterr().out
 
@@ -347,7 +347,7 @@ def test_own_text_stays_as_it_is(tmp_path):
 def test_two_files_of_one_name_are_refused(tmp_path):
     write_jsonl(tmp_path / "raw" / "a.jsonl", [])
     (tmp_path / "raw" / "a.jsonl.gz").write_bytes(gzip.compress(b""))
-    with pytest.raises(PipelineError, match=r"a\.jsonl and a\.jsonl\.gz .* have the same output, cleaned_a\.txt"):
+    with pytest.raises(PipelineError, match=r"a\.jsonl and a\.jsonl\.gz .* would both be written to cleaned_a\.txt"):
         run_cleaner(tmp_path)
 
 

@@ -101,9 +101,9 @@ def test_a_path_is_relative_to_the_file_that_names_it(tmp_path, monkeypatch):
         ('{"model": {"num_attention_heads": 7}}', "model.num_attention_heads 7 does not divide model.hidden_size 384"),
         ('{"dataset": {"window": 4096}}', "model.max_position_embeddings 1024 is below dataset.window 4096"),
         ('{"training": {"min_learning_rate": 1}}', "training.min_learning_rate 1.0 is above"),
-        ('{"training": {"seed": 1, "seed": 2}}', "key 'seed' appears twice"),
+        ('{"training": {"seed": 1, "seed": 2}}', "duplicate key 'seed'"),
         ('{"training": 3}', "section 'training' is 3"),
-        ('{"training": {', "is not JSON"),
+        ('{"training": {', "is not valid JSON"),
         ("[]", "contains a list"),
     ],
 )

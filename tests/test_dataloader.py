@@ -176,7 +176,7 @@ def test_resume_with_other_process_count_needs_equal_step_size(dataset):
     second = make_loader(dataset, batches_per_step=2, world=World(1, 2))
     second.load_state_dict(state)
     assert torch.equal(next(iter(second)), [next(batches), next(batches)][1])
-    with pytest.raises(PipelineError, match="steps took 16 windows, these settings take 32"):
+    with pytest.raises(PipelineError, match="trained with 16 windows per step, but the current settings give 32"):
         make_loader(dataset, batches_per_step=4, world=World(0, 2)).load_state_dict(state)
 
 
@@ -230,10 +230,12 @@ def test_incomplete_dataset_suggests_the_command(tmp_path):
 
 def test_too_little_text_is_refused_with_numbers(tmp_path):
     tiny = make_dataset(tmp_path / "tiny", [20])
-    with pytest.raises(PipelineError, match="too small to hold out validation text: 20 tokens, windows of 16"):
+    with pytest.raises(
+        PipelineError, match="too small to hold out validation data: it has 20 tokens, and a window is 16 tokens"
+    ):
         split_windows(tiny, val_split=0.1, seed=42)
     small = make_dataset(tmp_path / "small", [400])
-    with pytest.raises(PipelineError, match=r"training windows of 16 tokens, fewer than the 512 of one step"):
+    with pytest.raises(PipelineError, match=r"training windows of 16 tokens, but one step needs 512"):
         make_loader(small, batch_size=256)
 
 

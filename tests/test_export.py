@@ -149,7 +149,7 @@ def test_a_folder_with_files_of_others_is_never_replaced(exported, tmp_path):
     arguments = ["--checkpoint", str(checkpoint), "--overwrite", "--output", str(tmp_path / "mine")]
     shutil.copytree(folder, tmp_path / "mine")
     (tmp_path / "mine" / "notes.txt").touch()
-    with pytest.raises(PipelineError, match=r"holds notes\.txt, which no export wrote"):
+    with pytest.raises(PipelineError, match=r"files that the exporter did not write \(notes\.txt\)"):
         export.main(arguments)
     (tmp_path / "mine" / "notes.txt").unlink()
     save_file({"a": torch.ones(1)}, tmp_path / "mine" / "model.safetensors", metadata={"format": "pt"})

@@ -236,7 +236,7 @@ def test_a_dataset_inside_its_own_source_is_refused(config, tmp_path, capsys):
     (tmp_path / "source" / "a.jsonl").write_text('{"text": "x"}\n')
     for into in ("source", "source/full"):
         assert _run(config, "--source", str(tmp_path / "source"), into=into) == 1
-        assert f"is inside --source {tmp_path / 'source'}; expected" in capsys.readouterr().err
+        assert f"is inside --source {tmp_path / 'source'}; choose" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "source").iterdir()] == ["a.jsonl"]
 
 

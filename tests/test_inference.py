@@ -209,9 +209,9 @@ def test_invalid_checkpoint_files_are_one_line_errors(infer, home, tmp_path):
     torch.save({"model": _Code(str(tmp_path / "owned"))}, tmp_path / "code.pt")
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
     messages = {
-        "cut": "it was cut off",
+        "cut": "it is truncated",
         "text": "is not a PyTorch",
-        "code": "could run code",
+        "code": "could execute code",
         "other": "--import-checkpoint",
     }
     for name, message in messages.items():

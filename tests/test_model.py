@@ -117,7 +117,7 @@ def test_loss_is_the_mean_unless_num_tokens_is_given():
 
 
 def test_a_sequence_longer_than_the_context_is_refused():
-    with pytest.raises(PipelineError, match=r"33 tokens is longer than the model's context of 32"):
+    with pytest.raises(PipelineError, match=r"the sequence has 33 tokens, but the model's context is 32"):
         small_model()(token_ids(1, 33))
 
 
@@ -127,7 +127,7 @@ def test_context_can_be_extended_with_the_same_weights(scaling):
     stretched = small_model(rope_scaling=scaling, rope_scaling_factor=4.0)
     load_weights(stretched, plain.state_dict(), origin="x.pt")
     assert stretched(token_ids(1, 128))["logits"].shape == (1, 128, SMALL.vocab_size)
-    with pytest.raises(PipelineError, match=r"129 tokens is longer than the model's context of 128"):
+    with pytest.raises(PipelineError, match=r"the sequence has 129 tokens, but the model's context is 128"):
         stretched(token_ids(1, 129))
 
 

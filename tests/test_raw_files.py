@@ -112,7 +112,9 @@ def test_a_page_without_a_namespace_number_is_named(tmp_path):
 def test_xml_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "feed.xml"
     path.write_text("<rss><channel><item>text</item></channel></rss>")
-    with pytest.raises(PipelineError, match=r"its root is <rss> and it has no <page>; expected a MediaWiki export"):
+    with pytest.raises(
+        PipelineError, match=r"the root element is <rss>, and there is no <page>; expected a MediaWiki export"
+    ):
         read(path)
     path.write_text("<mediawiki><siteinfo/></mediawiki>")
     assert read(path) == []
@@ -144,7 +146,7 @@ def test_truncated_file_is_damaged(tmp_path, suffix):
 def test_file_with_the_wrong_extension_is_damaged(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"hello, this is something else entirely")
-    with pytest.raises(PipelineError, match=f"{name} is damaged at its start"):
+    with pytest.raises(PipelineError, match=f"{name} is damaged at the start"):
         read(path)
 
 
@@ -155,7 +157,7 @@ def test_a_flipped_byte_in_parquet_is_noticed(tmp_path):
     parquet.write_table(table, path, write_page_checksum=True, **options)
     assert read(path)[0].value == {"text": "The quick brown fox"}
     path.write_bytes(path.read_bytes().replace(b"brown", b"green", 1))
-    with pytest.raises(PipelineError, match=r"a\.parquet is damaged at its start: .*checksum"):
+    with pytest.raises(PipelineError, match=r"a\.parquet is damaged at the start: .*checksum"):
         read(path)
     [shard] = record_shards([path], lambda fields: None)
     with pytest.raises(PipelineError, match=r"a\.parquet is not a Parquet file or is damaged: .*checksum"):
@@ -165,7 +167,7 @@ def test_a_flipped_byte_in_parquet_is_noticed(tmp_path):
 def test_finding_files(tmp_path):
     with pytest.raises(PipelineError, match="does not exist"):
         find_raw_files(tmp_path / "missing")
-    with pytest.raises(PipelineError, match=r"holds nothing; expected \.jsonl"):
+    with pytest.raises(PipelineError, match=r"contains nothing; expected \.jsonl"):
         find_raw_files(tmp_path)
     for name in ("b.jsonl", "a/x.md", ".cache/y.txt", "notes.pdf", "c.XML.BZ2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -90,7 +90,7 @@ def test_missing_cut_or_foreign_files_are_refused(tmp_path):
     with pytest.raises(PipelineError, match="int64; expected uint16"):
         TokenDataset.open(directory)
     (directory / "tokens_1.npy").write_bytes(whole + b"more")
-    with pytest.raises(PipelineError, match=r"tokens_1\.npy has 4 bytes after its tokens; .*--restart"):
+    with pytest.raises(PipelineError, match=r"tokens_1\.npy has 4 extra bytes after the tokens; .*--restart"):
         TokenDataset.open(directory)
     (directory / "tokens_1.npy").write_bytes(whole[:20] + b"(" * 8 + whole[28:])
     with pytest.raises(PipelineError, match=r"tokens_1\.npy is damaged"):
@@ -112,10 +112,10 @@ def test_damage_is_found_by_sha256(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is not JSON"),
-        (b'{"format_version": 1, "window": 4, "str', "is not JSON"),
-        (b"\xff\xfe\x00", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
+        (b"", "is not valid JSON"),
+        (b'{"format_version": 1, "window": 4, "str', "is not valid JSON"),
+        (b"\xff\xfe\x00", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
         (b'{"format_version": 2}', "has format version 2, expected 1"),
         (b'{"format_version": 1, "window": 4, "stride": 2, "files": []}', "no window, stride or files"),
         (b'{"format_version": 1, "window": 4, "files": [{}]}', "'stride' is None, expected int"),

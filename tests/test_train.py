@@ -190,7 +190,7 @@ def test_a_start_that_is_refused_leaves_nothing_behind(project):
     run = run_train(project)
     log = project / "logs" / "raw_metrics" / f"{run.name}.jsonl"
     before = sorted(project.rglob("*")), log.read_text()
-    with pytest.raises(PipelineError, match="steps took 8 windows"):
+    with pytest.raises(PipelineError, match="trained with 8 windows per step"):
         run_train(project, "--resume", str(run / "checkpoint_step_7.pt"), "--set", "training.batch_size=2")
     with pytest.raises(PipelineError, match="does not fit the model: "):
         run_train(project, "--init-from", str(run), "--set", "model.hidden_size=32")

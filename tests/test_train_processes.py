@@ -71,7 +71,7 @@ def test_two_processes_train_like_one_and_resume_exactly(project):
     resumed = run_command(project, *halved, *resume, processes=2)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_state(content_of(pair), content_of(again))
-    with pytest.raises(PipelineError, match="steps took 8 windows, these settings take 4"):
+    with pytest.raises(PipelineError, match="trained with 8 windows per step, but the current settings give 4"):
         run_train(project, *halved, *resume)
     run_train(project, *settings, *resume)
     assert content_of(again)["step"] == 20

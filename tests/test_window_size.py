@@ -62,7 +62,7 @@ def test_rows_of_another_tool_have_their_own_window(overlay):
     np.save(overlay.parent / "data" / "tokens_0.npy", rows)
     (overlay.parent / "data" / "metadata.json").write_text('{"window": 512, "stride": 1}')
     assert window_of(overlay)[0] == 12
-    with pytest.raises(PipelineError, match=r"rows of 12 tokens, so dataset\.window 8 cannot take effect"):
+    with pytest.raises(PipelineError, match=r"rows of 12 tokens, so dataset\.window cannot be 8"):
         window_of(overlay, "dataset.window=8")
 
 

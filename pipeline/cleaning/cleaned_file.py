@@ -78,8 +78,8 @@ def clean_file(job: CleaningJob, options: CleaningOptions, report: Callable[[Fil
         report(FileProgress(raw.position, counts.read, counts.articles))
         if counts.rejected and counts.rejected == counts.read:
             raise PipelineError(
-                f"{cleaner.rejects.first}; none of its {counts.read:,} records can be used; fix it, or move it out of "
-                "the input"
+                f"{cleaner.rejects.first}; none of its {counts.read:,} records are usable; fix the file, or move "
+                "it out of the input folder"
             )
     return {
         "limit": options.limit if is_cut else None,

@@ -49,7 +49,7 @@ def plan_jobs(place: Path) -> list[CleaningJob]:
     for name, files in _outputs(find_raw_files(place), root):
         if name in jobs:
             both = printable_name(f"{jobs[name].files[0].name} and {files[0].name}")
-            raise PipelineError(f"{both} in {root} have the same output, {name}; rename one of them")
+            raise PipelineError(f"{both} in {root} would both be written to {name}; rename one of them")
         jobs[name] = CleaningJob(name, tuple(files), sum(file.stat().st_size for file in files), _fingerprint(files))
     return list(jobs.values())
 
@@ -90,11 +90,13 @@ def refuse_own_output(place: Path, directory: Path, jobs: Iterable[CleaningJob])
     """Raise a PipelineError if this run of `jobs`, or the next one, would read its own output in `directory`."""
     if place.is_dir() and is_within(directory, place):
         raise PipelineError(
-            f"the output folder {directory} is the input {place} or inside it, so the cleaner would read its own "
-            "output; choose another folder with --output"
+            f"the output folder {directory} is the same as, or inside, the input {place}, so the cleaner would "
+            "read its own output; choose a different folder with --output"
         )
     output = directory.resolve()
     for file in (file.resolve() for job in jobs for file in job.files):
         is_cleaned = file.parent == output and file.name.startswith("cleaned_") and file.suffix == ".txt"
         if is_cleaned or output / REJECTS_NAME in file.parents:
-            raise PipelineError(f"{file} is the cleaner's own output; choose another file or folder with --input")
+            raise PipelineError(
+                f"{file} was written by the cleaner itself; choose a different file or folder with --input"
+            )

@@ -35,7 +35,7 @@ def read_prompt(question: str) -> str | None:
     except (Quit, UsageError):
         return None
     except UnicodeDecodeError:
-        raise PipelineError("the prompt is not valid UTF-8; expected UTF-8 text") from None
+        raise PipelineError("the prompt is not valid UTF-8") from None
 
 
 def print_mistake(error: PipelineError) -> None:
@@ -70,7 +70,7 @@ def choose_run(checkpoint_dir: Path) -> Run:
     runs = list_runs(checkpoint_dir)
     if not runs:
         remedy = f"train a model first: python3 main.py train{or_quickstart(checkpoint_dir)}"
-        raise PipelineError(f"{checkpoint_dir} has no checkpoints; {remedy}")
+        raise PipelineError(f"no checkpoints found in {checkpoint_dir}; {remedy}")
     if len(runs) == 1 and runs[0].directory == checkpoint_dir:
         return runs[0]
     print(styled("\nTraining runs", "bold"))

@@ -40,4 +40,4 @@ def _standard_input() -> str:
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PipelineError(f"the prompt is not valid UTF-8 at byte {error.start}; expected UTF-8 text") from None
+        raise PipelineError(f"the prompt is not valid UTF-8 (invalid byte at offset {error.start})") from None

@@ -136,8 +136,9 @@ class TrainingLoader:
         """
         if state["step_windows"] != self.step_windows:
             raise PipelineError(
-                f"the checkpoint's steps took {state['step_windows']} windows, these settings take {self.step_windows} "
-                "(batch_size x gradient_accumulation_steps x processes); choose them so that the product stays the same"
+                f"the checkpoint was trained with {state['step_windows']} windows per step, but the current "
+                f"settings give {self.step_windows} (batch_size x gradient_accumulation_steps x processes); "
+                "adjust them so that the product is the same"
             )
         self.epoch = state["epoch"]
         self.seed = state["seed"]
@@ -240,8 +241,8 @@ def _evenly_spread(count: int, max_tokens: int | None, window: int) -> np.ndarra
 def _refuse_less_than_a_step(dataset: TokenDataset, split: Split, step_windows: int) -> None:
     if split.train_size < step_windows:
         raise PipelineError(
-            f"token dataset {dataset.directory} has {split.train_size} training windows of {dataset.window} tokens, "
-            f"fewer than the {step_windows} of one step; lower training.batch_size or gradient_accumulation_steps"
+            f"token dataset {dataset.directory} has {split.train_size} training windows of {dataset.window} "
+            f"tokens, but one step needs {step_windows}; lower training.batch_size or gradient_accumulation_steps"
         )
 
 

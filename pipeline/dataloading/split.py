@@ -59,8 +59,9 @@ def split_windows(dataset: TokenDataset, *, val_split: float, seed: int) -> Spli
     validation = _validation_runs(blocks, held_out, window=window, tile=tile)
     if not train["count"].sum():
         raise PipelineError(
-            f"token dataset {dataset.directory} is too small to hold out validation text: {sum(lengths)} tokens, "
-            f"windows of {window}; prepare more text, or use a shorter window with --set dataset.window=N"
+            f"token dataset {dataset.directory} is too small to hold out validation data: it has {sum(lengths)} "
+            f"tokens, and a window is {window} tokens; prepare more text, or use a shorter window with --set "
+            "dataset.window=N"
         )
     return Split(train, validation, step, tile)
 

@@ -23,8 +23,8 @@ def with_prepared_window(config: Config, *, test: bool, source: str | None = Non
     asked = config.dataset.window
     if prepared.is_fixed and "dataset.window" in config.explicit and asked != prepared.window:
         raise PipelineError(
-            f"token dataset {directory} has rows of {prepared.window} tokens, so dataset.window {asked} cannot take "
-            f"effect; leave it out, or --set dataset.window={prepared.window}"
+            f"token dataset {directory} has rows of {prepared.window} tokens, so dataset.window cannot be "
+            f"{asked}; remove the setting, or pass --set dataset.window={prepared.window}"
         )
     dataset = config.dataset
     if prepared.window and "dataset.window" not in config.explicit:

@@ -75,7 +75,8 @@ def _records_from_files(task: Task[Any], folder: Path) -> _Records:
     if not paths:
         expected = f"{name}/{PATTERNS[name]}"
         raise PipelineError(
-            f"benchmark.data_dir {folder} has no {expected}; put the set there, or set the key to null to download it"
+            f"benchmark.data_dir {folder} does not contain {expected}; put the dataset there, or set "
+            "benchmark.data_dir to null to download it"
         )
     rows = [row for path in paths for row in task.read(path)]
     return _Records(rows, files_sha256(paths), ", ".join(f"{name}/{path.name}" for path in paths))
@@ -90,7 +91,8 @@ def _records_from_hub(source: HubSource) -> _Records:
     except Exception as error:  # the library's request, hub and parsing errors have no common base class
         reason = " ".join(str(error).split())[:200]
         raise PipelineError(
-            f"{source.repository} cannot be downloaded from the hub ({reason}); pass a folder with the sets, "
-            "--data-dir DIR, or use the small built-in samples, --offline-samples"
+            f"{source.repository} could not be downloaded from the Hugging Face hub ({reason}); pass a folder "
+            "containing the datasets with --data-dir DIR, or use the small built-in samples with "
+            "--offline-samples"
         ) from None
     return _Records(rows, {}, f"{source.repository} ({source.split}) from the hub")

@@ -87,13 +87,13 @@ def clean_hellaswag(text: str) -> str:
 def _problem(row: Row) -> str:
     for key in ("activity_label", "ctx_a", "ctx_b"):
         if not isinstance(row.get(key), str):
-            return f"{key} is {row.get(key)!r}; expected text"
+            return f"{key} is {row.get(key)!r}; expected a string"
     endings = row.get("endings")
     if not isinstance(endings, list) or len(endings) < 2 or not all(_is_text(ending) for ending in endings):
-        return f"endings is {endings!r}; expected two or more texts"
+        return f"endings is {endings!r}; expected at least two strings"
     label = str(row.get("label"))
     if not (label.isdecimal() and int(label) < len(endings)):
-        return f"label is {row.get('label')!r}; expected the number of the correct ending, from 0"
+        return f"label is {row.get('label')!r}; expected the index of the correct ending"
     return ""
 
 

@@ -71,7 +71,7 @@ class Lambada(Task[LastWord]):
 def _problem(row: Row) -> str:
     text = row.get("text")
     if not isinstance(text, str):
-        return f"text is {text!r}; expected a passage"
+        return f"text is {text!r}; expected a string"
     if len(text.split()) < 2 or " " not in text.strip():
         return f"text {text!r} has no last word to predict"
     return ""

@@ -86,7 +86,7 @@ class ModelBenchmark:
         from pipeline.evaluation.report_files import ReportFiles
 
         if not models:
-            raise PipelineError("no model to benchmark; expected {name: (model, tokenizer)}")
+            raise PipelineError("no models to benchmark; expected a dict {name: (model, tokenizer)}")
         for name, (model, tokenizer) in models.items():
             _check_fit(name, model, tokenizer)
         files = files or ReportFiles(self.directory)
@@ -187,6 +187,7 @@ class ModelBenchmark:
 def _check_fit(name: str, model: "TransformerLM", tokenizer: "Tokenizer") -> None:
     if tokenizer.vocab_size != model.config.vocab_size:
         raise PipelineError(
-            f"{name}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the model {model.config.vocab_size:,}; "
-            "use the one that it was trained with: --set paths.tokenizer_dir=DIR"
+            f"{name}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the model has "
+            f"{model.config.vocab_size:,}; use the tokenizer that it was trained with: --set "
+            "paths.tokenizer_dir=DIR"
         )

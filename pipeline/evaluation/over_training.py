@@ -20,7 +20,7 @@ def load_run(run_name: str, config: Config, *, device: str) -> list[LoadedModel]
     models = load_all([f"{path.stem.removeprefix('checkpoint_')}={path}" for path in paths], config, device=device)
     by_step = {loaded.content["step"]: loaded for loaded in models}  # latest often repeats the newest step
     if len(by_step) < 2:
-        raise UsageError(f"{folder} has {len(by_step)} checkpoint(s); a curve over training needs at least two")
+        raise UsageError(f"{folder} has {len(by_step)} checkpoint(s), but --over-training needs at least two")
     return list(by_step.values())
 
 

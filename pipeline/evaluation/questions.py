@@ -116,7 +116,7 @@ def read_questions(path: Path) -> QuestionFile:
             for record in file.records():
                 where = f"{path}:{record.number}"
                 if record.value is None:
-                    raise PipelineError(f"{where}: {record.problem}; expected a JSON object")
+                    raise PipelineError(f"{where}: {record.problem}")
                 value = record.value
                 if "question" in value:
                     asked.append(_question(value, where))
@@ -124,11 +124,9 @@ def read_questions(path: Path) -> QuestionFile:
                 else:
                     rivals[_text(value, "kind", where)].update(_texts(value, "rivals", where))
     except OSError as error:
-        raise PipelineError(
-            f"{path} cannot be read: {error.strerror}; expected one question per line, as JSON"
-        ) from None
+        raise PipelineError(f"{path} cannot be read: {error.strerror}; expected one JSON object per line") from None
     if not asked:
-        raise PipelineError(f"{path} has no questions; expected one per line, as JSON")
+        raise PipelineError(f"{path} contains no questions; expected one JSON object per line")
     return QuestionFile(tuple(asked), {kind: frozenset(names) for kind, names in rivals.items()})
 
 
@@ -141,7 +139,9 @@ def answer_questions(questions: QuestionFile, models: "Sequence[LoadedModel]", d
     results = {}
     for loaded in models:
         if not loaded.is_chat:
-            raise PipelineError(f"{loaded.name} is not tuned on conversations; tune it first: python3 main.py sft")
+            raise PipelineError(
+                f"{loaded.name} is a base model, so it cannot answer questions; fine-tune it first: python3 main.py sft"
+            )
         result = score(questions, ask(loaded.model, loaded.tokenizer, questions.asked))
         results[loaded.name] = score_values(result)
         print(visible(f"{loaded.name}\n{format_score(result)}"))
@@ -255,12 +255,12 @@ def _question(value: Mapping[str, object], where: str) -> Question:
 def _text(value: Mapping[str, object], key: str, where: str) -> str:
     text = value.get(key)
     if not isinstance(text, str) or not text.strip():
-        raise PipelineError(f"{where}: `{key}` is {text!r}; expected text")
+        raise PipelineError(f"{where}: `{key}` is {text!r}; expected a string")
     return text
 
 
 def _texts(value: Mapping[str, object], key: str, where: str) -> tuple[str, ...]:
     texts = value.get(key)
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and normalise(text) for text in texts):
-        raise PipelineError(f"{where}: `{key}` is {texts!r}; expected a list of texts")
+        raise PipelineError(f"{where}: `{key}` is {texts!r}; expected a list of strings")
     return tuple(texts)

@@ -149,7 +149,9 @@ class Scorer:
             return request.context
         if surplus >= len(request.context):
             length = len(request.continuation)
-            raise PipelineError(f"a continuation has {length:,} tokens, but the model's context is {self.window:,}")
+            raise PipelineError(
+                f"a continuation has {length:,} tokens, but the model's context is only {self.window:,}"
+            )
         return request.context[surplus:]
 
     def _batches(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
@@ -257,7 +259,9 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
     for (context, continuation), whole in zip(pairs, wholes, strict=True):
         given = encoded[context]
         if len(whole) <= len(given):
-            raise PipelineError(f"the continuation {continuation!r} of {context[-40:]!r} has no tokens to score")
+            raise PipelineError(
+                f"the continuation {continuation!r} after {context[-40:]!r} contains no tokens to score"
+            )
         requests.append(Request(given, whole[len(given) :]))
     return requests
 

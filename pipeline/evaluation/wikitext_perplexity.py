@@ -54,10 +54,10 @@ class WikiText(Task[Page]):
             text = path.read_bytes().decode("utf-8")  # read_text would convert carriage returns to newlines
         except UnicodeDecodeError as error:
             raise PipelineError(
-                f"{path} is not UTF-8 at byte {error.start:,}; expected the raw split as published"
+                f"{path} is not valid UTF-8 (at byte {error.start:,}); expected the original raw split"
             ) from None
         if not text.strip():
-            raise PipelineError(f"{path} is empty; expected the raw split as published")
+            raise PipelineError(f"{path} is empty; expected the original raw split")
         return [{"text": text}]
 
     def items(self, rows: Iterable[Row], *, is_whole_set: bool) -> list[Page]:

@@ -30,15 +30,15 @@ def refuse_to_replace(directory: Path, *, overwrite: bool) -> None:
     if not directory.exists() and not directory.is_symlink():
         return
     if not _is_export(directory):
-        raise PipelineError(f"{directory} exists and is not an export; name another folder with --output")
+        raise PipelineError(f"{directory} already exists and is not an export; choose a different folder with --output")
     others = sorted(path.name for path in directory.iterdir() if path.name not in EXPORTED_NAMES)
     if others:
         raise PipelineError(
-            f"{directory} holds {', '.join(others[:5])}, which no export wrote, so it is not replaced; move those, "
-            "or name another folder with --output"
+            f"{directory} contains files that the exporter did not write ({', '.join(others[:5])}), so it will "
+            "not be replaced; move them, or choose a different folder with --output"
         )
     if not overwrite:
-        raise PipelineError(f"{directory} exists; name another folder with --output, or say --overwrite")
+        raise PipelineError(f"{directory} already exists; choose a different folder with --output, or pass --overwrite")
 
 
 def refuse_to_replace_file(path: Path, *, overwrite: bool) -> None:
@@ -46,9 +46,9 @@ def refuse_to_replace_file(path: Path, *, overwrite: bool) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not path.is_file() or not _is_gguf(path):
-        raise PipelineError(f"{path} exists and is not a GGUF file; name another file with --gguf")
+        raise PipelineError(f"{path} already exists and is not a GGUF file; choose a different file with --gguf")
     if not overwrite:
-        raise PipelineError(f"{path} exists; name another file with --gguf, or say --overwrite")
+        raise PipelineError(f"{path} already exists; choose a different file with --gguf, or pass --overwrite")
 
 
 def replace_folder(directory: Path, *, by: Path) -> None:

@@ -44,7 +44,7 @@ def _compare_contents(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> 
     found = {tensor.name: tensor for tensor in reader.tensors}
     expected = gguf_tensors(_as_stored(loaded.model, dtype))
     if found.keys() != expected.keys():
-        raise PipelineError(f"{path}: its tensors are not the model's: {sorted(found.keys() ^ expected.keys())}")
+        raise PipelineError(f"{path}: tensor names do not match the model's: {sorted(found.keys() ^ expected.keys())}")
     for name, tensor in expected.items():
         values = gguf.quants.dequantize(found[name].data, found[name].tensor_type).reshape(tensor.shape)
         if not np.array_equal(values, tensor.float().numpy()):
@@ -53,7 +53,9 @@ def _compare_contents(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> 
     tokens = reader.fields["tokenizer.ggml.tokens"]
     stored = [bytes(tokens.parts[place]) for place in tokens.data]
     if stored != pieces or reader.fields["general.architecture"].contents() != architecture(loaded.model.config):
-        raise PipelineError(f"{path}: its vocabulary or architecture is not the checkpoint's; nothing was exported")
+        raise PipelineError(
+            f"{path}: the vocabulary or architecture does not match the checkpoint's; nothing was exported"
+        )
     return len(expected)
 
 
@@ -68,12 +70,12 @@ def _compare_with_llama_cpp(path: Path, loaded: "LoadedModel", dtype: torch.dtyp
     for text in TEXTS:
         ids = theirs.tokenize(text.encode("utf-8"), add_bos=True, special=False)
         if ids != tokenizer.encode(text, add_bos=True):
-            raise PipelineError(f"{path}: llama.cpp tokenizes {text!r} as {ids}; nothing was exported")
+            raise PipelineError(f"{path}: llama.cpp tokenizes {text!r} differently, as {ids}; nothing was exported")
     difference = _logit_difference(ours, theirs, length)
     if not difference <= TOLERANCES[dtype]:
         raise PipelineError(
-            f"{path}: llama.cpp's logits differ from the checkpoint's by {difference:.2e} of the largest; expected at "
-            f"most {TOLERANCES[dtype]:.0e}; nothing was exported"
+            f"{path}: llama.cpp's logits differ from the checkpoint's by {difference:.2e} relative to the "
+            f"largest; expected at most {TOLERANCES[dtype]:.0e}; nothing was exported"
         )
     tokens = _compare_greedy_tokens(ours, theirs, tokenizer, path) if dtype == torch.float32 else 0
     return {"logit_difference": difference, "greedy_tokens": tokens}
@@ -111,5 +113,5 @@ def _compare_greedy_tokens(ours: TransformerLM, theirs: "Llama", tokenizer: Toke
             if len(found) == len(expected):
                 break
         if found != expected:
-            raise PipelineError(f"{path}: llama.cpp's greedy tokens are {found}, the checkpoint's {expected}")
+            raise PipelineError(f"{path}: llama.cpp's greedy tokens are {found}, but the checkpoint's are {expected}")
     return NEW_TOKENS * len(prompts)

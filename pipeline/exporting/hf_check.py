@@ -90,7 +90,7 @@ def load_hf_model(directory: Path) -> HfModel:
     model, report = cast("tuple[nn.Module, Mapping[str, Sequence[str]]]", loaded)  # as output_loading_info asks
     wrong = {kind: sorted(names) for kind, names in report.items() if names and kind != "error_msgs"}
     if wrong:
-        raise PipelineError(f"{directory}: transformers does not load every weight: {wrong}")
+        raise PipelineError(f"{directory}: transformers did not load every weight: {wrong}")
     return cast(HfModel, model.eval())
 
 
@@ -128,8 +128,8 @@ def compare_logits(ours: TransformerLM, theirs: Callable[[Tensor], Tensor], orig
     difference = largest_difference(theirs(ids).float(), ours(ids)["logits"].float())
     if not difference <= TOLERANCE:  # so that NaN fails
         raise PipelineError(
-            f"{origin}: its logits differ from the checkpoint's by {difference:.2e} of the largest; expected at most "
-            f"{TOLERANCE:.0e}; nothing was exported"
+            f"{origin}: the logits differ from the checkpoint's by {difference:.2e} relative to the largest; "
+            f"expected at most {TOLERANCE:.0e}; nothing was exported"
         )
     return difference
 
@@ -155,5 +155,5 @@ def _compare(found: Sequence[int] | str, expected: Sequence[int] | str, what: st
         place = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(expected))
         part = slice(max(0, place - 2), place + 3)
         raise PipelineError(
-            f"{what} differ at place {place}: {found[part]!r} for {expected[part]!r}; nothing was exported"
+            f"{what} differ at position {place}: got {found[part]!r}, expected {expected[part]!r}; nothing was exported"
         )

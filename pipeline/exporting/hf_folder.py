@@ -71,7 +71,7 @@ def _sort_metadata(path: Path) -> None:
         header = json.loads(file.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
-        assert len(content) == length, f"{path}: a header of {len(content)} bytes, expected {length}"
+        assert len(content) == length, f"{path}: the header has {len(content)} bytes, expected {length}"
         file.seek(8)
         file.write(content)
         file.flush()

@@ -30,7 +30,7 @@ def import_from_hf(directory: Path, output: Path, config: Config) -> Path:
     """
     path = output / LATEST_NAME
     if path.exists():
-        raise PipelineError(f"{path} exists; name another folder with --output")
+        raise PipelineError(f"{path} already exists; choose a different folder with --output")
     remove_stale_temporaries(output, path.name)
     content = read_hf_folder(directory, load_tokenizer(directory), config)
     model = create_model(config_from_dict(content["config"], origin=str(directory)))
@@ -58,7 +58,7 @@ def read_hf_folder(directory: Path, tokenizer: Tokenizer, base: Config) -> dict[
     config = config_from_dict(values, origin=str(directory))
     if tokenizer.vocab_size != config.model.vocab_size:
         raise PipelineError(
-            f"{directory}: its tokenizer has {tokenizer.vocab_size} tokens; its model has {config.model.vocab_size}"
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, but the model has {config.model.vocab_size}"
         )
     content: dict[str, Any] = {
         "model": from_hf_names(_read_weights(directory), config.model),
@@ -82,7 +82,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
     except FileNotFoundError:
-        raise PipelineError(f"{directory} has no config.json; expected a folder as transformers saves it") from None
+        raise PipelineError(f"{directory} contains no config.json; expected a folder saved by transformers") from None
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path} cannot be read: {error}") from None
 
@@ -94,7 +94,9 @@ def _read_weights(directory: Path) -> Mapping[str, torch.Tensor]:
 
     paths = sorted(directory.glob("*.safetensors"))
     if not paths:
-        raise PipelineError(f"{directory} has no *.safetensors; expected weights in that form, which cannot carry code")
+        raise PipelineError(
+            f"{directory} contains no *.safetensors files; weights must be in that format, which cannot contain code"
+        )
     state: dict[str, torch.Tensor] = {}
     for path in paths:
         try:

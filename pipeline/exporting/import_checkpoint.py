@@ -69,7 +69,7 @@ def import_checkpoint(
         PipelineError: the file is not a whole model of our architecture, or its tokenizer has another size.
     """
     if output and (output / LATEST_NAME).exists():
-        raise PipelineError(f"{output / LATEST_NAME} exists; name another folder with --output")
+        raise PipelineError(f"{output / LATEST_NAME} already exists; choose a different folder with --output")
     tokenizer = load_tokenizer(tokenizer_dir) if tokenizer_dir else None
     imported = import_foreign(source, config, options, tokenizer=tokenizer)
     print("\n".join(imported.report))
@@ -115,7 +115,9 @@ def import_foreign(
     if tokenizer:
         content["tokenizer"] = describe_tokenizer(tokenizer)
     report = [*_report(file, mapped, found), *_rotation_report(mapped, config.model, tokenizer, pairs=pairs)]
-    named = f"{tokenizer.name} in {tokenizer.directory}" if tokenizer else "not recorded; --tokenizer DIR records it"
+    named = (
+        f"{tokenizer.name} in {tokenizer.directory}" if tokenizer else "not recorded; pass --tokenizer DIR to record it"
+    )
     return Imported(content, (*report, f"  tokenizer: {named}"))
 
 
@@ -128,8 +130,9 @@ def _whole_config(found: ForeignConfig, base: Config, tokenizer: WikipediaTokeni
         values["paths"] |= {"tokenizer_dir": str(tokenizer.directory)}
         if tokenizer.vocab_size != found.values["vocab_size"]:
             raise PipelineError(
-                f"{origin}: its model has {found.values['vocab_size']} tokens; the tokenizer in {tokenizer.directory} "
-                f"has {tokenizer.vocab_size}; expected the model's own: --tokenizer DIR"
+                f"{origin}: the model has {found.values['vocab_size']} tokens, but the tokenizer in "
+                f"{tokenizer.directory} has {tokenizer.vocab_size}; pass the model's own tokenizer with "
+                "--tokenizer DIR"
             )
     return config_from_dict(values, origin=origin)
 
@@ -158,29 +161,29 @@ def _check_weights(
     if missing:
         problems.append(f"missing: {_listed(missing)}")
     if unknown:
-        problems.append(f"not recognised: {_listed(unknown)} (leave them out with --ignore-unknown)")
+        problems.append(f"unrecognized: {_listed(unknown)} (skip them with --ignore-unknown)")
     if problems:
-        raise PipelineError(f"{origin} is not a whole model of this architecture; {'; '.join(problems)}")
+        raise PipelineError(f"{origin} is not a complete model of this architecture; {'; '.join(problems)}")
     for name, shape in expected.items():
         if tuple(state[name].shape) != shape:
             raise PipelineError(
-                f"{origin}: {name} has the shape {tuple(state[name].shape)}; expected {shape}, as the other weights "
-                "and the configuration have it"
+                f"{origin}: {name} has shape {tuple(state[name].shape)}; expected {shape}, based on the other "
+                "weights and the configuration"
             )
         if not state[name].isfinite().all():
-            raise PipelineError(f"{origin}: {name} holds NaN or infinity; expected numbers, so the file is damaged")
+            raise PipelineError(f"{origin}: {name} contains NaN or infinite values; the file may be damaged")
 
 
 def _report(file: ForeignFile, mapped: Mapped, found: ForeignConfig) -> Iterable[str]:
-    yield f"{file.path.name}: {len(mapped.state)} of {len(file.weights)} tensors recognised"
+    yield f"{file.path.name}: recognized {len(mapped.state)} of {len(file.weights)} tensors"
     yield f"  model: {json.dumps(found.values)}"
     if found.assumed:
         assumed = ", ".join(f"{key} {found.values[key]}" for key in found.assumed)
-        yield f"  assumed, as neither the file nor the shapes say so: {assumed}; if that is wrong: --model-config FILE"
+        yield f"  assumed, not specified by the file or the shapes: {assumed}; override with --model-config FILE"
     if mapped.computed:
-        yield f"  left out, as the configuration gives them: {_listed(mapped.computed)}"
+        yield f"  skipped, computed from the configuration: {_listed(mapped.computed)}"
     if mapped.unknown:
-        yield f"  left out, as not recognised: {_listed(mapped.unknown)}"
+        yield f"  skipped, unrecognized: {_listed(mapped.unknown)}"
 
 
 def _rotation_report(
@@ -188,14 +191,15 @@ def _rotation_report(
 ) -> Iterable[str]:
     """Which values RoPE is assumed to rotate together and, given a tokenizer, how well a sample text fits that."""
     used, other = ("pairs", "halves") if pairs else ("halves", "pairs")
-    yield f"  RoPE rotates {used}{', so rows were reordered' if pairs else ''}; if the text is nonsense: --rope {other}"
+    reordered = ", so rows were reordered" if pairs else ""
+    yield f"  RoPE rotates {used}{reordered}; if the generated text is nonsense, try --rope {other}"
     if tokenizer is None:
         return
     states = {used: _hf_state(mapped, config, pairs=pairs), other: _hf_state(mapped, config, pairs=not pairs)}
     losses = sample_losses(states, config, tokenizer)
-    yield f"  loss on a sample of English: {losses[used]:.2f} nats a token, {losses[other]:.2f} with --rope {other}"
+    yield f"  loss on an English sample: {losses[used]:.2f} nats per token, {losses[other]:.2f} with --rope {other}"
     if losses[other] < losses[used] - _NOTABLE:
-        yield f"  warning: the sample fits --rope {other} better; import the file again with it"
+        yield f"  warning: --rope {other} fits the sample better; import the file again with that option"
 
 
 def _listed(names: Iterable[str]) -> str:

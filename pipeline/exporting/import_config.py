@@ -69,7 +69,7 @@ def foreign_config(stated: Mapping[str, object], state: Mapping[str, Tensor], *,
     seen = _seen_values(state, origin)
     for key, value in seen.items():
         if said.get(key, value) != value:
-            raise PipelineError(f"{origin}: {key} is {said[key]} in its configuration and {value} in its weights")
+            raise PipelineError(f"{origin}: {key} is {said[key]} in the configuration, but {value} in the weights")
     values = said | seen
     values |= _heads(values, state, origin)
     assumed = tuple(key for key in _GUESSED if key not in values)
@@ -84,7 +84,7 @@ def _stated_values(stated: Mapping[str, object], origin: str) -> dict[str, Any]:
         return model_config(stated, origin=origin)
     for key, allowed in _ONLY.items():
         if stated.get(key) not in allowed:
-            raise PipelineError(f"{origin}: {key} is {stated[key]!r}, which our model does not have")
+            raise PipelineError(f"{origin}: {key} {stated[key]!r} is not supported")
     values = {}
     for key, names in _ALIASES.items():
         found = [stated[name] for name in names if stated.get(name) not in (None, -1)]
@@ -99,7 +99,7 @@ def _translated(key: str, value: object, origin: str) -> object:
     word = _WORDS[key].get(str(value).lower())
     if word is None:
         choices = ", ".join(_WORDS[key])
-        raise PipelineError(f"{origin}: {key} is {value!r}, which our model does not have; expected one of {choices}")
+        raise PipelineError(f"{origin}: {key} {value!r} is not supported; expected one of {choices}")
     return word
 
 
@@ -107,10 +107,10 @@ def _seen_values(state: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
     """The keys that the shapes determine."""
     embedding = state.get("model.embed_tokens.weight")
     if embedding is None or embedding.dim() != 2:
-        raise PipelineError(f"{origin} has no embedding matrix that is recognised; expected model.embed_tokens.weight")
+        raise PipelineError(f"no embedding matrix recognized in {origin}; expected model.embed_tokens.weight")
     layers = {int(name.split(".")[2]) for name in state if name.startswith("model.layers.")}
     if not layers:
-        raise PipelineError(f"{origin} has no layers that are recognised; expected model.layers.0.… or the like")
+        raise PipelineError(f"no layers recognized in {origin}; expected names like model.layers.0.…")
     head = state.get("lm_head.weight")
     values = {
         "vocab_size": embedding.shape[0],
@@ -134,18 +134,19 @@ def _heads(values: Mapping[str, Any], state: Mapping[str, Tensor], origin: str) 
     heads = values.get("num_attention_heads") or (width // size if size else None)
     if not isinstance(heads, int) or width % heads:
         raise PipelineError(
-            f"{origin}: the number of heads is {heads or 'not stated'}, and the shapes do not determine it; expected a "
-            f"divisor of hidden_size {width}; state it in a JSON file: --model-config FILE with the key "
-            "num_attention_heads (and max_position_embeddings, rope_theta, norm_eps, if they are not ours: 1024, "
-            "10000, 1e-5)"
+            f"{origin}: the number of attention heads is {heads or 'not specified'} and cannot be inferred from "
+            f"the shapes; expected a divisor of hidden_size {width}; set num_attention_heads in a JSON file and "
+            "pass it with --model-config FILE (also max_position_embeddings, rope_theta and norm_eps, unless "
+            "they are 1024, 10000 and 1e-5)"
         )
     rows = _key_rows(state, width)
     groups = rows * heads // width
     stated = values.get("num_key_value_heads", groups)
     if groups * width != rows * heads or stated != groups:
         raise PipelineError(
-            f"{origin}: {heads} heads of {width // heads} and {stated} key-value heads do not fit its keys' {rows} "
-            "rows; expected rows = num_key_value_heads * hidden_size / num_attention_heads"
+            f"{origin}: the key projection has {rows} rows, which does not match {heads} heads of size "
+            f"{width // heads} and {stated} key-value heads; expected num_key_value_heads * hidden_size / "
+            "num_attention_heads rows"
         )
     return {"num_attention_heads": heads, "num_key_value_heads": groups}
 

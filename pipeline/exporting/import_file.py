@@ -41,20 +41,23 @@ def read_foreign_file(path: Path) -> ForeignFile:
     """
     if path.is_dir():
         raise PipelineError(
-            f"{path} is a folder; name the file in it, or for a Hugging Face folder: --import-hf {path}"
+            f"{path} is a folder; pass the checkpoint file inside it, or, for a Hugging Face folder, use "
+            f"--import-hf {path}"
         )
     if not path.is_file():
-        raise PipelineError(f"{path} does not exist; expected a .pt, .pth, .bin or .safetensors file with weights")
+        raise PipelineError(
+            f"{path} does not exist; expected a .pt, .pth, .bin or .safetensors file containing weights"
+        )
     if path.suffix == ".safetensors":
         return ForeignFile(path, _read_safetensors(path), {}, None)
     content = _read_pickle(path)
     if not isinstance(content, Mapping):
-        raise PipelineError(f"{path} holds a {type(content).__name__}; expected a dict with weights")
+        raise PipelineError(f"{path} contains a {type(content).__name__}; expected a dict containing weights")
     key = next((key for key in WEIGHT_KEYS if _has_tensors(content.get(key))), None)
     weights = content if key is None else content[key]
     if not _has_tensors(weights):
         found = ", ".join(map(str, list(content)[:8])) or "nothing"
-        raise PipelineError(f"{path} holds no weights; expected one of {', '.join(WEIGHT_KEYS)}; found: {found}")
+        raise PipelineError(f"{path} contains no weights; expected one of {', '.join(WEIGHT_KEYS)}; found: {found}")
     tensors = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
     step = next((content[key] for key in STEP_KEYS if type(content.get(key)) is int), None)
     return ForeignFile(path, tensors, _config_of(content), step)
@@ -65,9 +68,9 @@ def read_config_file(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PipelineError(f"{path} cannot be read: {error}; expected the model's configuration as JSON") from None
+        raise PipelineError(f"{path} cannot be read: {error}; expected the model configuration as JSON") from None
     if not isinstance(content, dict):
-        raise PipelineError(f"{path} holds a {type(content).__name__}; expected an object with the model's keys")
+        raise PipelineError(f"{path} contains a {type(content).__name__}; expected an object with the model's settings")
     return content
 
 
@@ -78,16 +81,16 @@ def _read_pickle(path: Path) -> object:
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for the same problem
         found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
         if found:
-            raise PipelineError(f"{path} holds {found[1]}, {_convert_hint(path)}") from None
-        raise PipelineError(f"{path} cannot be read: torch.save did not write it, or it was cut off") from None
+            raise PipelineError(f"{path} contains {found[1]}, {_convert_hint(path)}") from None
+        raise PipelineError(f"{path} cannot be read: it was not written by torch.save, or it is truncated") from None
 
 
 def _convert_hint(path: Path) -> str:
     return (
-        "not only tensors and plain values, so reading it could run code; if you trust the file, write its weights "
-        f"to another, in a place that may run that code: import torch; torch.save(torch.load({path.name!r}, "
-        "map_location='cpu', weights_only=False)['model_state_dict'], 'weights.pt'); then --import-checkpoint "
-        "weights.pt (docs/coming_from_an_older_pipeline.md)"
+        "which is not a tensor or a plain value, so loading it could execute code; if you trust the file, save its "
+        f"weights to a new file in an isolated environment: import torch; torch.save(torch.load({path.name!r}, "
+        "map_location='cpu', weights_only=False)['model_state_dict'], 'weights.pt'); then pass --import-checkpoint "
+        "weights.pt (see docs/coming_from_an_older_pipeline.md)"
     )
 
 

@@ -83,7 +83,7 @@ def map_names(weights: Mapping[str, Tensor]) -> Mapped:
             group = computed if _is_computed(name, tensor) else unknown
             group.append(name)
         elif target in state:
-            raise PipelineError(f"{origin[target]} and {name} both mean {target}; expected one of them")
+            raise PipelineError(f"{origin[target]} and {name} both map to {target}; expected only one of them")
         else:
             state[target] = tensor
             origin[target] = name

@@ -46,9 +46,9 @@ def _model_facts(loaded: "LoadedModel", dtype: str) -> dict[str, object]:
         "attention heads": heads,
         "feed-forward": config.ffn_size,
         "context": f"{config.context_length} tokens",
-        "embeddings": "tied" if config.tie_word_embeddings else "input and output apart",
+        "embeddings": "tied" if config.tie_word_embeddings else "untied",
         "vocabulary": f"{config.vocab_size:,} ({loaded.tokenizer.name})",
-        "type of the weights": dtype,
+        "weight dtype": dtype,
     }
 
 
@@ -65,7 +65,7 @@ def _pretraining_facts(content: Mapping[str, Any]) -> dict[str, object]:
         "tokens seen": base.get("tokens_seen"),
         "window": (config.get("dataset") or {}).get("window"),
         **{key.replace("_", " "): training.get(key) for key in ("optimizer", "learning_rate", "batch_size")},
-        "batches in a step": training.get("gradient_accumulation_steps"),
+        "batches per step": training.get("gradient_accumulation_steps"),
     }
     return facts | _plain(base.get("best"), "validation ")
 
@@ -85,7 +85,7 @@ def _tuning_facts(content: Mapping[str, Any]) -> dict[str, object]:
 def _scores(content: Mapping[str, object], scores: Mapping[str, object] | None) -> str:
     before = _plain(content.get("before"), "validation, before tuning: ")
     stated = {**before, **_plain(content.get("best"), "validation: "), **_plain(scores)}
-    return _table(stated) if stated else "None were measured before this export."
+    return _table(stated) if stated else "No scores were measured before this export."
 
 
 def _plain(values: object, prefix: str = "") -> dict[str, object]:

@@ -61,14 +61,14 @@ def read_turns(messages: Sequence[Message]) -> list[Turn]:
     """
     system, rest = _split_system(_checked(messages))
     if not rest:
-        raise ConversationError("no messages", "expected at least one of the role user")
+        raise ConversationError("no messages", "expected at least one user message")
     turns: list[Turn] = []
     for index in range(0, len(rest), 2):
         question = rest[index]
         answer = rest[index + 1] if index + 1 < len(rest) else None
         if question["role"] != "user" or (answer and answer["role"] != "assistant"):
             roles = ", ".join(message["role"] for message in messages)
-            raise ConversationError("roles out of order", f"found {roles}; expected user and assistant in turn")
+            raise ConversationError("roles out of order", f"found {roles}; expected user and assistant to alternate")
         text = f"{system}\n\n{question['content']}" if system and not turns else question["content"]
         turns.append(Turn(text, answer["content"] if answer else None))
     return turns
@@ -88,7 +88,9 @@ def encode_prompt(tokenizer: TextEncoder, messages: Sequence[Message]) -> list[i
     """
     *past, last = read_turns(messages)
     if last.assistant is not None:
-        raise ConversationError("roles out of order", "the last message is the assistant's; expected the user's")
+        raise ConversationError(
+            "roles out of order", "the last message is from the assistant; expected one from the user"
+        )
     encoded = assemble(tokenizer, past, map(tokenizer.encode, texts_of(past)))
     return [*encoded.ids, tokenizer.bos_id, *tokenizer.encode(last.prompt)]
 
@@ -163,15 +165,15 @@ def _checked(messages: Sequence[Message]) -> list[Message]:
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ROLES:
             raise ConversationError(
-                "unknown role", f"{role!r}; expected: {', '.join(ROLES)}{did_you_mean(str(role), ROLES)}"
+                "unknown role", f"{role!r}; expected one of {', '.join(ROLES)}{did_you_mean(str(role), ROLES)}"
             )
         content = message.get("content")
         if not isinstance(content, str):
-            raise ConversationError("no text", f"a message of the role {role} has no text in `content`")
+            raise ConversationError("no text", f"a message with role {role} has no text in `content`")
         if not content.strip():
-            raise ConversationError("empty turn", f"a message of the role {role} is empty")
+            raise ConversationError("empty turn", f"a message with role {role} is empty")
         if any("\ud800" <= character <= "\udfff" for character in content):
-            raise ConversationError("invalid Unicode", f"a message of the role {role} has a lone surrogate")
+            raise ConversationError("invalid Unicode", f"a message with role {role} contains a lone surrogate")
     return list(messages)
 
 

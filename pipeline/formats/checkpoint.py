@@ -46,11 +46,11 @@ def read_checkpoint(
     """
     path = Path(path)
     if not path.is_file():
-        raise PipelineError(f"checkpoint {path} does not exist; give a file, a run's folder, or: latest")
+        raise PipelineError(f"checkpoint {path} does not exist; pass a checkpoint file, a run's folder, or latest")
     if not zipfile.is_zipfile(path):
         raise PipelineError(
-            f"{path} is not a PyTorch checkpoint, or it was cut off; give another one, or: latest; if another program "
-            f"wrote it, {import_command(path)}"
+            f"{path} is not a PyTorch checkpoint, or it is truncated; choose a different one, or latest; if "
+            f"another program wrote it, {import_command(path)}"
         )
     if verify:
         _refuse_damaged(path)
@@ -59,13 +59,15 @@ def read_checkpoint(
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for the same trouble
         reason = str(error).strip().partition("\n")[0]
         if reason.startswith("Weights only load failed"):  # torch's own text explains how to run the code
-            reason = "it holds more than tensors and plain values, which could run code; if it is another program's, "
-            reason += import_command(path)
-        raise PipelineError(f"checkpoint {path} cannot be read: {reason}; give another one, or: latest") from None
+            reason = (
+                "it contains more than tensors and plain values, so loading it could execute code; if another program "
+                f"wrote it, {import_command(path)}"
+            )
+        raise PipelineError(f"checkpoint {path} cannot be read: {reason}; choose a different one, or latest") from None
     if not _is_ours(content):
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise PipelineError(
-            f"{path} is not a checkpoint of this pipeline (expected 'model' and its sections in 'config'; found: "
+            f"{path} is not a checkpoint from this pipeline (expected 'model' and sections in 'config'; found: "
             f"{found}); {import_command(path)}"
         )
     content["model"] = strip_compiled_prefix(content["model"])
@@ -84,8 +86,8 @@ def _refuse_damaged(path: Path) -> None:
     damage = zip_damage(path)
     if damage:
         raise PipelineError(
-            f"checkpoint {path} is damaged: {damage}; restore it from a copy, or use another checkpoint of "
-            f"{path.parent}"
+            f"checkpoint {path} is damaged: {damage}; restore it from a backup, or use a different checkpoint "
+            f"from {path.parent}"
         )
     _sound_files.add(identity)
 
@@ -105,7 +107,7 @@ def refuse_without_config(content: Mapping[str, Any], path: Path) -> None:
     """Raise PipelineError if a checkpoint does not record its architecture."""
     if "config" not in content:
         raise PipelineError(
-            f"checkpoint {path} holds no configuration, so its architecture is unknown; {import_command(path)} "
+            f"checkpoint {path} contains no configuration, so its architecture is unknown; {import_command(path)} "
             "--model-config JSON"
         )
 
@@ -132,12 +134,12 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, other_names: Seq
             torch.save(dict(content), file)
     except (OSError, RuntimeError) as error:
         # torch's writer reports a full disk as a RuntimeError about positions in the file
-        full = "the disk took only a part of it, so it may be full"
+        full = "only part of it was written, so the disk may be full"
         reason = (error.strerror or error) if isinstance(error, OSError) else full
         free = format_bytes(shutil.disk_usage(path.parent).free)
         raise PipelineError(
-            f"checkpoint {path} cannot be written: {reason} ({free} free); the earlier one is whole; make room, or "
-            "--set paths.checkpoint_dir=DIR"
+            f"checkpoint {path} cannot be written: {reason} ({free} free); the previous checkpoint is intact; "
+            "free some space, or pass --set paths.checkpoint_dir=DIR"
         ) from error
 
 
@@ -165,8 +167,10 @@ def check_free_disk(directory: Path, needed: int) -> None:
     """Raise PipelineError if `directory`'s disk does not have `needed` bytes, and a twentieth more, free."""
     free = shutil.disk_usage(directory).free
     if free < needed * 1.05:
-        found = f"{format_bytes(free)} free, a checkpoint takes {format_bytes(needed)}"
-        raise PipelineError(f"the disk of {directory} is full: {found}; make room, or --set paths.checkpoint_dir=DIR")
+        found = f"{format_bytes(free)} free, but a checkpoint takes {format_bytes(needed)}"
+        raise PipelineError(
+            f"not enough disk space in {directory}: {found}; free some space, or pass --set paths.checkpoint_dir=DIR"
+        )
 
 
 def run_folder_of(path: Path) -> Path:
@@ -181,7 +185,7 @@ def only_training_run(folder: Path) -> Iterator[None]:
     Raises:
         PipelineError: another run writes to it.
     """
-    refusal = f"{folder} is in use by another training run; wait for it, or stop it"
+    refusal = f"{folder} is in use by another training run; wait for it to finish, or stop it"
     with only_run(folder, refusal, patience=LOCK_SECONDS):
         remove_stale_temporaries(folder, _PATTERN, "*.png", "*.json")
         yield

@@ -61,7 +61,8 @@ def tokenizer_of(
         problem = "; ".join(f"{directory}: {reason.split(';')[0]}" for directory, reason in found)
     name = f"{expected.get('name', 'unknown')} ({_short(str(expected.get('fingerprint', '')))})"
     raise PipelineError(
-        f"{origin} was trained with the tokenizer {name}; {problem}; pass its folder with --tokenizer DIR"
+        f"{origin} was trained with tokenizer {name}, which was not found: {problem}; pass its folder with "
+        "--tokenizer DIR"
     )
 
 

@@ -58,9 +58,9 @@ def read_articles(files: Iterable[str | Path]) -> Iterator[str]:
             with path.open(encoding="utf-8", newline="\n") as lines:
                 yield from map(from_line, lines)
         except FileNotFoundError:
-            raise PipelineError(f"{path} does not exist; expected cleaned text, run: python3 cleaner.py") from None
+            raise PipelineError(f"{path} does not exist; to create cleaned text, run: python3 cleaner.py") from None
         except UnicodeDecodeError as error:
-            raise PipelineError(f"{path} is not UTF-8: {error}") from None
+            raise PipelineError(f"{path} is not valid UTF-8: {error}") from None
 
 
 def printable_name(path: str | PurePath) -> str:
@@ -129,13 +129,13 @@ def cleaned_files(directory: Path, *, test: bool = False) -> list[Path]:
     report = read_report(directory)
     if not report:
         if not present:
-            found = "has no cleaned_*.txt" if directory.is_dir() else "does not exist"
+            found = "contains no cleaned_*.txt files" if directory.is_dir() else "does not exist"
             raise PipelineError(f"{directory} {found}; run: python3 cleaner.py{or_quickstart(directory)}")
         return present
     _check_complete(directory, report)
     partial = next((name for name, file in report["files"].items() if file["limit"] is not None), None)
     if partial and not test:
-        found = f"{partial} is from a test run, the first {report['files'][partial]['limit']:,} articles only"
+        found = f"{partial} is from a test run and has only the first {report['files'][partial]['limit']:,} articles"
         raise PipelineError(f"{directory}: {found}; run: python3 cleaner.py (or prepare with --test)")
     return [directory / name for name in sorted(report["files"])]
 
@@ -161,8 +161,9 @@ def check_cleaned_text(paths: Sequence[Path]) -> None:
             expected = report["sha256"]
             if found != expected:
                 raise PipelineError(
-                    f"{path} is damaged or was edited: its sha256 is {found[:16]}, {REPORT_NAME} says "
-                    f"{expected[:16]}; delete it and run: python3 cleaner.py (or delete {REPORT_NAME} to use it as is)"
+                    f"{path} is damaged or was edited: its sha256 is {found[:16]}, but {REPORT_NAME} says "
+                    f"{expected[:16]}; delete it and run: python3 cleaner.py (or delete {REPORT_NAME} to use it "
+                    "as is)"
                 )
 
 
@@ -175,13 +176,14 @@ def _reported(path: Path) -> FileReport | None:
 def _check_complete(directory: Path, report: Report) -> None:
     if not report["complete"]:
         done = sum(1 for name in report["planned"] if name in report["files"])
-        found = f"{done} of {len(report['planned'])} files are cleaned"
-        raise PipelineError(f"{directory} is not complete: {found}; run: python3 cleaner.py")
+        found = f"{done} of {len(report['planned'])} files have been cleaned"
+        raise PipelineError(f"{directory} is incomplete: {found}; run: python3 cleaner.py")
     for name, file in report["files"].items():
         change = change_of(directory / name, file)
         if change:
             raise PipelineError(
-                f"{directory / name} {change}; run: python3 cleaner.py, or delete {REPORT_NAME} to use what is there"
+                f"{directory / name} {change}; run: python3 cleaner.py, or delete {REPORT_NAME} to use the files "
+                "as they are"
             )
 
 
@@ -197,7 +199,7 @@ def change_of(path: Path, file: FileReport) -> str:
         return f"has {state.st_size:,} bytes, but the report says {file['bytes']:,}"
     if state.st_mtime_ns == file["modified"]:
         return ""
-    return "" if sha256_of(path) == file["sha256"] else "was changed since it was cleaned"
+    return "" if sha256_of(path) == file["sha256"] else "has changed since it was cleaned"
 
 
 def read_report(directory: Path) -> Report | None:
@@ -212,9 +214,9 @@ def read_report(directory: Path) -> Report | None:
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise PipelineError(f"{path} is not JSON: {error}; {_REMEDY}") from None
+        raise PipelineError(f"{path} is not valid JSON: {error}; {_REMEDY}") from None
     if not isinstance(report, dict) or report.get("version") != REPORT_VERSION:
-        raise PipelineError(f"{path} has a different version; {_REMEDY}")
+        raise PipelineError(f"{path} has an unsupported version; {_REMEDY}")
     report = unsealed(report, origin=path, remedy=_REMEDY)
     if not _is_well_formed(report):
         raise PipelineError(f"{path} is damaged; {_REMEDY}")

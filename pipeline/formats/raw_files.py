@@ -60,7 +60,7 @@ def find_raw_files(place: Path) -> list[Path]:
     expected = ", ".join(FORMATS) + f" (also {', '.join(COMPRESSIONS)})"
     if not place.exists():
         remedy = f"pass one with --input{or_quickstart(place)}"
-        raise PipelineError(f"{place} does not exist; expected a folder or file of {expected}; {remedy}")
+        raise PipelineError(f"{place} does not exist; expected a folder or one of these files: {expected}; {remedy}")
     if place.is_file():
         if not format_of(place):
             raise PipelineError(f"{place} has an unknown format; expected {expected}")
@@ -68,9 +68,9 @@ def find_raw_files(place: Path) -> list[Path]:
     candidates = sorted(path for path in place.rglob("*") if path.is_file() and not _is_hidden(path, place))
     found = [path for path in candidates if format_of(path)]
     if not found:
-        seen = f"{len(candidates)} files, the first {candidates[0].name}" if candidates else "nothing"
-        remedy = f"choose another with --input{or_quickstart(place)}"
-        raise PipelineError(f"{place} holds {seen}; expected {expected}; {remedy}")
+        seen = f"{len(candidates)} files, such as {candidates[0].name}" if candidates else "nothing"
+        remedy = f"choose a different folder with --input{or_quickstart(place)}"
+        raise PipelineError(f"{place} contains {seen}; expected {expected}; {remedy}")
     return found
 
 
@@ -190,7 +190,7 @@ class RawFile:
         except (EOFError, OSError, ValueError, ElementTree.ParseError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
-            place = f"after record {number}" if number else "at its start"
+            place = f"after record {number}" if number else "at the start"
             raise PipelineError(f"{self.path} is damaged {place}: {error}; download the file again") from error
 
     def _decompressed(self) -> io.BufferedIOBase:
@@ -249,7 +249,7 @@ class RawFile:
                 yield _page_record(number, element)
             root.clear()  # otherwise the tree of the whole dump would build up in memory
         if not number and _local_name(root) != "mediawiki":
-            found = f"its root is <{_local_name(root)}> and it has no <page>"
+            found = f"the root element is <{_local_name(root)}>, and there is no <page>"
             raise PipelineError(f"{self.path}: {found}; expected a MediaWiki export; move the file out of the input")
 
     def _text_pieces(self, start: int) -> Iterator[Record]:

@@ -60,7 +60,7 @@ def find_checkpoint(argument: str | Path, checkpoint_dir: Path, *, prefix: str =
         fitting = [run for run in runs if run.directory == checkpoint_dir or run.directory.name.startswith(prefix)]
         if not fitting:
             remedy = f"train a model first: python3 main.py train{or_quickstart(checkpoint_dir)}"
-            raise PipelineError(f"no checkpoint in {checkpoint_dir}; {remedy}")
+            raise PipelineError(f"no checkpoints found in {checkpoint_dir}; {remedy}")
         return fitting[0].newest
     for path in (Path(argument).expanduser(), checkpoint_dir / argument):
         if path.is_file():
@@ -68,7 +68,9 @@ def find_checkpoint(argument: str | Path, checkpoint_dir: Path, *, prefix: str =
         if path.is_dir():
             return _newest_in(path)
     names = ", ".join(run.directory.name for run in runs[:5]) or "none"
-    raise PipelineError(f"checkpoint {argument} does not exist; runs in {checkpoint_dir}: {names}; or use latest")
+    raise PipelineError(
+        f"checkpoint {argument} does not exist; available runs in {checkpoint_dir}: {names}; or use latest"
+    )
 
 
 def _newest_in(directory: Path) -> Path:
@@ -78,7 +80,7 @@ def _newest_in(directory: Path) -> Path:
     runs = list_runs(directory)
     if runs:
         return runs[0].newest
-    raise PipelineError(f"{directory} has no {_PATTERN}; expected a checkpoint, a run's folder, or latest")
+    raise PipelineError(f"{directory} contains no {_PATTERN}; expected a checkpoint, a run's folder, or latest")
 
 
 def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime | None = None) -> Path:
@@ -91,7 +93,9 @@ def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime |
             folder.mkdir()
             sync_directory(checkpoint_dir)
             return folder
-    raise PipelineError(f"{checkpoint_dir} has 9,999 runs from the same minute; move some of them away")
+    raise PipelineError(
+        f"{checkpoint_dir} already contains 9,999 runs from the same minute; move some of them elsewhere"
+    )
 
 
 def prune_step_checkpoints(directory: Path, *, keep_last: int, step: int) -> None:

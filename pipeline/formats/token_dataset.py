@@ -117,7 +117,7 @@ class TokenDataset:
         window = arrays[0].shape[1] if rows else window or content.get("window")
         stride = window if rows else stride or content.get("stride")
         if not (window and stride):
-            raise PipelineError(f"{directory / METADATA_NAME} has no window and stride; set dataset.window")
+            raise PipelineError(f"{directory / METADATA_NAME} does not specify a window and stride; set dataset.window")
         vocab_size = vocab_size or content.get("vocab_size") or MAX_VOCAB_SIZE
         dataset = cls(directory, content if own else {}, tuple(arrays), tuple(files), window, stride, vocab_size)
         dataset._refuse_short_files()
@@ -203,9 +203,9 @@ class TokenDataset:
                 if block.max() >= self.vocab_size:
                     position = start + int(np.argmax(block >= self.vocab_size))
                     raise PipelineError(
-                        f"{self.directory / name} has id {flat[position]} at position {position:,}; expected ids "
-                        f"below {self.vocab_size:,}, the size of the vocabulary; use the tokenizer and the model "
-                        "of this dataset (model.vocab_size), or prepare the dataset again"
+                        f"{self.directory / name} contains token id {flat[position]} at position {position:,}; "
+                        f"expected ids below the vocabulary size of {self.vocab_size:,}; use the tokenizer and "
+                        "model that match this dataset (model.vocab_size), or prepare the dataset again"
                     )
 
     @cached_property
@@ -240,7 +240,7 @@ def read_metadata(directory: Path, *, command: str = "") -> dict[str, Any]:
         content = json.loads(text)
         problem = _metadata_problem(content)
     except (ValueError, RecursionError) as error:
-        content, problem = None, f"is not JSON ({error})"
+        content, problem = None, f"is not valid JSON ({error})"
     if isinstance(content, dict) and "format_version" in content and not problem:
         return content
     if problem and not _holds_rows(directory):  # only our own datasets are one-dimensional and need it
@@ -338,7 +338,7 @@ def _open_listed_files(directory: Path, metadata: Mapping[str, Any]) -> dict[str
         # np.load ignores bytes after the array.
         extra = (directory / name).stat().st_size - tokens.offset - tokens.nbytes
         if extra:
-            _refuse_file(directory / name, f"has {extra} bytes after its tokens")
+            _refuse_file(directory / name, f"has {extra} extra bytes after the tokens")
         files[name] = tokens
     return files
 
@@ -347,12 +347,16 @@ def _open_found_files(directory: Path) -> dict[str, np.ndarray]:
     """`tokens_*.npy` sorted by number. Either all have rows of the same length, or none has rows."""
     files: dict[str, np.ndarray] = {path.name: _map_file(path) for path in _found_paths(directory)}
     if not files:
-        raise PipelineError(f"token dataset {directory} has no tokens_*.npy; create it with python3 dataset_prep.py")
+        raise PipelineError(
+            f"token dataset {directory} contains no tokens_*.npy files; create it with python3 dataset_prep.py"
+        )
     rows = {tokens.shape[1:] for tokens in files.values()}
     dimensions = {tokens.ndim for tokens in files.values()}
     if len(rows) > 1 or dimensions not in ({1}, {2}):
         shapes = ", ".join(f"{name} {tokens.shape}" for name, tokens in files.items())
-        raise PipelineError(f"token dataset {directory} has {shapes}; expected streams, or rows of the same length")
+        raise PipelineError(
+            f"token dataset {directory} contains {shapes}; expected flat arrays, or rows of equal length"
+        )
     return files
 
 

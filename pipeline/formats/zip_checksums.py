@@ -19,7 +19,7 @@ def zip_damage(path: Path) -> str:
         try:
             members = zipfile.ZipFile(file).infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-            return f"its list of members is unreadable ({error})"
+            return f"its zip directory is unreadable ({error})"
         for member in members:
             if not _is_sound(member, content):
                 return f"{member.filename!r} does not match its checksum"
