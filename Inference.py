@@ -48,9 +48,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     if args.prompt is not None and not args.checkpoint:
-        parser.error("--prompt needs --checkpoint; use --checkpoint latest for the newest")
+        parser.error("--prompt requires --checkpoint; use --checkpoint latest for the newest")
     if args.json and args.prompt is None:
-        parser.error("--json needs --prompt and --checkpoint")
+        parser.error("--json requires --prompt and --checkpoint")
     return args
 
 

@@ -44,7 +44,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", help="a name for the run, shown in lists and in the logs")
     args = parser.parse_args(argv)
     if bool(args.checkpoint) == bool(args.resume):
-        raise UsageError("expected either --checkpoint PATH to tune a model, or --resume RUN to continue a run")
+        raise UsageError("either --checkpoint PATH (to tune a model) or --resume RUN (to continue a run) is required")
     if args.resume and args.name:
         raise UsageError("--name cannot be used with --resume: a resumed run keeps its name")
     check_run_name(args.name, origin="--name")

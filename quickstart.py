@@ -111,7 +111,7 @@ def open_log(folder: Path) -> Path:
             log.write(time.strftime("\n==== %Y-%m-%d %H:%M:%S\n"))
     except OSError as error:
         raise PipelineError(
-            f"{folder} is not writable: {error.strerror or error}; copy the checkout to a folder of your own"
+            f"{folder} is not writable: {error.strerror or error}; copy the checkout to a folder you can write to"
         ) from None
     return path
 

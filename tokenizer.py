@@ -48,21 +48,21 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--load", metavar="DIR", help="use the tokenizer in this folder")
-    parser.add_argument("--encode", metavar="TEXT", help="print the ids of TEXT, the last line, comma-separated")
+    parser.add_argument("--encode", metavar="TEXT", help="print the ids of TEXT, comma-separated, on the last line")
     parser.add_argument("--decode", metavar="IDS", help="print the text of comma-separated ids")
-    parser.add_argument("--report", metavar="FILE", help="measure the tokenizer on a text, one article a line")
+    parser.add_argument("--report", metavar="FILE", help="measure the tokenizer on a text file, one article per line")
     parser.add_argument(
-        "--train", metavar="FILE", nargs="+", type=Path, help="learn a tokenizer from cleaned text, one article a line"
+        "--train", metavar="FILE", nargs="+", type=Path, help="train a tokenizer on cleaned text, one article per line"
     )
-    parser.add_argument("--vocab-size", metavar="N", type=int, help="pieces of the tokenizer to train")
+    parser.add_argument("--vocab-size", metavar="N", type=int, help="vocabulary size of the tokenizer to train")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder for the trained tokenizer")
     args = parser.parse_args(argv)
     if args.train and not (args.vocab_size and args.output):
-        raise UsageError("--train needs --vocab-size N and --output DIR too")
+        raise UsageError("--train also requires --vocab-size N and --output DIR")
     if not args.train and (args.vocab_size or args.output):
-        raise UsageError("--vocab-size and --output belong to --train FILE…")
+        raise UsageError("--vocab-size and --output are only valid with --train FILE…")
     if args.train and args.load:
-        raise UsageError("--train makes a tokenizer and --load reads one; give one of them")
+        raise UsageError("--train and --load cannot be used together")
     return args
 
 
@@ -78,7 +78,7 @@ def _parse_ids(text: str) -> list[int]:
     try:
         return [int(number) for number in text.replace(",", " ").split()]
     except ValueError:
-        raise UsageError(f"--decode {text!r}; expected comma-separated ids such as 15043,3186") from None
+        raise UsageError(f"invalid --decode value {text!r}; expected comma-separated ids such as 15043,3186") from None
 
 
 if __name__ == "__main__":

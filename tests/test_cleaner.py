@@ -305,7 +305,7 @@ def test_a_file_name_that_is_not_utf8_is_cleaned_too(clean, tmp_path):
 def test_input_without_a_usable_record_is_an_error(clean, tmp_path, capsys):
     with pytest.raises(PipelineError, match=r"record 1: not JSON.*; none of its 2 records are usable"):
         clean(["no", "JSON"])
-    with pytest.raises(PipelineError, match="is not complete"):
+    with pytest.raises(PipelineError, match="is incomplete"):
         cleaned_files(tmp_path / "out")
     with pytest.raises(PipelineError, match=r"raw contains no records; expected articles in raw\.jsonl"):
         clean([])
@@ -407,7 +407,7 @@ def test_killed_at_work_it_leaves_nothing_that_looks_whole(tmp_path):
             pass
         process.kill()
     assert not output.exists()
-    with pytest.raises(PipelineError, match="is not complete"):
+    with pytest.raises(PipelineError, match="is incomplete"):
         cleaned_files(tmp_path / "out", test=True)
     articles, report = run_cleaner(tmp_path)
     assert len(articles) == 4001
@@ -440,7 +440,7 @@ def test_two_cleaners_in_one_folder_are_refused(tmp_path):
 
     with (
         claimed(tmp_path, nothing),
-        pytest.raises(PipelineError, match="is being written by another run"),
+        pytest.raises(PipelineError, match="is in use by another run"),
         claimed(tmp_path, nothing, patience=0),
     ):
         pass

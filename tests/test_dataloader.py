@@ -262,7 +262,7 @@ def test_ids_beyond_the_vocabulary_never_reach_the_model(tmp_path, legacy):
     train, val, _ = create_simple_train_val_dataloaders(**options, vocab_size=10_000)
     position = "10,000" if not legacy else r"19,\d+"  # rows overlap by half
     for loader in (train, val):
-        with pytest.raises(PipelineError, match=rf"tokens_0\.npy has id 10000 at position {position}"):
+        with pytest.raises(PipelineError, match=rf"tokens_0\.npy contains token id 10000 at position {position}"):
             list(loader)
 
 

@@ -149,7 +149,7 @@ def test_inspect_reports_and_finds_damage(config, articles, capsys):
         stream.seek(-2, 2)
         stream.write(b"\x05\x00")
     assert exit_code_of(lambda: dataset_prep.main([*run, "--inspect", str(directory)])) == 1
-    assert "tokens_1.npy does not match its sha256" in capsys.readouterr().err
+    assert "sha256 does not match metadata.json for tokens_1.npy" in capsys.readouterr().err
 
 
 def test_inspect_gives_every_document_whole(config, articles):
@@ -181,7 +181,10 @@ def test_inspect_describes_an_older_tools_dataset(config, capsys, metadata):
         assert "windows of 32" in capsys.readouterr().out
     np.save(directory / "tokens_0.npy", np.full((6, 16), 300, dtype=np.uint16))
     assert exit_code_of(lambda: dataset_prep.main(inspect)) == 1
-    assert "tokens_0.npy has id 300 at position 0; expected ids below 300" in capsys.readouterr().err
+    assert (
+        "tokens_0.npy contains token id 300 at position 0; expected ids below the vocabulary size of 300"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("signal_name", "code"), [("SIGKILL", -9), ("SIGINT", 130), ("SIGTERM", 143)])

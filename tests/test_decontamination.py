@@ -114,13 +114,13 @@ def test_a_folder_of_sets_is_read_and_stamped(folder):
 
 
 def test_a_folder_without_sets_and_a_malformed_file_are_named(tmp_path, folder):
-    with pytest.raises(PipelineError, match=r"does not hold an evaluation set; expected wikitext/\*\.raw"):
+    with pytest.raises(PipelineError, match=r"contains no evaluation data; expected wikitext/\*\.raw"):
         EvaluationIndex.load(tmp_path / "wikitext")
     (folder / "hellaswag" / "val.jsonl").write_text('{"ctx": "a"}\n')
-    with pytest.raises(PipelineError, match=r"val\.jsonl is not an evaluation file: KeyError 'endings'"):
+    with pytest.raises(PipelineError, match=r"val\.jsonl is not a valid evaluation file: KeyError 'endings'"):
         EvaluationIndex.load(folder)
     (folder / "hellaswag" / "val.jsonl").write_text('{"ctx":' * 100_000 + "1" + "}" * 100_000)
-    with pytest.raises(PipelineError, match=r"val\.jsonl is not an evaluation file: line 1 is not JSON"):
+    with pytest.raises(PipelineError, match=r"val\.jsonl is not a valid evaluation file: line 1 is not JSON"):
         EvaluationIndex.load(folder)
 
 

@@ -37,7 +37,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert resolve_device("cuda") == torch.device("cuda", 1)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(PipelineError, match="process 2 of this machine has no GPU, 2 found; lower --nproc"):
+    with pytest.raises(PipelineError, match=r"no GPU for process 2 on this machine \(2 found\); lower --nproc"):
         resolve_device("cuda")
 
 

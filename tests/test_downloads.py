@@ -117,7 +117,7 @@ def test_another_file_than_the_listing_s_is_refused(storage, stated):
     storage.answer = answer
     file = RemoteFile(storage.reader(), "/file", len(CONTENT), SHA256)
     if stated == "0" * 64:
-        with pytest.raises(ServerError, match=f"a file with the hash {stated}, but the listing says {SHA256}"):
+        with pytest.raises(ServerError, match=f"got a file with hash {stated}, but the listing says {SHA256}"):
             file.read()
     else:
         assert file.read() == CONTENT

@@ -71,7 +71,7 @@ def test_a_folder_is_recognised_through_links(tmp_path):
 def test_an_input_that_would_be_overwritten_is_refused(tmp_path):
     (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
     refuse_overwriting([tmp_path / "b.txt"], [tmp_path / "a.txt"])
-    with pytest.raises(PipelineError, match=r"link\.txt is an input and would be overwritten"):
+    with pytest.raises(PipelineError, match=r"link\.txt is an input file and would be overwritten"):
         refuse_overwriting([tmp_path / "b.txt", tmp_path / "link.txt"], [tmp_path / "a.txt"])
 
 

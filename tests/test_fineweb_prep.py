@@ -202,7 +202,7 @@ def test_run_stops_if_the_hub_dies_and_can_resume(hub, config, capsys):
         error = capsys.readouterr().err.splitlines()[-1]
         folder = config.parent / "stopped" / "unfinished"
         saved = sum(json.loads(path.read_text())["rows"] for path in folder.glob("shard_*.json"))
-        told = f"the same command continues after the {saved} documents saved" if saved else "nothing is saved"
+        told = f"{saved} documents are saved; run the same command" if saved else "nothing was saved"
         assert f"3 times in a row; {told}" in error
     assert 0 < saved < 400
     hub.faults = iter(())
@@ -322,8 +322,8 @@ def test_without_a_network_it_fails_fast(config, monkeypatch, capsys):
     assert _run(config) == 1
     first, second, error = capsys.readouterr().err.splitlines()
     assert first.startswith(f"{address.removeprefix('http://')} cannot be reached ([Errno 111] Connection refused)")
-    assert first.endswith("; attempt 2 of 3 in 0.0 s")
-    assert second.endswith("; attempt 3 of 3 in 0.0 s")
+    assert first.endswith("; retrying in 0.0 s (attempt 2 of 3)")
+    assert second.endswith("; retrying in 0.0 s (attempt 3 of 3)")
     assert error.endswith("3 times in a row; check the network, or use downloaded files with --source DIR")
 
 

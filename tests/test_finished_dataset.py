@@ -43,7 +43,7 @@ def test_an_edited_input_of_the_same_size_is_noticed(make_job, tokenizer_class):
     prepare(make_job(), tokenizer_class())
     path = make_job().shards[-1].path
     path.write_text(path.read_text(encoding="utf-8").replace("short", "SHORT"), encoding="utf-8", newline="\n")
-    with pytest.raises(PipelineError, match=r"1\.txt has changed since .*dataset was made from it; .*--restart"):
+    with pytest.raises(PipelineError, match=r"1\.txt has changed since .*dataset was prepared; .*--restart"):
         prepare(make_job(), tokenizer_class())
     prepare(make_job(restart=True), tokenizer_class())
 
@@ -53,7 +53,7 @@ def test_copies_with_other_times_are_the_same_input(make_job, tokenizer_class, c
     os.utime(make_job().shards[0].path, ns=(1, 1))
     (make_job().directory / "input_times.json").write_text("{")
     prepare(make_job(), tokenizer_class())
-    assert "already complete and made from the same input" in capsys.readouterr().out
+    assert "already complete, prepared from the same input" in capsys.readouterr().out
     monkeypatch.setattr("pipeline.preparation.inputs.InputFile.content", lambda file: pytest.fail("read once more"))
     prepare(make_job(), tokenizer_class())
 
@@ -71,5 +71,5 @@ def test_another_tools_dataset_is_not_continued(make_job, tokenizer_class):
     job.directory.mkdir()
     np.save(job.directory / "tokens_0.npy", np.zeros((4, 16), dtype=np.uint16))
     (job.directory / "metadata.json").write_text("[]")
-    with pytest.raises(PipelineError, match=r"dataset holds a token dataset of another tool; .*--restart"):
+    with pytest.raises(PipelineError, match=r"dataset contains a token dataset from another tool; .*--restart"):
         prepare(job, tokenizer_class())

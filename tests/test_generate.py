@@ -297,7 +297,7 @@ def test_full_context_drops_its_oldest_half(model):
 
 def test_long_requests_are_refused_if_configured(model):
     settings = GenerationSettings(max_length=60, on_overflow="refuse")
-    with pytest.raises(PipelineError, match=r"5 tokens and 60 new ones .* context of 64"):
+    with pytest.raises(PipelineError, match=r"5 prompt tokens plus 60 new tokens .* context of 64"):
         list(stream_tokens(model, [1, 2, 3, 4, 5], settings))
     assert len(list(stream_tokens(model, [1, 3, 4, 5], settings))) == 60
 
@@ -306,8 +306,8 @@ def test_long_requests_are_refused_if_configured(model):
     ("prompt", "message"),
     [
         ([], "the prompt is empty"),
-        ([1, BYTES + 3], "has the id 262; expected ids from 0 to 261"),
-        ([1, -1], "has the id -1"),
+        ([1, BYTES + 3], "contains token id 262; expected ids from 0 to 261"),
+        ([1, -1], "contains token id -1"),
         ([5] * 65, "65 tokens, but the model's context is 64"),
     ],
 )
@@ -352,7 +352,9 @@ def test_settings_come_from_the_config_and_flags_win():
 
 
 def test_unknown_options_of_generate_are_named(model):
-    with pytest.raises(PipelineError, match=r"no option 'top_q'; did you mean 'top_p'\?; expected some of: max_length"):
+    with pytest.raises(
+        PipelineError, match=r"no option 'top_q'; did you mean 'top_p'\?; valid options are: max_length"
+    ):
         model.generate(torch.tensor([1]), top_q=3)
     with pytest.raises(PipelineError, match=r"no option 'max_new_tokens'; did you mean 'max_length'\?") as error:
         model.generate(torch.tensor([1]), max_new_tokens=3)
@@ -374,5 +376,5 @@ def test_options_of_a_wrong_type_are_named(model, options, message):
 
 
 def test_a_prompt_of_text_is_refused(model):
-    with pytest.raises(PipelineError, match="expected token ids"):
+    with pytest.raises(PipelineError, match="expects token ids"):
         model.generate("Once upon a time")

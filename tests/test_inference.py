@@ -164,7 +164,7 @@ def test_tokenizer_is_found_through_the_checkpoint(infer, home, tmp_path):
     (tmp_path / "other" / "tokenizer.json").unlink()
     code, _, err = infer("--checkpoint", str(tmp_path / "run"), "--prompt", "x", "--max-length", "2")
     assert code == 1
-    assert "was trained with the tokenizer other" in err
+    assert "was trained with tokenizer other" in err
     assert "has a different tokenizer" in err
     assert "--tokenizer DIR" in err
 
@@ -172,10 +172,10 @@ def test_tokenizer_is_found_through_the_checkpoint(infer, home, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--prompt", "x"], 2, "--prompt needs --checkpoint"),
+        (["--prompt", "x"], 2, "--prompt requires --checkpoint"),
         (["--checkpoint", "nothing", "--prompt", "x"], 1, "checkpoint nothing does not exist"),
         (["--checkpoint", "latest", "--prompt", ""], 1, "the prompt is empty"),
-        (["--checkpoint", "latest", "--prompt", "a\udcff"], 1, "the prompt is not valid UTF-8 at character 2"),
+        (["--checkpoint", "latest", "--prompt", "a\udcff"], 1, "the prompt is not valid UTF-8 (at character 2)"),
         (["--checkpoint", "latest", "--prompt", "x", "--temperature", "nan"], 1, "generation.temperature is nan"),
         (["--checkpoint", "latest", "--prompt", "x", "--temperature", "-1"], 1, "generation.temperature is -1.0"),
         (["--checkpoint", "latest", "--prompt", "x", "--top-k", "-1"], 1, "generation.top_k is -1"),
@@ -358,7 +358,7 @@ def test_a_long_chat_drops_its_oldest_turns(infer, home, type_answers):
     type_answers("the cat " * 60, "the dog " * 60, "the house " * 60, "the mat " * 60, "q")
     code, out, _ = infer("--checkpoint", str(home / "tuned"), "--max-length", "300")
     assert code == 0
-    assert "dropped: the context holds 1,024 tokens" in out
+    assert "dropped: the context is limited to 1,024 tokens" in out
     assert out.count("tokens/s") == 4
 
 

@@ -51,7 +51,7 @@ def test_the_first_failure_stops_the_run():
 
 def test_keep_going_runs_the_rest_first():
     results = {}
-    with pytest.raises(PipelineError, match=r"bad\.txt is damaged; finished work is kept, run the same command again"):
+    with pytest.raises(PipelineError, match=r"bad\.txt is damaged; finished work is kept; run the same command again"):
         run_pending(plan("a", "bad", "ccc"), ThisProcess(), on_result=results.__setitem__, keep_going=True)
     assert results == {"a": "A", "ccc": "CCC"}
 
@@ -65,14 +65,17 @@ def test_processes_give_the_results_of_this_process(tmp_path):
 
 def test_a_full_disk_names_its_folder_in_any_process(tmp_path):
     for executor in (ThisProcess(), LocalProcesses(1, tmp_path)):
-        with pytest.raises(PipelineError, match=r"the disk of .* is full; finished work is kept"), resumable(tmp_path):
+        with (
+            pytest.raises(PipelineError, match=r"the disk containing .* is full; finished work is kept"),
+            resumable(tmp_path),
+        ):
             run_pending([Job("a", full_disk)], executor)
 
 
 def test_a_next_run_waits_for_orphaned_workers(tmp_path):
     with (
         part_of_run(tmp_path),
-        pytest.raises(PipelineError, match="is being written by another run"),
+        pytest.raises(PipelineError, match="is in use by another run"),
         claimed(tmp_path, nothing, patience=0),
     ):
         pass

@@ -153,7 +153,7 @@ def test_own_output_is_refused_as_input(prepare, tmp_path):
     content = path.read_bytes()
     code, output = prepare("--input", str(path))
     assert (code, path.read_bytes()) == (1, content)
-    assert "metadata.json is an input and would be overwritten" in output
+    assert "metadata.json is an input file and would be overwritten" in output
 
 
 def test_a_missing_input_is_named(prepare, capsys):

@@ -218,7 +218,9 @@ def test_create_model_takes_the_path_of_the_default_configuration():
 
 def test_weights_of_another_shape_are_refused_by_name():
     state = small_model(intermediate_size=64).state_dict()
-    with pytest.raises(PipelineError, match=r"x\.pt does not fit the model: model\.layers\.0\.mlp\.down_proj\.weight"):
+    with pytest.raises(
+        PipelineError, match=r"x\.pt does not match the model: model\.layers\.0\.mlp\.down_proj\.weight"
+    ):
         load_weights(small_model(), state, origin="x.pt")
 
 

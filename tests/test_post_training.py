@@ -234,7 +234,7 @@ def test_another_architecture_is_refused(workshop, capsys, layers):
     ]
     code, error = error_of(arguments, capsys)
     assert code == 1
-    assert f"model.num_hidden_layers is {layers} in the configuration and 2 in checkpoint" in error
+    assert f"model.num_hidden_layers is {layers} in the configuration, but 2 in checkpoint" in error
 
 
 def test_weights_that_contradict_their_configuration_are_refused(workshop, tmp_path, capsys):
@@ -243,7 +243,7 @@ def test_weights_that_contradict_their_configuration_are_refused(workshop, tmp_p
     write_checkpoint(tmp_path / "a.pt", content)
     code, error = error_of(["--checkpoint", str(tmp_path / "a.pt"), "--device", "cpu", *workshop[1]], capsys)
     assert code == 1
-    assert "does not fit the model: model.layers.0.mlp." in error
+    assert "does not match the model: model.layers.0.mlp." in error
 
 
 def test_another_tokenizers_conversations_are_refused(workshop, tmp_path, capsys):
@@ -261,7 +261,7 @@ def test_conversations_longer_than_the_context_are_refused(workshop, tmp_path, c
     path = small_checkpoint(tmp_path / "a.pt", load_tokenizer(workshop[0] / "tokenizer"), max_position_embeddings=64)
     code, error = error_of(["--checkpoint", str(path), "--device", "cpu", *workshop[1]], capsys)
     assert code == 1
-    assert "up to 96 tokens, but the context is 64; run: python3 lima_tokenizer.py --max-length 64" in error
+    assert "up to 96 tokens, but the model's context is 64; run: python3 lima_tokenizer.py --max-length 64" in error
 
 
 def test_missing_conversations_name_the_command(workshop, tmp_path, capsys):
@@ -286,7 +286,7 @@ def test_a_run_is_not_resumed_on_other_conversations(workshop, tuned, tmp_path, 
     lima_tokenizer.main(["--input", str(source), "--max-length", "96", *arguments])
     code, error = error_of(["--resume", str(tuned), *arguments], capsys)
     assert code == 1
-    assert "was tuned on other conversations" in error
+    assert "was tuned on different conversations" in error
 
 
 @pytest.mark.parametrize("arguments", [[], ["--checkpoint", "a", "--resume", "b"]])

@@ -85,7 +85,7 @@ def test_too_little_text_for_a_window_is_refused(make_job, tokenizer_class):
 def test_a_broken_line_is_named(make_job, tokenizer_class):
     job = make_job()
     job.shards[0].path.write_bytes(b"fine\n\xff\xfe\n")
-    with pytest.raises(PipelineError, match=r"cleaned_0\.txt is not UTF-8 text"):
+    with pytest.raises(PipelineError, match=r"cleaned_0\.txt is not valid UTF-8"):
         prepare(job, tokenizer_class())
 
 
@@ -140,7 +140,7 @@ def test_comparing_hashes_in_groups_changes_nothing(make_job, tokenizer_class, m
 
 def test_too_small_a_disk_is_refused_at_once(make_job, tokenizer_class, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(PipelineError, match=r"needs .* KB of disk space and only 1000 B are free; free some space"):
+    with pytest.raises(PipelineError, match=r"needs .* KB of disk space, but only 1000 B is free; free some space"):
         prepare(make_job(), tokenizer_class())
     assert not list(make_job().work_dir.glob("shard_*"))
 

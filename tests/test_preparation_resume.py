@@ -128,7 +128,7 @@ def test_a_second_run_on_the_same_folder_is_refused(make_job, tokenizer_class, m
     monkeypatch.setattr("pipeline.jobs.runner.PATIENCE_SECONDS", 0.0)
     job = make_job()
     monkeypatch.setattr(preparation, "_begin", lambda *_: prepare(job, tokenizer_class()))
-    with pytest.raises(PipelineError, match="being written by another run"):
+    with pytest.raises(PipelineError, match="in use by another run"):
         prepare(job, tokenizer_class())
 
 
@@ -146,7 +146,9 @@ def test_a_run_continues_after_a_full_disk(make_job, tokenizer_class, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", fsync)
-        with pytest.raises(PipelineError, match=r"the disk of .* is full; finished work is kept: free some space"):
+        with pytest.raises(
+            PipelineError, match=r"the disk containing .* is full; finished work is kept; free some space"
+        ):
             prepare(full, tokenizer_class())
     prepare(full, tokenizer_class())
     assert sums_of(full.directory) == sums_of(whole.directory)

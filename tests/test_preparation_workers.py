@@ -24,7 +24,7 @@ def test_workers_batches_and_shards_change_nothing(make_job, tokenizer_class, mo
 def test_an_error_in_a_worker_process_is_reported_unchanged(make_job, tokenizer_class):
     job = make_job(workers=2)
     job.shards[0].path.write_bytes(b"fine\n\xff\xfe\n" * 200)
-    with pytest.raises(PipelineError, match=r"cleaned_0\.txt is not UTF-8 text"):
+    with pytest.raises(PipelineError, match=r"cleaned_0\.txt is not valid UTF-8"):
         prepare(job, tokenizer_class())
 
 

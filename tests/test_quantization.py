@@ -64,5 +64,5 @@ def test_quantized_generation_is_independent_of_the_batch():
 
 def test_other_devices_are_refused_by_name():
     model = new_model().to("meta")
-    with pytest.raises(PipelineError, match="int8 weights work only on the CPU, but the model is on meta"):
+    with pytest.raises(PipelineError, match="int8 weights are only supported on the CPU, but the model is on meta"):
         quantize_int8(model)

@@ -159,7 +159,7 @@ def test_a_base_model_is_not_asked(tmp_path):
     tokenizer = trained_tokenizer(tmp_path / "tokenizer")
     checkpoint = small_checkpoint(tmp_path / "run" / "checkpoint_best.pt", tokenizer)
     file = write(tmp_path / "questions.jsonl", {"question": "Who?", "answers": ["me"]})
-    with pytest.raises(PipelineError, match="not tuned on conversations"):
+    with pytest.raises(PipelineError, match="is a base model"):
         benchmark.main(
             ["--checkpoint", str(checkpoint), "--questions", str(file), "--tokenizer", str(tokenizer.directory)]
         )

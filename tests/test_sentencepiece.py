@@ -149,12 +149,12 @@ def test_added_tokens_are_never_matched_in_text(trained, tmp_path):
     [
         (lambda p: setattr(p.trainer_spec, "model_type", 1), "is not a BPE model with byte fallback"),
         (lambda p: setattr(p.trainer_spec, "byte_fallback", False), "is not a BPE model with byte fallback"),
-        (lambda p: setattr(p.normalizer_spec, "remove_extra_whitespaces", True), "normalises text"),
-        (lambda p: setattr(p.normalizer_spec, "add_dummy_prefix", False), "does not write a space as a prefix"),
-        (lambda p: setattr(p.pieces[300], "type", 4), "holds 1 user-defined or unused pieces"),
+        (lambda p: setattr(p.normalizer_spec, "remove_extra_whitespaces", True), "normalizes text"),
+        (lambda p: setattr(p.normalizer_spec, "add_dummy_prefix", False), "does not encode a space as the prefix"),
+        (lambda p: setattr(p.pieces[300], "type", 4), "contains 1 user-defined or unused pieces"),
         (lambda p: setattr(p.trainer_spec, "bos_id", -1), "has no <unk>, <s> or </s>"),
-        (lambda p: setattr(p.pieces[300], "piece", p.pieces[301].piece), "a piece occurs twice"),
-        (lambda p: setattr(p.pieces[5], "piece", "no byte"), "lacks 1 of the 256 byte pieces"),
+        (lambda p: setattr(p.pieces[300], "piece", p.pieces[301].piece), "it contains a duplicate piece"),
+        (lambda p: setattr(p.pieces[5], "piece", "no byte"), "missing 1 of the 256 byte pieces"),
     ],
 )
 def test_a_sentencepiece_model_that_would_give_other_ids_is_refused(trained, tmp_path, change, said):
@@ -172,12 +172,12 @@ def test_an_engine_that_differs_from_the_reference_stops_the_run(trained):
     reference = trained.encode_batch_reference
     encoder = BulkEncoder(trained.vocabulary, reference=other)
     encoder.verify(["a", "c"])
-    with pytest.raises(PipelineError, match=r"gigatoken gives \d+ ids for 'b', other than the reference's"):
+    with pytest.raises(PipelineError, match=r"gigatoken returned \d+ ids for 'b' that do not match the reference's"):
         encoder.verify(["a", "b", "c"])
 
 
 def test_an_engine_is_checked_before_its_first_use(trained):
-    with pytest.raises(PipelineError, match="other than the reference's"):
+    with pytest.raises(PipelineError, match="do not match the reference's"):
         BulkEncoder(trained.vocabulary, reference=lambda texts: [[5]] * len(texts))
 
 

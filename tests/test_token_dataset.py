@@ -169,7 +169,10 @@ def test_rewritten_metadata_has_one_checksum(tmp_path):
 def test_an_unknown_id_is_named_with_its_place(tmp_path):
     directory = _store(tmp_path / "d", [range(9), [5, 6, 30, 7, 40]])
     TokenDataset.open(directory, vocab_size=41).check_ids()
-    with pytest.raises(PipelineError, match=r"tokens_1\.npy has id 30 at position 2; expected ids below 30"):
+    with pytest.raises(
+        PipelineError,
+        match=r"tokens_1\.npy contains token id 30 at position 2; expected ids below the vocabulary size of 30",
+    ):
         TokenDataset.open(directory, vocab_size=30).check_ids()
 
 

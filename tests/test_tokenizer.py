@@ -84,7 +84,7 @@ def test_an_id_outside_the_vocabulary_is_named(trained, wrong):
 def test_missing_tokenizer_lists_three_remedies(tmp_path):
     with pytest.raises(PipelineError) as caught:
         load_tokenizer(tmp_path)
-    for way in (f"tokenizer.model into {tmp_path}", "--load DIR", "--train"):
+    for way in (f"tokenizer.model in {tmp_path}", "--load DIR", "--train"):
         assert way in str(caught.value)
 
 
@@ -176,7 +176,9 @@ def test_arguments_that_do_not_fit_are_usage_errors(arguments):
 
 def test_too_little_text_says_which_size_would_do(tmp_path):
     (tmp_path / "a.txt").write_text("ab ab ab\n")
-    with pytest.raises(PipelineError, match=r"holds only \d+ different pieces, expected 5,000; .*--vocab-size \d+"):
+    with pytest.raises(
+        PipelineError, match=r"yields only \d+ distinct pieces, but the vocabulary size is 5,000; .*--vocab-size \d+"
+    ):
         WikipediaTokenizer.train([tmp_path / "a.txt"], 5000, tmp_path)
 
 
@@ -185,9 +187,13 @@ def test_too_little_text_says_which_size_would_do(tmp_path):
     [
         ("tokenizer.json", b"{", "is not a tokenizer.json"),
         ("tokenizer.json", b'{"model": {"type": "BPE", "byte_fallback": false}}', "without byte fallback"),
-        ("tokenizer.json", b'{"model": {"type": "BPE", "byte_fallback": true}}', "does not write a space as a prefix"),
+        (
+            "tokenizer.json",
+            b'{"model": {"type": "BPE", "byte_fallback": true}}',
+            "does not encode a space as the prefix",
+        ),
         ("tokenizer.model", b"no protobuf at all", "is not a SentencePiece model"),
-        ("tokenizer.model", b"", "holds no pieces"),
+        ("tokenizer.model", b"", "contains no pieces"),
     ],
 )
 def test_a_file_of_another_kind_is_named(tmp_path, name, content, said):
@@ -214,7 +220,7 @@ def test_report_counts_match_the_text(trained, tmp_path, capsys):
     tokens = len(trained.encode("the dog\nthe é東")) + len(trained.encode("the dog"))
     assert (cells["documents"], cells["bytes"], cells["characters"]) == ("2", "24", "21")
     assert cells["tokens"] == str(tokens)
-    assert cells["bytes a token"] == f"{24 / tokens:.3f}"
+    assert cells["bytes per token"] == f"{24 / tokens:.3f}"
     assert cells["byte fallback, newlines"] == f"{1 / tokens:.2%}"
     assert cells["byte fallback, other characters"] == f"{5 / tokens:.2%}"
 
@@ -226,7 +232,7 @@ def test_json_with_merges_in_id_order_is_refused(tmp_path):
     path.write_text(Vocabulary(pieces, right).to_json(added_tokens=True))
     assert load_tokenizer(tmp_path).vocab_size == 266
     path.write_text(Vocabulary(pieces, wrong).to_json(added_tokens=True))
-    with pytest.raises(PipelineError, match="orders its merges by id instead of score"):
+    with pytest.raises(PipelineError, match="orders merges by id instead of score"):
         load_tokenizer(tmp_path)
 
 
@@ -236,15 +242,15 @@ def test_a_vocabulary_too_large_for_uint16_is_refused():
 
 
 def test_a_file_in_place_of_its_folder_is_named(trained):
-    with pytest.raises(PipelineError, match=r"tokenizer\.json is a file; expected the folder that holds it"):
+    with pytest.raises(PipelineError, match=r"tokenizer\.json is a file; pass the folder that contains it"):
         load_tokenizer(trained.directory / "tokenizer.json")
 
 
 def test_a_tokenizer_is_not_saved_where_another_would_be_read(trained, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(model_proto(trained.vocabulary).SerializeToString())
-    with pytest.raises(PipelineError, match=r"holds a tokenizer\.model, which would be read instead"):
+    with pytest.raises(PipelineError, match=r"tokenizer\.model in .* would be loaded instead of the saved file"):
         main(["--train", "never read", "--vocab-size", "400", "--output", str(tmp_path)])
-    with pytest.raises(PipelineError, match="give another folder"):
+    with pytest.raises(PipelineError, match="choose a different folder"):
         trained.save(tmp_path)
     assert not (tmp_path / "tokenizer.json").exists()
 
@@ -252,6 +258,6 @@ def test_a_tokenizer_is_not_saved_where_another_would_be_read(trained, tmp_path)
 def test_training_text_is_not_overwritten(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text("a cleaned article\n")
-    with pytest.raises(PipelineError, match=r"tokenizer\.json is an input and would be overwritten"):
+    with pytest.raises(PipelineError, match=r"tokenizer\.json is an input file and would be overwritten"):
         main(["--train", str(path), "--vocab-size", "300", "--output", str(tmp_path)])
     assert path.read_text() == "a cleaned article\n"

@@ -152,15 +152,19 @@ def test_killed_run_resumes_and_drops_later_log_lines(project, monkeypatch):
 def test_another_dataset_tokenizer_or_shape_is_refused_by_name(project):
     run = run_train(project)
     resume = ["--resume", str(run)]
-    with pytest.raises(PipelineError, match=r"of differences: model.hidden_size 16 there, 32 here; .*--init-from"):
+    with pytest.raises(
+        PipelineError, match=r"current settings: model.hidden_size 16 in the checkpoint, 32 now; .*--init-from"
+    ):
         run_train(project, *resume, "--set", "model.hidden_size=32")
-    with pytest.raises(PipelineError, match=r"because of differences: training.optimizer adamw there, muon here"):
+    with pytest.raises(PipelineError, match=r"current settings: training.optimizer adamw in the checkpoint, muon now"):
         run_train(project, *resume, "--set", "training.optimizer=muon")
     write_tokens(project / "data", fingerprint="f1")
-    with pytest.raises(PipelineError, match="trained with another tokenizer: f0 there, f1 here"):
+    with pytest.raises(
+        PipelineError, match="different tokenizer, so its token ids do not match: f0 in the checkpoint, f1 now"
+    ):
         run_train(project, *resume)
     write_tokens(project / "data", seed=1)
-    with pytest.raises(PipelineError, match="trained with another dataset"):
+    with pytest.raises(PipelineError, match="trained on a different dataset"):
         run_train(project, *resume)
 
 
@@ -174,7 +178,7 @@ def test_resume_refuses_incompatible_changes(project):
         (["--set", "dataset.parts=2"], "dataset.parts 4 there, 2 here"),
         (["--set", "dataset.seed=7"], "dataset.seed 42 there, 7 here"),
     ):
-        with pytest.raises(PipelineError, match=f"because of differences: {said}"):
+        with pytest.raises(PipelineError, match=f"it no longer matches the current settings: {said}"):
             run_train(project, *resume, *changed)
     tuned = project / "checkpoints" / "sft_lima_x" / "checkpoint_latest.pt"
     write_checkpoint(tuned, content_of(run) | {"data": {"fingerprint": "f"}})
@@ -192,7 +196,7 @@ def test_a_start_that_is_refused_leaves_nothing_behind(project):
     before = sorted(project.rglob("*")), log.read_text()
     with pytest.raises(PipelineError, match="trained with 8 windows per step"):
         run_train(project, "--resume", str(run / "checkpoint_step_7.pt"), "--set", "training.batch_size=2")
-    with pytest.raises(PipelineError, match="does not fit the model: "):
+    with pytest.raises(PipelineError, match="does not match the model: "):
         run_train(project, "--init-from", str(run), "--set", "model.hidden_size=32")
     assert (sorted(project.rglob("*")), log.read_text()) == before
 
@@ -275,10 +279,12 @@ def test_weights_of_another_run_begin_a_new_one(project):
     for name, tensor in content_of(first)["model"].items():
         torch.testing.assert_close(content["model"][name], tensor, atol=1e-6, rtol=0)
     # The weights' shape comes with them; what --set says otherwise cannot be met.
-    with pytest.raises(PipelineError, match="does not fit the model: "):
+    with pytest.raises(PipelineError, match="does not match the model: "):
         run_train(project, "--init-from", str(first), "--set", "model.hidden_size=32")
     write_tokens(project / "data", fingerprint="f1")
-    with pytest.raises(PipelineError, match="trained with another tokenizer: f0 there, f1 here"):
+    with pytest.raises(
+        PipelineError, match="different tokenizer, so its token ids do not match: f0 in the checkpoint, f1 now"
+    ):
         run_train(project, "--init-from", str(first))
 
 
@@ -299,7 +305,7 @@ def test_dry_run_of_a_resumed_run_shows_the_remainder(project, capsys):
     capsys.readouterr()
     more = ["--resume", str(run), "--set", "training.max_steps=50", "--dry-run"]
     assert train.main(["--config", str(project / "config.json"), *more]) == 0
-    assert "what is left of the run: 30 steps, 3,840 tokens" in capsys.readouterr().out
+    assert "the rest of the run: 30 steps, 3,840 tokens" in capsys.readouterr().out
     assert content_of(run)["step"] == 20
 
 
@@ -349,7 +355,7 @@ def test_missing_packages_only_skip_samples_and_plots(project, capsys, monkeypat
     monkeypatch.undo()
     run_train(project, "--set", "training.max_steps=2", "--set", f"paths.tokenizer_dir={project / 'nowhere'}")
     missing = (
-        f"no samples: {project / 'nowhere'} holds no tokenizer; set its folder with --set paths.tokenizer_dir=DIR\n"
+        f"no samples: {project / 'nowhere'} contains no tokenizer; set its folder with --set paths.tokenizer_dir=DIR\n"
     )
     assert missing in capsys.readouterr().out
     trained_tokenizer(project / "other")

@@ -76,8 +76,8 @@ def check_sums(directory: Path, *, remedy: str) -> None:
         found = sha256_of(file) if file.is_file() else "missing"
         if found != expected:
             raise PipelineError(
-                f"{file} is damaged or was changed: its sha256 is {found[:16]}, {path.name} says {expected[:16]}; "
-                f"{remedy}, or delete {path} if you changed it"
+                f"{file} is damaged or was changed: its sha256 is {found[:16]}, but {path.name} says "
+                f"{expected[:16]}; {remedy}, or delete {path} if you changed it"
             )
 
 

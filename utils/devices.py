@@ -87,19 +87,19 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda":
         return torch.device("cuda", _local_gpu())
     if name == "mps" and not torch.backends.mps.is_available():
-        raise PipelineError("device mps: PyTorch finds no Apple GPU; use --device cpu")
+        raise PipelineError("device mps: PyTorch found no Apple GPU; use --device cpu")
     return torch.device(name)
 
 
 def _local_gpu() -> int:
     if not torch.cuda.is_available():
-        reason = "this PyTorch was built without CUDA" if torch.version.cuda is None else "PyTorch finds no NVIDIA GPU"
+        reason = "this PyTorch was built without CUDA" if torch.version.cuda is None else "PyTorch found no NVIDIA GPU"
         raise PipelineError(f"device cuda: {reason}; use --device cpu (slow; for small models and tests)")
     local_rank = current_world().local_rank
     count = torch.cuda.device_count()
     if local_rank >= count:
         raise PipelineError(
-            f"device cuda: process {local_rank} of this machine has no GPU, {count} found; lower --nproc"
+            f"device cuda: no GPU for process {local_rank} on this machine ({count} found); lower --nproc"
         )
     return local_rank
 

@@ -127,7 +127,7 @@ def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     written = {path.resolve() for path in outputs}
     for path in inputs:
         if path.resolve() in written:
-            raise PipelineError(f"{path} is an input and would be overwritten; expected an output in another folder")
+            raise PipelineError(f"{path} is an input file and would be overwritten; choose a different output folder")
 
 
 def remove_stale_temporaries(directory: Path, *names: str) -> list[Path]:

@@ -166,7 +166,7 @@ class DualLogger:
 
     def _warn(self, error: OSError) -> None:
         if not self._failed:
-            reason = f"{error.strerror or error}; training continues, the checkpoints keep its lines"
+            reason = f"{error.strerror or error}; training continues, and the checkpoints keep the log lines"
             print(f"warning: log {self.path} cannot be written: {reason}", file=sys.stderr, flush=True)
         self._failed = True
 

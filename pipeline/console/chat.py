@@ -22,7 +22,7 @@ def run_chat(writer: Writer, settings: GenerationSettings) -> None:
                 return
             if question == "/new":
                 messages = []
-                print("a new conversation")
+                print("started a new conversation")
             elif question == "/settings":
                 settings = choose_settings(settings)
             else:
@@ -59,5 +59,5 @@ def shorten(
         ids = writer.chat_ids(messages)
     if num_dropped:
         turns = "turn was" if num_dropped == 1 else f"{num_dropped} turns were"
-        print(styled(f"the oldest {turns} dropped: the context holds {context:,} tokens", "dim"))
+        print(styled(f"the oldest {turns} dropped: the context is limited to {context:,} tokens", "dim"))
     return messages, ids

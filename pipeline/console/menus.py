@@ -156,7 +156,7 @@ _PARAMETERS = (
 def choose_settings(default: GenerationSettings) -> GenerationSettings:
     """Ask for parameters: the defaults, or the user's own, each until it is valid. Enter keeps the value shown."""
     shown = ", ".join(f"{parameter.name} {getattr(default, parameter.name)}" for parameter in _PARAMETERS[:4])
-    print(f"Parameters: 1. unchanged ({shown})  2. my own")
+    print(f"Parameters: 1. defaults ({shown})  2. custom")
     if choose("Parameters", 2, default=1) == 1:
         return default
     settings = default

@@ -11,7 +11,7 @@ from pipeline.console.single_model import run_single
 from pipeline.generation.settings import GenerationSettings
 
 MODES = (
-    "One model: a text, or a chat if it was fine-tuned",
+    "One model: text completion, or chat if it was fine-tuned",
     "Several models side by side",
     "Benchmark: scores of one or several models",
 )

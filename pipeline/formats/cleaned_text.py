@@ -58,7 +58,7 @@ def read_articles(files: Iterable[str | Path]) -> Iterator[str]:
             with path.open(encoding="utf-8", newline="\n") as lines:
                 yield from map(from_line, lines)
         except FileNotFoundError:
-            raise PipelineError(f"{path} does not exist; to create cleaned text, run: python3 cleaner.py") from None
+            raise PipelineError(f"{path} does not exist; to create the cleaned text, run: python3 cleaner.py") from None
         except UnicodeDecodeError as error:
             raise PipelineError(f"{path} is not valid UTF-8: {error}") from None
 

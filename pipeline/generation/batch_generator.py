@@ -110,7 +110,7 @@ class BatchGenerator:
         Raises:
             PipelineError: an empty prompt, an unknown id, or more tokens than fit in the context.
         """
-        assert self.num_rows < self.max_rows, f"all {self.max_rows} rows are taken"
+        assert self.num_rows < self.max_rows, f"all {self.max_rows} rows are in use"
         ids = [int(token) for token in prompt_ids]
         check_prompt(ids, settings, context=self.context, vocab_size=self.model.config.vocab_size)
         needed = min(len(ids) + settings.max_length, self.context)

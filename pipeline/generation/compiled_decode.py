@@ -69,7 +69,7 @@ def cache_path(model: TransformerLM) -> Path:
 def _problem(model: TransformerLM) -> str:
     """Why the step cannot be compiled here, or an empty string."""
     if model.device.type != "cpu":
-        return f"it works only on the CPU and the model is on {model.device.type}"
+        return f"it only works on the CPU, and the model is on {model.device.type}"
     return cpp_compiler_problem()
 
 

@@ -161,7 +161,7 @@ def generate(
     settings = GenerationSettings(**options)
     if isinstance(prompt_ids, str):
         raise PipelineError(
-            "generate: the prompt is a string; expected token ids: tokenizer.encode(text, add_bos=True)"
+            "generate() expects token ids, but the prompt is a string; use tokenizer.encode(text, add_bos=True)"
         )
     prompt = torch.as_tensor(prompt_ids)
     rows = prompt if prompt.dim() == 2 else prompt[None]  # (B, T)
@@ -181,4 +181,4 @@ def _refuse_unknown(options: Mapping[str, object]) -> None:
     for name in options:
         if name not in known:
             hint = f"; did you mean {_ELSEWHERE[name]!r}?" if name in _ELSEWHERE else did_you_mean(name, known)
-            raise PipelineError(f"generate has no option {name!r}{hint}; expected some of: {', '.join(known)}")
+            raise PipelineError(f"generate() has no option {name!r}{hint}; valid options are: {', '.join(known)}")

@@ -59,8 +59,8 @@ def load_all(
         model = load_for_inference(argument, config, device=device, dtype=dtype, quantize=quantize)
         if model.name in loaded:
             raise UsageError(
-                f"two checkpoints have the name {model.name}; give them different names: "
-                f"--checkpoint a={loaded[model.name].path} --checkpoint b={model.path}"
+                f"two checkpoints are named {model.name}; give them different names: --checkpoint "
+                f"a={loaded[model.name].path} --checkpoint b={model.path}"
             )
         loaded[model.name] = model
     return list(loaded.values())

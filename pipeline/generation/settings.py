@@ -82,14 +82,14 @@ def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, con
     if low < 0 or high >= vocab_size:
         unknown = low if low < 0 else high
         raise PipelineError(
-            f"the prompt has the id {unknown}; expected ids from 0 to {vocab_size - 1}, the model's vocabulary"
+            f"the prompt contains token id {unknown}; expected ids from 0 to {vocab_size - 1} (the model's vocabulary)"
         )
     if length > context:
         raise PipelineError(f"the prompt has {length:,} tokens, but the model's context is {context:,}; shorten it")
     if settings.on_overflow == "refuse" and length + settings.max_length > context:
         raise PipelineError(
-            f"{length:,} tokens and {settings.max_length:,} new ones (max_length) do not fit the model's context of "
-            f"{context:,}; request fewer, or set generation.on_overflow=slide"
+            f"{length:,} prompt tokens plus {settings.max_length:,} new tokens (max_length) exceed the model's "
+            f"context of {context:,}; request fewer, or set generation.on_overflow=slide"
         )
 
 
@@ -104,7 +104,5 @@ def check_text(prompt: str) -> str:
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise PipelineError(
-            f"the prompt is not valid UTF-8 at character {error.start + 1}; expected UTF-8 text"
-        ) from None
+        raise PipelineError(f"the prompt is not valid UTF-8 (at character {error.start + 1})") from None
     return prompt

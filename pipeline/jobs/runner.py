@@ -78,7 +78,9 @@ def run_pending(
                 raise outcome
     if failures:
         others = f" (and {len(failures) - 1} more failed)" if failures[1:] else ""
-        raise PipelineError(f"{failures[0]}{others}; finished work is kept, run the same command again for the rest")
+        raise PipelineError(
+            f"{failures[0]}{others}; finished work is kept; run the same command again to process the rest"
+        )
 
 
 @contextmanager
@@ -91,7 +93,7 @@ def claimed(folder: Path, clean_up: Callable[[], object], *, patience: float | N
     Raises:
         PipelineError: another run holds the folder for longer than `patience` seconds (PATIENCE_SECONDS if None).
     """
-    refusal = f"{folder} is being written by another run; wait for it or stop it"
+    refusal = f"{folder} is in use by another run; wait for it to finish, or stop it"
     with only_run(folder, refusal, patience=PATIENCE_SECONDS if patience is None else patience) as lock:
         clean_up()
         lock.admit_workers()
@@ -104,7 +106,7 @@ def resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("\nstopped; finished work is kept, run the same command again to continue", flush=True)
+        print("\nstopped; finished work is kept; run the same command again to continue", flush=True)
         raise
     except OSError as error:
         problem = full_disk_problem(error, folder)
@@ -117,4 +119,7 @@ def full_disk_problem(error: OSError, folder: Path) -> str | None:
     """A message for a full disk, or None for other errors."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
-    return f"the disk of {folder} is full; finished work is kept: free some space, then run the same command again"
+    return f"the disk containing {folder} is full; finished work is kept; free some space, then run the same command "
+
+
+"again"

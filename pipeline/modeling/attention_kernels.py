@@ -64,8 +64,8 @@ def segment_block_mask(segment_ids: Tensor) -> BlockMask:
 def _compiled_flex_attention(device: torch.device) -> Callable[..., Tensor]:
     if problem := compiler_problem(device):
         raise PipelineError(
-            f"separating documents needs a compiled kernel, but {problem}; use "
-            "--set dataset.isolate_documents=false and --set sft.packing=false"
+            f"keeping documents separate requires a compiled kernel, but {problem}; use --set "
+            "dataset.isolate_documents=false and --set sft.packing=false"
         )
     # Dynamic in length: with a version per length, fine-tuning would soon reach the limit of eight versions and then
     # run uncompiled.

@@ -74,7 +74,9 @@ def quantize_int8(model: nn.Module) -> None:
     """
     device = next(model.parameters()).device
     if device.type != "cpu":
-        raise PipelineError(f"int8 weights work only on the CPU, but the model is on {device.type}; add --device cpu")
+        raise PipelineError(
+            f"int8 weights are only supported on the CPU, but the model is on {device.type}; add --device cpu"
+        )
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):

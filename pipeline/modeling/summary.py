@@ -28,7 +28,7 @@ def expected_tokens_per_second(config: ModelConfig, *, length: int, device_name:
     peak = peak_flops_of(device_name)
     if peak is None:
         near = did_you_mean(device_name, known_gpus())
-        raise PipelineError(f"device name {device_name!r} is not known{near}; known: {', '.join(known_gpus())}")
+        raise PipelineError(f"unknown device name {device_name!r}{near}; known devices: {', '.join(known_gpus())}")
     return EXPECTED_UTILISATION * peak / training_flops_per_token(config, length)
 
 

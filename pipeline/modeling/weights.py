@@ -18,7 +18,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, origin: str, 
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise PipelineError(
-                f"{origin} does not fit the model: {name} is {found.get(name, 'missing')} there, "
+                f"{origin} does not match the model: {name} is {found.get(name, 'missing')} in the file, but "
                 f"{expected.get(name, 'unknown')} in the model; use the configuration it was trained with"
             )
     model.load_state_dict(state, assign=assign)

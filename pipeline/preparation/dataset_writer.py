@@ -67,8 +67,8 @@ def check_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:
     """Refuse a tokenizer whose ids do not match the model (`vocab_size`) or do not fit in uint16."""
     if tokenizer.vocab_size > MAX_VOCAB_SIZE:
         raise PipelineError(
-            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} tokens; datasets are uint16 and support at most "
-            f"{MAX_VOCAB_SIZE:,}"
+            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} tokens, but datasets are stored as uint16 "
+            f"and support at most {MAX_VOCAB_SIZE:,}"
         )
     if tokenizer.vocab_size != vocab_size:
         raise PipelineError(
@@ -182,8 +182,8 @@ def _recorded_entry(record: Path, path: Path, *, num_tokens: int) -> FileEntry:
     entry = cast(FileEntry, read_sealed(record))
     if entry["tokens"] != num_tokens:
         raise PipelineError(
-            f"{path} was written with a different window, which cuts files at different places; finish with that "
-            "window, then change it, or start over with --restart"
+            f"{path} was written with a different window size, which splits files in different places; finish "
+            "the run with the original size before changing it, or start over with --restart"
         )
     return entry
 

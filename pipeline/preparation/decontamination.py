@@ -92,7 +92,7 @@ class EvaluationIndex:
                 files[name] = files_sha256(paths)
         if not items:
             expected = ", ".join(f"{name}/{pattern}" for name, pattern in PATTERNS.items())
-            raise PipelineError(f"{folder} does not hold an evaluation set; expected {expected}")
+            raise PipelineError(f"{folder} contains no evaluation data; expected {expected}")
         return cls(items, files=files)
 
     def find(self, text: str) -> Match | None:
@@ -149,7 +149,7 @@ def _read(path: Path, read: Callable[[Path], Iterator[str]]) -> list[str]:
     try:
         return list(read(path))
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise PipelineError(f"{path} is not an evaluation file: {type(error).__name__} {error}") from None
+        raise PipelineError(f"{path} is not a valid evaluation file: {type(error).__name__} {error}") from None
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     with RawFile(path) as file:
         for record in file.records():
             if record.value is None:
-                raise PipelineError(f"{path} is not an evaluation file: line {record.number} is {record.problem}")
+                raise PipelineError(f"{path} is not a valid evaluation file: line {record.number} is {record.problem}")
             yield record.value
 
 

@@ -28,7 +28,11 @@ _FIRST_ATTEMPTS, _FIRST_TIMEOUT_SECONDS = 3, 10.0  # before the first connection
 _LEAST_PROGRESS = 0.01  # the share of a range that a request must deliver to count as progress
 _LONGEST_WAIT = 60.0
 _CHUNK_BYTES = 1 << 18
-_FINAL = {401: "it requires a login: set HF_TOKEN", 403: "access is refused: accept its terms, set HF_TOKEN", 404: ""}
+_FINAL = {
+    401: "it requires a login: set HF_TOKEN",
+    403: "access was denied: accept its terms and set HF_TOKEN",
+    404: "",
+}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -80,7 +84,7 @@ class Retries:
         time."""
         longest = min(self.seconds * 2 ** (failures - 1), _LONGEST_WAIT)
         seconds = max(longest * random.uniform(0.5, 1.0), min(failure.retry_after, _LONGEST_WAIT))
-        self.notify(f"{server} {failure.problem}; attempt {failures + 1} of {attempts} in {seconds:.1f} s")
+        self.notify(f"{server} {failure.problem}; retrying in {seconds:.1f} s (attempt {failures + 1} of {attempts})")
         self.sleep(seconds)
 
 
@@ -105,7 +109,7 @@ class Server:
             return json.loads(body), next_page
         except (ValueError, RecursionError):
             beginning = body[:60].decode("utf-8", errors="replace")
-            raise PipelineError(f"{url} answered {beginning!r}, expected JSON; is HF_ENDPOINT correct?") from None
+            raise PipelineError(f"{url} returned {beginning!r}, expected JSON; check HF_ENDPOINT") from None
 
     def range(self, path: str, span: Span) -> bytes:
         """Read the bytes `span` of a file."""
@@ -129,7 +133,7 @@ class Server:
             failures = 1 if len(body) - received >= least else failures + 1
             attempts = min(self.retries.attempts, _FIRST_ATTEMPTS) if first else self.retries.attempts
             if failures >= attempts:
-                raise ServerError(f"{url} {failure.problem}, {failures} times in a row")
+                raise ServerError(f"{url} {failure.problem} {failures} times in a row")
             self.retries.wait(urlsplit(url).netloc, failure, failures, attempts)
 
     def _request(self, url: str, body: bytearray, span: Span | None, timeout: float) -> Message:
@@ -149,7 +153,7 @@ class Server:
             if span is not None and len(body) != span.length:
                 found = len(body)
                 del body[span.length :]
-                raise http.client.HTTPException(f"{found} bytes instead of {span.length}")
+                raise http.client.HTTPException(f"got {found} bytes instead of {span.length}")
             return response.headers
 
 
@@ -162,8 +166,8 @@ def _failure(url: str, error: Exception) -> Failure:
     if isinstance(error, urllib.error.HTTPError):
         if error.code in _FINAL:
             hint = _FINAL[error.code] or "is the name correct?"
-            raise PipelineError(f"{url} answered {error.code} {error.reason}; {hint}") from None
-        return Failure(f"answered {error.code} {error.reason}", retry_after=_seconds(error.headers))
+            raise PipelineError(f"{url} returned {error.code} {error.reason}; {hint}") from None
+        return Failure(f"returned {error.code} {error.reason}", retry_after=_seconds(error.headers))
     if isinstance(error, urllib.error.URLError):
         return Failure(f"cannot be reached ({error.reason})", unreachable=True)
     return Failure(f"failed ({str(error) or type(error).__name__})")
@@ -172,7 +176,7 @@ def _failure(url: str, error: Exception) -> Failure:
 def _check_range(response: http.client.HTTPResponse, span: Span, *, received: int) -> None:
     """Check that a response is the rest of `span` or the start of it."""
     if response.status != 206:
-        raise http.client.HTTPException(f"status {response.status} for a range request, expected 206")
+        raise http.client.HTTPException(f"got status {response.status} for a range request, expected 206")
     found = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(found.strip())
     start = span.start + received
@@ -180,13 +184,13 @@ def _check_range(response: http.client.HTTPResponse, span: Span, *, received: in
     sizes = ("*", str(span.file_size)) if span.file_size else None
     is_right = match and int(match[1]) == start and int(match[2]) < span.end and (not sizes or match[3] in sizes)
     if not is_right:
-        raise http.client.HTTPException(f"Content-Range {found!r}, expected bytes {start}-{span.end - 1}/{total}")
+        raise http.client.HTTPException(f"got Content-Range {found!r}, expected bytes {start}-{span.end - 1}/{total}")
 
 
 def _check_hash(stated: str | None, span: Span) -> None:
     """Check that a file is the one in the listing. Its content is not hashed, because only parts of it are read."""
     if stated and len(stated) == len(span.file_hash) and stated != span.file_hash:
-        raise http.client.HTTPException(f"a file with the hash {stated}, but the listing says {span.file_hash}")
+        raise http.client.HTTPException(f"got a file with hash {stated}, but the listing says {span.file_hash}")
 
 
 class RemoteFile(io.RawIOBase):

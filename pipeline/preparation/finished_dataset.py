@@ -25,8 +25,8 @@ def finished_metadata(
     found = TokenDataset.open(directory, window=dataset.window, stride=dataset.stride)
     if found.is_foreign:
         raise PipelineError(
-            f"{directory} holds a token dataset of another tool; set another folder in the config, or replace it with "
-            "--restart"
+            f"{directory} contains a token dataset from another tool; choose a different folder in the config, "
+            "or replace it with --restart"
         )
     metadata = found.metadata
     inputs = metadata.get("inputs", [])
@@ -35,12 +35,12 @@ def finished_metadata(
         "tokenizer": {"fingerprint": metadata.get("tokenizer", {}).get("fingerprint")},
         "inputs": {entry.get("name"): entry.get("bytes") for entry in inputs},
     }
-    refuse_differences(made, identity, f"{directory} was made")
+    refuse_differences(made, identity, f"{directory} was prepared")
     changed = changed_files(directory, files, inputs)
     if changed:
         more = f" and {len(changed) - 1} more" if changed[1:] else ""
         raise PipelineError(
-            f"{changed[0]}{more} has changed since {directory} was made from it; prepare it again with --restart"
+            f"{changed[0]}{more} has changed since {directory} was prepared; prepare it again with --restart"
         )
     write_times(directory, files)  # so that a copy has to be compared by content only once
     return _with_asked_windows(directory, metadata, dataset)
@@ -51,12 +51,12 @@ def _with_asked_windows(directory: Path, metadata: dict[str, Any], dataset: Data
     if windows.items() <= metadata.items():
         recorded = any("content" in entry for entry in metadata.get("inputs", []))
         same = "the same input" if recorded else "input with the same names and sizes; its content was not recorded"
-        print(f"{directory.name} is already complete and made from {same}; use --restart to prepare it again")
+        print(f"{directory.name} is already complete, prepared from {same}; use --restart to prepare it again")
         return metadata
     changed = with_windows(metadata, **windows, overlap=dataset.overlap)
     write_metadata(directory, changed)
     print(
         f"{directory.name}: windows of {dataset.window}, one every {dataset.stride} tokens, instead of "
-        f"{metadata['window']} and {metadata['stride']}; the tokens do not change"
+        f"{metadata['window']} and {metadata['stride']}; the tokens are unchanged"
     )
     return changed

@@ -57,8 +57,8 @@ def refuse_small_disk(directory: Path, expected: ExpectedSize) -> None:
     about = f"about {format_count(expected.tokens)} tokens, {format_bytes(expected.dataset)}"
     if needed > free:
         raise PipelineError(
-            f"{directory} will have {about}; preparing it needs {format_bytes(needed)} of disk space and only "
-            f"{format_bytes(free)} are free; free some space, or set another folder in the config"
+            f"{directory} will contain {about}; preparing it needs {format_bytes(needed)} of disk space, but "
+            f"only {format_bytes(free)} is free; free some space, or choose a different folder in the config"
         )
     print(f"expected: {about} in {directory} ({format_bytes(free)} free)", flush=True)
 

@@ -34,7 +34,7 @@ def hub_shards(server: Server, name: str, subset: str, reject: Rejection) -> lis
                 files[entry["path"]] = entry
     if not files:
         raise PipelineError(
-            f"{name} ({subset}) has no Parquet files at {', '.join(patterns)}; download it and use --source DIR"
+            f"no Parquet files found for {name} ({subset}) at {', '.join(patterns)}; download it and use --source DIR"
         )
     return [_shard(server, name, revision, files[path], reject) for path in sorted(files)]
 
@@ -45,7 +45,7 @@ def _dataset_info(server: Server, name: str) -> dict[str, Any]:
     except ServerError as error:
         raise PipelineError(f"{error}; check the network, or use downloaded files with --source DIR") from None
     if not isinstance(info, dict) or "sha" not in info:
-        raise PipelineError(f"{server.endpoint} sent no description of {name}; is HF_ENDPOINT correct?")
+        raise PipelineError(f"{server.endpoint} did not return a description of {name}; check HF_ENDPOINT")
     return info
 
 
@@ -71,7 +71,7 @@ def _tree(server: Server, name: str, revision: str, pattern: str) -> Iterator[di
     while page:
         entries, page = server.json(page)
         if not isinstance(entries, list):
-            raise PipelineError(f"{server.endpoint} sent no list of files for {name}; is HF_ENDPOINT correct?")
+            raise PipelineError(f"{server.endpoint} did not return a file list for {name}; check HF_ENDPOINT")
         yield from entries
 
 

@@ -125,7 +125,7 @@ class LineShard:
             return line.removesuffix(b"\n").replace(_PARAGRAPH_BREAK, b"\n\n").replace(_LINE_BREAK, b"\n").decode()
         except UnicodeDecodeError as error:
             raise PipelineError(
-                f"{self.path} is not UTF-8 text: {error}; clean it again with python3 cleaner.py"
+                f"{self.path} is not valid UTF-8: {error}; clean it again with python3 cleaner.py"
             ) from None
 
 
@@ -178,7 +178,7 @@ class ParquetShard:
     def rows(self, start: int, stop: int | None) -> Iterator[Row]:
         with self.open() as stream, reading_parquet(self.source), ParquetRows(stream, at_once=_PARQUET_ROWS) as file:
             if "text" not in file.columns:
-                raise PipelineError(f"{self.source} has no column 'text'; found: {', '.join(file.columns)}")
+                raise PipelineError(f"{self.source} has no column 'text'; columns found: {', '.join(file.columns)}")
             rows = file.rows(self.columns, start=start, first_group=self.first, last_group=self.last)
             for row in islice(rows, None if stop is None else max(stop - start, 0)):
                 yield _row(row.fields, self.reject, row.size)

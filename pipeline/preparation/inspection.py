@@ -54,8 +54,9 @@ def check_made_with(dataset: TokenDataset, tokenizer: Tokenizer) -> None:
     found = made_with.get("fingerprint", tokenizer.fingerprint)
     if found != tokenizer.fingerprint:
         raise PipelineError(
-            f"{dataset.directory} was made with tokenizer {made_with.get('name')} ({found[:12]}), but this one is "
-            f"{tokenizer.fingerprint[:12]}; set the right folder with --set paths.tokenizer_dir=DIR"
+            f"{dataset.directory} was made with tokenizer {made_with.get('name')} ({found[:12]}), but the "
+            f"current one is {tokenizer.fingerprint[:12]}; set the correct folder with --set "
+            "paths.tokenizer_dir=DIR"
         )
 
 
@@ -64,8 +65,8 @@ def check_files(dataset: TokenDataset) -> None:
     damaged = list(dataset.damaged_files())
     if damaged:
         raise PipelineError(
-            f"{dataset.directory}: {', '.join(damaged)} does not match its sha256 in metadata.json; copy it again or "
-            "prepare the dataset again with --restart"
+            f"{dataset.directory}: sha256 does not match metadata.json for {', '.join(damaged)}; copy the "
+            "dataset again, or prepare it again with --restart"
         )
 
 

@@ -17,6 +17,6 @@ def summary(metadata: Mapping[str, Any], directory: Path) -> str:
         (f"windows of {metadata['window']}, one every {metadata['stride']}", f"{totals['windows']:,}"),
         ("token files", f"{len(metadata['files']):,}"),
         ("bytes per token", f"{compression['bytes_per_token']:.2f}"),
-        ("characters a token", f"{compression['characters_per_token']:.2f}"),
+        ("characters per token", f"{compression['characters_per_token']:.2f}"),
     ]
     return format_table([("dataset", str(directory)), *rows])

@@ -73,7 +73,7 @@ def _counting_saved_documents(job: Preparation) -> Iterator[None]:
         yield
     except ServerError as error:
         rows = sum(part.state.rows for part in _parts(job))
-        saved = f"the same command continues after the {rows:,} documents saved so far" if rows else "nothing is saved"
+        saved = f"{rows:,} documents are saved; run the same command again to continue" if rows else "nothing was saved"
         raise PipelineError(f"{error}; {saved}") from None
 
 

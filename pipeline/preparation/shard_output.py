@@ -155,7 +155,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"{path} is damaged: {error}; {_REMEDY}") from None
     if not isinstance(content, dict):
-        raise PipelineError(f"{path} is damaged: it has a {type(content).__name__}, expected an object; {_REMEDY}")
+        raise PipelineError(f"{path} is damaged: it contains a {type(content).__name__}, expected an object; {_REMEDY}")
     return unsealed(content, origin=path, remedy=_REMEDY)
 
 

@@ -101,7 +101,7 @@ def read_api_key(host: str) -> str | None:
     key = os.environ.get("LLM_API_KEY")
     if key is not None and (not key or key != key.strip()):
         found = "empty" if not key.strip() else "surrounded by spaces or line breaks"
-        raise PipelineError(f"LLM_API_KEY is {found}; expected a key, or unset it to serve without one")
+        raise PipelineError(f"LLM_API_KEY is {found}; set it to a valid key, or unset it to serve without one")
     if key is None and not is_loopback(host):
         print(
             f"warning: the server listens on {host} without an API key, so everyone on the network can use it; "

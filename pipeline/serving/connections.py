@@ -219,8 +219,9 @@ def reserve_files(max_connections: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise PipelineError(
-            f"server.max_connections {max_connections} needs {needed} open files, but this process may have {hard}; "
-            f"--set server.max_connections={max(1, hard - FILES_IN_RESERVE)}, or raise the limit (ulimit -Hn)"
+            f"server.max_connections {max_connections} needs {needed} open files, but this process is limited to "
+            f"{hard}; pass --set server.max_connections={max(1, hard - FILES_IN_RESERVE)}, or raise the limit "
+            "(ulimit -Hn)"
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

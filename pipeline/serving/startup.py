@@ -48,8 +48,8 @@ def listen(server: ServerConfig) -> socket.socket:
     except OSError as error:
         listener.close()
         raise PipelineError(
-            f"cannot listen on {server.host}:{server.port}: {error.strerror or error}; "
-            f"choose another with --port or --host"
+            f"cannot listen on {server.host}:{server.port}: {error.strerror or error}; choose a different address "
+            "with --host or --port"
         ) from None
     return listener
 
@@ -63,7 +63,7 @@ def load_models(arguments: Sequence[str], config: Config, *, device: str) -> "li
     chosen = config.generation
     served = []
     for loaded in load_all(arguments, config, device=device, dtype=chosen.dtype, quantize=chosen.quantize):
-        kind = "fine-tuned, answers chats" if loaded.is_chat else "base, continues texts"
+        kind = "fine-tuned, chat" if loaded.is_chat else "base, text completion"
         print(f"{loaded.summary()}, {kind}, on {loaded.model.device}")
         served.append(
             ServedModel(

@@ -31,12 +31,12 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> Vocabulary:
     texts = list(texts)
     alphabet = _alphabet(texts, limit=(vocab_size - _NUM_RESERVED) // 2)
     if not alphabet:
-        raise PipelineError(f"no text to train a tokenizer of {vocab_size} pieces on; expected non-empty files")
+        raise PipelineError("no text to train a tokenizer on; expected non-empty files")
     pieces = _learn(texts, alphabet, vocab_size)
     if len(pieces) < vocab_size:
         raise PipelineError(
-            f"the text holds only {len(pieces):,} different pieces, expected {vocab_size:,}; "
-            f"give more text or --vocab-size {len(pieces)}"
+            f"the text yields only {len(pieces):,} distinct pieces, but the vocabulary size is {vocab_size:,}; "
+            f"provide more text, or pass --vocab-size {len(pieces)}"
         )
     reserved = frozenset(range(_NUM_RESERVED))
     return Vocabulary(pieces, merges_by_priority(pieces, [-i for i in range(len(pieces))], reserved=reserved))

@@ -83,8 +83,9 @@ class BulkEncoder:
         for text, fast, expected in zip(texts, self.encode(texts), self._reference(texts), strict=True):
             if fast.tolist() != list(expected):
                 raise PipelineError(
-                    f"the bulk encoder gigatoken gives {len(fast)} ids for {text[:60]!r}, other than the reference's "
-                    f"{len(expected)}; nothing was written from it: install the versions of requirements.txt"
+                    f"the bulk encoder gigatoken returned {len(fast)} ids for {text[:60]!r} that do not match "
+                    f"the reference's {len(expected)}; nothing was written; install the versions in "
+                    "requirements.txt"
                 )
 
     def _new_engine(self) -> "Tokenizer":

@@ -21,7 +21,7 @@ def read_sentencepiece(path: Path) -> Vocabulary:
         PipelineError: not a SentencePiece model, or one of another kind than Llama's.
     """
     model = _parse(path)
-    expected = "expected a BPE model with byte fallback such as CodeLlama's, or a tokenizer.json"
+    expected = "expected a BPE model with byte fallback, like CodeLlama's, or a tokenizer.json"
     problem = _problem(model)
     if problem:
         raise PipelineError(f"{path} {problem}; {expected}")
@@ -48,10 +48,10 @@ def _parse(path: Path) -> Any:
         model.ParseFromString(path.read_bytes())
     except DecodeError:
         raise PipelineError(
-            f"{path} is not a SentencePiece model; put the tokenizer.model of CodeLlama there"
+            f"{path} is not a SentencePiece model; replace it with CodeLlama's tokenizer.model"
         ) from None
     if not model.pieces:
-        raise PipelineError(f"{path} holds no pieces; put the tokenizer.model of CodeLlama there")
+        raise PipelineError(f"{path} contains no pieces; replace it with CodeLlama's tokenizer.model")
     return model
 
 
@@ -62,13 +62,13 @@ def _problem(model: Any) -> str:
         return "is not a BPE model with byte fallback"
     if normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
         return (
-            f"normalises text (rule {normalizer.name or 'of its own'!r}), so it could not be decoded to the same text"
+            f"normalizes text (rule {normalizer.name or 'custom'!r}), so decoding would not restore the original text"
         )
     if not (normalizer.add_dummy_prefix and normalizer.escape_whitespaces) or trainer.treat_whitespace_as_suffix:
-        return "does not write a space as a prefix '▁'"
+        return "does not encode a space as the prefix '▁'"
     others = sum(piece.type in (_USER_DEFINED, _UNUSED) for piece in model.pieces)
     if others:
-        return f"holds {others} user-defined or unused pieces"
+        return f"contains {others} user-defined or unused pieces"
     size = len(model.pieces)
     if not all(0 <= token < size for token in (trainer.unk_id, trainer.bos_id, trainer.eos_id)):
         return "has no <unk>, <s> or </s>"

@@ -26,9 +26,9 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     """
     path = tokenizer_file(directory)
     if directory.is_file():
-        raise PipelineError(f"{directory} is a file; expected the folder that holds it, {directory.parent}")
+        raise PipelineError(f"{directory} is a file; pass the folder that contains it, {directory.parent}")
     if path is None:
-        raise PipelineError(f"{directory} holds no tokenizer; {where_to_get_one(directory)}")
+        raise PipelineError(f"{directory} contains no tokenizer; {where_to_get_one(directory)}")
     check_sums(directory, remedy="fetch or train it again")
     if path.suffix == ".model":
         from pipeline.tokenization.sentencepiece_file import read_sentencepiece
@@ -43,14 +43,14 @@ def refuse_unread_file(path: Path) -> None:
     """Refuse to write a tokenizer.json next to a tokenizer.model, which would be read instead of it."""
     if tokenizer_file(path.parent) not in (None, path):
         raise PipelineError(
-            f"{path.parent} holds a {FILE_NAMES[0]}, which would be read instead of what is saved; give another folder"
+            f"{FILE_NAMES[0]} in {path.parent} would be loaded instead of the saved file; choose a different folder"
         )
 
 
 def where_to_get_one(directory: Path) -> str:
     """What to do about a `directory` without a tokenizer."""
     return (
-        f"put its tokenizer.json or tokenizer.model into {directory}, or name a folder that has one with --load DIR, "
-        "or train your own: python3 tokenizer.py --train FILE… --vocab-size 8000 --output DIR"
-        f"{or_quickstart(directory)}"
+        f"put its tokenizer.json or tokenizer.model in {directory}, pass a folder that contains one with --load DIR, "
+        "or train your own: python3 tokenizer.py --train FILE… --vocab-size 8000 --output "
+        f"DIR{or_quickstart(directory)}"
     )

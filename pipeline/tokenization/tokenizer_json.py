@@ -21,16 +21,16 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
         if not problem:
             return checked(_vocabulary(content), origin=path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PipelineError(f"{path} is not a tokenizer.json: {type(error).__name__} {error}") from None
-    raise PipelineError(f"{path} {problem}; expected a byte-fallback BPE in SentencePiece's layout, as CodeLlama's")
+        raise PipelineError(f"{path} is not a valid tokenizer.json: {type(error).__name__} {error}") from None
+    raise PipelineError(f"{path} {problem}; expected a byte-fallback BPE in SentencePiece's layout, like CodeLlama's")
 
 
 def _problem(content: dict[str, Any]) -> str:
     model = content["model"]
     if model.get("type") != "BPE" or not model.get("byte_fallback"):
-        return f"holds a {model.get('type')} model without byte fallback"
+        return f"contains a {model.get('type')} model without byte fallback"
     if not _escapes_spaces(content):
-        return "does not write a space as a prefix '▁'"
+        return "does not encode a space as the prefix '▁'"
     missing = [piece for piece in SPECIAL_PIECES if piece not in _ids(content)]
     if missing:
         return f"has no {' and no '.join(missing)}"
@@ -38,7 +38,10 @@ def _problem(content: dict[str, Any]) -> str:
     if sorted(ids) != list(range(len(ids))):
         return f"has {len(ids)} pieces, but their ids are not 0 to {len(ids) - 1}"
     if _is_ordered_by_id(content):
-        return "orders its merges by id instead of score, as transformers 5 converts a tokenizer.model (put that there)"
+        return (
+            "orders merges by id instead of score, as transformers 5 does when it converts a tokenizer.model; use the "
+            "tokenizer.model instead"
+        )
     return ""
 
 

@@ -58,12 +58,14 @@ class Vocabulary:
     def problem(self) -> str:
         """What keeps these pieces from being such a tokenizer, or an empty string."""
         if len(self.pieces) > MAX_VOCAB_SIZE:
-            return f"it has {len(self.pieces):,} pieces; expected at most {MAX_VOCAB_SIZE:,}, token files are uint16"
+            return f"it has {len(self.pieces):,} pieces; expected at most {MAX_VOCAB_SIZE:,} (uint16)"
         if len(set(self.pieces)) != len(self.pieces):
-            return "a piece occurs twice in it"
+            return "it contains a duplicate piece"
         missing = set(BYTE_PIECES) - set(self.pieces)
         if missing:
-            return f"it lacks {len(missing)} of the 256 byte pieces <0x00>…<0xFF>; expected a BPE with byte fallback"
+            return (
+                f"it is missing {len(missing)} of the 256 byte pieces <0x00>…<0xFF>; expected a BPE with byte fallback"
+            )
         return ""
 
     @cached_property
@@ -136,7 +138,7 @@ def merges_by_priority(
 def checked(vocabulary: Vocabulary, *, origin: object) -> Vocabulary:
     problem = vocabulary.problem()
     if problem:
-        raise PipelineError(f"{origin} does not hold a tokenizer that can be used: {problem}")
+        raise PipelineError(f"{origin} does not contain a usable tokenizer: {problem}")
     return vocabulary
 
 

@@ -115,7 +115,7 @@ class WikipediaTokenizer:
         ids = list(ids)
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-            raise PipelineError(f"id {wrong} is not in the vocabulary; expected 0 to {self.vocab_size - 1}")
+            raise PipelineError(f"token id {wrong} is not in the vocabulary; expected 0 to {self.vocab_size - 1}")
         content = b"".join([pieces[i] for i in ids])
         # The space that encoding put before the text is taken off again.
         return content.removeprefix(b" ").decode("utf-8", errors="replace")
@@ -167,6 +167,6 @@ def _refuse_surrogates(texts: Sequence[str]) -> None:
         for place, character in enumerate(text):
             if "\ud800" <= character <= "\udfff":
                 raise PipelineError(
-                    f"the text holds a lone surrogate U+{ord(character):04X} at character {place}; "
-                    "fix its source, or drop it: text.encode('utf-8', 'ignore').decode()"
+                    f"the text contains a lone surrogate U+{ord(character):04X} at character {place}; fix its "
+                    "source, or drop it: text.encode('utf-8', 'ignore').decode()"
                 )

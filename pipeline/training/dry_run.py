@@ -32,7 +32,7 @@ def dry_run(trainer: Trainer, *, clock: Clock = time.perf_counter) -> str:
     earlier_validations = first_step // trainer.validation_interval
     num_validations = ceil_div(trainer.total_steps, trainer.validation_interval) - earlier_validations
     total = warm_up + first_score + max(0, num_steps - _WARM_UP_STEPS) * step + num_validations * validation
-    extent = "what is left of the run" if first_step else "the whole run"
+    extent = "the rest of the run" if first_step else "the whole run"
     return "\n".join(
         [
             f"device: {describe_device(trainer.device)}, processes: {trainer.world.size}",

@@ -116,8 +116,8 @@ def load_data(start: Start, device: torch.device) -> tuple[TrainingData, TokenDa
     found = dataset.metadata.get("vocab_size", config.model.vocab_size)
     if found != config.model.vocab_size:
         raise PipelineError(
-            f"token dataset {dataset.directory} was made with a vocabulary of {found}, but model.vocab_size is "
-            f"{config.model.vocab_size}; use another dataset, or: --set model.vocab_size={found}"
+            f"token dataset {dataset.directory} has a vocabulary of {found} tokens, but model.vocab_size is "
+            f"{config.model.vocab_size}; use a different dataset, or pass --set model.vocab_size={found}"
         )
     data = TrainingData(
         loaders.train,
@@ -145,8 +145,8 @@ def document_start(dataset: TokenDataset) -> int:
     if bos_id is None:
         raise PipelineError(
             f"dataset.isolate_documents: token dataset {dataset.directory} does not record which token starts a "
-            "document (expected tokenizer.bos_id in its metadata.json); prepare it again with: python3 main.py "
-            "prepare, or --set dataset.isolate_documents=false"
+            "document (expected tokenizer.bos_id in its metadata.json); prepare it again with python3 main.py "
+            "prepare, or pass --set dataset.isolate_documents=false"
         )
     return bos_id
 
@@ -207,8 +207,8 @@ def sample_writers(config: Config, run: RunInfo) -> list[Callback]:
         return []
     if tokenizer.fingerprint != run.description["tokenizer"].get("fingerprint"):
         print(
-            f"no samples: the dataset was not made with the tokenizer in {directory}; set the right folder with "
-            "--set paths.tokenizer_dir=DIR"
+            f"no samples: the dataset was not made with the tokenizer in {directory}; set the correct folder "
+            "with --set paths.tokenizer_dir=DIR"
         )
         return []
     settings = GenerationSettings.from_config(

@@ -108,7 +108,9 @@ def _resumed(args: Namespace, held: ExitStack | None) -> Start:
 
 def _refuse_unfit_to_resume(content: Content, checkpoint: Path, args: Namespace) -> None:
     if "loader" not in content:
-        raise PipelineError(f"{checkpoint} has no training state; use its weights: --init-from {args.resume}")
+        raise PipelineError(
+            f"{checkpoint} contains no training state; start from its weights instead: --init-from {args.resume}"
+        )
     if "test" not in content.get("data", {}):
         raise PipelineError(
             f"{checkpoint} is a fine-tuning run, not a pretraining run; continue it with: python3 main.py sft --resume "
@@ -150,8 +152,8 @@ def _within_trained_context(
         )
     reason = "dataset.window" if trained is None else f"the checkpoint's {limit}"
     note = (
-        f"context: {model.context_length} tokens, from {reason}; model.max_position_embeddings {asked} is reduced "
-        "to that, because later positions would not be trained"
+        f"context: {model.context_length} tokens, from {reason}; model.max_position_embeddings {asked} is "
+        "reduced to match, because later positions would not be trained"
     )
     return replace(config, model=model), (note,)
 
@@ -165,8 +167,8 @@ def _refuse_missing_data(config: Config, content: Content, checkpoint: Path, *, 
     if source == "custom":
         key = "custom_dir"
     raise PipelineError(
-        f"token dataset {directory} does not exist, and {checkpoint} was trained with "
-        f"{content['data'].get('directory')}; set its folder with --set dataset.{key}=DIR"
+        f"token dataset {directory} does not exist; {checkpoint} was trained on "
+        f"{content['data'].get('directory')}; set the dataset's folder with --set dataset.{key}=DIR"
     )
 
 
@@ -188,14 +190,16 @@ def refuse_other_run(content: Content, description: Content, *, origin: str) -> 
     was, now = content["data"].get("fingerprint"), description["data"].get("fingerprint")
     if was != now:
         place = f"its dataset was in {content['data'].get('directory')}"
-        raise PipelineError(f"{origin} was trained with another dataset: {_pair(was, now)}; {place}; {_REMEDY}")
+        raise PipelineError(f"{origin} was trained on a different dataset: {_pair(was, now)}; {place}; {_REMEDY}")
     differing = [
         f"{section}.{key} {_pair(was, now)}"
         for section, key, was, now in setting_changes(old, new)
         if (section == "model" and key not in _SAME_WEIGHTS) or f"{section}.{key}" in _DATA_KEYS
     ]
     if differing:
-        raise PipelineError(f"{origin} cannot be resumed because of differences: {', '.join(differing)}; {_REMEDY}")
+        raise PipelineError(
+            f"cannot resume {origin}: it no longer matches the current settings: {', '.join(differing)}; {_REMEDY}"
+        )
 
 
 # Keys of `model` that do not change the shape or meaning of weights; the others must stay the same.
@@ -211,7 +215,7 @@ _DATA_KEYS = (
     "training.optimizer",
 )
 
-_REMEDY = "use the original ones, or start a new run from its weights: --init-from"
+_REMEDY = "restore the originals, or start a new run from its weights with --init-from"
 
 
 def refuse_other_tokenizer(content: Content, description: Content, *, origin: str) -> None:
@@ -219,8 +223,8 @@ def refuse_other_tokenizer(content: Content, description: Content, *, origin: st
     was, now = content.get("tokenizer", {}).get("fingerprint"), description["tokenizer"].get("fingerprint")
     if was != now:
         raise PipelineError(
-            f"{origin} was trained with another tokenizer: {_pair(was, now)}; its ids have a different meaning; "
-            "use a dataset made with the checkpoint's tokenizer"
+            f"{origin} was trained with a different tokenizer, so its token ids do not match: {_pair(was, now)}; "
+            "use a dataset prepared with the checkpoint's tokenizer"
         )
 
 
@@ -240,4 +244,4 @@ def _pair(was: object, now: object) -> str:
     def short(value: object) -> str:
         return value[:12] if isinstance(value, str) and len(value) > 40 else str(value)
 
-    return f"{short(was)} there, {short(now)} here"
+    return f"{short(was)} in the checkpoint, {short(now)} now"

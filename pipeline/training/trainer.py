@@ -253,8 +253,8 @@ class Trainer:
         """Return to the weights of the last checkpoint, and continue with the data after the failed steps."""
         if self.guard.rollbacks >= self.config.max_rollbacks:
             raise PipelineError(
-                f"step {self.step}: {problem}, after {self.guard.rollbacks} rollbacks; lower "
-                "training.learning_rate or check the data; the log has the details"
+                f"step {self.step}: {problem}, after {self.guard.rollbacks} rollbacks; lower training.learning_rate "
+                "or check the data; see the log for details"
             )
         rollbacks = self.guard.rollbacks + 1
         failed_step = self.step

@@ -53,8 +53,8 @@ def _refuse_other_model(config: Config, stored: ModelConfig, origin: Path) -> No
         asked, found = getattr(config.model, key.name), getattr(stored, key.name)
         if asked != found:
             raise PipelineError(
-                f"model.{key.name} is {asked} in the configuration and {found} in checkpoint {origin}; a checkpoint "
-                "keeps its architecture: remove the key, or use another checkpoint"
+                f"model.{key.name} is {asked} in the configuration, but {found} in checkpoint {origin}, whose "
+                "architecture cannot change; remove the key, or use a different checkpoint"
             )
 
 
@@ -64,19 +64,19 @@ def check_data(data: SftDataset, content: Mapping[str, Any], config: Config, *, 
     found = data.metadata["tokenizer"]
     if expected.get("fingerprint") and expected["fingerprint"] != found["fingerprint"]:
         raise PipelineError(
-            f"checkpoint {origin} was trained with the tokenizer {expected.get('name')} "
-            f"({expected['fingerprint'][:12]}), but the conversations in {data.directory} with {found['name']} "
-            f"({found['fingerprint'][:12]}); "
-            "prepare them with the model's tokenizer: python3 lima_tokenizer.py --set paths.tokenizer_dir=DIR"
+            f"checkpoint {origin} was trained with tokenizer {expected.get('name')} "
+            f"({expected['fingerprint'][:12]}), but the conversations in {data.directory} were prepared with "
+            f"{found['name']} ({found['fingerprint'][:12]}); prepare them with the model's tokenizer: python3 "
+            "lima_tokenizer.py --set paths.tokenizer_dir=DIR"
         )
     if data.metadata["vocab_size"] != config.model.vocab_size:
-        sizes = f"{data.metadata['vocab_size']} tokens, but the model {config.model.vocab_size}"
+        sizes = f"{data.metadata['vocab_size']} tokens, but the model has {config.model.vocab_size}"
         raise PipelineError(f"the tokenizer of {data.directory} has {sizes}; run: python3 lima_tokenizer.py")
     length, context = data.metadata["max_length"], config.model.context_length
     if length > context:
         raise PipelineError(
-            f"the conversations in {data.directory} have up to {length} tokens, but the context is {context}; run: "
-            f"python3 lima_tokenizer.py --max-length {context}"
+            f"the conversations in {data.directory} have up to {length} tokens, but the model's context is "
+            f"{context}; run: python3 lima_tokenizer.py --max-length {context}"
         )
 
 
@@ -86,8 +86,9 @@ def refuse_other_data(content: Mapping[str, Any], description: Mapping[str, Any]
     now: str = description["data"]["fingerprint"]
     if was != now:
         raise PipelineError(
-            f"{origin} was tuned on other conversations ({was[:12]}) than those in {description['data']['directory']} "
-            f"({now[:12]}); prepare the original ones again, or start from the base model with --checkpoint"
+            f"{origin} was tuned on different conversations ({was[:12]}) from those in "
+            f"{description['data']['directory']} ({now[:12]}); prepare the original ones again, or start from "
+            "the base model with --checkpoint"
         )
 
 

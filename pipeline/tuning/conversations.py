@@ -157,9 +157,11 @@ def _records(path: Path) -> Iterator[Record]:
         with RawFile(path, kind="jsonl") as file:
             yield from file.records()
     except FileNotFoundError:
-        raise PipelineError(f"{path} does not exist; expected one conversation per line, as JSON") from None
+        raise PipelineError(f"{path} does not exist; expected a file with one JSON conversation per line") from None
     except OSError as error:
-        raise PipelineError(f"{path} cannot be read: {error.strerror}; expected one conversation per line") from None
+        raise PipelineError(
+            f"{path} cannot be read: {error.strerror}; expected one JSON conversation per line"
+        ) from None
 
 
 def _messages(record: Record) -> list[dict[str, str]]:
@@ -172,7 +174,7 @@ def _messages(record: Record) -> list[dict[str, str]]:
     texts = record.value.get("conversations")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConversationError(
-            "no conversation", "expected `conversations`, a list of texts, or `messages`, a list of {role, content}"
+            "no conversation", "expected `conversations`, a list of strings, or `messages`, a list of {role, content}"
         )
     return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
 

@@ -81,12 +81,12 @@ class SftDataset:
         for name, array in zip((EXAMPLES_NAME, MASKS_NAME), arrays, strict=True):
             if array.shape != shape:
                 raise PipelineError(
-                    f"{directory / name} has shape {array.shape}; {METADATA_NAME} says {shape}; {_REMEDY}"
+                    f"{directory / name} has shape {array.shape}, but {METADATA_NAME} says {shape}; {_REMEDY}"
                 )
             found, expected = sha256_of(directory / name), metadata["files"][name]
             if found != expected:
                 raise PipelineError(
-                    f"{directory / name} is damaged: its sha256 is {found[:16]}, {METADATA_NAME} says "
+                    f"{directory / name} is damaged: its sha256 is {found[:16]}, but {METADATA_NAME} says "
                     f"{expected[:16]}; {_REMEDY}"
                 )
         return cls(directory, metadata, *arrays)
@@ -156,13 +156,13 @@ def _read_metadata(directory: Path) -> SftMetadata:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PipelineError(
-            f"{directory} holds no prepared conversations ({METADATA_NAME} is missing); {_REMEDY}"
-            f"{or_quickstart(directory)}"
+            f"{directory} contains no prepared conversations ({METADATA_NAME} is missing); "
+            f"{_REMEDY}{or_quickstart(directory)}"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise PipelineError(f"{path} cannot be read: {error}; {_REMEDY}") from None
     if not isinstance(metadata, dict):
-        raise PipelineError(f"{path} holds {type(metadata).__name__}, expected an object; {_REMEDY}")
+        raise PipelineError(f"{path} contains a {type(metadata).__name__}, expected an object; {_REMEDY}")
     metadata = unsealed(metadata, origin=path, remedy=_REMEDY)
     found = metadata.get("format_version"), metadata.get("template")
     if found != (FORMAT_VERSION, TEMPLATE_NAME):
@@ -177,5 +177,5 @@ def _load(path: Path, dtype: str) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path} cannot be read: {error}; {_REMEDY}") from None
     if array.dtype != dtype:
-        raise PipelineError(f"{path} holds {array.dtype}, expected {dtype}; {_REMEDY}")
+        raise PipelineError(f"{path} has dtype {array.dtype}, expected {dtype}; {_REMEDY}")
     return array

@@ -84,7 +84,9 @@ def choose_start(args: argparse.Namespace, held: ExitStack) -> TuningStart:
         held.enter_context(only_training_run(run_folder_of(checkpoint)))
         content = read_checkpoint(checkpoint)
         if not (content.get("chat_template") and "loader" in content):
-            raise PipelineError(f"{checkpoint} is not from a fine-tuning run; tune it with --checkpoint {checkpoint}")
+            raise PipelineError(
+                f"{checkpoint} is not from a fine-tuning run; to tune it, use --checkpoint {checkpoint}"
+            )
         name = check_run_name(content.get("name"), origin=f"{checkpoint}: run name")
         base = settings_to_resume(content)
     else:

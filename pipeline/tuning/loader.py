@@ -134,8 +134,8 @@ class ConversationLoader:
         for name, now in self._identity().items():
             if state[name] != now:
                 raise PipelineError(
-                    f"the checkpoint's run has {name} {state[name]}, these settings {now}; resume with the same, "
-                    "or start from the base model with --checkpoint"
+                    f"the checkpoint was trained with {name} {state[name]}, but it is now {now}; resume with the "
+                    "original value, or start from the base model with --checkpoint"
                 )
         self.epoch = state["epoch"]
         self.batch = state["batch"]

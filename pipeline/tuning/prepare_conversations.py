@@ -49,7 +49,7 @@ def prepare_conversations(
         print(show_preview(example, tokenizer), end="\n\n")
     print(report.summary())
     if not examples:
-        raise PipelineError(f"{source} has no usable conversation; the counts above say why")
+        raise PipelineError(f"{source} contains no usable conversations; see the counts above for the reasons")
     metadata = write_sft_dataset(directory, examples, tokenizer, report, source=source)
     print(f"{metadata['tokens']:,} tokens, {metadata['learned_tokens']:,} of them learned, in {directory}")
     return metadata
