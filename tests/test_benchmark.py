@@ -231,7 +231,7 @@ def test_line_separator_in_a_passage_is_kept(tmp_path):
 
 
 def test_missing_and_empty_sets_are_named(tmp_path):
-    with pytest.raises(PipelineError, match=r"has no wikitext/\*\.raw"):
+    with pytest.raises(PipelineError, match=r"does not contain wikitext/\*\.raw"):
         load_sets(["wikitext"], data_dir=tmp_path, preset="full", offline_samples=False)
     (tmp_path / "wikitext").mkdir()
     (tmp_path / "wikitext" / "wiki.test.raw").write_text(" \n")
@@ -495,5 +495,5 @@ def test_over_training_scores_every_checkpoint_of_a_run(checkpoints, tmp_path):
 def test_a_tokenizer_that_does_not_fit_is_refused(model, tokenizer, tmp_path):
     other = trained_tokenizer(tmp_path / "other" / "tokenizer", vocab_size=320)
     chosen = ModelBenchmark(load_config(), preset="quick", offline_samples=True)
-    with pytest.raises(PipelineError, match="the tokenizer has 320 tokens, but the model 340"):
+    with pytest.raises(PipelineError, match="the tokenizer has 320 tokens, but the model has 340"):
         chosen.run_full_benchmark({"m": (model, other)})

@@ -125,7 +125,7 @@ def test_another_file_than_the_listing_s_is_refused(storage, stated):
 
 def test_an_answer_that_is_not_json_is_named(storage):
     storage.answer = lambda request, start, end: send(request, b"<html>log in</html>", 0, status=200)
-    with pytest.raises(PipelineError, match=r"/api answered '<html>log in</html>', expected JSON"):
+    with pytest.raises(PipelineError, match=r"/api returned '<html>log in</html>', expected JSON"):
         storage.reader().json("/api")
 
 

@@ -221,7 +221,7 @@ def test_the_test_mode_takes_the_first_documents(hub, config):
     ("arguments", "message"),
     [
         (["--set", "fineweb.subset=smal"], "no configuration 'smal'; did you mean 'small'?"),
-        (["--set", "fineweb.name=someone/nothing"], "answered 404"),
+        (["--set", "fineweb.name=someone/nothing"], "returned 404"),
         (["--set", 'fineweb.quality_rules=["c5"]'], "c4"),
         (["--source", "nowhere"], "nowhere does not exist"),
     ],

@@ -69,6 +69,14 @@ def type_name(hint: Any) -> str:
     return f"{name} or null" if optional else name
 
 
+def _described_type(hint: Any) -> str:
+    """`type_name` inside a sentence: ``an integer``, ``a number or null``."""
+    name = type_name(hint)
+    if name.startswith(("true", "text")):
+        return name
+    return f"an {name}" if name.startswith("integer") else f"a {name}"
+
+
 def _unwrap(hint: Any) -> tuple[Any, bool]:
     """``int | None`` → (int, True); ``int`` → (int, False)."""
     if isinstance(hint, types.UnionType):
@@ -83,7 +91,7 @@ def _read_value(value: Any, key: Field[Any], hint: Any, *, where: str, base: Pat
         return None
     converted = _convert(value, kind, base)
     if converted is None:
-        raise PipelineError(f"{where} is {value!r}; expected {type_name(hint)}")
+        raise PipelineError(f"{where} is {value!r}; expected {_described_type(hint)}")
     problem = _bounds_problem(converted, key.metadata)
     if problem:
         raise PipelineError(f"{where} is {value!r}; expected {problem}")

@@ -119,7 +119,4 @@ def full_disk_problem(error: OSError, folder: Path) -> str | None:
     """A message for a full disk, or None for other errors."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
-    return f"the disk containing {folder} is full; finished work is kept; free some space, then run the same command "
-
-
-"again"
+    return f"the disk containing {folder} is full; finished work is kept; free some space and run the command again"
