@@ -7,7 +7,7 @@
     python3 tokenizer.py --report data/cleaned_articles/cleaned_0.txt   # compression, byte fallback, speed
     python3 tokenizer.py --train data/cleaned_articles/cleaned_*.txt --vocab-size 8000 --output tokenizers/mine
 
-Ids are SentencePiece's own on every text, and ``decode(encode(text)) == text`` for every text without U+2581.
+Token ids match SentencePiece's for any text, and ``decode(encode(text)) == text`` for any text without U+2581.
 """
 
 import argparse

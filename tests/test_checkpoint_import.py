@@ -259,13 +259,13 @@ Q = "model.layers.1.self_attn.q_proj.weight"
         ({"state": {Q: torch.zeros(40, 48)}}, f"{Q} has shape (40, 48); expected (48, 48)"),
         ({"state": {"layers.1.attention.wq.weight": torch.zeros(48, 48)}}, f"both map to {Q}"),
         ({"state": {Q: torch.full((48, 48), torch.nan)}}, f"{Q} contains NaN"),
-        ({"parallel_residual": True}, "parallel_residual True is not supported"),
+        ({"parallel_residual": True}, "parallel_residual=True is not supported"),
         ({"n_heads": None}, "the number of attention heads is not specified"),
         ({"n_heads": 5}, "the number of attention heads is 5"),
         ({"n_kv_heads": 4}, "the key projection has 24 rows"),
         ({"dim": 64}, "hidden_size is 64 in the configuration, but 48 in the weights"),
-        ({"mlp_class_name": "GptNeoxMLP"}, "activation 'GptNeoxMLP' is not supported"),
-        ({"rotary_percentage": 0.25}, "rotary_percentage 0.25 is not supported"),
+        ({"mlp_class_name": "GptNeoxMLP"}, "activation='GptNeoxMLP' is not supported"),
+        ({"rotary_percentage": 0.25}, "rotary_percentage=0.25 is not supported"),
     ],
 )
 def test_incomplete_models_are_refused(tmp_path, capsys, changes, said):

@@ -287,7 +287,7 @@ def test_the_cleaner_refuses_to_read_its_own_output(clean, tmp_path):
         (out / "rejects", out),
         (tmp_path / "notes", out),
     ]:
-        with pytest.raises(PipelineError, match="own output|written by the cleaner"):
+        with pytest.raises(PipelineError, match=r"own output|written by the cleaner"):
             cleaner.main(["--input", str(source), "--output", str(target)])
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
     assert [path.name for path in raw.iterdir()] == ["raw.jsonl"]

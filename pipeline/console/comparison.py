@@ -99,7 +99,7 @@ def show(results: Sequence[Result]) -> None:
 
 
 def side_by_side(results: Sequence[Result], *, width: int) -> str:
-    """The texts in columns that fit `width`; columns that would be too narrow are stacked in groups."""
+    """Lay out the texts in columns within `width`; columns that would be too narrow are stacked in groups."""
     fitting = max(1, min(len(results), (width + len(_GAP)) // (_LEAST_WIDTH + len(_GAP))))
     groups = ceil_div(len(results), fitting)
     per_group = ceil_div(len(results), groups)

@@ -132,7 +132,7 @@ def model_config(content: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
 def _refuse_what_is_not_ours(content: Mapping[str, Any], rope: Mapping[str, Any], origin: str) -> None:
     for key, allowed in _ONLY.items():
         if content.get(key) not in allowed:
-            raise PipelineError(f"{origin}: {key} {content[key]!r} is not supported")
+            raise PipelineError(f"{origin}: {key}={content[key]!r} is not supported")
     if rope.get("rope_type", "default") not in ("default", "linear", "yarn"):
         raise PipelineError(f"{origin}: RoPE is of the type {rope['rope_type']!r}, which our model does not have")
 

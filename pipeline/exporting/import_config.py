@@ -84,7 +84,7 @@ def _stated_values(stated: Mapping[str, object], origin: str) -> dict[str, Any]:
         return model_config(stated, origin=origin)
     for key, allowed in _ONLY.items():
         if stated.get(key) not in allowed:
-            raise PipelineError(f"{origin}: {key} {stated[key]!r} is not supported")
+            raise PipelineError(f"{origin}: {key}={stated[key]!r} is not supported")
     values = {}
     for key, names in _ALIASES.items():
         found = [stated[name] for name in names if stated.get(name) not in (None, -1)]
@@ -99,7 +99,7 @@ def _translated(key: str, value: object, origin: str) -> object:
     word = _WORDS[key].get(str(value).lower())
     if word is None:
         choices = ", ".join(_WORDS[key])
-        raise PipelineError(f"{origin}: {key} {value!r} is not supported; expected one of {choices}")
+        raise PipelineError(f"{origin}: {key}={value!r} is not supported; expected one of {choices}")
     return word
 
 

@@ -115,8 +115,10 @@ class ParquetRows:
     def rows(
         self, columns: Sequence[str] | None, *, start: int = 0, first_group: int = 0, last_group: int | None = None
     ) -> Iterator[ParquetRow]:
-        """The rows of the row groups [first_group, last_group) after the first `start`, with those of `columns` that
-        exist (None: all).
+        """Read rows from the row groups [first_group, last_group), skipping the first `start` rows.
+
+        Args:
+            columns: the columns to read (None: all); columns that do not exist are ignored.
         """
         chosen = [name for name in self.columns if columns is None or name in columns]
         sizes = self.group_sizes

@@ -128,7 +128,7 @@ class TokenDataset:
 
     @property
     def is_windowed(self) -> bool:
-        """True if the arrays have one window per row (from older tools), so that the window is fixed."""
+        """True if the arrays have one window per row (from older tools), which fixes the window."""
         return self.files[0].ndim == 2
 
     @property

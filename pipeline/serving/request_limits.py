@@ -53,7 +53,7 @@ def check_max_tokens(max_tokens: int | None, *, most: int) -> None:
 
 
 class BodyLimit:
-    """Read each body before the app does, and answer 413 if it is too large, regardless of its headers."""
+    """Read each body before the app does, and answer 413 if it is too large, whatever its headers say."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
