@@ -69,14 +69,14 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(tmp_path, monkey
 def test_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 40})())
     path = tmp_path / "checkpoint_latest.pt"
-    with pytest.raises(PipelineError, match=r"is full: 40 B free, .* takes 48 B; .*--set paths.checkpoint_dir"):
+    with pytest.raises(PipelineError, match=r"not enough disk space in .*: 40 B free, but .* takes 48 B; .*--set paths.checkpoint_dir"):
         write_checkpoint(path, content())
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     write_checkpoint(path, content())
     size = path.stat().st_size  # more than its tensors
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: type("Usage", (), {"free": size})())
-    with pytest.raises(PipelineError, match="is full"):
+    with pytest.raises(PipelineError, match="not enough disk space"):
         write_checkpoint(path, content())
 
 
@@ -155,7 +155,7 @@ def test_checkpoints_lying_flat_are_found(tmp_path):
 
 
 def test_missing_checkpoint_lists_existing_runs(tmp_path):
-    with pytest.raises(PipelineError, match=r"no checkpoint in .*; train a model first"):
+    with pytest.raises(PipelineError, match=r"no checkpoints found in .*; train a model first"):
         find_checkpoint("latest", tmp_path)
     write_at(tmp_path / "run_a" / "checkpoint_latest.pt", 100)
     with pytest.raises(

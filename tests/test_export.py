@@ -222,9 +222,9 @@ def test_missing_keys_default_to_llamas_values():
     ("change", "said"),
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'; expected llama or qwen3"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "RoPE is of the type 'llama3'"),
-        ({"attention_bias": True}, "attention_bias is True"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type='llama3' is not supported"),
+        ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"head_dim": 32}, "head_dim is 32; expected"),
     ],
 )

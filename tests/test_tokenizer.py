@@ -154,7 +154,7 @@ def test_tokenizer_is_downloaded_once(trained, tmp_path):
 def test_invalid_tokenizer_download_is_not_kept(tmp_path):
     done = run_with_hub(tmp_path, b"<html>please log in</html>", any_path=True)
     assert done.returncode == 1
-    assert "is not a tokenizer.json" in done.stderr
+    assert "is not a valid tokenizer.json" in done.stderr
     assert not list(tmp_path.glob("tokenizer*"))
 
 
@@ -185,7 +185,7 @@ def test_too_little_text_says_which_size_would_do(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("tokenizer.json", b"{", "is not a tokenizer.json"),
+        ("tokenizer.json", b"{", "is not a valid tokenizer.json"),
         ("tokenizer.json", b'{"model": {"type": "BPE", "byte_fallback": false}}', "without byte fallback"),
         (
             "tokenizer.json",

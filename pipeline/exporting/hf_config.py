@@ -134,7 +134,7 @@ def _refuse_what_is_not_ours(content: Mapping[str, Any], rope: Mapping[str, Any]
         if content.get(key) not in allowed:
             raise PipelineError(f"{origin}: {key}={content[key]!r} is not supported")
     if rope.get("rope_type", "default") not in ("default", "linear", "yarn"):
-        raise PipelineError(f"{origin}: RoPE is of the type {rope['rope_type']!r}, which our model does not have")
+        raise PipelineError(f"{origin}: rope_type={rope['rope_type']!r} is not supported")
 
 
 def _rope_keys(rope: Mapping[str, Any], context: int) -> dict[str, Any]:
