@@ -31,14 +31,14 @@ ROTATIONS = ("auto", "halves", "pairs")
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--checkpoint", metavar="[NAME=]PATH", help="a file, a run's folder, or: latest")
+    parser.add_argument("--checkpoint", metavar="[NAME=]PATH", help="a file, a run's folder, or latest")
     parser.add_argument("--output", metavar="DIR", type=Path, help="the Hugging Face folder to write")
     parser.add_argument("--gguf", metavar="FILE", type=Path, help="the GGUF file to write")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="data type of the exported weights (%(default)s)"
     )
     parser.add_argument(
-        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoint's tokenizer"
+        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder containing the checkpoint's tokenizer"
     )
     parser.add_argument("--scores", metavar="FILE.json", type=Path, help="benchmark results for the model card")
     parser.add_argument("--import-hf", metavar="DIR", type=Path, help="convert this folder to a checkpoint in --output")

@@ -82,7 +82,7 @@ def add_tuning_options(parser: argparse.ArgumentParser) -> None:
         help="pack several conversations into a row",
     )
     parser.add_argument(
-        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoint's tokenizer"
+        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder containing the checkpoint's tokenizer"
     )
     parser.add_argument(
         "--device", dest="training.device", choices=("cuda", "cpu", "mps"), help="overrides training.device"

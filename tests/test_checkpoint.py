@@ -69,7 +69,9 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(tmp_path, monkey
 def test_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 40})())
     path = tmp_path / "checkpoint_latest.pt"
-    with pytest.raises(PipelineError, match=r"not enough disk space in .*: 40 B free, but .* takes 48 B; .*--set paths.checkpoint_dir"):
+    with pytest.raises(
+        PipelineError, match=r"not enough disk space in .*: 40 B free, but .* takes 48 B; .*--set paths.checkpoint_dir"
+    ):
         write_checkpoint(path, content())
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()

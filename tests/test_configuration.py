@@ -97,8 +97,11 @@ def test_a_path_is_relative_to_the_file_that_names_it(tmp_path, monkeypatch):
         ('{"training": {"batch_size": 0}}', "training.batch_size is 0; expected at least 1"),
         ('{"training": {"device": "cudaa"}}', "one of cuda, cpu, mps; did you mean 'cuda'?"),
         ('{"training": {"learning_rate": NaN}}', "training.learning_rate is nan; expected a number"),
-        ('{"model": {"num_key_value_heads": 4}}', "num_key_value_heads 4 does not divide model.num_attention_heads"),
-        ('{"model": {"num_attention_heads": 7}}', "model.num_attention_heads 7 does not divide model.hidden_size 384"),
+        ('{"model": {"num_key_value_heads": 4}}', "is not divisible by model.num_key_value_heads 4"),
+        (
+            '{"model": {"num_attention_heads": 7}}',
+            "model.hidden_size 384 is not divisible by model.num_attention_heads 7",
+        ),
         ('{"dataset": {"window": 4096}}', "model.max_position_embeddings 1024 is below dataset.window 4096"),
         ('{"training": {"min_learning_rate": 1}}', "training.min_learning_rate 1.0 is above"),
         ('{"training": {"seed": 1, "seed": 2}}', "duplicate key 'seed'"),

@@ -104,7 +104,7 @@ def test_a_page_without_a_namespace_number_is_named(tmp_path):
     path = tmp_path / "dump.xml"
     path.write_text(f"<mediawiki>{PAGE.format('A', 'abc', '', 'x')}{PAGE.format('B', 0, '', 'y')}</mediawiki>")
     first, second = read(path)
-    assert first.problem == "its <ns> is 'abc', expected a number"
+    assert first.problem == "<ns> is 'abc', expected a number"
     assert "<title>A</title>" in first.excerpt
     assert second.value["wikitext"] == "y"
 

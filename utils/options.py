@@ -64,15 +64,15 @@ def parse_setting(text: str, hint: Any) -> Any:
 def type_name(hint: Any) -> str:
     """A human-readable type: ``integer``, ``number or null``."""
     kind, optional = _unwrap(hint)
-    names = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
-    name = names.get(kind, "list of text")
+    names = {int: "integer", float: "number", str: "string", bool: "true or false", Path: "path"}
+    name = names.get(kind, "list of strings")
     return f"{name} or null" if optional else name
 
 
 def _described_type(hint: Any) -> str:
     """`type_name` inside a sentence: ``an integer``, ``a number or null``."""
     name = type_name(hint)
-    if name.startswith(("true", "text")):
+    if name.startswith("true"):
         return name
     return f"an {name}" if name.startswith("integer") else f"a {name}"
 

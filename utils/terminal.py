@@ -45,7 +45,7 @@ def ask(question: str) -> str:
         return input(question).strip()
     except EOFError:
         print()
-        raise UsageError("the input ended before a choice was made; pass the choice as arguments, see --help") from None
+        raise UsageError("input ended before a choice was made; pass the choice as arguments (see --help)") from None
 
 
 def format_table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:

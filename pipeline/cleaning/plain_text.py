@@ -26,9 +26,7 @@ def read_page(record: dict[str, Any], policy: Policy) -> Page:
     text = next((record[key] for key in TEXT_KEYS if record.get(key) is not None), None)
     if not isinstance(text, str):
         found = f"a {type(text).__name__}" if text is not None else "missing"
-        raise ValueError(
-            f"its text is {found}; expected a string, or sections (keys found: {', '.join(list(record)[:8])})"
-        )
+        raise ValueError(f"text is {found}; expected a string, or sections (keys found: {', '.join(list(record)[:8])})")
     title = record.get("title") or record.get("name")
     if not title:
         return _own_text(text)

@@ -45,7 +45,7 @@ def read_page(record: Part, unknown: Counter[str]) -> Page:
         blocks += reader.blocks(section, level=0)
     blocks += (_table(table) for table in reader.tables.values())
     if not isinstance(title, str):
-        raise ValueError(f"its name is of type {type(title).__name__}, expected a string")
+        raise ValueError(f"name is of type {type(title).__name__}, expected a string")
     return Page(title, blocks, _is_redirect(record, blocks), _is_disambiguation(title, record, blocks))
 
 
@@ -61,7 +61,7 @@ def parts_of(record: Part, key: str) -> list[Part]:
     if isinstance(value, dict):
         return [value]
     if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
-        raise ValueError(f"its {key} is not a list of objects")
+        raise ValueError(f"{key} is not a list of objects")
     return value
 
 

@@ -13,7 +13,7 @@ from utils.terminal import styled
 
 def run_chat(writer: Writer, settings: GenerationSettings) -> None:
     """Answer question after question until the user quits."""
-    print("A chat with history. /new starts over, /settings changes the parameters, q or Ctrl-D quits.")
+    print("Chat with history: /new starts over, /settings changes the parameters, q or Ctrl-D quits.")
     messages: list[Message] = []
     while True:
         try:

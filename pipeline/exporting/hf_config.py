@@ -28,7 +28,7 @@ def refuse_what_has_no_equal(config: ModelConfig) -> None:
     for (key, value), name in _NO_EQUAL.items():
         if getattr(config, key) == value:
             raise PipelineError(
-                f"{name} has no equal in the Llama and Qwen3 architectures, so this model cannot be exported; "
+                f"{name} has no equivalent in the Llama and Qwen3 architectures, so this model cannot be exported; "
                 "expected model.norm rms and model.activation swiglu"
             )
 

@@ -322,7 +322,7 @@ def _page_value(page: ElementTree.Element) -> dict[str, Any]:
     namespace = page.tag.removesuffix("page")
     number = page.findtext(f"{namespace}ns") or "0"
     if not number.strip().lstrip("-").isdecimal():
-        raise ValueError(f"its <ns> is {number[:20]!r}, expected a number")
+        raise ValueError(f"<ns> is {number[:20]!r}, expected a number")
     redirect = page.find(f"{namespace}redirect")
     revisions = page.findall(f"{namespace}revision")
     return {

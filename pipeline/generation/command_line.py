@@ -36,7 +36,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, checkpoint_help: str) 
     """Add options for choosing and loading checkpoints; `checkpoint_help` explains what several are for."""
     parser.add_argument("--checkpoint", metavar="[NAME=]PATH", action="append", default=[], help=checkpoint_help)
     parser.add_argument(
-        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder of the checkpoints' tokenizer"
+        "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder containing the checkpoints' tokenizer"
     )
     parser.add_argument("--device", default="auto", choices=DEVICES, help="default: %(default)s")
     parser.add_argument(

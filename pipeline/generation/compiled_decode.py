@@ -75,7 +75,7 @@ def _problem(model: TransformerLM) -> str:
 
 def _compile(model: TransformerLM, path: Path) -> None:
     """Compile the step and write it to `path` atomically."""
-    print("compiling the decode step for this model shape; this takes about a minute, once …", file=sys.stderr)
+    print("compiling the decode step for this model shape (takes about a minute, only once) …", file=sys.stderr)
     config = model.config
     keys = torch.zeros(config.num_hidden_layers, config.num_key_value_heads, 64, config.head_dim, dtype=model.dtype)
     angles = torch.ones(config.head_dim // 2)

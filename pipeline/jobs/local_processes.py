@@ -170,6 +170,6 @@ def _send(sender: Connection, message: _Message) -> None:
 
 def _exit_with_parent() -> None:
     parent = parent_process()
-    assert parent is not None, "runs in a process of LocalProcesses only"
+    assert parent is not None, "only runs in a worker of LocalProcesses"
     wait([parent.sentinel])
     os._exit(1)

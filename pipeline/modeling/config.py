@@ -66,13 +66,15 @@ class ModelConfig:
     def problem(self) -> str:
         """Describe sizes that contradict each other, or return an empty string."""
         if self.hidden_size % self.num_attention_heads:
-            width = f"model.hidden_size {self.hidden_size}"
-            return f"model.num_attention_heads {self.num_attention_heads} does not divide {width}"
-        if self.num_attention_heads % self.num_key_value_heads:
             heads = f"model.num_attention_heads {self.num_attention_heads}"
-            return f"model.num_key_value_heads {self.num_key_value_heads} does not divide {heads}"
+            return f"model.hidden_size {self.hidden_size} is not divisible by {heads}"
+        if self.num_attention_heads % self.num_key_value_heads:
+            groups = f"model.num_key_value_heads {self.num_key_value_heads}"
+            return f"model.num_attention_heads {self.num_attention_heads} is not divisible by {groups}"
         if self.head_dim % 2:
-            return f"a head has {self.head_dim} values (hidden_size / num_attention_heads); RoPE needs an even number"
+            return (
+                f"the head size (hidden_size / num_attention_heads) is {self.head_dim}, but RoPE requires an even one"
+            )
         if (self.rope_scaling == "none") != (self.rope_scaling_factor == 1):
             scaling = f"model.rope_scaling {self.rope_scaling!r}"
             return f"{scaling} with model.rope_scaling_factor {self.rope_scaling_factor}; expected both or neither"

@@ -28,7 +28,7 @@ def split_examples(num_examples: int, *, val_split: float, seed: int) -> tuple[n
         PipelineError: fewer than two examples.
     """
     if num_examples < 2:
-        raise PipelineError("fine-tuning needs at least two conversations, one to train and one to validate on")
+        raise PipelineError("fine-tuning needs at least two conversations, one for training and one for validation")
     order = np.random.default_rng(seed).permutation(num_examples)
     num_validation = min(max(1, round(num_examples * val_split)), num_examples - 1)
     return np.sort(order[num_validation:]), np.sort(order[:num_validation])
