@@ -173,10 +173,10 @@ def test_resume_refuses_incompatible_changes(project):
     resume = ["--resume", str(run)]
     stretched = ["--set", "model.rope_scaling=yarn", "--set", "model.rope_scaling_factor=2"]
     for changed, said in (
-        (stretched, "model.rope_scaling none there, yarn here"),
-        (["--set", "model.rope_theta=500"], "model.rope_theta 10000.0 there, 500.0 here"),
-        (["--set", "dataset.parts=2"], "dataset.parts 4 there, 2 here"),
-        (["--set", "dataset.seed=7"], "dataset.seed 42 there, 7 here"),
+        (stretched, "model.rope_scaling none in the checkpoint, yarn now"),
+        (["--set", "model.rope_theta=500"], "model.rope_theta 10000.0 in the checkpoint, 500.0 now"),
+        (["--set", "dataset.parts=2"], "dataset.parts 4 in the checkpoint, 2 now"),
+        (["--set", "dataset.seed=7"], "dataset.seed 42 in the checkpoint, 7 now"),
     ):
         with pytest.raises(PipelineError, match=f"it no longer matches the current settings: {said}"):
             run_train(project, *resume, *changed)
@@ -259,7 +259,7 @@ def test_untrainable_setups_are_one_line_errors(project, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PipelineError, match=r"device cuda: .*--device cpu"):
         run_train(project, "--device", "cuda")
-    with pytest.raises(PipelineError, match=r"of 48, but model.vocab_size is 64; .*--set model.vocab_size=48"):
+    with pytest.raises(PipelineError, match=r"of 48 tokens, but model.vocab_size is 64; .*--set model.vocab_size=48"):
         run_train(project, "--set", "model.vocab_size=64")
     (project / "data" / "metadata.json").unlink()
     with pytest.raises(PipelineError, match=r"has no metadata.json; run: python3 main.py prepare"):
