@@ -194,7 +194,7 @@ def read_log(path: Path) -> list[LogLine]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise PipelineError(f"log {path} does not exist; expected a run in paths.log_dir/raw_metrics") from None
+        raise PipelineError(f"log {path} does not exist; choose a run from paths.log_dir/raw_metrics") from None
     return _log_lines(content.split(b"\n"))  # not splitlines, which also splits at characters inside a line
 
 

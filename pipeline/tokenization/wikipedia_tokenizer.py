@@ -167,6 +167,6 @@ def _refuse_surrogates(texts: Sequence[str]) -> None:
         for place, character in enumerate(text):
             if "\ud800" <= character <= "\udfff":
                 raise PipelineError(
-                    f"the text contains a lone surrogate U+{ord(character):04X} at character {place}; fix its "
-                    "source, or drop it: text.encode('utf-8', 'ignore').decode()"
+                    f"the text contains a lone surrogate U+{ord(character):04X} at character {place}; fix the "
+                    "source, or remove it with text.encode('utf-8', 'ignore').decode()"
                 )

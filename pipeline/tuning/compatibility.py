@@ -71,7 +71,7 @@ def check_data(data: SftDataset, content: Mapping[str, Any], config: Config, *, 
         )
     if data.metadata["vocab_size"] != config.model.vocab_size:
         sizes = f"{data.metadata['vocab_size']} tokens, but the model has {config.model.vocab_size}"
-        raise PipelineError(f"the tokenizer of {data.directory} has {sizes}; run: python3 lima_tokenizer.py")
+        raise PipelineError(f"the tokenizer used for {data.directory} has {sizes}; run: python3 lima_tokenizer.py")
     length, context = data.metadata["max_length"], config.model.context_length
     if length > context:
         raise PipelineError(

@@ -106,7 +106,7 @@ def iter_conversations(path: Path, report: ConversationReport) -> Iterator[tuple
         try:
             turns = read_turns(_messages(record))
             if not answered(turns):
-                raise ConversationError(NOTHING_TO_LEARN, "it has no answer")
+                raise ConversationError(NOTHING_TO_LEARN, "there is no answer")
         except ConversationError as error:
             report.refuse(where, error)
             continue
