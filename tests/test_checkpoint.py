@@ -165,7 +165,7 @@ def test_missing_checkpoint_lists_existing_runs(tmp_path):
     ):
         find_checkpoint("run_b", tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PipelineError, match=r"empty has no checkpoint_\*.pt"):
+    with pytest.raises(PipelineError, match=r"empty contains no checkpoint_\*.pt"):
         find_checkpoint("empty", tmp_path)
 
 
