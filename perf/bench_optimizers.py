@@ -2,9 +2,9 @@
 
     python3 perf/bench_optimizers.py --config my.json --output /tmp/optimizers --seeds 1 2 3
 
-Each optimizer's learning rate is chosen on the first seed; then every seed is trained with the best rate. The table's
-last column is the share of AdamW's tokens after which Muon's validation loss was as low as AdamW's final one. Muon's
-rate had not decayed by then, so the share is an upper bound.
+Each optimizer's learning rate is chosen on the first seed; then every seed is trained with the best rate. The last
+column is the fraction of AdamW's token budget that Muon needed to match AdamW's final validation loss. Muon's rate had
+not decayed by then, so the share is an upper bound.
 """
 
 import argparse

@@ -101,7 +101,7 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _cached_content(path: Path) -> bytes:
-    """The content of a file in Hugging Face's cache, where files are links to a name that is their hash."""
+    """The content of a file in Hugging Face's cache, where files are links to blobs named after their hash."""
     content = path.read_bytes()
     match = _HASH.fullmatch(path.resolve().name)
     if match and not has_hash(content, match[1]):

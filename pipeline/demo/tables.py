@@ -13,8 +13,8 @@ Each table is one file, so to add a table, add a file. Its header has the source
 The column names and the rows follow, separated by tabs. Several values in a cell are separated by "; ", and an empty
 cell means no fact. In a wording, `{a_subject}` and `{a_value}` add "a" or "an".
 
-Each fact holds out one question of its relation, which is a different one from row to row. A model that is trained on
-the rest has read the fact and has seen the wording with other subjects, but never the two together.
+For each fact, one of its relation's questions is held out; which one varies by row. A model trained on the rest has
+read the fact and has seen the wording with other subjects, but never the two together.
 """
 
 from collections.abc import Iterator

@@ -144,7 +144,8 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
 def paired(differences: np.ndarray) -> float | None:
     """The p-value of the hypothesis that the mean is 0; None for a single item.
 
-    A normal test, or for few items a sign-flip permutation test, which makes no assumption about the distribution.
+    A normal test or, if there are only a few items, a sign-flip permutation test, which makes no assumption about the
+    distribution.
     """
     error = standard_error(differences)
     if error is None:

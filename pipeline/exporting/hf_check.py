@@ -95,7 +95,8 @@ def load_hf_model(directory: Path) -> HfModel:
 
 
 def check_tokenizer(theirs: HfTokenizer, loaded: "LoadedModel") -> None:
-    """Compare an exported tokenizer's ids with ours, and its chat template's with `pipeline.formats.chat_template`'s.
+    """Check that an exported tokenizer produces our ids, and that its chat template agrees with
+    `pipeline.formats.chat_template`.
 
     Raises:
         PipelineError: they differ.

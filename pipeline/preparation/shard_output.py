@@ -30,7 +30,7 @@ INDEX_DTYPE = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("characters", "<u4
 
 @dataclass(frozen=True)
 class PartState:
-    """The state of a part. `rows` counts documents read, including rejected ones; `size` is their input bytes.
+    """The state of a part. `rows` counts documents read, including rejected ones; `size` is their total size in bytes.
 
     The checksums are CRC-32 of the part's files, up to the length in the state.
     """

@@ -1,4 +1,5 @@
-"""Turn exceptions into OpenAI's errors: a status code and ``{"error": {"message", "type", "param", "code"}}``."""
+"""Turn exceptions into OpenAI-style error responses: a status code and ``{"error": {"message", "type", "param",
+"code"}}``."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -64,7 +64,8 @@ def _escapes_spaces(content: dict[str, Any]) -> bool:
 def _is_ordered_by_id(content: dict[str, Any]) -> bool:
     """Whether Llama's merges were put in a wrong order: its piece 259, "▁▁", has the lowest score of all.
 
-    Merged first instead of last, it changes the ids of every text with two spaces in a row: most Wikipedia articles.
+    If it were merged first rather than last, the ids of any text with two consecutive spaces would change, which means
+    most Wikipedia articles.
     """
     vocab, merges = content["model"]["vocab"], content["model"]["merges"]
     is_llama = (vocab.get(SPACE * 2), vocab.get(f"{SPACE}t"), vocab.get("er")) == (259, 260, 261)

@@ -1,4 +1,4 @@
-"""Does training on the device go as it should: compiled, resumed, with parts loaded ahead, with too many processes?
+"""Check training on the device: compiled, resumed, with parts loaded ahead, and with too many processes.
 
 rows = compare_compiled(Trial(device="cuda", scale=FULL, folder=folder))
 """
