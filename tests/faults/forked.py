@@ -23,6 +23,7 @@ class Finished:
     """The result of a stage. `trace` has its file operations (empty if a fault ended it)."""
 
     code: int
+    output: str
     errors: str
     fired: bool
     trace: list[str]
@@ -30,6 +31,10 @@ class Finished:
     @property
     def killed(self) -> bool:
         return self.code == KILLED
+
+    @property
+    def warnings(self) -> list[str]:
+        return [line for line in f"{self.output}\n{self.errors}".splitlines() if "warning: " in line]
 
     @property
     def refusal(self) -> str:
@@ -47,9 +52,11 @@ def run_forked(stage: Callable[[], int], root: Path, scratch: Path, fault: Fault
         _run(stage, root, scratch, fault)
     _, status = os.waitpid(process, 0)
     trace = scratch / "trace.json"
+    output, errors = ((scratch / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr"))
     return Finished(
         os.waitstatus_to_exitcode(status),
-        (scratch / "stderr").read_text(encoding="utf-8", errors="replace"),
+        output,
+        errors,
         (scratch / "fired").exists(),
         json.loads(trace.read_text()) if trace.exists() else [],
     )

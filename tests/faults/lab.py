@@ -11,7 +11,7 @@ from tests.faults.layer import KILL, KINDS, POWER_CUTS, Fault
 from tests.faults.stages import STAGES, Digest, Stage
 from tests.faults.world import make_world
 
-IDENTICAL, REFUSED, WRONG = "identical", "refused", "wrong"
+IDENTICAL, REFUSED, WARNED, WRONG = "identical", "refused", "warned", "wrong"
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,19 @@ class Lab:
         place = trace[fault.at] if fault.at < len(trace) else "the end"
         self.reset(stage.name)
         first = self.run(stage, fault)
-        problem = self._problem_of_first(stage, first)
-        if problem:
+        if warning := self._warning_of_loss(stage, first):
+            return Case(stage.name, fault.kind, place, WARNED, warning)
+        if problem := self._problem_of_first(stage, first):
             return Case(stage.name, fault.kind, place, WRONG, problem)
         return Case(stage.name, fault.kind, place, *self._judge(stage, self.run(stage)))
+
+    def _warning_of_loss(self, stage: Stage, first: Finished) -> str:
+        """The warning of a run that succeeded without a picture, if it names each one that is missing or stale."""
+        if first.code != 0:
+            return ""
+        lost = [Path(name) for name in self._differences(stage, leftovers=False)]
+        named = all(any(path.name in warning for warning in first.warnings) for path in lost)
+        return first.warnings[0] if lost and named and {path.suffix for path in lost} == {".png"} else ""
 
     def _problem_of_first(self, stage: Stage, first: Finished) -> str:
         if not first.fired:
@@ -97,15 +106,26 @@ class Lab:
 
     def _changed(self, stage: Stage, ignored: tuple[str, ...] = (), *, leftovers: bool = True) -> str:
         """How the outputs differ from those of the undisturbed run; without `leftovers`, extra files are allowed."""
+        differences = self._differences(stage, ignored, leftovers=leftovers)
+        kinds = sorted(set(differences.values()))
+        return "; ".join(
+            f"{kind}: {', '.join(name for name, its in differences.items() if its == kind)}" for kind in kinds
+        )
+
+    def _differences(self, stage: Stage, ignored: tuple[str, ...] = (), *, leftovers: bool = True) -> dict[str, str]:
+        """The outputs that differ, each with how."""
         expected, found = self.expected[stage.name], stage.digest(self.root)
-        names = sorted(expected.keys() | found.keys())
-        differing = [name for name in names if expected.get(name) != found.get(name) and name not in ignored]
-        missing = [name for name in differing if name not in found]
-        extra = [name for name in differing if name not in expected]
-        differing = [name for name in differing if name not in extra or leftovers]
-        extra = extra if leftovers else []
-        parts = {"missing": missing, "left over": extra, "differing": set(differing) - {*missing, *extra}}
-        return "; ".join(f"{what}: {', '.join(sorted(which))}" for what, which in parts.items() if which)
+        differences = {}
+        for name in sorted(expected.keys() | found.keys()):
+            if name not in found:
+                differences[name] = "missing"
+            elif name not in expected:
+                differences[name] = "left over"
+            elif expected[name] != found[name]:
+                differences[name] = "differing"
+        return {
+            name: how for name, how in differences.items() if name not in ignored and (leftovers or how != "left over")
+        }
 
     # ---- flipped bits
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults.flips import FLIPS
-from tests.faults.lab import IDENTICAL, REFUSED, WRONG, Case
+from tests.faults.lab import IDENTICAL, REFUSED, WARNED, WRONG, Case
 from tests.faults.layer import KINDS
 from tests.faults.stages import STAGES
 
@@ -18,9 +18,12 @@ def outcome_table(cases: Sequence[Case]) -> str:
     stages, kinds = [stage.name for stage in STAGES], [*KINDS, *(flip.kind for flip in FLIPS)]
     for case in sorted(cases, key=lambda case: (stages.index(case.stage), kinds.index(case.kind))):
         counts.setdefault((case.stage, case.kind), Counter())[case.outcome] += 1
-    rows = [(*key, count.total(), count[IDENTICAL], count[REFUSED], count[WRONG]) for key, count in counts.items()]
-    rows.append(("all", "", *(sum(row[column] for row in rows) for column in range(2, 6))))
-    lines = ["| stage | fault | tried | same bytes | refused | wrong |", "|---|---|--:|--:|--:|--:|"]
+    rows = [
+        (*key, count.total(), count[IDENTICAL], count[REFUSED], count[WARNED], count[WRONG])
+        for key, count in counts.items()
+    ]
+    rows.append(("all", "", *(sum(row[column] for row in rows) for column in range(2, 7))))
+    lines = ["| stage | fault | tried | same bytes | refused | warned | wrong |", "|---|---|--:|--:|--:|--:|--:|"]
     lines += [
         f"| {stage} | {_shown(kind)} | " + " | ".join(f"{n:,}" for n in numbers) + " |"
         for stage, kind, *numbers in rows
