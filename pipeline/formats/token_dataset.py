@@ -30,6 +30,8 @@ from utils.files import write_json
 
 FORMAT_VERSION = 1
 METADATA_NAME = "metadata.json"
+# What NumPy raises for an .npy file whose header or length is damaged; the header is parsed as Python.
+DAMAGED_ARRAY_ERRORS = (OSError, ValueError, TypeError, OverflowError, SyntaxError, TokenError)
 MAX_VOCAB_SIZE = 65_536  # ids that fit in uint16
 _CHECKED_TOKENS = 1 << 24
 _TOKEN_FILE = re.compile(r"tokens_(\d+)\.npy")
@@ -370,7 +372,7 @@ def _map_file(path: Path) -> np.memmap:
         tokens = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         _refuse_file(path, "is missing")
-    except (OSError, ValueError, TypeError, OverflowError, SyntaxError, TokenError) as error:
+    except DAMAGED_ARRAY_ERRORS as error:
         _refuse_file(path, f"is damaged or cut short ({error})")
     if tokens.dtype != np.uint16:
         raise PipelineError(f"token file {path} has type {tokens.dtype}; expected uint16")

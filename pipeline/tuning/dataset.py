@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
 from pipeline.formats.cleaned_text import printable_name
+from pipeline.formats.token_dataset import DAMAGED_ARRAY_ERRORS
 from pipeline.quickstart_hint import or_quickstart
 from pipeline.tokenization.interface import Tokenizer, TokenizerIdentity, identity_of
 from pipeline.tuning.conversations import ConversationReport, Example
@@ -174,7 +175,7 @@ def _read_metadata(directory: Path) -> SftMetadata:
 def _load(path: Path, dtype: str) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except DAMAGED_ARRAY_ERRORS as error:
         raise PipelineError(f"{path} cannot be read: {error}; {_REMEDY}") from None
     if array.dtype != dtype:
         raise PipelineError(f"{path} has dtype {array.dtype}, expected {dtype}; {_REMEDY}")
