@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     config = load_config_from(args)
     from pipeline.tuning.conversations import ConversationOptions
-    from pipeline.tuning.prepare_conversations import prepare_conversations
+    from pipeline.tuning.write_dataset import prepare_conversations
 
     options = ConversationOptions(config.sft.max_length, args.too_long, args.strict)
     prepare_conversations(config, options, source=args.input, batch_size=args.batch_size, preview=args.preview)

@@ -13,7 +13,7 @@ from pipeline.formats.chat_template import encode_conversation
 from pipeline.tuning.conversations import ConversationOptions
 from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.fetch_lima import fetch_lima
-from pipeline.tuning.prepare_conversations import prepare_conversations
+from pipeline.tuning.write_dataset import prepare_conversations
 from tests.fake_tokenizer import ByteTokenizer
 from utils.cli import exit_code_of
 from utils.errors import PipelineError
@@ -37,9 +37,7 @@ LINES = [
 @pytest.fixture
 def prepare(tmp_path, monkeypatch, capsys):
     """Run the stage on `LINES` (or others); returns its exit code and output."""
-    monkeypatch.setattr(
-        "pipeline.tuning.prepare_conversations.load_tokenizer", lambda *args, **options: ByteTokenizer()
-    )
+    monkeypatch.setattr("pipeline.tuning.write_dataset.load_tokenizer", lambda *args, **options: ByteTokenizer())
 
     def run(*arguments, lines=LINES):
         source = tmp_path / "chats.jsonl"

@@ -25,7 +25,7 @@ from pipeline.serving.engine import Engine, ServedModel
 from pipeline.tuning.conversations import ConversationOptions
 from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.loader import ConversationLoader
-from pipeline.tuning.prepare_conversations import prepare_conversations
+from pipeline.tuning.write_dataset import prepare_conversations
 from tests.small_models import small_checkpoint, trained_tokenizer
 
 QUESTIONS = ["the quick fox?", "Zürich 東京, </s and\n\ntwo lines "]
