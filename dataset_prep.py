@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 def preparation(config: Config, *, test: bool, restart: bool = False) -> "Preparation":
     """The configured dataset, ready to be prepared."""
     from pipeline.preparation.job import Preparation
-    from pipeline.preparation.run import available_cores
+    from utils.processes import available_cores
 
     evaluation = load_evaluation(config.dataset.decontaminate)
     files = [path for path in cleaned_files(config.paths.cleaned_dir, test=test) if path.stat().st_size]

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 def preparation(config: Config, *, test: bool, source: Path | None = None, restart: bool = False) -> "Preparation":
     """The configured dataset, ready to be prepared from the hub or from the files in `source`."""
     from pipeline.preparation.job import Preparation
-    from pipeline.preparation.run import available_cores
+    from utils.processes import available_cores
 
     fineweb = config.fineweb
     check_rule_names(fineweb.quality_rules)

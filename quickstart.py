@@ -30,7 +30,7 @@ from pipeline.training.logged_metrics import validation_losses
 from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import PipelineError
 from utils.files import write_text
-from utils.terminal import ask, format_seconds, styled
+from utils.terminal import ask, format_seconds, short_path, styled
 
 DEFAULT_CONFIG = CHECKOUT / "configs" / "quickstart.json"
 
@@ -120,7 +120,8 @@ def train(quickstart: Quickstart, screen: Screen) -> None:
     import matplotlib  # noqa: F401  needed at the end; if it is missing, fail now
 
     started = time.monotonic()
-    screen.line(f"Everything goes to {_short(quickstart.stages.folder)}/, the stages' own output to quickstart.log.")
+    folder = short_path(quickstart.stages.folder)
+    screen.line(f"Everything goes to {folder}/, the stages' own output to quickstart.log.")
     try:
         quickstart.walk.through(quickstart.all, quickstart.stages.keys, received=quickstart.route.received)
     except KeyboardInterrupt:
@@ -151,9 +152,11 @@ def describe(quickstart: Quickstart) -> str:
     if source.name == "encyclopedia":
         parts.append(wrapped(summary.ABOUT_ENCYCLOPEDIA, indent=0))
     pictures = [path for path in ("loss.png", "score.png") if (stages.folder / path).exists()]
-    parts.append("Pictures: " + ", ".join(_short(stages.folder / path) for path in pictures))
+    parts.append("Pictures: " + ", ".join(short_path(stages.folder / path) for path in pictures))
     commands = summary.next_commands(
-        _short(quickstart.config_path), _short(quickstart.config.paths.log_dir), is_tuned=bool(source.conversations)
+        short_path(quickstart.config_path),
+        short_path(quickstart.config.paths.log_dir),
+        is_tuned=bool(source.conversations),
     )
     parts.append(summary.format_commands(commands))
     text = "\n\n".join(parts)
@@ -169,11 +172,6 @@ def talk(quickstart: Quickstart, *, offer: bool) -> None:
     print(f"\n{'Ask it something' if is_tuned else 'Start a text'}; q to quit.")
     run_folder = quickstart.stages.run_of("sft" if is_tuned else "train")
     quickstart.route.attach("inference", ["--checkpoint", str(run_folder)])
-
-
-def _short(path: Path) -> str:
-    """`path` relative to the working directory if it is below it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 if __name__ == "__main__":

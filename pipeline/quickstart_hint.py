@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.configuration import CHECKOUT, Config, load_config
 from utils.errors import PipelineError
+from utils.terminal import short_path
 
 QUICKSTART_CONFIG = CHECKOUT / "configs" / "quickstart.json"
 # Files that show that a folder in `paths` has been filled.
@@ -32,9 +33,7 @@ def or_quickstart(missing: Path) -> str:
         return ""
     if not _is_filled(missing, ours, theirs):
         return ""
-    path = QUICKSTART_CONFIG
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"; or use the quickstart's: --config {shown}"
+    return f"; or use the quickstart's: --config {short_path(QUICKSTART_CONFIG)}"
 
 
 def _is_filled(missing: Path, ours: Config, theirs: Config) -> bool:

@@ -492,6 +492,18 @@ def test_over_training_scores_every_checkpoint_of_a_run(checkpoints, tmp_path):
     assert {name: result["step"] for name, result in report["models"].items()} == {"step_10": 10, "latest": 12}
 
 
+def test_over_training_orders_epochs_among_steps(checkpoints, tmp_path):
+    folder = tmp_path / "sft_lima_2026_01_01_10_00"
+    folder.mkdir()
+    content = torch.load(checkpoints / "checkpoint_step_10.pt", weights_only=True)
+    for name, step in (("step_10", 10), ("epoch_2", 40), ("epoch_1", 20)):
+        torch.save(content | {"step": step}, folder / f"checkpoint_{name}.pt")
+    options = ["--offline-samples", "--quick", "--tasks", "lambada", "--set", f"paths.benchmark_dir={tmp_path}"]
+    assert benchmark.main(["--over-training", str(folder), *options]) == 0
+    report = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert list(report["models"]) == ["step_10", "epoch_1", "epoch_2"]
+
+
 def test_a_tokenizer_that_does_not_fit_is_refused(model, tokenizer, tmp_path):
     other = trained_tokenizer(tmp_path / "other" / "tokenizer", vocab_size=320)
     chosen = ModelBenchmark(load_config(), preset="quick", offline_samples=True)

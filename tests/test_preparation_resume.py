@@ -22,7 +22,7 @@ def test_a_run_stopped_at_any_write_ends_the_same(make_job, tokenizer_class, mon
     """Die at the 1st, 24th, 47th, … fsync of the run, then continue; the result is always the same."""
     whole = make_job("whole")
     prepare(whole, tokenizer_class())
-    real_fsync = preparation.os.fsync
+    real_fsync = os.fsync
     left = [0]
 
     def fsync(handle):

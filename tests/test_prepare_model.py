@@ -55,6 +55,12 @@ def test_missing_compiler_is_an_error_only_if_required(monkeypatch):
         prepare_for_training(small_model(), replace(TRAINING, compile="on"), CPU)
 
 
+def test_missing_python_headers_prevent_compiling(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler.sysconfig, "get_path", lambda name: str(tmp_path))
+    chosen = prepare_for_training(small_model(), replace(TRAINING, compile="auto"), CPU)
+    assert f"not compiled (Python's headers are not in {tmp_path}" in chosen
+
+
 def test_unavailable_flash_attention_suggests_the_alternative(monkeypatch):
     def refuses(*args, **kwargs):
         raise RuntimeError("No available kernel. Aborting execution.")

@@ -23,6 +23,11 @@ class Finished(NamedTuple):
     output: str
 
 
+def available_cores() -> int:
+    """The number of cores available to this process, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_process(command: Sequence[str], *, own_group: bool = False, capture: bool = False) -> Finished:
     """Run `command` and wait for it, even after Ctrl-C (`subprocess.run` would kill it).
 

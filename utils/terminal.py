@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 from utils.errors import UsageError
@@ -37,6 +38,11 @@ def visible(text: str) -> str:
 
 def terminal_width(default: int = 100) -> int:
     return shutil.get_terminal_size((default, 24)).columns
+
+
+def short_path(path: Path) -> str:
+    """`path`, relative to the working directory if it is inside."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def ask(question: str) -> str:

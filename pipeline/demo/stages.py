@@ -8,8 +8,7 @@ Stages are started like a user would, through main.py, and their results are rea
 """
 
 import json
-import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from pipeline.configuration import Config
 from pipeline.demo.finished_stages import FinishedStages
 from pipeline.demo.sources import Source
 from pipeline.demo.stage_process import Route
+from pipeline.formats.run_folders import step_checkpoints
 from pipeline.training.logged_metrics import validation_losses
 from utils.errors import PipelineError
 from utils.logging_utils import read_log
@@ -167,8 +167,6 @@ class Stages:
     # ---- training
 
     def train(self) -> Stage:
-        settings = ["training.compile=off"] if self.config.training.compile == "auto" and compile_problem() else []
-
         def outcome() -> str:
             losses = validation_losses(self.log_of(self.run_of("train")))
             return f"{losses[-1][0]:,} steps, validation loss {losses[0][1]:.2f} → {losses[-1][1]:.2f}"
@@ -176,7 +174,7 @@ class Stages:
         return Stage(
             "train",
             "a model learns to predict the next piece",
-            work=lambda: self.work_on_run("train", "run_*", [], settings),
+            work=lambda: self.work_on_run("train", "run_*", []),
             outcome=outcome,
             depends=[asdict(self.config.model), asdict(self.config.training)],
             run=lambda: self.run_of("train"),
@@ -202,7 +200,7 @@ class Stages:
             run=lambda: self.run_of("sft"),
         )
 
-    def work_on_run(self, name: str, pattern: str, arguments: list[str], settings: list[str]) -> None:
+    def work_on_run(self, name: str, pattern: str, arguments: list[str], settings: Sequence[str] = ()) -> None:
         """Start a run, or continue an interrupted one."""
         key, checkpoints = self.keys[name], self.config.paths.checkpoint_dir
         before = set(checkpoints.glob(pattern))
@@ -242,8 +240,7 @@ class Stages:
 
         def work() -> None:
             run = self.run_of("sft")
-            steps = sorted(run.glob("checkpoint_step_*.pt"), key=step_number)
-            named = [f"{step_number(step)}={step}" for step in steps] + [f"tuned={run}"]
+            named = [f"{step}={path}" for step, path in step_checkpoints(run)] + [f"tuned={run}"]
             checkpoints = [part for checkpoint in named for part in ("--checkpoint", checkpoint)]
             self.route.run("benchmark", [*checkpoints, "--questions", str(self.source.questions)])
             newest = max(
@@ -286,20 +283,9 @@ class Stages:
         return list(self.config.training.sample_prompts)
 
 
-def compile_problem() -> str:
-    """Why PyTorch cannot compile for the CPU even if there is a compiler, or an empty string."""
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    return "" if header.exists() else f"{header} is missing"
-
-
 def samples(log: Path) -> list[tuple[int, str]]:
     """(step, text) for the samples generated in training."""
     return [(line["step"], line["text"]) for line in read_log(log) if line.get("event") == "sample"]
-
-
-def step_number(checkpoint: Path) -> int:
-    """checkpoint_step_120.pt → 120."""
-    return int(checkpoint.stem.rsplit("_", 1)[1])
 
 
 def read_json(path: Path) -> Any:

@@ -79,8 +79,15 @@ def memory_needed(config: Config) -> int:
     training = config.training
     on_gpu = training.device == "cuda"
     size = 2 if training.dtype == "bfloat16" or (training.dtype == "auto" and on_gpu) else 4
+    return step_memory(config, size)
+
+
+def step_memory(config: Config, bytes_per_value: int) -> int:
     memory = training_memory(
-        config.model, batch_size=training.batch_size, length=config.dataset.window, bytes_per_value=size
+        config.model,
+        batch_size=config.training.batch_size,
+        length=config.dataset.window,
+        bytes_per_value=bytes_per_value,
     )
     return sum(memory.values())
 

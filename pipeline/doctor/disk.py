@@ -12,6 +12,7 @@ from pipeline.modeling.memory_estimate import parameters_by_part
 from utils.files import free_disk
 from utils.terminal import format_bytes
 
+METADATA_NAME = "metadata.json"
 BYTES_PER_TOKEN_ON_DISK = 2
 TEXT_BYTES_PER_TOKEN = 4  # about, with CodeLlama's tokenizer and English text
 
@@ -39,10 +40,15 @@ def checkpoint_needs(config: Config) -> list[Need]:
 def dataset_needs(config: Config) -> list[Need]:
     """The token dataset, if it does not exist yet and its size can be estimated."""
     directory = config.dataset.directory(test=False)
-    if (directory / "metadata.json").exists():
+    if is_complete(directory):
         return []
     tokens = _expected_tokens(config)
     return [Need("the token dataset", directory, BYTES_PER_TOKEN_ON_DISK * tokens)] if tokens else []
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether the preparation of a dataset or of conversations has finished; metadata.json is written last."""
+    return (directory / METADATA_NAME).exists()
 
 
 def _expected_tokens(config: Config) -> int:

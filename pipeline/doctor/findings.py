@@ -9,7 +9,6 @@ A problem must be fixed before the configured route can run; a note is only info
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from utils.errors import PipelineError
@@ -47,11 +46,6 @@ def from_error(topic: str, error: PipelineError, *, status: Status = "problem") 
     """A finding from an error message, in which the remedy starts after the first semicolon."""
     found, _, remedy = str(error).partition("; ")
     return Finding(topic, status, found, remedy)
-
-
-def shown(path: Path) -> str:
-    """`path`, relative to the working directory if it is inside."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def can_run(findings: Sequence[Finding]) -> bool:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from urllib.error import HTTPError, URLError
 
 from pipeline.configuration import Config
-from pipeline.doctor.findings import Finding, note, ok, problem, shown
+from pipeline.doctor.disk import is_complete
+from pipeline.doctor.findings import Finding, note, ok, problem
 from pipeline.doctor.time_limit import within
+from pipeline.tuning.config import LIMA, RAW_NAME
+from utils.terminal import short_path
 
-LIMA = "GAIR/lima"
 HUB = "https://huggingface.co"
 SECONDS = 2.0
 _LOG_IN = f"accept the terms at {HUB}/datasets/{LIMA} and run: hf auth login (or set HF_TOKEN)"
@@ -53,10 +55,9 @@ def needed_from_hub(config: Config) -> dict[str, str]:
     """What the route still needs from the hub, with the alternative for each."""
     needed = {}
     if not any(config.paths.tokenizer_dir.glob("tokenizer.*")):
-        place = f"put its tokenizer.json into {shown(config.paths.tokenizer_dir)}"
+        place = f"put its tokenizer.json into {short_path(config.paths.tokenizer_dir)}"
         needed[f"the tokenizer {config.tokenizer.name}"] = place
-    dataset = config.dataset.directory(test=False) / "metadata.json"
-    if config.dataset.source == "fineweb" and not dataset.exists():
+    if config.dataset.source == "fineweb" and not is_complete(config.dataset.directory(test=False)):
         shards = "use downloaded shards: python3 main.py fineweb --source DIR"
         needed[f"{config.fineweb.name} ({config.fineweb.subset})"] = shards
     return needed
@@ -64,7 +65,7 @@ def needed_from_hub(config: Config) -> dict[str, str]:
 
 def has_conversations(config: Config) -> bool:
     folder = config.paths.post_training_dir
-    return any((folder / name).exists() for name in ("metadata.json", "lima_train.jsonl"))
+    return is_complete(folder) or (folder / RAW_NAME).exists()
 
 
 def ask_hub(seconds: float = SECONDS) -> Answer:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pipeline.configuration import Config
 from pipeline.doctor.accelerator import lower, memory_needed
 from pipeline.doctor.findings import Finding, note, ok, problem
 from pipeline.modeling.compiler import cpp_compiler_problem
+from utils.processes import available_cores
 from utils.terminal import format_bytes
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -29,7 +29,7 @@ _WITH_BFLOAT16 = {"AVX-512 bf16", "AMX bf16", "ARM bf16"}
 
 def check_processor(config: Config, *, information: Path = CPU_INFO) -> list[Finding]:
     name, sets = read_processor(information)
-    cores = f"{usable_cores()} cores"
+    cores = f"{available_cores()} cores"
     abilities = ", ".join(sets) or "instruction sets not known"
     missing = " without bfloat16 instructions" if sets and not _WITH_BFLOAT16.intersection(sets) else ""
     findings = [ok("processor", f"{name}, {cores}, {abilities}{missing}")]
@@ -58,35 +58,18 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return [(key.strip(), value.strip()) for key, _, value in lines]
 
 
-def usable_cores() -> int:
-    """The number of cores available to this process."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def check_compiler(config: Config) -> list[Finding]:
     """Check the C++ compiler and Python's headers, both needed for torch.compile."""
-    modes = {"training.compile": config.training.compile, "generation.compile": config.generation.compile}
     missing = cpp_compiler_problem()
-    if missing:
-        demanding = [key for key, mode in modes.items() if mode == "on"]
-        remedy = "install it (apt-get install g++)"
-        if demanding:
-            return [
-                problem("compiler", f"{demanding[0]} is on, but {missing}", f"{remedy}, or --set {demanding[0]}=off")
-            ]
-        return [note("compiler", f"{missing}, so nothing is compiled and everything runs slower", remedy)]
-    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        found = f"Python's headers are not in {sysconfig.get_path('include')}; torch.compile needs them"
-        remedy = "install them (apt-get install python3-dev), or --set training.compile=off"
-        return [
-            note("compiler", found, remedy)
-            if modes["training.compile"] == "off"
-            else problem("compiler", found, remedy)
-        ]
-    compiler = os.environ.get("CXX") or "g++"
-    return [ok("compiler", f"C++ compiler {compiler} and Python's headers, for torch.compile")]
+    if not missing:
+        compiler = os.environ.get("CXX") or "g++"
+        return [ok("compiler", f"C++ compiler {compiler} and Python's headers, for torch.compile")]
+    remedy = "install them (apt-get install g++ python3-dev)"
+    modes = {"training.compile": config.training.compile, "generation.compile": config.generation.compile}
+    demanding = [key for key, mode in modes.items() if mode == "on"]
+    if demanding:
+        return [problem("compiler", f"{demanding[0]} is on, but {missing}", f"{remedy}, or --set {demanding[0]}=off")]
+    return [note("compiler", f"{missing}, so nothing is compiled and everything runs slower", remedy)]
 
 
 def check_memory(config: Config, *, information: Path = MEMORY_INFO) -> list[Finding]:

@@ -8,17 +8,16 @@ import zipfile
 from pathlib import Path
 
 from pipeline.configuration import Config
-from pipeline.doctor.disk import cleaned_files
-from pipeline.doctor.findings import Finding, from_error, note, ok, problem, shown
+from pipeline.doctor.disk import METADATA_NAME, cleaned_files, is_complete
+from pipeline.doctor.findings import Finding, from_error, note, ok, problem
 from pipeline.doctor.hub import has_conversations
 from pipeline.doctor.packages import shortened
 from pipeline.formats.raw_files import format_of
 from pipeline.formats.run_folders import list_runs
 from pipeline.quickstart_hint import or_quickstart
 from utils.errors import PipelineError
-from utils.terminal import format_bytes, format_count
+from utils.terminal import format_bytes, format_count, short_path
 
-METADATA_NAME = "metadata.json"
 _MOST_CHECKPOINTS = 200
 
 
@@ -31,7 +30,7 @@ def check_tokenizer(config: Config) -> list[Finding]:
         return [
             note(
                 "tokenizer",
-                f"not in {shown(directory)} yet",
+                f"not in {short_path(directory)} yet",
                 f"run: python3 main.py tokenize{or_quickstart(directory)}",
             )
         ]
@@ -39,14 +38,14 @@ def check_tokenizer(config: Config) -> list[Finding]:
     found, expected = tokenizer.vocab_size, config.model.vocab_size
     if found != expected:
         remedy = f"--set model.vocab_size={found}, or --set paths.tokenizer_dir=DIR"
-        return [
-            problem("tokenizer", f"{shown(directory)} has {found:,} pieces; model.vocab_size is {expected:,}", remedy)
-        ]
+        sizes = f"{short_path(directory)} has {found:,} pieces; model.vocab_size is {expected:,}"
+        return [problem("tokenizer", sizes, remedy)]
     findings = [ok("tokenizer", f"{tokenizer.name}, {found:,} pieces, intact")]
     dataset = config.dataset.directory(test=False)
     made_by = _fingerprint_of(dataset) if is_complete(dataset) else None
     if made_by not in (None, tokenizer.fingerprint):
-        text = f"{shown(directory)} is not the tokenizer that made {shown(dataset)}, so training cannot print samples"
+        tokenizers = f"{short_path(directory)} is not the tokenizer that made {short_path(dataset)}"
+        text = f"{tokenizers}, so training cannot print samples"
         findings.append(note("tokenizer", text, "set the right folder: --set paths.tokenizer_dir=DIR"))
     return findings
 
@@ -70,11 +69,6 @@ def check_datasets(config: Config) -> list[Finding]:
     return findings
 
 
-def is_complete(directory: Path) -> bool:
-    """Whether preparation has finished; metadata.json is written last."""
-    return (directory / METADATA_NAME).exists()
-
-
 def _dataset(config: Config, directory: Path) -> Finding:
     from pipeline.formats.token_dataset import TokenDataset
 
@@ -85,10 +79,11 @@ def _dataset(config: Config, directory: Path) -> Finding:
         return from_error("dataset", error)
     size = dataset.metadata.get("vocab_size", config.model.vocab_size)
     if size != config.model.vocab_size:
-        found = f"{shown(directory)} was made with {size:,} pieces, but model.vocab_size is {config.model.vocab_size:,}"
+        expected = f"model.vocab_size is {config.model.vocab_size:,}"
+        found = f"{short_path(directory)} was made with {size:,} pieces, but {expected}"
         return problem("dataset", found, f"--set model.vocab_size={size}, or use another dataset")
     tokens = f"{format_count(dataset.num_tokens)} tokens in {len(dataset.files)} files of the right size"
-    full_check = f"python3 main.py prepare --inspect {shown(directory)}"
+    full_check = f"python3 main.py prepare --inspect {short_path(directory)}"
     return ok(
         "dataset",
         f"{directory.name}, {tokens}; a full check reads {format_bytes(2 * dataset.num_tokens)}: {full_check}",
@@ -97,7 +92,7 @@ def _dataset(config: Config, directory: Path) -> Finding:
 
 def _dataset_to_come(config: Config, directory: Path) -> Finding:
     """The next command towards a complete dataset."""
-    name = f"{shown(directory)} is incomplete"
+    name = f"{short_path(directory)} is incomplete"
     if config.dataset.source == "fineweb":
         return note("dataset", name, "run: python3 main.py fineweb")
     if cleaned_files(config):
@@ -105,7 +100,7 @@ def _dataset_to_come(config: Config, directory: Path) -> Finding:
     raw = config.paths.raw_dir
     if raw.is_dir() and any(format_of(path) for path in raw.rglob("*")):
         return note("dataset", name, "run: python3 main.py cleanup, then: python3 main.py prepare")
-    remedy = f"put raw files into {shown(raw)}, or: --set dataset.source=fineweb{or_quickstart(directory)}"
+    remedy = f"put raw files into {short_path(raw)}, or: --set dataset.source=fineweb{or_quickstart(directory)}"
     return problem("dataset", f"{name}, and there is no text to prepare it from", remedy)
 
 
@@ -115,7 +110,7 @@ def check_checkpoints(config: Config) -> list[Finding]:
     runs = list_runs(folder)
     paths = [path for run in runs for path in run.checkpoints][:_MOST_CHECKPOINTS]
     if not paths:
-        return [ok("checkpoints", f"none in {shown(folder)} yet")]
+        return [ok("checkpoints", f"none in {short_path(folder)} yet")]
     damaged = [path for path in paths if not _is_whole(path)]
     if damaged:
         names = shortened(str(path.relative_to(folder)) for path in damaged)
@@ -139,8 +134,9 @@ def _is_whole(path: Path) -> bool:
 def check_conversations(config: Config) -> list[Finding]:
     """Check the data for instruction tuning, which the route to a pretrained model does not need."""
     folder = config.paths.post_training_dir
-    if (folder / "metadata.json").exists():
-        return [ok("tuning data", f"tokenized in {shown(folder)}")]
+    if is_complete(folder):
+        return [ok("tuning data", f"tokenized in {short_path(folder)}")]
     if has_conversations(config):
-        return [note("tuning data", f"LIMA is in {shown(folder)}, but not tokenized yet", "run: python3 main.py lima")]
-    return [note("tuning data", f"none in {shown(folder)}; only sft needs it", "run: python3 main.py lima")]
+        found = f"LIMA is in {short_path(folder)}, but not tokenized yet"
+        return [note("tuning data", found, "run: python3 main.py lima")]
+    return [note("tuning data", f"none in {short_path(folder)}; only sft needs it", "run: python3 main.py lima")]

@@ -103,13 +103,12 @@ def prune_step_checkpoints(directory: Path, *, keep_last: int, step: int) -> Non
 
     Later ones are left alone: the run was resumed from an earlier step and will replace them.
     """
-    numbered = [(step_of(path), path) for path in directory.glob("checkpoint_step_*.pt")]
-    reached = sorted((number, path) for number, path in numbered if number is not None and number <= step)
-    for _, path in reached[:-keep_last]:
+    reached = [path for number, path in step_checkpoints(directory) if number <= step]
+    for path in reached[:-keep_last]:
         path.unlink()
 
 
-def step_of(path: Path) -> int | None:
-    """N in checkpoint_step_N.pt, or None for other names."""
-    match = re.fullmatch(r"checkpoint_step_(\d+)\.pt", path.name)
-    return int(match[1]) if match else None
+def step_checkpoints(directory: Path) -> list[tuple[int, Path]]:
+    """Every checkpoint_step_N.pt of a run with its N, in the order of N."""
+    matches = [(re.fullmatch(r"checkpoint_step_(\d+)\.pt", path.name), path) for path in directory.glob("*.pt")]
+    return sorted((int(match[1]), path) for match, path in matches if match)

@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,5 +23,7 @@ def compiler_problem(device: "torch.device") -> str:
 def cpp_compiler_problem() -> str:
     """Why code for the CPU cannot be compiled, or an empty string."""
     compiler = os.environ.get("CXX") or "g++"
-    found = shutil.which(compiler) or shutil.which("clang++")
-    return "" if found else "no C++ compiler (g++) is installed"
+    if not (shutil.which(compiler) or shutil.which("clang++")):
+        return "no C++ compiler (g++) is installed"
+    headers = Path(sysconfig.get_path("include"))  # the generated code includes them
+    return "" if (headers / "Python.h").exists() else f"Python's headers are not in {headers} (python3-dev)"

@@ -7,7 +7,6 @@ an interrupted run continues. The result does not depend on workers, batches or 
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,11 +36,6 @@ from utils.errors import PipelineError
 from utils.files import remove_stale_temporaries, whole_file, write_json
 
 REMOVED_NAME = "contaminated.jsonl"
-
-
-def available_cores() -> int:
-    """The number of cores available to this process, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:

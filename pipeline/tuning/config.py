@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from utils.options import option
 
+LIMA = "GAIR/lima"  # the conversations on the hub that are used by default
+RAW_NAME = "lima_train.jsonl"  # their file in paths.post_training_dir
+
 
 @dataclass(frozen=True)
 class SftConfig:

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
+from pipeline.tuning.config import LIMA
 from utils.errors import PipelineError
 from utils.files import whole_file
 from utils.hub_connection import HubError, download
-
-LIMA = "GAIR/lima"
-RAW_NAME = "lima_train.jsonl"
 
 
 def fetch_lima(path: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.configuration import Config
 from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
+from pipeline.tuning.config import RAW_NAME
 from pipeline.tuning.conversations import (
     ConversationOptions,
     ConversationReport,
@@ -16,7 +17,7 @@ from pipeline.tuning.conversations import (
     show_preview,
 )
 from pipeline.tuning.dataset import WRITTEN_NAMES, SftMetadata, write_sft_dataset
-from pipeline.tuning.fetch_lima import RAW_NAME, fetch_lima
+from pipeline.tuning.fetch_lima import fetch_lima
 from utils.errors import PipelineError
 from utils.files import refuse_overwriting
 

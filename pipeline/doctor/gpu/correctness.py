@@ -93,14 +93,13 @@ def compare_cudnn(trial: Trial) -> list[Row]:
 
 def _kernel_rows(trial: Trial, name: str, kernel: SDPBackend) -> list[Row]:
     q, k, v = attention_inputs(trial)
-    visible = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
 
     def fast(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel([kernel]):
             return attend(q, k, v, None)
 
     try:
-        return _attention_rows(name, fast, visible, (q, k, v))
+        return _attention_rows(name, fast, causal(q), (q, k, v))
     except RuntimeError as error:
         if "No available kernel" not in str(error):
             raise
@@ -112,12 +111,11 @@ def compare_documents(trial: Trial) -> list[Row]:
     q, k, v = attention_inputs(trial)
     segments = example_segments(trial).to(q.device)
     same = segments[:, None, :, None] == segments[:, None, None, :]  # (B, 1, T, T)
-    visible = same & torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
 
     def fast(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q, k, v, segment_block_mask(segments))
 
-    return _attention_rows("FlexAttention", fast, visible, (q, k, v), backward=q.is_cuda)
+    return _attention_rows("FlexAttention", fast, same & causal(q), (q, k, v), backward=q.is_cuda)
 
 
 def _attention_rows(
@@ -143,6 +141,11 @@ def _attention_rows(
         at_most(f"{name}, forward", difference(found, expected), ONE_KERNEL.logits),
         at_most(f"{name}, backward", difference(flat(gradients), flat(expected_gradients)), ONE_KERNEL.gradients),
     ]
+
+
+def causal(q: Tensor) -> Tensor:
+    """What each position of `q` (B, H, T, D) may see: (T, T)."""
+    return torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.doctor.accelerator import step_memory
 from pipeline.doctor.gpu.synthetic_run import config_of, last_line, run_train, training_run
-from pipeline.doctor.gpu.trial import Preset, Row, Trial, Verdict, measured, skipped
-from pipeline.modeling.memory_estimate import training_memory
+from pipeline.doctor.gpu.trial import Preset, Row, Trial, judged, measured, skipped
 from pipeline.training.dry_run import PEAK_MEMORY
 from pipeline.training.out_of_memory import is_out_of_memory
 from utils.devices import choose_dtype, peak_memory, resolve_device
@@ -44,7 +44,7 @@ def compare_memory(trial: Trial, number: int) -> list[Row]:
         trainer.score_validation(1)
         peak = peak_memory(device)
     size = choose_dtype("auto", device).itemsize
-    estimate = sum(estimated_memory(trial, preset, size).values())
+    estimate = estimated_memory(trial, preset, size)
     return [
         _memory_row(f"{preset.name}, --summary", estimate, peak, device),
         _memory_row(f"{preset.name}, --dry-run", promised, peak, device),
@@ -60,14 +60,8 @@ def dry_run_figure(trial: Trial, preset: Preset) -> int:
     return int(float(match[1]) * 1024 ** UNITS.index(match[2]))
 
 
-def estimated_memory(trial: Trial, preset: Preset, bytes_per_value: int) -> dict[str, int]:
-    config = config_of(trial, preset)
-    return training_memory(
-        config.model,
-        batch_size=config.training.batch_size,
-        length=config.dataset.window,
-        bytes_per_value=bytes_per_value,
-    )
+def estimated_memory(trial: Trial, preset: Preset, bytes_per_value: int) -> int:
+    return step_memory(config_of(trial, preset), bytes_per_value)
 
 
 def _forget_peak(device: torch.device) -> None:
@@ -82,8 +76,7 @@ def _memory_row(what: str, foretold: int, peak: int, device: torch.device) -> Ro
     found = f"{format_bytes(foretold)}, peak {format_bytes(peak)} ({apart:+.0%})"
     if device.type != "cuda":
         return measured(what, found, foretold=foretold, peak=peak)
-    verdict: Verdict = "pass" if abs(apart) <= NEAR else "fail"
-    return Row(what, found, f"within {NEAR:.0%}", verdict, {"foretold": foretold, "peak": peak})
+    return judged(what, found, f"within {NEAR:.0%}", abs(apart) <= NEAR, foretold=foretold, peak=peak)
 
 
 def follow_advice(trial: Trial) -> list[Row]:
@@ -97,7 +90,7 @@ def follow_advice(trial: Trial) -> list[Row]:
     del trainer
     _forget_peak(device)
     normal = config_of(trial, preset).training.batch_size
-    room = CPU_ROOM if device.type != "cuda" else sum(estimated_memory(trial, preset, 2).values())
+    room = CPU_ROOM if device.type != "cuda" else estimated_memory(trial, preset, 2)
     too_many = (4 if device.type == "cuda" else 64) * normal
     with limited_memory(device, room):
         error = _error_of(trial, preset, f"training.batch_size={too_many}")
@@ -109,9 +102,8 @@ def follow_advice(trial: Trial) -> list[Row]:
         again = _error_of(
             trial, preset, f"training.batch_size={batch}", f"training.gradient_accumulation_steps={accumulated}"
         )
-    verdict: Verdict = "fail" if again else "pass"
     found = f"{batch} of {too_many} rows advised, {'out of memory again' if again else 'they fit'}"
-    return [Row("out of memory", found, "the advised batch fits", verdict, {"rows": int(batch)})]
+    return [judged("out of memory", found, "the advised batch fits", not again, rows=int(batch))]
 
 
 def _error_of(trial: Trial, preset: Preset, *settings: str) -> str:

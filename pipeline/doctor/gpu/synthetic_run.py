@@ -84,7 +84,8 @@ def run_train(trial: Trial, preset: Preset, *more: str, starter: Sequence[str] =
     settings = [word for word in more if not word.startswith("--")]
     make_dataset(trial, preset)
     command = [sys.executable, *starter, str(CHECKOUT / "train.py"), *options]
-    command += ["--config", str(CHECKOUT / preset.config)] if preset.config else []
+    path = config_path(preset)
+    command += ["--config", path] if path else []
     for setting in settings_of(trial, preset, *settings):
         command += ["--set", setting]
     done = subprocess.run(

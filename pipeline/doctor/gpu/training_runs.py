@@ -13,7 +13,7 @@ from pipeline.configuration import CHECKOUT
 from pipeline.dataloading.batch import Batch, as_batch
 from pipeline.doctor.gpu.correctness import difference, flat
 from pipeline.doctor.gpu.synthetic_run import last_line, run_train, training_run
-from pipeline.doctor.gpu.trial import Row, Trial, Verdict, measured
+from pipeline.doctor.gpu.trial import Row, Trial, judged, measured
 from pipeline.training.trainer import Trainer
 from utils.devices import resolve_device
 
@@ -78,8 +78,7 @@ def measure_parts(trial: Trial) -> list[Row]:
     found = f"{share:.1%} of {num_steps} steps, {parts} parts"
     if resolve_device(trial.device).type != "cuda":
         return [measured("loading ahead", found, share=share)]
-    verdict: Verdict = "pass" if share <= LOADING_SHARE else "fail"
-    return [Row("loading ahead", found, f"at most {LOADING_SHARE:.0%}", verdict, {"share": share})]
+    return [judged("loading ahead", found, f"at most {LOADING_SHARE:.0%}", share <= LOADING_SHARE, share=share)]
 
 
 def _endless_batch(trainer: Trainer) -> Iterator[Batch]:
@@ -123,8 +122,7 @@ def launch(trial: Trial, num_processes: int) -> tuple[int, str]:
 def _process_row(what: str, code: int, output: str, *, expected_code: int, text: str) -> Row:
     is_right = code == expected_code and text in output
     found = f"exit {code}, {text!r}" if text in output else f"exit {code}, {last_line(output):.60}"
-    verdict: Verdict = "pass" if is_right else "fail"
-    return Row(what, found, f"exit {expected_code}, {text!r}", verdict, {"code": code})
+    return judged(what, found, f"exit {expected_code}, {text!r}", is_right, code=code)
 
 
 def largest_difference(found: Sequence[float], expected: Sequence[float]) -> float:
@@ -132,11 +130,10 @@ def largest_difference(found: Sequence[float], expected: Sequence[float]) -> flo
 
 
 def _losses_row(what: str, apart: float, limit: float) -> Row:
-    verdict: Verdict = "pass" if apart <= limit else "fail"
     expected = f"at most {limit:g}" if limit else "exactly equal"
-    return Row(what, f"losses {apart:.1e} apart", expected, verdict, {"difference": apart})
+    return judged(what, f"losses {apart:.1e} apart", expected, apart <= limit, difference=apart)
 
 
 def _falling_row(what: str, losses: Sequence[float]) -> Row:
-    verdict: Verdict = "pass" if losses[-1] < losses[0] else "fail"
-    return Row(what, f"{losses[0]:.3f} to {losses[-1]:.3f}", "it falls", verdict, {"last": losses[-1]})
+    found = f"{losses[0]:.3f} to {losses[-1]:.3f}"
+    return judged(what, found, "it falls", losses[-1] < losses[0], last=losses[-1])

@@ -163,10 +163,14 @@ class Trial:
     nanochat: Path | None = None
 
 
+def judged(what: str, found: str, expected: str, is_right: bool, **values: float) -> Row:
+    return Row(what, found, expected, "pass" if is_right else "fail", values)
+
+
 def at_most(what: str, difference: float, tolerance: float) -> Row:
     """The verdict on a relative difference; one that is not a number fails."""
-    verdict: Verdict = "pass" if difference <= tolerance else "fail"
-    return Row(what, f"{difference:.1e}", f"at most {tolerance:.0e}", verdict, {"difference": difference})
+    expected = f"at most {tolerance:.0e}"
+    return judged(what, f"{difference:.1e}", expected, difference <= tolerance, difference=difference)
 
 
 def measured(what: str, found: str, **values: float) -> Row:
