@@ -86,7 +86,7 @@ def test_one_step_matches_trl(folder):
         assert theirs["input_ids"] == ids.tolist()
         assert theirs["labels"] == np.where(mask, ids.astype(int), -100).tolist()
     trl.train()
-    wanted = next(entry["loss"] for entry in trl.state.log_history if "loss" in entry)
+    expected = next(entry["loss"] for entry in trl.state.log_history if "loss" in entry)
 
     arguments = ["--checkpoint", str(folder / "base.pt"), "--device", "cpu", *settings(folder)]
     args = post_training.parse_args(arguments)
@@ -96,5 +96,5 @@ def test_one_step_matches_trl(folder):
     batch = next(iter(loader))
     trainer.model.train()
     loss = trainer.model(**batch, num_tokens=(batch["labels"] != -100).sum(), return_logits=False)["loss"].item()
-    print(f"loss of the step: ours {loss:.6f}, TRL's {wanted:.6f}")
-    assert loss == pytest.approx(wanted, rel=1e-4)
+    print(f"loss of the step: ours {loss:.6f}, TRL's {expected:.6f}")
+    assert loss == pytest.approx(expected, rel=1e-4)

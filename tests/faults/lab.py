@@ -1,6 +1,7 @@
 """Run every stage once undisturbed in a world, then repeatedly with one fault each."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -72,48 +73,24 @@ class Lab:
         place = trace[fault.at] if fault.at < len(trace) else "the end"
         self.reset(stage.name)
         first = self.run(stage, fault)
-        if warning := self._warning_of_loss(stage, first):
+        # The next run may clean up leftovers.
+        lost = self._differences(stage, leftovers=False) if first.code == 0 else {}
+        if warning := _warning_of_loss(first, lost):
             return Case(stage.name, fault.kind, place, WARNED, warning)
-        if problem := self._problem_of_first(stage, first):
+        if problem := _problem_of_first(first, lost):
             return Case(stage.name, fault.kind, place, WRONG, problem)
         return Case(stage.name, fault.kind, place, *self._judge(stage, self.run(stage)))
-
-    def _warning_of_loss(self, stage: Stage, first: Finished) -> str:
-        """The warning of a run that succeeded without a picture, if it names each one that is missing or stale."""
-        if first.code != 0:
-            return ""
-        lost = [Path(name) for name in self._differences(stage, leftovers=False)]
-        named = all(any(path.name in warning for warning in first.warnings) for path in lost)
-        return first.warnings[0] if lost and named and {path.suffix for path in lost} == {".png"} else ""
-
-    def _problem_of_first(self, stage: Stage, first: Finished) -> str:
-        if not first.fired:
-            return "the operation did not happen again"
-        if first.killed or first.refusal:
-            return ""
-        if first.code != 0:
-            return f"the disturbed run ended with {first.code}: {first.errors[-500:]}"
-        changed = self._changed(stage, leftovers=False)  # the next run may clean these up
-        return f"the disturbed run reported success, but {changed}" if changed else ""
 
     def _judge(self, stage: Stage, done: Finished, ignored: tuple[str, ...] = ()) -> tuple[str, str]:
         if done.refusal:
             return REFUSED, done.refusal
         if done.code != 0:
             return WRONG, f"ended with {done.code}: {done.errors[-500:]}"
-        changed = self._changed(stage, ignored)
+        changed = _described(self._differences(stage, ignored))
         return (WRONG, changed) if changed else (IDENTICAL, "")
 
-    def _changed(self, stage: Stage, ignored: tuple[str, ...] = (), *, leftovers: bool = True) -> str:
-        """How the outputs differ from those of the undisturbed run; without `leftovers`, extra files are allowed."""
-        differences = self._differences(stage, ignored, leftovers=leftovers)
-        kinds = sorted(set(differences.values()))
-        return "; ".join(
-            f"{kind}: {', '.join(name for name, its in differences.items() if its == kind)}" for kind in kinds
-        )
-
     def _differences(self, stage: Stage, ignored: tuple[str, ...] = (), *, leftovers: bool = True) -> dict[str, str]:
-        """The outputs that differ, each with how."""
+        """How each output that differs from the undisturbed run's does; without `leftovers`, extra files may exist."""
         expected, found = self.expected[stage.name], stage.digest(self.root)
         differences = {}
         for name in sorted(expected.keys() | found.keys()):
@@ -148,3 +125,26 @@ class Lab:
     @staticmethod
     def stage(name: str) -> Stage:
         return next(stage for stage in STAGES if stage.name == name)
+
+
+def _warning_of_loss(first: Finished, lost: Mapping[str, str]) -> str:
+    """The warning of a run that succeeded without a picture, if it names each one that is missing or stale."""
+    paths = [Path(name) for name in lost]
+    named = all(any(path.name in warning for warning in first.warnings) for path in paths)
+    return first.warnings[0] if paths and named and {path.suffix for path in paths} == {".png"} else ""
+
+
+def _problem_of_first(first: Finished, lost: Mapping[str, str]) -> str:
+    if not first.fired:
+        return "the operation did not happen again"
+    if first.killed or first.refusal:
+        return ""
+    if first.code != 0:
+        return f"the disturbed run ended with {first.code}: {first.errors[-500:]}"
+    return f"the disturbed run reported success, but {_described(lost)}" if lost else ""
+
+
+def _described(differences: Mapping[str, str]) -> str:
+    """``missing: a, b; differing: c``"""
+    kinds = sorted(set(differences.values()))
+    return "; ".join(f"{kind}: {', '.join(name for name, its in differences.items() if its == kind)}" for kind in kinds)
