@@ -63,7 +63,14 @@ LAYERS = (
     Layer("core doors", ("tokenizer", "dataloader", "model")),
     Layer(
         "core rooms",
-        ("pipeline/tokenization", "pipeline/dataloading", "pipeline/modeling", "pipeline/formats", "pipeline/jobs"),
+        (
+            "pipeline/tokenization",
+            "pipeline/dataloading",
+            "pipeline/modeling",
+            "pipeline/formats",
+            "pipeline/jobs",
+            "pipeline/web",
+        ),
         shared=True,
     ),
     Layer("ground floor", ("pipeline/configuration", "utils"), shared=True),
