@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from pipeline.console.menus import choose_settings, print_mistake, read_prompt
 from pipeline.console.streaming_output import Writer
-from pipeline.formats.chat_template import Message
-from pipeline.generation.settings import GenerationSettings
+from pipeline.formats.chat_template import Message, fit_prompt
+from pipeline.generation.settings import GenerationSettings, check_text, prompt_room
 from utils.errors import PipelineError
 from utils.terminal import styled
 
@@ -50,14 +50,9 @@ def shorten(
         The remaining messages and their token ids.
     """
     context = writer.loaded.model.config.context_length
-    room = context - min(settings.max_length, context // 2)
-    ids = writer.chat_ids(messages)
-    num_dropped = 0
-    while len(ids) > room and len(messages) > 2:
-        messages = messages[2:]
-        num_dropped += 1
-        ids = writer.chat_ids(messages)
-    if num_dropped:
-        turns = "turn was" if num_dropped == 1 else f"{num_dropped} turns were"
+    check_text(messages[-1]["content"])
+    fitted = fit_prompt(writer.loaded.tokenizer, messages, room=prompt_room(settings.max_length, context=context))
+    if fitted.num_dropped:
+        turns = "turn was" if fitted.num_dropped == 1 else f"{fitted.num_dropped} turns were"
         print(styled(f"the oldest {turns} dropped: the context is limited to {context:,} tokens", "dim"))
-    return messages, ids
+    return fitted.messages, fitted.ids

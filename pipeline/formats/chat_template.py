@@ -51,6 +51,15 @@ class EncodedConversation:
     mask: list[int]
 
 
+@dataclass(frozen=True)
+class FittedPrompt:
+    """A prompt without the oldest turns that did not fit, the messages left, and the number of turns dropped."""
+
+    ids: list[int]
+    messages: list[Message]
+    num_dropped: int
+
+
 def read_turns(messages: Sequence[Message]) -> list[Turn]:
     """The turns of OpenAI-style messages; the last may have no answer.
 
@@ -93,6 +102,38 @@ def encode_prompt(tokenizer: TextEncoder, messages: Sequence[Message]) -> list[i
         )
     encoded = assemble(tokenizer, past, map(tokenizer.encode, texts_of(past)))
     return [*encoded.ids, tokenizer.bos_id, *tokenizer.encode(last.prompt)]
+
+
+def fit_prompt(tokenizer: TextEncoder, messages: Sequence[Message], *, room: int) -> FittedPrompt:
+    """The ids before the assistant's next answer, without the oldest turns if they take more than `room` tokens.
+
+    The system message and the last question are always kept. No more turns are encoded than fit.
+
+    Raises:
+        ConversationError: as in `encode_prompt`.
+    """
+    read_turns(messages)  # before anything is encoded
+    system, rest = _split_system(messages)
+    head = list(messages[: len(messages) - len(rest)])
+    turns = read_turns(rest)
+    first = len(turns) - 1
+    left = room - _num_tokens(tokenizer, turns[-1])
+    if system:
+        # How many tokens it takes depends on where it is put. Half is certainly not too many; the rest is tried below.
+        left -= len(tokenizer.encode(system)) // 2
+    while first > 0 and (left := left - _num_tokens(tokenizer, turns[first - 1])) >= 0:
+        first -= 1
+    while True:
+        kept = [*head, *rest[2 * first :]]
+        ids = encode_prompt(tokenizer, kept)
+        if len(ids) <= room or first == len(turns) - 1:
+            return FittedPrompt(ids, kept, first)
+        first += 1
+
+
+def _num_tokens(tokenizer: TextEncoder, turn: Turn) -> int:
+    """The tokens of a turn with its BOS and, if it is answered, its EOS."""
+    return sum(1 + len(tokenizer.encode(text)) for text in texts_of([turn]))
 
 
 def answered(turns: Sequence[Turn]) -> list[Turn]:

@@ -39,6 +39,7 @@ class TokenEvent:
     finish_reason: str | None = None  # "stop" (EOS or a stop string), "length"; None: the row continues
     logprob: float | None = None  # in the model's own distribution, before temperature and filters
     top_logprobs: TopLogprobs | None = None
+    entropy: float | None = None  # of that distribution, in nats
 
 
 @dataclass(eq=False)
@@ -240,8 +241,10 @@ class BatchGenerator:
             reason = "length"
         if reason and row.text:
             text += row.text.finish()
-        logprob, top = _logprobs(logits, token, row.settings.logprobs)
-        return TokenEvent(row.number, token, text, reason, logprob, top)
+        if row.settings.logprobs is None:
+            return TokenEvent(row.number, token, text, reason)
+        logprob, top, entropy = _logprobs(logits, token, row.settings.logprobs)
+        return TokenEvent(row.number, token, text, reason, logprob, top, entropy)
 
     def _free(self, index: int) -> None:
         """Remove an active row; the last one moves into its place to keep them contiguous."""
@@ -262,13 +265,12 @@ def _seeded_generator(seed: int | None) -> torch.Generator:
     return generator
 
 
-def _logprobs(logits: Tensor, token: int, count: int | None) -> tuple[float | None, TopLogprobs | None]:
-    """The token's log-probability in `logits` (V,), and the `count` most likely tokens with theirs."""
-    if count is None:
-        return None, None
+def _logprobs(logits: Tensor, token: int, count: int) -> tuple[float, TopLogprobs, float]:
+    """The token's log-probability in `logits` (V,), the `count` most likely tokens with theirs, and the entropy."""
     logprobs = logits.float().log_softmax(-1)  # (V,)
     values, ids = logprobs.topk(min(count, logprobs.shape[-1]))
-    return logprobs[token].item(), tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    entropy = torch.special.entr(logprobs.exp()).sum().item()
+    return logprobs[token].item(), tuple(zip(ids.tolist(), values.tolist(), strict=True)), entropy
 
 
 @contextmanager

@@ -68,8 +68,20 @@ def _check(name: str, value: object, fits: Callable[[float], bool], expected: st
     raise PipelineError(f"{name} is {value!r}; expected {expected}")
 
 
-def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, context: int, vocab_size: int) -> None:
-    """Refuse a prompt that the model cannot continue.
+def prompt_room(max_length: int, *, context: int) -> int:
+    """The tokens of a context that earlier turns may take, so that the answer has room: at least half of them."""
+    return context - min(max_length, context // 2)
+
+
+def check_prompt(
+    prompt_ids: Sequence[int],
+    settings: GenerationSettings,
+    *,
+    context: int,
+    vocab_size: int,
+    advice: str = "set generation.on_overflow=slide",
+) -> None:
+    """Refuse a prompt that the model cannot continue. `advice`: what to do if there is no room for the new tokens.
 
     Raises:
         PipelineError: it is empty, has an id that the model does not know, or does not fit in the context.
@@ -89,7 +101,7 @@ def check_prompt(prompt_ids: Sequence[int], settings: GenerationSettings, *, con
     if settings.on_overflow == "refuse" and length + settings.max_length > context:
         raise PipelineError(
             f"{length:,} prompt tokens plus {settings.max_length:,} new tokens (max_length) exceed the model's "
-            f"context of {context:,}; request fewer, or set generation.on_overflow=slide"
+            f"context of {context:,}; request fewer, or {advice}"
         )
 
 

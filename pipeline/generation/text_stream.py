@@ -24,6 +24,8 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # SentencePiece puts a space before the first piece of a text.
         self._drop_space = not any(self._pieces[token] for token in context_ids)
+        # The context may end inside a character; its last byte then brings the whole character.
+        self._decoder.decode(_unfinished_character(b"".join(self._pieces[token] for token in context_ids[-3:])))
         self._stop = _StopFinder(stop)
 
     @property
@@ -44,6 +46,18 @@ class TextStream:
             self._drop_space = False
             piece = piece.removeprefix(b" ")
         return self._decoder.decode(piece)
+
+
+def _unfinished_character(data: bytes) -> bytes:
+    """The start of a UTF-8 character at the end of `data`, if its last bytes are missing."""
+    for length in range(1, min(len(data), 3) + 1):
+        lead = data[-length]
+        if lead < 0x80:
+            return b""
+        if lead >= 0xC0:
+            needed = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+            return data[-length:] if length < needed else b""
+    return b""
 
 
 class _StopFinder:

@@ -13,16 +13,15 @@ from pathlib import Path
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
-from pipeline.formats.chat_template import encode_prompt
 from pipeline.generation.config import GenerationConfig
-from pipeline.generation.settings import GenerationSettings, check_prompt, check_text
+from pipeline.generation.settings import GenerationSettings, check_prompt, check_text, prompt_room
 from pipeline.serving.access import AllowedHosts, ApiKey, host_names
 from pipeline.serving.config import ServerConfig
 from pipeline.serving.engine import Answers, Engine, ServedModel
 from pipeline.serving.errors import DOCUMENTED_ERRORS, ApiError, add_error_handlers, as_api_error, error_body
 from pipeline.serving.json_body import JsonRoute
 from pipeline.serving.prometheus_metrics import Metrics
-from pipeline.serving.prompts import PromptEncoder, Prompts, ThreadTokenizer, encode_text_or_ids
+from pipeline.serving.prompts import PromptEncoder, Prompts, encode_chat, encode_texts
 from pipeline.serving.request_limits import BodyLimit, check_max_tokens, check_num_answers, check_num_characters
 from pipeline.serving.request_schemas import ChatCompletionRequest, CompletionRequest, SamplingRequest
 from pipeline.serving.response_formatter import (
@@ -31,6 +30,7 @@ from pipeline.serving.response_formatter import (
     Choice,
     CompletionFormatter,
     CompletionResponse,
+    DefaultSettings,
     ModelCard,
     ModelList,
     ResponseFormatter,
@@ -79,7 +79,8 @@ def create_app(
 class EncodedRequest:
     """A validated completion or chat request with encoded prompts.
 
-    `logprobs` is the number of alternatives to report for each token; None omits log-probabilities.
+    `logprobs` is the number of alternatives to report for each token; None omits log-probabilities. If the request has
+    no `max_tokens`, the answer gets `default_max_tokens`, or, if that is None too, all the room left in the context.
     """
 
     served: ServedModel
@@ -88,10 +89,11 @@ class EncodedRequest:
     max_tokens: int | None
     logprobs: int | None
     formatter: ResponseFormatter
+    default_max_tokens: int | None = None
 
     @property
     def num_prompt_tokens(self) -> int:
-        return sum(map(len, self.prompts))
+        return sum(map(len, self.prompts.ids))
 
 
 class Routes:
@@ -127,11 +129,20 @@ class Routes:
         for prompt in given:
             if isinstance(prompt, str):
                 check_num_characters([prompt], served)
-        prompts = await self._encode(
-            served, body, len(given), lambda: [encode_text_or_ids(served.tokenizer, prompt) for prompt in given]
+        room = self._prompt_room(served, body, body.max_tokens)
+        prompts = await self._encode(served, body, len(given), lambda: encode_texts(served.tokenizer, given, room=room))
+        formatter = CompletionFormatter(
+            served.name,
+            served.token_bytes,
+            with_logprobs=body.logprobs is not None,
+            with_token_ids=body.return_token_ids,
         )
-        formatter = CompletionFormatter(served.name, served.token_bytes, with_logprobs=body.logprobs is not None)
-        encoded = EncodedRequest(served, body, prompts, body.max_tokens, body.logprobs, formatter)
+        if body.may_truncate:
+            formatter.report["dropped_tokens"] = prompts.num_dropped
+        if body.return_token_ids:
+            formatter.prompt_ids = [ids for ids in prompts.ids for _ in range(body.n)]
+        default = self.defaults.max_length  # a base model may never end a text by itself
+        encoded = EncodedRequest(served, body, prompts, body.max_tokens, body.logprobs, formatter, default)
         return await self._answer(request, encoded)
 
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
@@ -142,22 +153,28 @@ class Routes:
             raise ApiError(400, message, param="model", code="no_chat_model")
         max_tokens = body.max_completion_tokens or body.max_tokens
         self._check_counts(body, 1, max_tokens)
-        check_num_characters([message.content for message in body.messages], served)
+        needed = body.messages[-1:] if body.may_truncate else body.messages
+        check_num_characters([message.content for message in needed], served)
         messages = [_plain_message(message.role, message.content) for message in body.messages]
-        prompts = await self._encode(
-            served, body, 1, lambda: [encode_prompt(ThreadTokenizer(served.tokenizer), messages)]
-        )
+        room = self._prompt_room(served, body, max_tokens)
+        prompts = await self._encode(served, body, 1, lambda: encode_chat(served.tokenizer, messages, room=room))
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        formatter = ChatFormatter(served.name, served.token_bytes, with_logprobs=body.logprobs)
+        formatter = ChatFormatter(
+            served.name, served.token_bytes, with_logprobs=body.logprobs, with_token_ids=body.return_token_ids
+        )
+        if body.may_truncate:
+            formatter.report["dropped_turns"] = prompts.num_dropped
+        if body.return_token_ids:
+            formatter.report["prompt_token_ids"] = prompts.ids[0]
         return await self._answer(request, EncodedRequest(served, body, prompts, max_tokens, logprobs, formatter))
 
     async def models(self) -> ModelList:
         """The models by name."""
-        return ModelList(data=[_card(served) for served in self.engine.models.values()])
+        return ModelList(data=[self._card(served) for served in self.engine.models.values()])
 
     async def model(self, name: str) -> ModelCard:
         """One model."""
-        return _card(self._served(name))
+        return self._card(self._served(name))
 
     async def health(self) -> dict[str, str | int]:
         """``ok``, and the number of running and waiting answers."""
@@ -174,7 +191,7 @@ class Routes:
         served = encoded.served
         jobs = [
             (ids, self._settings(encoded, ids, choice))
-            for ids in encoded.prompts
+            for ids in encoded.prompts.ids
             for choice in range(encoded.sampling.n)
         ]
         answers = self.engine.submit(served, jobs)
@@ -199,7 +216,15 @@ class Routes:
     def _check_counts(self, body: SamplingRequest, num_prompts: int, max_tokens: int | None) -> None:
         """Refuse a request that exceeds the limits before doing any work for it."""
         check_num_answers(num_prompts, body.n, most=self.server.max_waiting)
-        check_max_tokens(max_tokens, most=self.server.max_tokens)
+        if not body.may_truncate:
+            check_max_tokens(max_tokens, most=self.server.max_tokens)
+
+    def _prompt_room(self, served: ServedModel, body: SamplingRequest, max_tokens: int | None) -> int | None:
+        """The tokens that a prompt may take before its oldest part is dropped; None: nothing may be dropped."""
+        if not body.may_truncate:
+            return None
+        wanted = min(max_tokens or self.defaults.max_length, self.server.max_tokens)
+        return prompt_room(wanted, context=served.context)
 
     async def _encode(
         self, served: ServedModel, body: SamplingRequest, num_prompts: int, encode: Callable[[], Prompts]
@@ -212,17 +237,43 @@ class Routes:
         """The settings of the request, checked against the model's context; each choice has its own seed."""
         served = encoded.served
         sampling = encoded.sampling
-        room = served.context - len(prompt_ids)
+        room = max(1, min(served.context - len(prompt_ids), self.server.max_tokens))
+        max_length = encoded.max_tokens or encoded.default_max_tokens or room
+        if encoded.max_tokens is None or sampling.may_truncate:
+            max_length = min(max_length, room)
         seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
         settings = replace(
             sampling.apply_to(self.defaults),
-            max_length=encoded.max_tokens or max(1, min(self.defaults.max_length, self.server.max_tokens, room)),
+            max_length=max_length,
             seed=seed,
             stop=sampling.stops(),
             logprobs=encoded.logprobs,
         )
-        check_prompt(prompt_ids, settings, context=served.context, vocab_size=served.vocab_size)
+        check_prompt(
+            prompt_ids,
+            settings,
+            context=served.context,
+            vocab_size=served.vocab_size,
+            advice='send "truncation": "auto"',
+        )
         return settings
+
+    def _card(self, served: ServedModel) -> ModelCard:
+        return ModelCard(
+            id=served.name,
+            created=served.created,
+            context_window=served.context,
+            context_length=served.context,
+            supports_chat=served.is_chat,
+            defaults=DefaultSettings(
+                max_tokens=min(self.defaults.max_length, self.server.max_tokens, served.context),
+                temperature=self.defaults.temperature,
+                top_k=self.defaults.top_k,
+                top_p=self.defaults.top_p,
+                min_p=self.defaults.min_p,
+                repetition_penalty=self.defaults.repetition_penalty,
+            ),
+        )
 
     async def _gather(self, request: Request, answers: Answers, served: ServedModel) -> list[Choice]:
         """The finished answers, or none if the client disconnects first."""
@@ -250,7 +301,7 @@ class Routes:
         formatter = encoded.formatter
         num_tokens = 0
         try:
-            for chunk in formatter.opening(len(answers.jobs)):
+            for chunk in formatter.first_chunks(len(answers.jobs)):
                 yield _server_sent(chunk)
             async for index, event in answers:
                 num_tokens += 1
@@ -277,9 +328,3 @@ def _server_sent(content: Mapping[str, object]) -> str:
 def _plain_message(role: str, content: str) -> dict[str, str]:
     """OpenAI's newer clients call the system role ``developer``."""
     return {"role": "system" if role == "developer" else role, "content": check_text(content)}
-
-
-def _card(served: ServedModel) -> ModelCard:
-    return ModelCard(
-        id=served.name, created=served.created, context_length=served.context, supports_chat=served.is_chat
-    )

@@ -1,17 +1,25 @@
 """Encode prompts in a thread, so that the server can answer other requests in the meantime."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.formats.chat_template import Message, encode_prompt, fit_prompt
 from pipeline.generation.settings import check_text
 from pipeline.serving.engine import QueueFullError
 
 if TYPE_CHECKING:
     from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
 
-Prompts = list[list[int]]
+
+@dataclass(frozen=True)
+class Prompts:
+    """The ids of a request's prompts, and what was left out of them: turns of a chat, tokens of texts."""
+
+    ids: list[list[int]]
+    num_dropped: int = 0
 
 
 class PromptEncoder:
@@ -53,6 +61,24 @@ class ThreadTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode_batch_reference([text])[0])
+
+
+def encode_texts(tokenizer: "WikipediaTokenizer", prompts: list[str] | list[list[int]], *, room: int | None) -> Prompts:
+    """The ids of texts or lists of ids; of each, the newest `room` tokens if that is given."""
+    whole = [encode_text_or_ids(tokenizer, prompt) for prompt in prompts]
+    if room is None:
+        return Prompts(whole)
+    kept = [ids[-room:] for ids in whole]
+    return Prompts(kept, sum(map(len, whole)) - sum(map(len, kept)))
+
+
+def encode_chat(tokenizer: "WikipediaTokenizer", messages: Sequence[Message], *, room: int | None) -> Prompts:
+    """The ids of a conversation; without the oldest turns that do not fit in `room` tokens if that is given."""
+    encoder = ThreadTokenizer(tokenizer)
+    if room is None:
+        return Prompts([encode_prompt(encoder, messages)])
+    fitted = fit_prompt(encoder, messages, room=room)
+    return Prompts([fitted.ids], fitted.num_dropped)
 
 
 def encode_text_or_ids(tokenizer: "WikipediaTokenizer", prompt: str | list[int]) -> list[int]:

@@ -82,6 +82,12 @@ class SamplingRequest(BaseModel):
     stream: bool = Field(False, description="stream server-sent events, one per piece of text")
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=1000, description="accepted but not used")
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None,
+        description="auto: drop the oldest turns (of a text: the oldest tokens) that do not fit, and fit max_tokens to "
+        "the room left; disabled, the default: refuse the request (OpenAI's name in the Responses API)",
+    )
+    return_token_ids: bool = Field(False, description="return the token ids of prompt and answer (vLLM's name)")
 
     # Sent by clients with their neutral values.
     frequency_penalty: Unused = None
@@ -103,6 +109,10 @@ class SamplingRequest(BaseModel):
             min_p=_given(self.min_p, defaults.min_p),
             repetition_penalty=_given(self.repetition_penalty, defaults.repetition_penalty),
         )
+
+    @property
+    def may_truncate(self) -> bool:
+        return self.truncation == "auto"
 
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
