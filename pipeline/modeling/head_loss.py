@@ -106,11 +106,12 @@ def _softmax_in_place(logits: Tensor, counted: Tensor) -> Tensor:
     Returns:
         Each row's logsumexp, (n,).
     """
-    exact = logits.float()
-    normalizers = exact.logsumexp(dim=-1)
-    subtracted = normalizers.masked_fill(~counted, float("inf"))
-    logits.copy_(torch.exp(exact - subtracted[:, None]))
-    return normalizers
+    exponentials = logits.float()  # a copy, unless the logits are float32 already
+    largest = exponentials.amax(dim=-1, keepdim=True)
+    exponentials.sub_(largest).exp_()
+    sums = exponentials.sum(dim=-1, keepdim=True)
+    logits.copy_(exponentials.mul_(sums.reciprocal().masked_fill(~counted[:, None], 0.0)))
+    return (largest + sums.log()).squeeze(-1)
 
 
 @cache
