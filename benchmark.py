@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = benchmark.run_full_benchmark(
         {loaded.name: (loaded.model, loaded.tokenizer) for loaded in models},
         contents={loaded.name: loaded.content for loaded in models},
+        paths={loaded.name: loaded.path for loaded in models},
         files=files,
         over_training=bool(args.over_training),
     )

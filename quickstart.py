@@ -26,7 +26,7 @@ from pipeline.demo.sources import Source, find_source
 from pipeline.demo.stage_process import Route
 from pipeline.demo.stages import Stage, Stages, read_json
 from pipeline.demo.walkthrough import Walkthrough
-from pipeline.training.logged_metrics import validation_losses
+from pipeline.formats.logged_metrics import validation_losses
 from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import PipelineError
 from utils.files import write_text

@@ -16,7 +16,7 @@ from statistics import mean, stdev
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.training.logged_metrics import validation_losses  # noqa: E402
+from pipeline.formats.logged_metrics import validation_losses  # noqa: E402
 from utils.terminal import format_table  # noqa: E402
 
 Curve = list[tuple[float, float]]

@@ -352,6 +352,8 @@ def test_command_writes_four_reports(checkpoints, tmp_path, capsys):
     assert "data:image/png;base64," in page
     assert "http" not in page  # self-contained
     assert "Ranking" in capsys.readouterr().out
+    models = json.loads(next(tmp_path.glob("*.json")).read_text())["models"]
+    assert Path(models["b"]["checkpoint"]) == (checkpoints / "checkpoint_step_10.pt").resolve()
 
 
 QUICK = ["--offline-samples", "--quick", "--device", "cpu"]

@@ -94,6 +94,7 @@ def left_by(folder: Path) -> tuple[dict, list]:
     for name, content in files.items():
         states[name]["model"] = {key: value.tolist() for key, value in content["model"].items()}
     lines = read_log(folder / "logs" / "raw_metrics" / "run_a.jsonl")
+    lines = [line for line in lines if line.get("event") not in ("training", "end")]  # one for each start
     return states, [{key: line[key] for key in line if key != "time" and "speed" not in key} for line in lines]
 
 

@@ -45,6 +45,13 @@ def test_lines_are_buffered_until_a_flush(tmp_path):
     assert len(read_log(logger.path)) == 4
 
 
+def test_a_run_can_be_followed_while_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.logging_utils.SECONDS_BETWEEN_WRITES", 0.0)
+    logger = DualLogger(tmp_path, "run_a")
+    logger.log(step=1, train_loss=1.0)
+    assert [line["step"] for line in read_log(logger.path)] == [1]
+
+
 def test_resumed_log_drops_lines_past_the_checkpoint(tmp_path):
     first = DualLogger(tmp_path, "run_a")
     for step in range(1, 6):

@@ -108,6 +108,12 @@ def events(tmp_path, name):
     return [line for line in read_log(tmp_path / "logs" / "raw_metrics" / "run_a.jsonl") if line.get("event") == name]
 
 
+def test_the_log_tells_how_long_a_run_is_and_how_it_ended(tmp_path):
+    make_trainer(tmp_path).fit()
+    assert [(line["step"], line["total_steps"]) for line in events(tmp_path, "training")] == [(0, 10)]
+    assert [(line["step"], line["reason"]) for line in events(tmp_path, "end")] == [(10, "finished")]
+
+
 def weights(trainer):
     return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
 

@@ -22,6 +22,7 @@ from utils.files import make_folder, remove_stale_temporaries, sync_directory, w
 from utils.tensorboard_log import TensorBoardLog
 
 LogLine = dict[str, Any]
+SECONDS_BETWEEN_WRITES = 5.0  # so that a run can be followed while it trains
 
 
 class ResumedLog(Protocol):
@@ -35,7 +36,7 @@ class ResumedLog(Protocol):
 
 
 class DualLogger:
-    """A buffered log; call `flush` at checkpoints and before the process ends.
+    """A buffered log, written every few seconds; call `flush` at checkpoints and before the process ends.
 
     Args:
         resume: continue a log, after dropping the lines and TensorBoard events that it does not keep.
@@ -61,6 +62,7 @@ class DualLogger:
         self.tensorboard_dir = log_dir / "tensorboard" / run_name
         self._lines: list[str] = []
         self._failed = False
+        self._last_write = time.monotonic()
         self._tensorboard: TensorBoardLog | None = None
         if not enabled:
             return
@@ -91,7 +93,7 @@ class DualLogger:
         return kept
 
     def log(self, *, step: int, **values: float) -> None:
-        """Log the numbers of a step; `pipeline.training.logged_metrics` has their names."""
+        """Log the numbers of a step; `pipeline.formats.logged_metrics` has their names."""
         if self._tensorboard is not None:
             self._append({"step": step, "time": round(time.time(), 3), **values})
             self._tensorboard.add(step, values)
@@ -145,10 +147,14 @@ class DualLogger:
 
     def _append(self, content: LogLine) -> None:
         self._lines.append(_line(content))
+        is_time = time.monotonic() - self._last_write >= SECONDS_BETWEEN_WRITES
         if len(self._lines) % self.buffer_lines == 0:
             self.flush()
+        elif is_time:
+            self._write_lines()
 
     def _write_lines(self) -> None:
+        self._last_write = time.monotonic()
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("a", encoding="utf-8") as file:

@@ -17,8 +17,8 @@ from pipeline.configuration import Config
 from pipeline.demo.finished_stages import FinishedStages
 from pipeline.demo.sources import Source
 from pipeline.demo.stage_process import Route
+from pipeline.formats.logged_metrics import validation_losses
 from pipeline.formats.run_folders import step_checkpoints
-from pipeline.training.logged_metrics import validation_losses
 from utils.errors import PipelineError
 from utils.logging_utils import read_log
 from utils.terminal import format_count

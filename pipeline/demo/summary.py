@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.demo.screen import WIDTH, wrapped
-from pipeline.training.logged_metrics import TRAIN_LOSS, VAL_LOSS
+from pipeline.formats.logged_metrics import TRAIN_LOSS, VAL_LOSS
 from utils.logging_utils import read_log
 from utils.plots import save_curves
 from utils.terminal import styled, visible

@@ -12,7 +12,7 @@ from pipeline.demo.finished_stages import FinishedStage, FinishedStages
 from pipeline.demo.screen import Screen
 from pipeline.demo.stages import COSTS, Stage, samples
 from pipeline.demo.time_left import Pace, TimeLeft
-from pipeline.training.logged_metrics import validation_losses
+from pipeline.formats.logged_metrics import validation_losses
 from utils.terminal import format_seconds
 
 _NAME_WIDTH = 10

@@ -10,6 +10,8 @@ from utils.errors import PipelineError, did_you_mean
 from utils.terminal import visible
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from model import TransformerLM
     from pipeline.configuration import Config
     from pipeline.evaluation.benchmark_sets import BenchmarkSet
@@ -69,6 +71,7 @@ class ModelBenchmark:
         models: "Mapping[str, tuple[TransformerLM, Tokenizer]]",
         *,
         contents: Mapping[str, Mapping[str, Any]] | None = None,
+        paths: "Mapping[str, Path] | None" = None,
         files: "ReportFiles | None" = None,
         over_training: bool = False,
     ) -> dict[str, Any]:
@@ -77,6 +80,7 @@ class ModelBenchmark:
         Args:
             models: {name: (model, tokenizer)}.
             contents: their checkpoints' contents without tensors, with the record of their training data.
+            paths: the files of their checkpoints, recorded in the results.
             files: where to write the reports; None: new files in ``paths.benchmark_dir``.
             over_training: the models are checkpoints of one run, so plot curves.
 
@@ -94,6 +98,8 @@ class ModelBenchmark:
         scored = {name: self._score(name, model, tokenizer) for name, (model, tokenizer) in models.items()}
         first_model, _ = next(iter(models.values()))
         results = self._results(scored, contents, device=str(first_model.device))
+        for name, path in (paths or {}).items():
+            results["models"][name]["checkpoint"] = str(path.resolve())
         files.save(results)
         for name, (model, tokenizer) in models.items():
             results["models"][name] |= self._facts(name, model, tokenizer, contents.get(name, {}))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.training.logged_metrics import TRAIN_LOSS_SMOOTHED, TRAIN_TOKENS, VAL_LOSS
+from pipeline.formats.logged_metrics import TRAIN_LOSS_SMOOTHED, TRAIN_TOKENS, VAL_LOSS
 from utils.errors import PipelineError
 from utils.logging_utils import LogLine, is_number, read_log
 from utils.plots import new_figure, save_figure

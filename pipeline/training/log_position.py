@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.training.logged_metrics import ROLLBACK, is_from_validation
+from pipeline.formats.logged_metrics import ROLLBACK, is_from_validation
 from utils.logging_utils import LogLine
 
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from pipeline.formats.logged_metrics import SAMPLE
 from pipeline.generation.generate import stream_text
 from pipeline.generation.settings import GenerationSettings
 from pipeline.tokenization.interface import Tokenizer
 from pipeline.training.callbacks import Validation
-from pipeline.training.logged_metrics import SAMPLE
 from utils.terminal import visible
 
 if TYPE_CHECKING:

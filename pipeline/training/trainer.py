@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.dataloading.batch import Batch, as_batch, num_supervised
+from pipeline.formats import logged_metrics as logged
 from pipeline.formats.checkpoint import load_optimizer, read_checkpoint, restore_rng_state, rng_state
-from pipeline.training import logged_metrics as logged
 from pipeline.training.callbacks import Callback, Validation
 from pipeline.training.config import TrainingConfig
 from pipeline.training.distributed import all_max, all_sum, barrier, data_parallel, from_main, gather
@@ -119,6 +119,7 @@ class Trainer:
         """
         self.progress = TrainingProgress(self.total_steps, first_step=self.step, enabled=self.world.is_main)
         self._match_best()
+        self.logger.event(logged.TRAINING, step=self.step, total_steps=self.total_steps, device=str(self.device))
         try:
             with self.stop, step_profile(trace, self.progress.say) as on_step:
                 self._run(validate_first=validate_first, on_step=on_step)
@@ -138,6 +139,7 @@ class Trainer:
                 self.validate()
             if signal_number := all_max(self.stop.received, self.device):
                 self.save()
+                self.logger.event(logged.END, step=self.step, reason=logged.INTERRUPTED)
                 self.progress.say(f"saved step {self.step}; continue with: --resume {self.run.folder}")
                 raise_for(signal_number)
             if self.finished:
@@ -148,6 +150,7 @@ class Trainer:
         if self.stopped_early:
             self.progress.say(f"step {self.step}: {self.stopped_early}")
         self.save()
+        self.logger.event(logged.END, step=self.step, reason=self.stopped_early or logged.FINISHED)
 
     # ---- one step
 
@@ -290,6 +293,7 @@ class Trainer:
         failure = self._call_back(metrics) if self.world.is_main else None
         if is_best:
             self.save("best")
+        self.logger.flush()  # whoever follows the run sees each validation immediately
         if failure is not None:
             raise failure
         self.metrics.start_clock()

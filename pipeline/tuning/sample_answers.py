@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 
 from pipeline.formats.chat_template import encode_prompt
+from pipeline.formats.logged_metrics import SAMPLES
 from pipeline.generation.generate import GenerationSettings, generate_batch
 from pipeline.tokenization.interface import Tokenizer
 from pipeline.training.callbacks import Validation
-from pipeline.training.logged_metrics import SAMPLES
 from utils.terminal import visible
 
 if TYPE_CHECKING:

@@ -32,6 +32,10 @@ SAMPLE = "sample"  # pretraining: a prompt and its continuation
 SAMPLES = "samples"  # fine-tuning: questions and answers
 SKIPPED_STEP = "skipped_step"
 ROLLBACK = "rollback"
+TRAINING = "training"  # training starts or continues; has total_steps and device
+END = "end"  # training stopped; has a reason: the next two, or why it stopped early
+FINISHED = "finished"  # the reason of END if all steps are done
+INTERRUPTED = "interrupted"  # the reason of END after a signal
 
 
 def validation_values(metrics: Mapping[str, float]) -> dict[str, float]:
