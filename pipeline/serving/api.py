@@ -15,7 +15,6 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
 from pipeline.generation.config import GenerationConfig
 from pipeline.generation.settings import GenerationSettings, check_prompt, check_text, prompt_room
-from pipeline.serving.access import AllowedHosts, ApiKey, host_names
 from pipeline.serving.config import ServerConfig
 from pipeline.serving.engine import Answers, Engine, ServedModel
 from pipeline.serving.errors import DOCUMENTED_ERRORS, ApiError, add_error_handlers, as_api_error, error_body
@@ -35,6 +34,7 @@ from pipeline.serving.response_formatter import (
     ModelList,
     ResponseFormatter,
 )
+from pipeline.web.access import AllowedHosts, ApiKey, host_names
 from utils.errors import did_you_mean
 
 PAGE = Path(__file__).with_name("chat_page.html")
@@ -70,7 +70,7 @@ def create_app(
     app.add_middleware(BodyLimit, max_bytes=server.max_body_bytes)
     if api_key:
         app.add_middleware(ApiKey, key=api_key)
-    app.add_middleware(AllowedHosts, names=host_names(server))
+    app.add_middleware(AllowedHosts, names=host_names(server.host, server.allowed_hosts))
     routes.add_to(app)
     return app
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -179,14 +180,22 @@ class GuardedProtocol(H11Protocol):
 class _Server(uvicorn.Server):
     """Allow a longer backlog than the number of connections accepted at a time; asyncio uses one number for both."""
 
+    on_exit: Sequence[Callable[[], None]] = ()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for stop in self.on_exit:
+            stop()
+        await super().shutdown(sockets=sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         for listener in sockets or []:
             listener.listen(BACKLOG)
 
 
-def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
-    """The HTTP server for `app`. On shutdown, running answers have `SHUTDOWN_SECONDS` to finish."""
+def make_uvicorn(app: "ASGIApp", server: ServerConfig, *, on_exit: Sequence[Callable[[], None]] = ()) -> uvicorn.Server:
+    """The HTTP server for `app`. On shutdown, running answers have `SHUTDOWN_SECONDS` to finish; `on_exit` is called
+    first, to end those that have no end."""
 
     class Connection(GuardedProtocol):
         limits = server
@@ -202,7 +211,9 @@ def make_uvicorn(app: "ASGIApp", server: ServerConfig) -> uvicorn.Server:
         backlog=ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    return _Server(options)
+    made = _Server(options)
+    made.on_exit = on_exit
+    return made
 
 
 def reserve_files(max_connections: int) -> None:

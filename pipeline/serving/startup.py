@@ -9,49 +9,39 @@ from typing import TYPE_CHECKING
 
 from pipeline.configuration import Config
 from pipeline.serving.config import ServerConfig
-from utils.errors import PipelineError
+from pipeline.web.listening import listen, url_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from pipeline.serving.engine import ServedModel
+    from pipeline.web.extra_page import ExtraPage
 
 
-def serve_checkpoints(arguments: Sequence[str], config: Config, *, device: str) -> None:
-    """Serve the checkpoints ``[NAME=]PATH`` until Ctrl-C or SIGTERM.
+def serve_checkpoints(
+    arguments: Sequence[str], config: Config, *, device: str, pages: "Sequence[ExtraPage]" = ()
+) -> None:
+    """Serve the checkpoints ``[NAME=]PATH``, and other `pages`, until Ctrl-C or SIGTERM.
 
     Raises:
         PipelineError: the port is taken, the system allows too few open files, or a checkpoint cannot be loaded.
     """
-    listener = listen(config.server)  # before the slow imports, so that a port in use is reported immediately
-    from pipeline.serving.access import read_api_key
+    listener = listen(config.server.host, config.server.port)  # before the slow imports
     from pipeline.serving.api import create_app
     from pipeline.serving.connections import reserve_files
     from pipeline.serving.engine import Engine
     from pipeline.serving.log import configure_log
+    from pipeline.web.access import read_api_key
 
     configure_log()
     reserve_files(config.server.max_connections)
     api_key = read_api_key(config.server.host)
     models = load_models(arguments, config, device=device)
     engine = Engine(models, max_waiting=config.server.max_waiting, timeout=config.server.request_timeout)
-    run_server(create_app(engine, config.generation, config.server, api_key=api_key), listener, config.server)
-
-
-def listen(server: ServerConfig) -> socket.socket:
-    """A socket bound to the server's host and port."""
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((server.host, server.port))
-    except OSError as error:
-        listener.close()
-        raise PipelineError(
-            f"cannot listen on {server.host}:{server.port}: {error.strerror or error}; choose a different address "
-            "with --host or --port"
-        ) from None
-    return listener
+    app = create_app(engine, config.generation, config.server, api_key=api_key)
+    for page in pages:
+        app.router.routes.extend(page.routes)
+    run_server(app, listener, config.server, pages)
 
 
 def load_models(arguments: Sequence[str], config: Config, *, device: str) -> "list[ServedModel]":
@@ -78,20 +68,18 @@ def load_models(arguments: Sequence[str], config: Config, *, device: str) -> "li
     return served
 
 
-def run_server(app: "FastAPI", listener: socket.socket, server: ServerConfig) -> None:
+def run_server(
+    app: "FastAPI", listener: socket.socket, server: ServerConfig, pages: "Sequence[ExtraPage]" = ()
+) -> None:
     """Answer until a signal; uvicorn then lets running answers finish and raises the signal again."""
     from pipeline.serving.connections import make_uvicorn
     from pipeline.serving.request_limits import BACKLOG
 
     listener.listen(BACKLOG)
     address = url_of(listener)
+    others = "".join(f"{page.name} page: {address}{page.path}  " for page in pages)
     print(
-        f"listening on {address}  (chat page: {address}/  API: {address}/v1  description: {address}/docs)", flush=True
+        f"listening on {address}  (chat page: {address}/  {others}API: {address}/v1  description: {address}/docs)",
+        flush=True,
     )
-    make_uvicorn(app, server).run(sockets=[listener])
-
-
-def url_of(listener: socket.socket) -> str:
-    """``http://127.0.0.1:8000``; an IPv6 address gets brackets."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    make_uvicorn(app, server, on_exit=[page.stop for page in pages]).run(sockets=[listener])

@@ -6,16 +6,16 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline.serving.config import ServerConfig
-from pipeline.serving.errors import ApiError, error_response
+from pipeline.web.errors import ApiError, error_response
 from utils.errors import PipelineError
 
 # For monitoring, and for browsers that have no key yet.
-OPEN_PATHS = ("/health", "/")
+OPEN_PATHS = ("/health", "/", "/runs")
+OPEN_PREFIXES = ("/runs/static/",)
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@,/\s]+))(:\d*)?")
 
 
@@ -52,10 +52,10 @@ def is_allowed_host(host: str, names: Collection[str]) -> bool:
     return name in names or name.endswith(".localhost") or _is_address(name)
 
 
-def host_names(server: ServerConfig) -> frozenset[str]:
-    """The host names that this server accepts."""
-    names = {"localhost", server.host, *server.allowed_hosts}
-    if not is_loopback(server.host):
+def host_names(host: str, allowed: Iterable[str] = ()) -> frozenset[str]:
+    """The host names accepted by a server that listens on `host`; `allowed` are the additional ones."""
+    names = {"localhost", host, *allowed}
+    if not is_loopback(host):
         machine = socket.gethostname()
         names |= {machine, f"{machine}.local"}
     return frozenset(name.lower().removesuffix(".") for name in names)
@@ -82,7 +82,7 @@ class ApiKey:
         self.key = os.fsencode(key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key):
                 error = ApiError(
@@ -90,6 +90,10 @@ class ApiKey:
                 )
                 return await error_response(error)(scope, receive, send)
         return await self.app(scope, receive, send)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
 
 def read_api_key(host: str) -> str | None:
