@@ -20,13 +20,16 @@ from model import TransformerLM
 from pipeline.generation.sampling import sample_next_token
 from pipeline.generation.settings import GenerationSettings, check_prompt
 from pipeline.generation.text_stream import TextStream
+from pipeline.generation.token_rules import TokenRules
 from pipeline.modeling.kv_cache import KVCache
 from pipeline.tokenization.interface import Tokenizer
+from utils.errors import PipelineError
 
 PREFILL_TOKENS = 512  # maximum per step, so that a long prompt does not delay the other rows
 
 Decoder = Callable[[Tensor, KVCache], Tensor]  # tokens (B,), their rows of the cache → logits (B, V)
 TopLogprobs = tuple[tuple[int, float], ...]  # ids and log-probabilities, most likely first
+PromptLogprobs = tuple[tuple[float, TopLogprobs], ...]  # of each token and its alternatives, from the second token on
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,13 @@ class TokenEvent:
     row: int  # what `join` returned
     token_id: int
     text: str  # newly certain text: whole characters, cut before a stop string; "" without a tokenizer
-    finish_reason: str | None = None  # "stop" (EOS or a stop string), "length"; None: the row continues
+    # "stop" (EOS, a stop string, or the constraint's end), "length", "error"; None: the row continues
+    finish_reason: str | None = None
     logprob: float | None = None  # in the model's own distribution, before temperature and filters
     top_logprobs: TopLogprobs | None = None
     entropy: float | None = None  # of that distribution, in nats
+    prompt_logprobs: PromptLogprobs | None = None  # with the first token, if the settings ask for them
+    error: PipelineError | None = None  # why the row ended with finish reason "error"
 
 
 @dataclass(eq=False)
@@ -50,8 +56,10 @@ class _Row:
     generator: torch.Generator
     text: TextStream | None
     seen: Tensor | None  # (V,), for the repetition penalty
+    rules: TokenRules | None  # penalties, bias and constraint
     num_new: int = 0
     to_read: list[int] = field(default_factory=list)  # by the prefill: the prompt, or what is left after a slide
+    prompt_logprobs: list[tuple[float, TopLogprobs]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -123,7 +131,8 @@ class BatchGenerator:
             seen[ids] = True
         self._num_joined += 1
         generator = _seeded_generator(settings.seed)
-        self._waiting.append(_Row(self._num_joined, ids, settings, generator, text, seen, to_read=list(ids)))
+        rules = self._rules(settings)
+        self._waiting.append(_Row(self._num_joined, ids, settings, generator, text, seen, rules, to_read=list(ids)))
         return self._num_joined
 
     def leave(self, number: int) -> None:
@@ -158,6 +167,18 @@ class BatchGenerator:
         hidden = self.model.hidden_states(tokens[:, None], cache=cache)  # (B, 1, C)
         return self.model.project(hidden[:, -1])
 
+    def _rules(self, settings: GenerationSettings) -> TokenRules | None:
+        if not settings.changes_logits:
+            return None
+        return TokenRules(
+            bias=settings.logit_bias,
+            frequency_penalty=settings.frequency_penalty,
+            presence_penalty=settings.presence_penalty,
+            constraint=settings.constraint,
+            vocab_size=self.model.config.vocab_size,
+            device=self.model.device,
+        )
+
     def _new_cache(self, batch_size: int, max_length: int) -> KVCache:
         model = self.model
         return KVCache(
@@ -184,6 +205,8 @@ class BatchGenerator:
             last = len(row.to_read) - 1
             if start <= last < stop:
                 prefill.last_hidden[index] = hidden[index, last - start]
+            if row.settings.prompt_logprobs is not None and not row.num_new:
+                self._score_prompt(row, hidden[index], start=start, count=row.settings.prompt_logprobs)
         if not prefill.is_done:
             return []
         self._prefill = None
@@ -191,6 +214,15 @@ class BatchGenerator:
             self._cache.copy_row(prefill.cache, index, len(self._active), length=len(row.to_read))
             self._active.append(row)
         return [self.model.project(prefill.last_hidden)]
+
+    def _score_prompt(self, row: _Row, hidden: Tensor, *, start: int, count: int) -> None:
+        """Note the log-probabilities of the tokens that follow the positions of `hidden` (T, C), from `start` on."""
+        if not start:
+            row.prompt_logprobs = []  # a prefill starts again if one of its rows leaves
+        targets = row.to_read[start + 1 : start + 1 + len(hidden)]
+        if targets:
+            logits = self.model.project(hidden[: len(targets)])  # (T, V)
+            row.prompt_logprobs += _logprobs_of(logits, targets, count)
 
     def _start_prefill(self) -> _Prefill:
         """Take the first waiting rows: as many as fit in a step when padded, and at least one."""
@@ -219,7 +251,8 @@ class BatchGenerator:
         if any(row.seen is not None for row in rows):
             nothing = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
             seen = torch.stack([nothing if row.seen is None else row.seen for row in rows])
-        tokens = sample_next_token(logits, settings, uniform=uniform, seen=seen).tolist()
+        offsets = _offsets(rows, logits)
+        tokens = sample_next_token(logits, settings, uniform=uniform, seen=seen, offsets=offsets).tolist()
         events = [self._event(*found) for found in zip(rows, tokens, logits, strict=True)]
         for index in reversed(range(len(rows))):
             if events[index].finish_reason:
@@ -233,18 +266,24 @@ class BatchGenerator:
             row.seen[token] = True
         is_end = token == self.eos_id and not row.settings.ignore_eos
         text = row.text.push(token) if row.text and not is_end else ""
-        stopped = is_end or (row.text is not None and row.text.stopped)
+        if row.rules is not None and not is_end:
+            row.rules.add(token)
+        stopped = is_end or (row.text is not None and row.text.stopped) or (row.rules and row.rules.is_finished)
         reason = None
-        if stopped:
+        error = row.rules.error if row.rules else None
+        if error:
+            reason = "error"
+        elif stopped:
             reason = "stop"
         elif row.num_new >= row.settings.max_length:
             reason = "length"
         if reason and row.text:
             text += row.text.finish()
-        if row.settings.logprobs is None:
-            return TokenEvent(row.number, token, text, reason)
-        logprob, top, entropy = _logprobs(logits, token, row.settings.logprobs)
-        return TokenEvent(row.number, token, text, reason, logprob, top, entropy)
+        logprobs = _logprobs(logits, token, row.settings.logprobs)
+        prompt = None
+        if row.settings.prompt_logprobs is not None and row.num_new == 1:
+            prompt = tuple(row.prompt_logprobs)
+        return TokenEvent(row.number, token, text, reason, *logprobs, prompt, error)
 
     def _free(self, index: int) -> None:
         """Remove an active row; the last one moves into its place to keep them contiguous."""
@@ -265,8 +304,32 @@ def _seeded_generator(seed: int | None) -> torch.Generator:
     return generator
 
 
-def _logprobs(logits: Tensor, token: int, count: int) -> tuple[float, TopLogprobs, float]:
+def _offsets(rows: Sequence[_Row], logits: Tensor) -> Tensor | None:
+    """What the rows' rules add to `logits`, (B, V); None if no row has any."""
+    if all(row.rules is None for row in rows):
+        return None
+    offsets = torch.zeros(logits.shape, device=logits.device)
+    for index, row in enumerate(rows):
+        if row.rules:
+            offsets[index] = row.rules.offsets()
+    return offsets
+
+
+def _logprobs_of(logits: Tensor, tokens: Sequence[int], count: int) -> list[tuple[float, TopLogprobs]]:
+    """For each of T `tokens` its log-probability in `logits` (T, V), and the `count` most likely with theirs."""
+    logprobs = logits.float().log_softmax(-1)
+    chosen = logprobs.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+    values, ids = logprobs.topk(min(count, logprobs.shape[-1]))  # (T, N)
+    tops = zip(ids.tolist(), values.tolist(), strict=True)
+    return [(logprob, tuple(zip(*top, strict=True))) for logprob, top in zip(chosen, tops, strict=True)]
+
+
+def _logprobs(
+    logits: Tensor, token: int, count: int | None
+) -> tuple[float, TopLogprobs, float] | tuple[None, None, None]:
     """The token's log-probability in `logits` (V,), the `count` most likely tokens with theirs, and the entropy."""
+    if count is None:
+        return None, None, None
     logprobs = logits.float().log_softmax(-1)  # (V,)
     values, ids = logprobs.topk(min(count, logprobs.shape[-1]))
     entropy = torch.special.entr(logprobs.exp()).sum().item()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.generation.batch_generator import BatchGenerator, Decoder, TokenEvent
 from pipeline.generation.settings import GenerationSettings, check_text
+from pipeline.generation.token_rules import Constraint
 from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError, did_you_mean
 
@@ -56,6 +57,11 @@ class GenerateOptions(TypedDict, total=False):
     on_overflow: str
     ignore_eos: bool
     logprobs: int | None
+    prompt_logprobs: int | None
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
+    constraint: Constraint | None
 
 
 def stream_events(

@@ -18,7 +18,14 @@ from pipeline.generation.settings import GenerationSettings
 Settings = Sequence[GenerationSettings]  # one for each row
 
 
-def sample_next_token(logits: Tensor, settings: Settings, *, uniform: Tensor, seen: Tensor | None = None) -> Tensor:
+def sample_next_token(
+    logits: Tensor,
+    settings: Settings,
+    *,
+    uniform: Tensor,
+    seen: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> Tensor:
     """One token per row, (B,).
 
     Args:
@@ -26,10 +33,13 @@ def sample_next_token(logits: Tensor, settings: Settings, *, uniform: Tensor, se
         settings: one for each row.
         uniform: (B,), numbers in [0, 1); unused by greedy rows.
         seen: (B, V), True for tokens with a repetition penalty; None: no row has a penalty.
+        offsets: (B, V), added to the logits after that, -inf for tokens that must not be chosen; None: nothing.
     """
     logits = logits.float()
     if seen is not None:
         logits = penalise_repetition(logits, seen, _column(settings, "repetition_penalty", logits))
+    if offsets is not None:
+        logits = logits + offsets
     tokens = logits.argmax(dim=-1)  # final for greedy rows
     for find_candidates in (best_k, best_first, all_tokens):
         rows = [row for row, setting in enumerate(settings) if _way_of(setting) is find_candidates]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pipeline.generation.config import GenerationConfig
+from pipeline.generation.token_rules import Constraint
 from utils.errors import PipelineError
 
 
@@ -16,7 +17,8 @@ from utils.errors import PipelineError
 class GenerationSettings:
     """How to sample tokens, and when to stop.
 
-    The order is: repetition penalty, temperature, top-k, top-p, min-p. 0 (1.0 for top-p and the penalty) disables.
+    The order is: repetition penalty, the other penalties with bias and constraint, temperature, top-k, top-p, min-p.
+    0 (1.0 for top-p and the repetition penalty) disables.
     """
 
     max_length: int = 200  # maximum number of new tokens
@@ -30,6 +32,11 @@ class GenerationSettings:
     on_overflow: str = "slide"  # when the context is full: drop the oldest half, or refuse the request
     ignore_eos: bool = False  # continue past the end of the text, up to max_length
     logprobs: int | None = None  # report the token's log-probability and this many alternatives
+    prompt_logprobs: int | None = None  # the same for the tokens of the prompt, with the first event
+    frequency_penalty: float = 0.0  # subtracted from a token's logit for every time it has been generated
+    presence_penalty: float = 0.0  # subtracted if it has been generated at all
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, number to add to its logit)
+    constraint: Constraint | None = None  # what the answer must look like
 
     @classmethod
     def from_config(cls, config: GenerationConfig, **changes: Any) -> "GenerationSettings":
@@ -45,6 +52,8 @@ class GenerationSettings:
         _check("top_p", self.top_p, lambda x: 0 < x <= 1, "a number above 0, at most 1 (1: all tokens)")
         _check("min_p", self.min_p, lambda x: 0 <= x < 1, "a number from 0 to below 1 (0: all tokens)")
         _check("repetition_penalty", self.repetition_penalty, lambda x: x > 0, "a number above 0 (1: none)")
+        _check("frequency_penalty", self.frequency_penalty, lambda x: -2 <= x <= 2, "a number from -2 to 2 (0: none)")
+        _check("presence_penalty", self.presence_penalty, lambda x: -2 <= x <= 2, "a number from -2 to 2 (0: none)")
         if self.seed is not None:
             _check("seed", self.seed, lambda x: 0 <= x < 2**63, "an integer from 0 to 2**63 - 1", integer=True)
         if self.on_overflow not in ("slide", "refuse"):
@@ -53,6 +62,11 @@ class GenerationSettings:
             raise PipelineError(f"stop is {self.stop!r}; expected a tuple of strings: ({self.stop!r},)")
         if "" in self.stop:
             raise PipelineError("a stop string is empty; expected at least one character")
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether rows with these settings need `TokenRules`."""
+        return bool(self.frequency_penalty or self.presence_penalty or self.logit_bias or self.constraint)
 
     @property
     def is_greedy(self) -> bool:
