@@ -186,6 +186,12 @@ def test_articles_state_every_fact(folder):
     assert {fact.answer for fact in FACTS} <= answered
 
 
+def test_stories_give_a_colour_once():
+    for seed in range(100):
+        text = tell_story(random.Random(seed)).text
+        assert all(text.count(f" {colour} ") <= 1 for colour in ("red", "golden", "striped")), text
+
+
 def test_lost_things_are_found_in_stories():
     for seed in range(300):
         story = tell_story(random.Random(seed))

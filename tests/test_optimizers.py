@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
 from pipeline.training.config import TrainingConfig
-from pipeline.training.optimizers import Muon, hidden_matrices, make_optimizers, orthogonalise
+from pipeline.training.optimizers import Muon, _iterate, _iterate_gram, hidden_matrices, make_optimizers, orthogonalise
 from utils.cast_linear import FusedLinear
 
 CPU = torch.device("cpu")
@@ -64,6 +65,16 @@ def test_an_orthogonalised_matrix_has_singular_values_near_one():
         assert cosine > 0.95, "the direction is that of the exact factor"
 
 
+@pytest.mark.parametrize("kind", ["random", "nearly singular"])
+def test_both_newton_schulz_forms_agree(kind):
+    torch.manual_seed(2)
+    x = torch.randn(2, 16, 48)
+    if kind == "nearly singular":
+        x = torch.randn(2, 16, 2) @ torch.randn(2, 2, 48) + 1e-3 * x
+    x /= x.norm(dim=(-2, -1), keepdim=True)
+    assert (_iterate(x) - _iterate_gram(x)).norm() < 1e-3 * _iterate(x).norm()
+
+
 def test_muon_step_matches_its_definition_per_fused_product():
     model = small_model()
     weight = model["qkv_proj"].weight
@@ -77,7 +88,7 @@ def test_muon_step_matches_its_definition_per_fused_product():
         direction = 0.1 * gradient + 0.9 * buffer
         update = torch.cat([orthogonalise(part[None])[0] for part in direction.split((8, 4, 4))])
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * update
-    torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_muon_resumes_from_its_state():

@@ -164,6 +164,7 @@ def tell_story(draw: random.Random) -> Story:
     text = "\n".join(story.paragraphs)
     text = _name_once(text, cast.hero, "the girl" if cast.he == "she" else "the boy")
     text = _name_once(text, cast.friend, f"{cast.his} friend")
+    text = _colour_once(text, cast.colour, cast.thing)
     return replace(story, paragraphs=tuple(text.split("\n")))
 
 
@@ -174,6 +175,12 @@ def _name_once(text: str, name: str, phrase: str) -> str:
     sentence_start = r'((?:^|[.!?] |[.!?]" |"))'
     rest = re.sub(rf"{sentence_start}{name}\b", rf"\1{phrase.capitalize()}", rest, flags=re.MULTILINE)
     return first + found + re.sub(rf"\b{name}\b", phrase, rest)
+
+
+def _colour_once(text: str, colour: str, thing: str) -> str:
+    """Drop a thing's colour after the first mention, for the same reason."""
+    first, found, rest = text.partition(f"{colour} {thing}")
+    return first + found + rest.replace(f"{colour} {thing}", thing)
 
 
 def _cast(draw: random.Random) -> Cast:
@@ -251,7 +258,7 @@ def _animal_in_trouble(cast: Cast, draw: random.Random) -> Story:
     met = draw.choice(
         (
             f"{cast.place.capitalize()}, {cast.hero} met a small {animal}.",
-            f"One {cast.weather} day {cast.hero} saw a little {animal} {cast.place}.",
+            f"{cast.hero} saw a little {animal} {cast.place}.",
         )
     )
     trouble, help_given = draw.choice(
@@ -295,7 +302,7 @@ def _animal_in_trouble(cast: Cast, draw: random.Random) -> Story:
 
 def _broken_thing(cast: Cast, draw: random.Random) -> Story:
     it = f"{cast.colour} {cast.thing}"
-    wish = f"{cast.hero} wanted to show the {it} to {cast.friend}."
+    wish = f"{cast.hero} wanted to show the {it} to {cast.his} friend {cast.friend}."
     trouble = draw.choice(
         (
             f"But on the way {cast.he} fell, and the {cast.thing} broke.",
@@ -325,7 +332,7 @@ def _broken_thing(cast: Cast, draw: random.Random) -> Story:
 
 def _sharing(cast: Cast, draw: random.Random) -> Story:
     it = f"{cast.colour} {cast.thing}"
-    wish = f"{cast.friend} had no {cast.thing} and wished for one."
+    wish = f"{cast.his.capitalize()} friend {cast.friend} had no {cast.thing} and wished for one."
     trouble = draw.choice(
         (
             f'"It is mine," said {cast.hero}, and did not want to share the {it}.',
@@ -390,8 +397,8 @@ def _gift(cast: Cast, draw: random.Random) -> Story:
     trouble = f"But {cast.he} had no money, and {cast.he} did not know what to do."
     help_given = draw.choice(
         (
-            f'"Make something with your own hands," said {cast.friend}. So {cast.hero} made {with_article(it)}.',
-            f"{cast.friend} had some wood and some paint, and together they made {with_article(it)}.",
+            f'"Make something with your own hands," said {cast.his} friend {cast.friend}. So {cast.hero} made {with_article(it)}.',
+            f"{cast.his.capitalize()} friend {cast.friend} had some wood and some paint, and together they made {with_article(it)}.",
         )
     )
     end = f'"What a lovely {cast.thing}!" said {cast.his} {cast.helper}. "It is the best gift of all."'
