@@ -394,11 +394,12 @@ def _thanks(cast: Cast, animal: str) -> str:
 def _gift(cast: Cast, draw: random.Random) -> Story:
     it = f"{cast.colour} {cast.thing}"
     wish = f"It was the birthday of {cast.his} {cast.helper}, and {cast.hero} wanted to give a gift."
+    friend = f"{cast.his} friend {cast.friend}"
     trouble = f"But {cast.he} had no money, and {cast.he} did not know what to do."
     help_given = draw.choice(
         (
-            f'"Make something with your own hands," said {cast.his} friend {cast.friend}. So {cast.hero} made {with_article(it)}.',
-            f"{cast.his.capitalize()} friend {cast.friend} had some wood and some paint, and together they made {with_article(it)}.",
+            f'"Make something with your own hands," said {friend}. So {cast.hero} made {with_article(it)}.',
+            f"Then {friend} brought wood and paint, and together they made {with_article(it)}.",
         )
     )
     end = f'"What a lovely {cast.thing}!" said {cast.his} {cast.helper}. "It is the best gift of all."'
