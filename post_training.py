@@ -13,13 +13,16 @@ from contextlib import ExitStack
 
 from pipeline.configuration import load_config_from
 from pipeline.formats.run_names import check_run_name
+from pipeline.training.tracker import require_tracker
 from utils.cli import run, stage_parser
 from utils.errors import UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    load_config_from(args)  # reject invalid values before torch loads
+    config = load_config_from(args)  # reject invalid values before torch loads
+    if not args.resume:  # a resumed run keeps its own
+        require_tracker(config.training.tracker)
 
     from pipeline.formats.checkpoint import only_training_run
     from pipeline.tuning.finetuning import build_trainer, choose_start, print_outcome, write_record
@@ -28,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     with ExitStack() as held:
         start = choose_start(args, held)
         trainer = build_trainer(start, resolve_device(start.config.training.device))
+        held.enter_context(trainer.logger)
         del start  # the checkpoint's content
         if not args.resume:
             held.enter_context(only_training_run(trainer.run.folder))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.configuration import load_config_from
 from pipeline.formats.run_names import check_run_name
+from pipeline.training.tracker import require_tracker
 from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import UsageError
 from utils.terminal import format_count
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    paths = load_config_from(args).paths  # reject invalid values before torch loads
+    config = load_config_from(args)  # reject invalid values before torch loads
     if args.compare:
         from pipeline.training.curves import compare_runs
 
-        print(compare_runs(args.compare, paths.log_dir))
+        print(compare_runs(args.compare, config.paths.log_dir))
         return EXIT_OK
+    if not args.resume:  # a resumed run keeps its own
+        require_tracker(config.training.tracker)
 
     from pipeline.training.dry_run import dry_run
     from pipeline.training.pretraining import set_up

@@ -165,3 +165,45 @@ def test_a_full_disk_under_tensorboard_is_one_warning(tmp_path, monkeypatch, cap
     log.close()
     said = capfd.readouterr().err
     assert said == f"warning: {tmp_path} cannot be written: No space left on device; training continues\n"
+
+
+def test_memory_is_in_gigabytes_in_charts_only(tmp_path):
+    logger = DualLogger(tmp_path, "run_a")
+    logger.log(step=1, speed_memory_bytes=3 * 2**30)
+    logger.close()
+    assert read_log(logger.path)[0]["speed_memory_bytes"] == 3 * 2**30
+    assert scalars(tmp_path / "tensorboard" / "run_a", "speed/memory_gb") == [(1, 3.0)]
+
+
+def test_all_samples_are_in_one_text_panel(tmp_path):
+    logger = DualLogger(tmp_path, "run_a")
+    for step, name in ((1, "sample"), (1, "sample"), (2, "samples")):
+        logger.event(name, step=step, text="a")
+    logger.close()
+    assert tags(tmp_path / "tensorboard" / "run_a") == {"samples/text_summary"}
+
+
+def test_hparams_of_a_run_are_in_its_own_folder(tmp_path):
+    first = DualLogger(tmp_path, "run_a", hparams={"training.learning_rate": 0.5, "model.norm": "rms"})
+    first.log(step=1, val_loss=2.0)
+    first.close()
+    DualLogger(tmp_path, "run_a", hparams={"training.learning_rate": 0.5}, resume=LogPosition(1)).close()
+    folder = tmp_path / "tensorboard" / "run_a"
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= hparam_tags(folder)
+    assert [path.parent for path in (tmp_path / "tensorboard").rglob("events*")] == [folder] * 2
+
+
+def accumulated(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def tags(folder):
+    return set(accumulated(folder).Tags()["tensors"])
+
+
+def hparam_tags(folder):
+    return set(accumulated(folder).summary_metadata)

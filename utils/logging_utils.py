@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeGuard
 
 from utils.errors import PipelineError
 from utils.files import make_folder, remove_stale_temporaries, sync_directory, write_text
-from utils.tensorboard_log import TensorBoardLog
+from utils.tensorboard_log import HparamValue, TensorBoardLog
 
 LogLine = dict[str, Any]
 SECONDS_BETWEEN_WRITES = 5.0  # so that a run can be followed while it trains
@@ -35,11 +35,23 @@ class ResumedLog(Protocol):
     def kept(self, lines: Sequence[LogLine]) -> list[LogLine]: ...
 
 
+class Tracker(Protocol):
+    """Another place for the numbers and texts, such as `pipeline.training.tracker.RunTracker`."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+    def add_text(self, step: int, name: str, text: str) -> None: ...
+    def close(self, *, failed: bool) -> None: ...
+
+
 class DualLogger:
     """A buffered log, written every few seconds; call `flush` at checkpoints and before the process ends.
 
+    As a context manager, it closes itself.
+
     Args:
+        hparams: the settings by which TensorBoard's HPARAMS tab compares runs.
         resume: continue a log, after dropping the lines and TensorBoard events that it does not keep.
+        tracker: also gets every number and text.
         enabled: False in processes that do not log; every call is then a no-op.
 
     Raises:
@@ -52,7 +64,9 @@ class DualLogger:
         run_name: str,
         *,
         hyperparameters: Mapping[str, object] | None = None,
+        hparams: Mapping[str, HparamValue] | None = None,
         resume: ResumedLog | None = None,
+        tracker: Tracker | None = None,
         buffer_lines: int = 100,
         enabled: bool = True,
     ) -> None:
@@ -63,6 +77,8 @@ class DualLogger:
         self._lines: list[str] = []
         self._failed = False
         self._last_write = time.monotonic()
+        self._hparams = hparams or {}
+        self._tracker = tracker
         self._tensorboard: TensorBoardLog | None = None
         if not enabled:
             return
@@ -96,7 +112,9 @@ class DualLogger:
         """Log the numbers of a step; `pipeline.formats.logged_metrics` has their names."""
         if self._tensorboard is not None:
             self._append({"step": step, "time": round(time.time(), 3), **values})
-            self._tensorboard.add(step, values)
+            self._tensorboard.add(step, chart_values(values))
+            if self._tracker is not None:
+                self._tracker.log(step, chart_values(values))
 
     def event(self, name: str, *, step: int, **details: object) -> None:
         """Log an event: a start, a sample, a skipped step."""
@@ -105,7 +123,9 @@ class DualLogger:
         self._append({"event": name, "step": step, "time": round(time.time(), 3), **details})
         text = details.get("text")
         if isinstance(text, str):
-            self._tensorboard.add_text(step, name, text)
+            self._tensorboard.add_text(step, chart_name(name), text)
+            if self._tracker is not None:
+                self._tracker.add_text(step, chart_name(name), text)
 
     def flush(self) -> None:
         """Write the buffered lines. If the disk is full they stay buffered, with a single warning that names the
@@ -140,10 +160,19 @@ class DualLogger:
         self._tensorboard.close()
         self._tensorboard = self._open_tensorboard(step, kept)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
+        """Write everything. `failed`: the run ended with an error or was stopped."""
         if self._tensorboard is not None:
             self.flush()
             self._tensorboard.close()
+        if self._tracker is not None:
+            self._tracker.close(failed=failed)
+
+    def __enter__(self) -> "DualLogger":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        self.close(failed=kind is not None)
 
     def _append(self, content: LogLine) -> None:
         self._lines.append(_line(content))
@@ -179,16 +208,30 @@ class DualLogger:
     def _open_tensorboard(self, resume_step: int | None, lines: Iterable[LogLine]) -> TensorBoardLog:
         """Add the events of `resume_step` in `lines` again, because TensorBoard drops its events from that step on."""
         log = TensorBoardLog(self.tensorboard_dir, first_step=resume_step)
+        if self._hparams:
+            log.add_hparams(self._hparams)
         if resume_step is None:
             return log
         for line in lines:
             if line["step"] != resume_step:
                 continue
             if "event" not in line:
-                log.add(resume_step, _numbers(line))
+                log.add(resume_step, chart_values(_numbers(line)))
             elif isinstance(line.get("text"), str):
-                log.add_text(resume_step, line["event"], line["text"])
+                log.add_text(resume_step, chart_name(line["event"]), line["text"])
         return log
+
+
+def chart_values(values: Mapping[str, float]) -> dict[str, float]:
+    """The values under their names in charts; memory in GB."""
+    return {chart_name(name): value / 2**30 if name.endswith("_bytes") else value for name, value in values.items()}
+
+
+def chart_name(name: str) -> str:
+    """``train_loss`` → ``train/loss``, ``speed_memory_bytes`` → ``speed/memory_gb``; all samples have one name."""
+    if name.endswith("_bytes"):
+        name = f"{name.removesuffix('_bytes')}_gb"
+    return "samples" if name == "sample" else name.replace("_", "/", 1)
 
 
 def raw_metrics_path(log_dir: Path, run_name: str) -> Path:

@@ -1,7 +1,7 @@
 """TensorBoard events of a run. A write error is only a warning and never stops the run.
 
 events = TensorBoardLog(log_dir / "tensorboard" / run, first_step=1201)   # drops earlier events from that step on
-events.add(1201, {"train_loss": 3.2})                                       # shown as train/loss
+events.add(1201, {"train/loss": 3.2})
 """
 
 import sys
@@ -9,10 +9,15 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+HparamValue = bool | int | float | str
+# The scores next to the settings in the HPARAMS tab.
+COMPARED_METRICS = ("val/loss", "val/bits_per_byte", "train/loss_smoothed")
 
 
 class TensorBoardLog:
@@ -35,7 +40,11 @@ class TensorBoardLog:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._with_writer(partial(_add_scalar, tag=name.replace("_", "/", 1), value=value, step=step))
+            self._with_writer(partial(_add_scalar, tag=name, value=value, step=step))
+
+    def add_hparams(self, settings: Mapping[str, HparamValue]) -> None:
+        """Show the run in the HPARAMS tab, with these settings and the newest scores."""
+        self._with_writer(lambda writer: _add_hparams(writer, settings))
 
     def add_text(self, step: int, name: str, text: str) -> None:
         encodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -74,6 +83,16 @@ def _silence_writer_threads() -> None:
             report(args)
 
     threading.excepthook = hook
+
+
+def _add_hparams(writer: "SummaryWriter", settings: Mapping[str, HparamValue]) -> None:
+    """The summaries of `SummaryWriter.add_hparams`, which would put them into a run of their own."""
+    from torch.utils.tensorboard import summary
+
+    untyped: Any = summary
+    file_writer: Any = writer.file_writer
+    for part in untyped.hparams(dict(settings), dict.fromkeys(COMPARED_METRICS, 0.0)):
+        file_writer.add_summary(part)
 
 
 def _add_scalar(writer: "SummaryWriter", tag: str, value: float, step: int) -> None:

@@ -1,13 +1,14 @@
 """The names of all metrics logged by a training run.
 
-A name is the key in a line of raw_metrics. TensorBoard shows the first underscore as a slash: ``train_loss`` is the
-chart ``loss`` in the group ``train``.
+A name is the key in a line of raw_metrics. TensorBoard and trackers show the first underscore as a slash:
+``train_loss`` is the chart ``loss`` in the group ``train``. They show ``_bytes`` in GB.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from utils.logging_utils import read_log
+from utils.tensorboard_log import HparamValue
 
 # Group train: written every training.log_every_steps steps.
 TRAIN_LOSS = "train_loss"  # nats per token, of the step
@@ -27,7 +28,7 @@ VAL_LOSS = "val_loss"  # nats per token
 VAL_PERPLEXITY = "val_perplexity"
 VAL_BITS_PER_BYTE = "val_bits_per_byte"  # if the dataset records how many bytes each token has
 
-# Events: lines with "event", and texts in TensorBoard.
+# Events: lines with "event". Both kinds of samples are texts called "samples" in TensorBoard.
 SAMPLE = "sample"  # pretraining: a prompt and its continuation
 SAMPLES = "samples"  # fine-tuning: questions and answers
 SKIPPED_STEP = "skipped_step"
@@ -51,3 +52,13 @@ def is_from_validation(line: Mapping[str, object]) -> bool:
 def validation_losses(log: Path) -> list[tuple[int, float]]:
     """(step, loss) of every validation in a raw metrics file."""
     return [(line["step"], line[VAL_LOSS]) for line in read_log(log) if VAL_LOSS in line]
+
+
+def compared_settings(config: Mapping[str, Mapping[str, object]], *sections: str) -> dict[str, HparamValue]:
+    """``{"training.learning_rate": 0.001, …}``: the settings by which TensorBoard compares runs."""
+    return {
+        f"{section}.{key}": value
+        for section in sections
+        for key, value in config[section].items()
+        if isinstance(value, (bool, int, float, str)) and not key.endswith("_dir")
+    }

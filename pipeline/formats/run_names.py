@@ -1,4 +1,6 @@
-"""Validate the run name from `--name`."""
+"""The run name from `--name`: validate it, and name the logs after it."""
+
+from pathlib import Path
 
 from utils.errors import PipelineError
 
@@ -16,6 +18,11 @@ def check_run_name(name: object, *, origin: str) -> str | None:
             f"{origin} {str(name)[:60]!r}: expected a single path component of at most 100 bytes, without / and \\"
         )
     return name
+
+
+def log_name(folder: Path, name: str | None) -> str:
+    """The name of the logs of the run in `folder`."""
+    return f"{folder.name}_{name}" if name else folder.name
 
 
 def _is_path_component(name: str) -> bool:

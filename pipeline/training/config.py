@@ -67,3 +67,9 @@ class TrainingConfig:
     sample_tokens: int = option(40, "tokens in each sample", minimum=1)
     log_every_steps: int = option(10, "steps between log lines", minimum=1)
     metrics_window: int = option(50, "steps over which displayed metrics are smoothed", minimum=1)
+    tracker: str = option(
+        "none",
+        "also send metrics and samples to Weights & Biases or trackio, if that package is installed",
+        choices=("none", "wandb", "trackio"),
+    )
+    tracker_project: str = option("language-model", "the project of the tracker in which runs appear")

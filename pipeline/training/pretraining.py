@@ -17,7 +17,9 @@ from model import TransformerLM, create_model, load_weights
 from pipeline.configuration import Config
 from pipeline.dataloading.loaders import LoaderOptions
 from pipeline.formats.checkpoint import only_training_run, run_folder_of
+from pipeline.formats.logged_metrics import compared_settings
 from pipeline.formats.run_folders import new_run_folder
+from pipeline.formats.run_names import log_name
 from pipeline.formats.token_dataset import TokenDataset
 from pipeline.generation.settings import GenerationSettings
 from pipeline.modeling.flops import training_flops_per_token
@@ -28,6 +30,7 @@ from pipeline.training.prepare_model import prepare_for_training
 from pipeline.training.run_info import RunInfo, versions
 from pipeline.training.samples import SampleWriter
 from pipeline.training.starting_point import Start, choose_start
+from pipeline.training.tracker import Link, link_to_tracker, require_tracker, start_tracker
 from pipeline.training.trainer import Trainer
 from pipeline.training.training_data import TrainingData
 from utils.devices import current_world, describe_device, peak_flops, resolve_device
@@ -49,6 +52,7 @@ def set_up(args: Namespace, held: ExitStack) -> Trainer:
     device = resolve_device(start.config.training.device)
     held.enter_context(process_group(device))
     trainer = build_trainer(start, device, writes=writes)
+    held.enter_context(trainer.logger)
     if locks and not start.resumes:
         held.enter_context(only_training_run(trainer.run.folder))
     return trainer
@@ -58,6 +62,7 @@ def build_trainer(start: Start, device: torch.device, *, writes: bool = True) ->
     """Data, model and trainer. All checks happen before the run's folder and log are touched."""
     config = start.config
     is_main = current_world().is_main
+    require_tracker(config.training.tracker)
     data, dataset = load_data(start, device)
     description = describe_run(start, dataset, device)
     start.refuse_misfit(description)
@@ -67,9 +72,12 @@ def build_trainer(start: Start, device: torch.device, *, writes: bool = True) ->
     if is_main:
         parameters = format_count(model.num_parameters())
         print(f"{parameters} parameters on {describe_device(device)}: {execution}", *start.notes, sep="\n")
+    folder = run_folder(start, writes=writes)
+    earlier = start.content if start.resumes else {}
+    link = link_to_tracker(config.training, run_name=log_name(folder, start.name), earlier=earlier)
     run = RunInfo(
-        run_folder(start, writes=writes),
-        description,
+        folder,
+        {**description, "tracker": link},
         flops_per_token=training_flops_per_token(config.model, dataset.window),
         peak_flops=peak_flops(device),
     )
@@ -79,7 +87,7 @@ def build_trainer(start: Start, device: torch.device, *, writes: bool = True) ->
         config=config.training,
         device=device,
         run=run,
-        logger=run_logger(start, run.folder, enabled=is_main and writes),
+        logger=run_logger(start, folder, link, enabled=is_main and writes),
         callbacks=callbacks(config, run) if is_main and writes else (),
     )
     if start.resumes:
@@ -173,12 +181,15 @@ def run_folder(start: Start, *, writes: bool) -> Path:
     return from_main(new_run_folder(checkpoint_dir) if current_world().is_main else checkpoint_dir)
 
 
-def run_logger(start: Start, folder: Path, *, enabled: bool) -> DualLogger:
+def run_logger(start: Start, folder: Path, link: Link | None, *, enabled: bool) -> DualLogger:
+    config, log_dir = start.config.to_dict(), start.config.paths.log_dir
     return DualLogger(
-        start.config.paths.log_dir,
-        f"{folder.name}_{start.name}" if start.name else folder.name,
-        hyperparameters=start.config.to_dict(),
+        log_dir,
+        log_name(folder, start.name),
+        hyperparameters=config,
+        hparams=compared_settings(config, "model", "dataset", "training"),
         resume=start.log_position,
+        tracker=start_tracker(link, config=config, directory=log_dir) if link and enabled else None,
         enabled=enabled,
     )
 

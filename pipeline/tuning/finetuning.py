@@ -21,8 +21,9 @@ from pipeline.configuration import Config, config_flags, load_config, load_confi
 from pipeline.formats.chat_template import TEMPLATE_NAME
 from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
+from pipeline.formats.logged_metrics import compared_settings
 from pipeline.formats.run_folders import find_checkpoint, new_run_folder
-from pipeline.formats.run_names import check_run_name
+from pipeline.formats.run_names import check_run_name, log_name
 from pipeline.tokenization.interface import Tokenizer
 from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from pipeline.training.curves import LossCurve
@@ -30,6 +31,7 @@ from pipeline.training.log_position import LogPosition
 from pipeline.training.prepare_model import prepare_for_training
 from pipeline.training.run_info import RunInfo, versions
 from pipeline.training.starting_point import settings_to_resume
+from pipeline.training.tracker import Link, link_to_tracker, require_tracker, start_tracker
 from pipeline.training.trainer import Trainer
 from pipeline.training.training_data import TrainingData
 from pipeline.tuning.compatibility import FirstValidation, check_data, refuse_other_data, tuning_config
@@ -106,6 +108,7 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
             fit.
     """
     config = start.config
+    require_tracker(config.training.tracker)
     conversations = SftDataset.open(config.paths.post_training_dir)
     check_data(conversations, start.content, config, origin=start.checkpoint)
     tokenizer = tokenizer_of(start.content, [config.paths.tokenizer_dir], load_tokenizer, origin=start.origin)
@@ -116,13 +119,16 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
         folder = run_folder_of(start.checkpoint)
     else:
         folder = new_run_folder(config.paths.checkpoint_dir, prefix=RUN_PREFIX)
+    earlier = start.content if start.resumes else {}
+    link = link_to_tracker(config.training, run_name=log_name(folder, start.name), earlier=earlier)
+    description["tracker"] = link
     trainer = Trainer(
         _model(start, device),
         TrainingData(train_loader, val_loader, config.model.vocab_size),
         config=config.training,
         device=device,
         run=RunInfo(folder, description, epoch_checkpoints=True, peak_flops=peak_flops(device)),
-        logger=_logger(start, folder),
+        logger=_logger(start, folder, link),
         callbacks=[
             FirstValidation(description),
             LossCurve(folder),
@@ -193,12 +199,15 @@ def _base(start: TuningStart) -> dict[str, Any]:
     return {"checkpoint": str(start.checkpoint.resolve()), **facts}
 
 
-def _logger(start: TuningStart, folder: Path) -> DualLogger:
+def _logger(start: TuningStart, folder: Path, link: Link | None) -> DualLogger:
+    config, log_dir = start.config.to_dict(), start.config.paths.log_dir
     return DualLogger(
-        start.config.paths.log_dir,
-        f"{folder.name}_{start.name}" if start.name else folder.name,
-        hyperparameters=start.config.to_dict(),
+        log_dir,
+        log_name(folder, start.name),
+        hyperparameters=config,
+        hparams=compared_settings(config, "model", "sft", "training"),
         resume=LogPosition.of(start.content) if start.resumes else None,
+        tracker=start_tracker(link, config=config, directory=log_dir) if link else None,
     )
 
 
