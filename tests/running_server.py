@@ -38,7 +38,14 @@ class RunningServer:
     def __init__(self, server: ServerConfig, *, api_key: str | None = None) -> None:
         self.models = {"base": small_model(1), "chatty": small_model(2)}
         served = [
-            ServedModel(name, model, TOKENIZER, is_chat=name == "chatty", max_rows=server.max_batch)
+            ServedModel(
+                name,
+                model,
+                TOKENIZER,
+                is_chat=name == "chatty",
+                max_rows=server.max_batch,
+                prefix_cache_bytes=server.prefix_cache_mb * 1_000_000,
+            )
             for name, model in self.models.items()
         ]
         self.engine = Engine(served, max_waiting=server.max_waiting, timeout=server.request_timeout)

@@ -67,15 +67,20 @@ def test_rows_of_uneven_length_equal_each_row_alone(options):
 
 
 @torch.no_grad()
-def test_copied_row_continues_like_the_original():
+def test_swapped_rows_continue_like_the_originals():
     model = small_model()
     ids = torch.randint(0, 97, (2, 9))
     cache = new_cache(model, rows=2)
     model(ids, cache=cache)
-    cache.copy_row(cache, 1, 0, length=9)
-    token = torch.tensor([[5], [5]])
-    logits = model(token, cache=cache)["logits"]
-    assert torch.equal(logits[0], logits[1])
+    cache.truncate([9, 5])
+    expected = [
+        model(torch.cat([ids[row, :length], torch.tensor([5])])[None])["logits"][0, -1]
+        for row, length in ((1, 5), (0, 9))
+    ]
+    cache.swap_rows(0, 1)
+    assert cache.lengths == [5, 9]
+    logits = model(torch.tensor([[5], [5]]), cache=cache)["logits"][:, -1]
+    assert torch.allclose(logits, torch.stack(expected), atol=1e-4)
 
 
 @torch.no_grad()

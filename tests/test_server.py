@@ -251,6 +251,44 @@ def test_server_survives_a_failing_model(make_server, caplog):
     assert httpx.post(f"{shaky.url}/v1/completions", json=ask).status_code == 200
 
 
+def test_the_next_turn_is_not_read_again_and_usage_says_so(make_server):
+    cached, uncached = make_server(), make_server(prefix_cache_mb=0)
+    messages = [{"role": "user", "content": "What is the capital of the moon?"}]
+    counts = []
+    for turn in range(3):
+        ask = {"model": "chatty", "messages": messages, "max_tokens": 16, "seed": 4, "stream": turn == 1}
+        ask |= {"stream_options": {"include_usage": True}} if turn == 1 else {}
+        answers = [httpx.post(f"{server.url}/v1/chat/completions", json=ask).text for server in (cached, uncached)]
+        whole = [_whole_answer(text) for text in answers]
+        assert whole[0][0] == whole[1][0]
+        counts.append(whole[0][1])
+        assert whole[1][1] == 0
+        messages += [{"role": "assistant", "content": whole[0][0]}, {"role": "user", "content": "Why?"}]
+    assert counts[0] == 0
+    assert 32 <= counts[1] < counts[2]
+    metrics = httpx.get(f"{cached.url}/metrics").text.splitlines()
+    assert f'llm_cached_prompt_tokens_total{{model="chatty"}} {sum(counts):.1f}' in metrics
+
+
+def _whole_answer(text):
+    """(the text, the number of cached prompt tokens) of a whole or streamed chat completion."""
+    if not text.startswith("data:"):
+        answer = json.loads(text)
+        content = answer["choices"][0]["message"]["content"]
+    else:
+        chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+        answer = chunks[-1]
+        content = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk["choices"])
+    return content, answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+def test_several_answers_to_a_prompt_count_its_cached_tokens_once(make_server):
+    url = f"{make_server().url}/v1/completions"
+    ask = {"model": "base", "prompt": "x" * 40, "n": 3, "max_tokens": 2, "seed": 1}
+    usages = [httpx.post(url, json=ask).json()["usage"] for _ in range(2)]
+    assert [usage["prompt_tokens_details"]["cached_tokens"] for usage in usages] == [0, 32]
+
+
 def test_metrics_count_tokens(make_server):
     counted = make_server()
     httpx.post(f"{counted.url}/v1/completions", json={"model": "base", "prompt": "x", "max_tokens": 7})

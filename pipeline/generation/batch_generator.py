@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model import TransformerLM
+from pipeline.generation.prefix_cache import BLOCK, PrefixCache
 from pipeline.generation.sampling import sample_next_token
 from pipeline.generation.settings import GenerationSettings, check_prompt
 from pipeline.generation.text_stream import TextStream
@@ -46,34 +47,21 @@ class TokenEvent:
     entropy: float | None = None  # of that distribution, in nats
     prompt_logprobs: PromptLogprobs | None = None  # with the first token, if the settings ask for them
     error: PipelineError | None = None  # why the row ended with finish reason "error"
+    num_cached: int = 0  # in a row's first event: prompt tokens that the prefix cache had already
 
 
 @dataclass(eq=False)
 class _Row:
     number: int
-    ids: list[int]
+    ids: list[int]  # the prompt and the new tokens; after a slide, without the oldest
     settings: GenerationSettings
     generator: torch.Generator
     text: TextStream | None
     seen: Tensor | None  # (V,), for the repetition penalty
     rules: TokenRules | None  # penalties, bias and constraint
     num_new: int = 0
-    to_read: list[int] = field(default_factory=list)  # by the prefill: the prompt, or what is left after a slide
     prompt_logprobs: list[tuple[float, TopLogprobs]] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class _Prefill:
-    """Rows whose prompts are being read, in a separate cache, right-padded to the longest."""
-
-    rows: list[_Row]
-    ids: Tensor  # (B, T)
-    cache: KVCache
-    last_hidden: Tensor  # (B, C), at each row's last token, filled in when it is read
-
-    @property
-    def is_done(self) -> bool:
-        return self.cache.lengths[0] == self.ids.shape[1]
+    num_cached: int = 0  # tokens of the prompt that came from the prefix cache
 
 
 class BatchGenerator:
@@ -84,6 +72,7 @@ class BatchGenerator:
             end-of-text id stored in the model's checkpoint, if any.
         max_length: maximum positions per row, prompt and new tokens; None: the model's context.
         decoder: computes one step for the given rows; None: the model's own forward.
+        prefix_cache: keeps what was read for later rows; only for batches of the same model.
     """
 
     def __init__(
@@ -94,6 +83,7 @@ class BatchGenerator:
         max_rows: int = 1,
         max_length: int | None = None,
         decoder: Decoder | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -101,17 +91,24 @@ class BatchGenerator:
         self.eos_id: int | None = tokenizer.eos_id if tokenizer else model.eos_id
         self.context = model.config.context_length
         self._decode = decoder or self._decode_plain
-        self._cache = self._new_cache(max_rows, min(max_length or self.context, self.context))
-        self._active: list[_Row] = []  # row i of the cache belongs to the i-th of these
+        self._cache = KVCache(
+            model.config,
+            batch_size=max_rows,
+            max_length=min(max_length or self.context, self.context),
+            device=model.device,
+            dtype=model.dtype,
+        )
+        self._prefix_cache = prefix_cache
         self._waiting: list[_Row] = []
-        self._prefill: _Prefill | None = None
+        # Row i of the cache belongs to the i-th of these: first the rows that generate, then those that read.
+        self._rows: list[_Row] = []
+        self._num_generating = 0
         self._num_joined = 0
 
     @property
     def num_rows(self) -> int:
         """The number of unfinished rows: waiting, reading their prompt, or generating."""
-        being_read = len(self._prefill.rows) if self._prefill else 0
-        return len(self._waiting) + being_read + len(self._active)
+        return len(self._waiting) + len(self._rows)
 
     def join(self, prompt_ids: Sequence[int], settings: GenerationSettings) -> int:
         """Add a prompt; its first token comes in a later step. Returns the row number used in its events.
@@ -132,17 +129,13 @@ class BatchGenerator:
         self._num_joined += 1
         generator = _seeded_generator(settings.seed)
         rules = self._rules(settings)
-        self._waiting.append(_Row(self._num_joined, ids, settings, generator, text, seen, rules, to_read=list(ids)))
+        self._waiting.append(_Row(self._num_joined, ids, settings, generator, text, seen, rules))
         return self._num_joined
 
     def leave(self, number: int) -> None:
         """Free a row immediately, in any state. The number of a finished row is not an error."""
         self._waiting = [row for row in self._waiting if row.number != number]
-        if self._prefill and number in [row.number for row in self._prefill.rows]:
-            others = [row for row in self._prefill.rows if row.number != number]
-            self._waiting = others + self._waiting
-            self._prefill = None
-        for index, row in enumerate(self._active):
+        for index, row in enumerate(self._rows):
             if row.number == number:
                 self._free(index)
                 return
@@ -155,13 +148,15 @@ class BatchGenerator:
         """
         with _evaluating(self.model):
             self._slide_full_rows()
+            self._admit_waiting_rows()
             logits = []
-            if self._active:
-                tokens = torch.tensor([row.ids[-1] for row in self._active], device=self.model.device)
-                logits.append(self._decode(tokens, self._cache.rows(0, len(self._active))))
-            if self._waiting or self._prefill:
+            generating = self._rows[: self._num_generating]
+            if generating:
+                tokens = torch.tensor([row.ids[-1] for row in generating], device=self.model.device)
+                logits.append(self._decode(tokens, self._cache.rows(0, len(generating))))
+            if len(self._rows) > len(generating):
                 logits += self._read_prompts()
-        return self._sample(torch.cat(logits)) if self._active else []
+        return self._sample(torch.cat(logits)) if logits else []
 
     def _decode_plain(self, tokens: Tensor, cache: KVCache) -> Tensor:
         hidden = self.model.hidden_states(tokens[:, None], cache=cache)  # (B, 1, C)
@@ -179,72 +174,75 @@ class BatchGenerator:
             device=self.model.device,
         )
 
-    def _new_cache(self, batch_size: int, max_length: int) -> KVCache:
-        model = self.model
-        return KVCache(
-            model.config, batch_size=batch_size, max_length=max_length, device=model.device, dtype=model.dtype
-        )
-
     def _slide_full_rows(self) -> None:
         """Drop the oldest half of rows that reached the end of the context; the rest is read again from position 0."""
-        for index in reversed(range(len(self._active))):
-            row = self._active[index]
+        for index in reversed(range(self._num_generating)):
+            row = self._rows[index]
             if self._cache.lengths[index] >= self.context:
-                row.to_read = row.ids[-max(1, self.context // 2) :]
                 self._free(index)
+                row.ids = row.ids[-max(1, self.context // 2) :]
                 self._waiting.insert(0, row)
 
+    def _admit_waiting_rows(self) -> None:
+        """Give waiting rows a place, with the beginnings that are known."""
+        held = []
+        for row in self._waiting:
+            index = len(self._rows)
+            if self._is_being_read(row):
+                held.append(row)
+                continue
+            known = 0
+            if self._prefix_cache and row.settings.prompt_logprobs is None:
+                known = self._prefix_cache.load(row.ids, self._cache, index)
+            self._cache.truncate_row(index, known)
+            if not row.num_new:
+                row.num_cached = known
+            self._rows.append(row)
+        self._waiting = held
+
+    def _is_being_read(self, row: _Row) -> bool:
+        """Whether another row is reading this row's next block, so that it will soon be known."""
+        if self._prefix_cache is None or row.settings.prompt_logprobs is not None:
+            return False
+        end = self._prefix_cache.known_length(row.ids) + BLOCK
+        return len(row.ids) > end and any(
+            other.ids[:end] == row.ids[:end] for other in self._rows[self._num_generating :]
+        )
+
     def _read_prompts(self) -> list[Tensor]:
-        """Read one chunk of prompts. Returns the logits of the rows that this completes; they are active from now
-        on."""
-        prefill = self._prefill = self._prefill or self._start_prefill()
-        start = prefill.cache.lengths[0]
-        stop = min(start + max(1, PREFILL_TOKENS // len(prefill.rows)), prefill.ids.shape[1])
-        hidden = self.model.hidden_states(prefill.ids[:, start:stop], cache=prefill.cache)  # (B, T, C)
-        for index, row in enumerate(prefill.rows):
-            last = len(row.to_read) - 1
-            if start <= last < stop:
-                prefill.last_hidden[index] = hidden[index, last - start]
+        """Read a part of the first prompts, as many as fit when padded on the right. Returns the logits of the rows
+        that this completes, which generate from now on."""
+        first = self._num_generating
+        rows = self._rows[first:]
+        left = [len(row.ids) - length for row, length in zip(rows, self._cache.lengths[first:], strict=False)]
+        count = _num_together(left)
+        cache = self._cache.rows(first, first + count)
+        starts = cache.lengths
+        length = min(max(left[:count]), PREFILL_TOKENS, cache.max_length - max(starts))  # T
+        parts = [row.ids[start : start + length] for row, start in zip(rows, starts, strict=False)]
+        ids = torch.tensor([part + [0] * (length - len(part)) for part in parts], device=self.model.device)  # (B, T)
+        hidden = self.model.hidden_states(ids, cache=cache)  # (B, T, C)
+        cache.truncate([start + len(part) for start, part in zip(starts, parts, strict=True)])
+        for row, start, scored in zip(rows, starts, hidden, strict=False):
             if row.settings.prompt_logprobs is not None and not row.num_new:
-                self._score_prompt(row, hidden[index], start=start, count=row.settings.prompt_logprobs)
-        if not prefill.is_done:
-            return []
-        self._prefill = None
-        for index, row in enumerate(prefill.rows):
-            self._cache.copy_row(prefill.cache, index, len(self._active), length=len(row.to_read))
-            self._active.append(row)
-        return [self.model.project(prefill.last_hidden)]
+                self._score_prompt(row, scored, start=start, count=row.settings.prompt_logprobs)
+        done = [index for index in range(count) if left[index] <= length]
+        for index in done:
+            self._remember(first + index)
+            self._swap(self._num_generating, first + index)
+            self._num_generating += 1
+        return [self.model.project(hidden[done, [left[index] - 1 for index in done]])] if done else []
 
     def _score_prompt(self, row: _Row, hidden: Tensor, *, start: int, count: int) -> None:
         """Note the log-probabilities of the tokens that follow the positions of `hidden` (T, C), from `start` on."""
-        if not start:
-            row.prompt_logprobs = []  # a prefill starts again if one of its rows leaves
-        targets = row.to_read[start + 1 : start + 1 + len(hidden)]
+        targets = row.ids[start + 1 : start + 1 + len(hidden)]
         if targets:
             logits = self.model.project(hidden[: len(targets)])  # (T, V)
             row.prompt_logprobs += _logprobs_of(logits, targets, count)
 
-    def _start_prefill(self) -> _Prefill:
-        """Take the first waiting rows: as many as fit in a step when padded, and at least one."""
-        count = 1
-        longest = len(self._waiting[0].to_read)
-        for row in self._waiting[1:]:
-            longest = max(longest, len(row.to_read))
-            if longest * (count + 1) > PREFILL_TOKENS:
-                break
-            count += 1
-        rows = self._waiting[:count]
-        self._waiting = self._waiting[count:]
-        longest = max(len(row.to_read) for row in rows)
-        padded = [row.to_read + [0] * (longest - len(row.to_read)) for row in rows]
-        ids = torch.tensor(padded, device=self.model.device)  # (B, T)
-        width = self.model.config.hidden_size
-        last_hidden = torch.empty(count, width, device=self.model.device, dtype=self.model.dtype)
-        return _Prefill(rows, ids, self._new_cache(count, longest), last_hidden)
-
     def _sample(self, logits: Tensor) -> list[TokenEvent]:
-        """Sample a token for each active row from `logits` (B, V), and free finished rows."""
-        rows = self._active
+        """Sample a token for each generating row from `logits` (B, V), and free finished rows."""
+        rows = self._rows[: self._num_generating]
         settings = [row.settings for row in rows]
         uniform = torch.cat([torch.rand(1, generator=row.generator) for row in rows]).to(logits.device)
         seen = None  # (B, V)
@@ -279,19 +277,43 @@ class BatchGenerator:
             reason = "length"
         if reason and row.text:
             text += row.text.finish()
-        logprobs = _logprobs(logits, token, row.settings.logprobs)
         prompt = None
         if row.settings.prompt_logprobs is not None and row.num_new == 1:
             prompt = tuple(row.prompt_logprobs)
-        return TokenEvent(row.number, token, text, reason, *logprobs, prompt, error)
+        logprob, top, entropy = _logprobs(logits, token, row.settings.logprobs)
+        num_cached = row.num_cached if row.num_new == 1 else 0
+        return TokenEvent(row.number, token, text, reason, logprob, top, entropy, prompt, error, num_cached)
 
     def _free(self, index: int) -> None:
-        """Remove an active row; the last one moves into its place to keep them contiguous."""
-        last = len(self._active) - 1
-        if index != last:
-            self._cache.copy_row(self._cache, last, index, length=self._cache.lengths[last])
-            self._active[index] = self._active[last]
-        self._active.pop()
+        """Remove a row; others move so that the places in use stay contiguous, generating rows first."""
+        self._remember(index)
+        if index < self._num_generating:
+            self._num_generating -= 1
+            self._swap(index, self._num_generating)
+            index = self._num_generating
+        self._swap(index, len(self._rows) - 1)
+        self._rows.pop()
+
+    def _remember(self, index: int) -> None:
+        """Keep what a row has read for later rows that begin alike."""
+        if self._prefix_cache:
+            self._prefix_cache.store(self._rows[index].ids[: self._cache.lengths[index]], self._cache, index)
+
+    def _swap(self, first: int, second: int) -> None:
+        self._cache.swap_rows(first, second)
+        self._rows[first], self._rows[second] = self._rows[second], self._rows[first]
+
+
+def _num_together(left: Sequence[int]) -> int:
+    """How many of the first prompts, with so many tokens left, fit in a step when padded; at least one."""
+    count = 1
+    longest = left[0]
+    while count < len(left):
+        longest = max(longest, left[count])
+        if longest * (count + 1) > PREFILL_TOKENS:
+            break
+        count += 1
+    return count
 
 
 def _seeded_generator(seed: int | None) -> torch.Generator:

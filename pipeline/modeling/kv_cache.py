@@ -110,13 +110,32 @@ class KVCache:
         """A view of rows `start` to `stop`; writing to it writes to this cache."""
         return _CacheRows(self, slice(start, stop))
 
-    def copy_row(self, other: "KVCache", source: int, target: int, *, length: int) -> None:
-        """Copy the first `length` positions of row `source` in `other`, which may be this cache, to row `target`."""
-        self.keys[target, :, :, :length] = other.keys[source, :, :, :length]
-        self.values[target, :, :, :length] = other.values[source, :, :, :length]
+    def swap_rows(self, first: int, second: int) -> None:
+        """Exchange two rows."""
+        if first == second:
+            return
         lengths = list(self.lengths)
-        lengths[target] = length
+        longest = max(lengths[first], lengths[second])
+        for part in (self.keys, self.values):
+            # Indexing with a list makes a copy, which is complete before the first row is overwritten.
+            part[[first, second], :, :, :longest] = part[[second, first], :, :, :longest]
+        lengths[first], lengths[second] = lengths[second], lengths[first]
         self.truncate(lengths)
+
+    def truncate_row(self, row: int, length: int) -> None:
+        """Set the number of valid positions in one row."""
+        lengths = list(self.lengths)
+        lengths[row] = length
+        self.truncate(lengths)
+
+    def read_row(self, row: int, start: int, stop: int) -> Tensor:
+        """A copy of the keys and values of these positions, (2, L, K, T, D)."""
+        return torch.stack((self.keys[row, :, :, start:stop], self.values[row, :, :, start:stop]))
+
+    def write_row(self, row: int, start: int, content: Tensor) -> None:
+        """Store what `read_row` returned at the positions from `start`."""
+        stop = start + content.shape[3]
+        self.keys[row, :, :, start:stop], self.values[row, :, :, start:stop] = content
 
 
 class _CacheRows(KVCache):

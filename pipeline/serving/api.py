@@ -202,7 +202,7 @@ class Routes:
         choices = await self._gather(request, answers, served)
         if not choices:
             return Response(status_code=499)
-        return JSONResponse(encoded.formatter.whole(choices, encoded.num_prompt_tokens))
+        return JSONResponse(encoded.formatter.whole(choices, encoded.num_prompt_tokens, answers.num_cached))
 
     def _served(self, name: str | None) -> ServedModel:
         models = self.engine.models
@@ -289,7 +289,7 @@ class Routes:
             if not reading.done():
                 return []
             reading.result()
-            self.metrics.count_answer(served.name, sum(len(choice.events) for choice in choices))
+            self.metrics.count_answer(served.name, sum(len(choice.events) for choice in choices), answers.num_cached)
             return choices
         finally:
             answers.cancel()
@@ -307,12 +307,12 @@ class Routes:
                 num_tokens += 1
                 yield _server_sent(formatter.chunk(index, event))
             if encoded.sampling.include_usage():
-                yield _server_sent(formatter.usage_chunk(encoded.num_prompt_tokens, num_tokens))
+                yield _server_sent(formatter.usage_chunk(encoded.num_prompt_tokens, num_tokens, answers.num_cached))
         except Exception as error:
             yield _server_sent(error_body(as_api_error(error)))
         finally:
             answers.cancel()
-            self.metrics.count_answer(encoded.served.name, num_tokens)
+            self.metrics.count_answer(encoded.served.name, num_tokens, answers.num_cached)
         yield "data: [DONE]\n\n"
 
 

@@ -13,6 +13,12 @@ class ServerConfig:
     port: int = option(8000, "TCP port; 0: a free one", minimum=0, maximum=65_535)
     max_batch: int = option(16, "answers that a model generates at the same time", minimum=1)
     max_waiting: int = option(64, "answers that may wait for a slot; further requests are refused (429)", minimum=1)
+    prefix_cache_mb: int = option(
+        256,
+        "memory, in MB for each model, for the keys and values of earlier prompts and answers; a prompt that begins "
+        "like one of them is not read again; 0: off",
+        minimum=0,
+    )
     max_tokens: int = option(1024, "maximum number of new tokens in a request", minimum=1)
     max_body_bytes: int = option(1_000_000, "maximum size of a request body", minimum=1)
     request_timeout: float = option(120.0, "maximum seconds for an answer, including waiting", above=0.0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.generation.batch_generator import BatchGenerator, Decoder, TokenEvent
+from pipeline.generation.prefix_cache import PrefixCache
 from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
 
@@ -48,6 +49,7 @@ class ServedModel:
         *,
         is_chat: bool,
         max_rows: int,
+        prefix_cache_bytes: int = 0,
         decoder: Decoder | None = None,
     ) -> None:
         self.name = name
@@ -64,6 +66,7 @@ class ServedModel:
         self.waiting: deque[Job] = deque()
         self.running: dict[int, Job] = {}
         self.max_rows = max_rows
+        self.prefix_cache = PrefixCache(prefix_cache_bytes)
         self.batch = self._new_batch()
 
     def reset(self) -> None:
@@ -72,7 +75,13 @@ class ServedModel:
         self.batch = self._new_batch()
 
     def _new_batch(self) -> BatchGenerator:
-        return BatchGenerator(self._model, self.tokenizer, max_rows=self.max_rows, decoder=self._decoder)
+        return BatchGenerator(
+            self._model,
+            self.tokenizer,
+            max_rows=self.max_rows,
+            decoder=self._decoder,
+            prefix_cache=self.prefix_cache if self.prefix_cache.max_bytes else None,
+        )
 
 
 @dataclass(eq=False)
@@ -84,6 +93,7 @@ class Job:
     settings: GenerationSettings
     answers: "Answers"
     is_cancelled: bool = False
+    num_cached: int = 0  # prompt tokens that the prefix cache had
 
 
 Outcome = tuple[Job, TokenEvent | Exception]  # the next event of an answer, or the error that ends it
@@ -103,6 +113,12 @@ class Answers:
         for job in self.jobs:
             job.is_cancelled = True
 
+    @property
+    def num_cached(self) -> int:
+        """The prompt tokens that the prefix cache had. A prompt with several answers counts once."""
+        first_jobs = {id(job.prompt_ids): job for job in reversed(self.jobs)}
+        return sum(job.num_cached for job in first_jobs.values())
+
     def put(self, index: int, outcome: TokenEvent | Exception) -> None:
         """Called from the engine's thread."""
         self._loop.call_soon_threadsafe(self._outcomes.put_nowait, (index, outcome))
@@ -118,6 +134,7 @@ class Answers:
             index, outcome = await self._outcomes.get()
             if isinstance(outcome, Exception):
                 raise outcome
+            self.jobs[index].num_cached += outcome.num_cached
             yield index, outcome
             if outcome.finish_reason is not None:
                 num_open -= 1

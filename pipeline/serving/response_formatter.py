@@ -13,10 +13,15 @@ from pydantic import BaseModel
 from pipeline.generation.batch_generator import TokenEvent
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int  # not read again, because the prefix cache had them
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class DefaultSettings(BaseModel):
@@ -96,13 +101,13 @@ class ResponseFormatter(ABC):
         self.with_token_ids = with_token_ids
         self.report: dict[str, Any] = {}  # additional fields of a whole answer and of the first chunk
 
-    def whole(self, choices: Sequence[Choice], num_prompt_tokens: int) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Choice], num_prompt_tokens: int, num_cached: int) -> dict[str, Any]:
         num_tokens = sum(len(choice.events) for choice in choices)
         body = [
             self.whole_choice(index, choice) | self._token_ids(choice.events) for index, choice in enumerate(choices)
         ]
         envelope = self._envelope(self.whole_object, body)
-        return {**envelope, **self.report, "usage": usage(num_prompt_tokens, num_tokens)}
+        return {**envelope, **self.report, "usage": usage(num_prompt_tokens, num_tokens, num_cached)}
 
     def chunk(self, index: int, event: TokenEvent) -> dict[str, Any]:
         return self._envelope(self.chunk_object, [self.chunk_choice(index, event) | self._token_ids([event])])
@@ -114,9 +119,9 @@ class ResponseFormatter(ABC):
             chunks[0] |= self.report
         return chunks
 
-    def usage_chunk(self, num_prompt_tokens: int, num_tokens: int) -> dict[str, Any]:
+    def usage_chunk(self, num_prompt_tokens: int, num_tokens: int, num_cached: int) -> dict[str, Any]:
         """The last chunk, sent if ``stream_options.include_usage`` is true."""
-        return {**self._envelope(self.chunk_object, []), "usage": usage(num_prompt_tokens, num_tokens)}
+        return {**self._envelope(self.chunk_object, []), "usage": usage(num_prompt_tokens, num_tokens, num_cached)}
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
         """Chunks sent before any text."""
@@ -241,6 +246,10 @@ class ChatFormatter(ResponseFormatter):
         return {"content": self._detailed_logprobs(events)}
 
 
-def usage(num_prompt_tokens: int, num_tokens: int) -> dict[str, int]:
-    total = num_prompt_tokens + num_tokens
-    return {"prompt_tokens": num_prompt_tokens, "completion_tokens": num_tokens, "total_tokens": total}
+def usage(num_prompt_tokens: int, num_tokens: int, num_cached: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": num_prompt_tokens,
+        "completion_tokens": num_tokens,
+        "total_tokens": num_prompt_tokens + num_tokens,
+        "prompt_tokens_details": {"cached_tokens": num_cached},
+    }

@@ -62,6 +62,7 @@ def load_models(arguments: Sequence[str], config: Config, *, device: str) -> "li
                 loaded.tokenizer,
                 is_chat=loaded.is_chat,
                 max_rows=config.server.max_batch,
+                prefix_cache_bytes=config.server.prefix_cache_mb * 1_000_000,
                 decoder=compiled_decoder(loaded.model, chosen.compile),
             )
         )
