@@ -1,6 +1,7 @@
 """The server over real sockets, with the openai client and plain HTTP."""
 
 import json
+import re
 import threading
 
 import httpx
@@ -12,6 +13,7 @@ from pipeline.formats.chat_template import encode_prompt
 from pipeline.generation.config import GenerationConfig
 from pipeline.generation.generate import stream_text
 from pipeline.generation.settings import GenerationSettings
+from pipeline.serving.api import PAGE_FOLDER
 from pipeline.serving.engine import ServedModel
 from tests.running_server import TOKENIZER
 
@@ -297,9 +299,22 @@ def test_metrics_count_tokens(make_server):
     assert "llm_running 0.0" in lines
 
 
-def test_the_page_and_the_description_are_there(server):
-    page = httpx.get(server.url)
-    assert page.status_code == 200
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_load_only_packaged_files(server, path):
+    page = httpx.get(f"{server.url}{path}")
     assert "default-src 'none'" in page.headers["content-security-policy"]
+    named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert named
+    for name in named:
+        assert httpx.get(f"{server.url}/{name}").status_code == 200, name
+
+
+def test_scripts_import_only_packaged_files():
+    for script in PAGE_FOLDER.glob("*.js"):
+        for name in re.findall(r'from "([^"]+)"', script.read_text()):
+            assert (script.parent / name).exists(), f"{script.name} imports {name}"
+
+
+def test_the_description_lists_the_routes(server):
     document = json.loads(httpx.get(f"{server.url}/openapi.json").text)
     assert "/v1/chat/completions" in document["paths"]

@@ -181,7 +181,7 @@ def locked(make_server):
 
 
 def test_the_key_opens_everything_and_its_scheme_has_any_case(locked):
-    for path in ("/v1/models", "/metrics", "/docs", "/openapi.json", "/redoc", "/nowhere"):
+    for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere", "/statically"):
         assert CLIENT.get(f"{locked.url}{path}").status_code == 401
         assert CLIENT.get(f"{locked.url}{path}", headers={"Authorization": "Bearer sesame"}).status_code == 401
     assert CLIENT.get(f"{locked.url}/v1/models", headers={"Authorization": "sésame".encode()}).status_code == 401
@@ -190,9 +190,9 @@ def test_the_key_opens_everything_and_its_scheme_has_any_case(locked):
         assert CLIENT.get(f"{locked.url}/v1/models", headers=right).status_code == 200
 
 
-def test_without_the_key_health_and_page_are_open(locked):
-    assert CLIENT.get(f"{locked.url}/health").status_code == 200
-    assert CLIENT.get(f"{locked.url}/").status_code == 200
+def test_without_the_key_health_and_pages_are_open(locked):
+    for path in ("/health", "/", "/docs", "/static/main.js"):
+        assert CLIENT.get(f"{locked.url}{path}").status_code == 200
 
 
 def test_empty_key_is_an_error(monkeypatch):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from pipeline.generation.config import GenerationConfig
 from pipeline.generation.settings import GenerationSettings, check_prompt, check_text, prompt_room
@@ -35,14 +35,11 @@ from pipeline.serving.response_formatter import (
     ResponseFormatter,
 )
 from pipeline.web.access import AllowedHosts, ApiKey, host_names
+from pipeline.web.static_files import PackagedFiles
+from pipeline.web.theme import THEME_FILE
 from utils.errors import did_you_mean
 
-PAGE = Path(__file__).with_name("chat_page.html")
-# The page is a single file with inline script and style; it may not run or load anything else.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
+PAGE_FOLDER = Path(__file__).with_name("page")
 
 
 def create_app(
@@ -63,6 +60,8 @@ def create_app(
         description="An OpenAI-compatible API for the checkpoints on this machine.",
         version="1",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load scripts from the web
+        redoc_url=None,
     )
     app.router.route_class = JsonRoute
     add_error_handlers(app)
@@ -119,7 +118,10 @@ class Routes:
         app.get("/v1/models/{name}", tags=["OpenAI"], responses={404: DOCUMENTED_ERRORS[404]})(self.model)
         app.get("/health", tags=["operation"])(self.health)
         app.get("/metrics", tags=["operation"], response_class=Response)(self.prometheus)
-        app.get("/", include_in_schema=False)(self.page)
+        files = PackagedFiles(PAGE_FOLDER, THEME_FILE)
+        app.add_route("/", files.page("index.html"))
+        app.add_route("/docs", files.page("docs.html"))
+        app.add_route("/static/{name:path}", files.serve)
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
         """Continue one or several texts."""
@@ -183,9 +185,6 @@ class Routes:
     async def prometheus(self) -> Response:
         """Counters and gauges in Prometheus text format."""
         return Response(self.metrics.text(), media_type=self.metrics.content_type)
-
-    async def page(self) -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": PAGE_POLICY})
 
     async def _answer(self, request: Request, encoded: EncodedRequest) -> Response:
         served = encoded.served

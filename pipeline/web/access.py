@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pipeline.web.errors import ApiError, error_response
 from utils.errors import PipelineError
 
-# For monitoring, and for browsers that have no key yet.
-OPEN_PATHS = ("/health", "/", "/runs")
-OPEN_PREFIXES = ("/runs/static/",)
+# For monitoring, and for browsers, which have no key until it is entered in the page.
+OPEN_PATHS = ("/health", "/", "/docs", "/runs")
+OPEN_PREFIXES = ("/static/", "/runs/static/")
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@,/\s]+))(:\d*)?")
 
 
