@@ -171,8 +171,10 @@ def test_edited_questions_and_new_answers_become_versions(page):
     page.keyboard.press("Enter")
     finish(page)
     assert page.locator(".question .body").inner_text() == "Two"
-    page.get_by_label("Previous version of this question").click()
+    page.get_by_label("Previous version of this question").focus()
+    page.keyboard.press("Enter")
     assert page.locator(".question .body").inner_text() == "One"
+    assert page.evaluate("document.activeElement.ariaLabel") == "Question"  # the focus stays where it was
     page.reload()
     page.locator(".answer").wait_for()
     assert page.locator(".question .versions .number").inner_text() == "1 of 2"
@@ -365,6 +367,12 @@ def test_the_page_fits_a_phone(open_page):
     assert not page.locator("#sidebar").is_visible()
 
 
-def test_the_description_of_the_api_works_offline(open_page):
-    page = open_page("/docs")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_description_of_the_api_works_offline(open_page, scheme):
+    pytest.importorskip("axe_playwright_python", reason="pip install -r requirements-slow.txt")
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page("/docs", scheme=scheme)
     page.locator(".opblock", has_text="/v1/chat/completions").first.wait_for()
+    page.locator("[role=banner]").wait_for()
+    assert [rule["id"] for rule in Axe().run(page).response["violations"]] == []

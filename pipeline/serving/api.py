@@ -253,7 +253,7 @@ class Routes:
             settings,
             context=served.context,
             vocab_size=served.vocab_size,
-            advice='send "truncation": "auto"',
+            advice="shorten the last message" if sampling.may_truncate else 'send "truncation": "auto"',
         )
         return settings
 

@@ -36,10 +36,11 @@ const actions = {
   record: (node) => records.get(node.tokensOf ?? node.id),
   view: () => checked("view"),
 
-  choose(thread, node) {
+  choose(thread, node, label) {
     chooseVersion(thread, node);
     save(conversation);
     draw();
+    keepFocus(node, label);
   },
 
   edit(thread, question, text) {
@@ -109,10 +110,11 @@ function answer(thread, question) {
 /** Carry out prepared answers at the same time, until all are done or stopped. */
 async function write(jobs) {
   const written = conversation;
-  running = {controller: new AbortController(), nodes: new Set(jobs.map((job) => job.node))};
+  running = {controller: new AbortController(), conversation: written, nodes: new Set(jobs.map((job) => job.node))};
   save(written);
   draw();
   for (const pane of panes) pane.scrollToEnd();
+  keepFocus(jobs[0].node);
   announce("Writing");
   let saved = performance.now();
   await Promise.all(jobs.map(async ({node, request}) => {
@@ -125,11 +127,12 @@ async function write(jobs) {
       }
     };
     await writeAnswer(request, {node, record, signal: running.controller.signal, changed});
-    saveTokens(record).catch(reportStorage);
+    if (conversations.includes(written)) saveTokens(record).catch(reportStorage);
   }));
   running = null;
   save(written);
   draw();
+  keepFocus(jobs[0].node);
   announce(jobs.map(({node}) => node.error ?? `Answer complete, ${node.numTokens} tokens`).join(". "));
 }
 
@@ -167,11 +170,17 @@ function reportStorage(problem) {
 /** Read the list again after another tab changed it; what is on the screen here stays. */
 async function readAgain() {
   const stored = await loadConversations();
-  conversations = stored.map((found) => (found.id === conversation.id ? conversation : found));
+  const open = [conversation, running?.conversation];
+  conversations = stored.map((found) => open.find((other) => other?.id === found.id) ?? found);
   sidebar.show(conversations, conversation);
 }
 
 /* Drawing */
+
+/** Buttons are drawn again when their message changes; put the focus that this costs back near its place. */
+function keepFocus(node, label) {
+  if (document.activeElement === document.body) panes.forEach((pane) => pane.focusMessage(node, label));
+}
 
 function showProblem(text) {
   byId("problem").textContent = text;

@@ -25,10 +25,9 @@ const marked = new Marked({
     // HTML in an answer is shown as the model wrote it.
     html: ({text}) => escapeHtml(text),
     image: ({text, href}) => escapeHtml(text || href),
-    // The page has its own headings above the answers.
+    // One level below the page's own, because a model may start anywhere; the size tells them apart.
     heading({tokens, depth}) {
-      const level = Math.min(6, depth + 3);
-      return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>`;
+      return `<h2 class="depth-${depth}">${this.parser.parseInline(tokens)}</h2>`;
     },
     checkbox: ({checked}) => (checked ? "☑ " : "☐ "),
     code: ({text, lang}) => `<pre><code class="${escapeHtml(lang || "")}">${colour(text, lang)}</code></pre>`,

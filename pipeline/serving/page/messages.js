@@ -15,7 +15,10 @@ function versionSwitch(thread, node, actions) {
   if (versions.length < 2) return null;
   const at = versions.indexOf(node);
   const name = node.role === "user" ? "question" : "answer";
-  const step = (label, text, to) => button(text, () => actions.choose(thread, to), {disabled: !to || actions.isBusy(), "aria-label": `${label} version of this ${name}`});
+  const step = (direction, text, to) => {
+    const label = `${direction} version of this ${name}`;
+    return button(text, () => actions.choose(thread, to, label), {disabled: !to || actions.isBusy(), "aria-label": label});
+  };
   return element("span", {class: "versions"}, step("Previous", "‹", versions[at - 1]),
     element("span", {class: "number"}, `${at + 1} of ${versions.length}`), step("Next", "›", versions[at + 1]));
 }
@@ -49,7 +52,7 @@ function editQuestion(article, thread, node, actions) {
 
 /** A question of a chat. */
 export function questionArticle(thread, node, actions) {
-  const article = element("article", {class: "message question", "aria-label": "Question"}, element("div", {class: "body"}, node.text));
+  const article = element("article", {class: "message question", "aria-label": "Question", tabindex: -1, "data-node": node.id}, element("div", {class: "body"}, node.text));
   const edit = button("Edit", () => editQuestion(article, thread, node, actions), {disabled: actions.isBusy()});
   article.append(element("footer", {}, element("span", {class: "actions"}, versionSwitch(thread, node, actions), copyButton(() => node.text), edit)));
   return article;
@@ -67,7 +70,8 @@ export class AnswerArticle {
     this.notice = element("p", {class: "notice", hidden: true});
     this.problem = element("p", {class: "notice danger", role: "alert", hidden: true});
     this.footer = element("footer");
-    this.element = element("article", {class: "message answer"}, this.notice, this.body, this.problem, this.footer);
+    const nodes = [node.id, node.mode === "completion" ? question?.id : ""].join(" ");
+    this.element = element("article", {class: "message answer", tabindex: -1, "data-node": nodes}, this.notice, this.body, this.problem, this.footer);
     this.refresh();
   }
 

@@ -67,6 +67,13 @@ export class Pane {
     article.update();
   }
 
+  /** Focus the button of a message with this label, or the message itself, if it is in this pane. */
+  focusMessage(node, label) {
+    const message = [...this.log.children].find((child) => child.dataset.node?.split(" ").includes(node.id));
+    const named = label && message?.querySelector(`[aria-label="${label}"]:not(:disabled)`);
+    (named ?? message)?.focus({preventScroll: true});
+  }
+
   redrawTokens() {
     for (const article of this.#answers.values()) article.refresh({restart: true});
   }
