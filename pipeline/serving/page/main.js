@@ -189,6 +189,7 @@ function showProblem(text) {
 
 function draw() {
   const shown = threads();
+  byId("legend").hidden = checked("view") !== "tokens";
   if (panes.length !== shown.length) {
     panes = shown.map((_, index) => new Pane(index, actions));
     byId("panes").replaceChildren(...panes.map((pane) => pane.element));
@@ -205,7 +206,6 @@ function draw() {
   byId("compare").setAttribute("aria-pressed", String(conversation.comparing));
   byId("send").disabled = running !== null;
   byId("stop-button").hidden = running === null;
-  byId("legend").hidden = checked("view") !== "tokens";
   byId("title").textContent = conversation.title || "New conversation";
   document.title = conversation.title ? `${conversation.title} · Language model` : "Language model";
   sidebar.show(conversations, conversation);

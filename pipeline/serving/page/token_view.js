@@ -215,20 +215,21 @@ class TokenCard {
     element("span", {class: "number"}, percent(probability(other))));
   }
 
-  /** Below the token if there is room, else above; on a phone, at the bottom of the screen. */
+  /** Below the token if it fits there or there is more room than above; on a phone, at the bottom of the screen. */
   #place() {
     if (!this.isOpen) return;
     const {style} = this.element;
-    style.removeProperty("left");
-    style.removeProperty("top");
+    for (const name of ["left", "top", "max-height"]) style.removeProperty(name);
     if (matchMedia("(max-width: 640px)").matches) return;
     const place = this.#target.getClientRects()[0];
     if (!place) return this.close();
     const {offsetWidth: width, offsetHeight: height} = this.element;
-    const below = place.bottom + 6;
-    const top = below + height <= innerHeight - 8 ? below : Math.max(8, place.top - height - 6);
+    const [above, below] = [place.top - 14, innerHeight - place.bottom - 14];
+    const isBelow = height <= below || below >= above;
+    const shown = Math.min(height, isBelow ? below : above);
+    style.maxHeight = `${shown}px`;
     style.left = `${Math.max(8, Math.min(place.left - 12, innerWidth - width - 8))}px`;
-    style.top = `${top}px`;
+    style.top = `${isBelow ? place.bottom + 6 : place.top - shown - 6}px`;
   }
 }
 
