@@ -136,7 +136,7 @@ BAD_REQUESTS = [
     ({"prompt": "x", "top_p": 0}, 400, "top_p"),
     ({"prompt": "x", "stop": [""]}, 400, "stop"),
     ({"prompt": "x", "stop": list("abcde")}, 400, "stop"),
-    ({"prompt": "x", "frequency_penalty": 1.5}, 400, "frequency_penalty"),
+    ({"prompt": "x", "frequency_penalty": 2.5}, 400, "frequency_penalty"),
     ({"prompt": "x", "temprature": 1}, 400, "temprature: this field is not supported"),
     ({"prompt": "x", "model": "chattie"}, 404, "did you mean 'chatty'?"),
     ({"prompt": [1, 300]}, 400, "300"),

@@ -13,6 +13,10 @@ from pipeline.generation.token_rules import Constraint
 from utils.errors import PipelineError
 
 
+class ContextLengthError(PipelineError):
+    """The prompt, or the prompt and its answer, do not fit in the model's context."""
+
+
 @dataclass(frozen=True)
 class GenerationSettings:
     """How to sample tokens, and when to stop.
@@ -111,9 +115,11 @@ def check_prompt(
             f"the prompt contains token id {unknown}; expected ids from 0 to {vocab_size - 1} (the model's vocabulary)"
         )
     if length > context:
-        raise PipelineError(f"the prompt has {length:,} tokens, but the model's context is {context:,}; shorten it")
+        raise ContextLengthError(
+            f"the prompt has {length:,} tokens, but the model's context is {context:,}; shorten it"
+        )
     if settings.on_overflow == "refuse" and length + settings.max_length > context:
-        raise PipelineError(
+        raise ContextLengthError(
             f"{length:,} prompt tokens plus {settings.max_length:,} new tokens (max_length) exceed the model's "
             f"context of {context:,}; request fewer, or {advice}"
         )

@@ -8,21 +8,46 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from pipeline.generation.config import GenerationConfig
-from pipeline.generation.settings import GenerationSettings, check_prompt, check_text, prompt_room
+from pipeline.generation.json_constraint import JsonGrammars
+from pipeline.generation.settings import GenerationSettings, check_prompt, prompt_room
+from pipeline.generation.token_rules import Constraint
 from pipeline.serving.config import ServerConfig
 from pipeline.serving.engine import Answers, Engine, ServedModel
 from pipeline.serving.errors import DOCUMENTED_ERRORS, ApiError, add_error_handlers, as_api_error, error_body
 from pipeline.serving.json_body import JsonRoute
 from pipeline.serving.prometheus_metrics import Metrics
-from pipeline.serving.prompts import PromptEncoder, Prompts, encode_chat, encode_texts
-from pipeline.serving.request_limits import BodyLimit, check_max_tokens, check_num_answers, check_num_characters
-from pipeline.serving.request_schemas import ChatCompletionRequest, CompletionRequest, SamplingRequest
+from pipeline.serving.prompts import (
+    PromptEncoder,
+    Prompts,
+    chat_ids,
+    encode_chat,
+    encode_texts,
+    plain_messages,
+    text_ids,
+)
+from pipeline.serving.request_limits import (
+    BodyLimit,
+    check_ids,
+    check_max_tokens,
+    check_num_answers,
+    check_num_characters,
+)
+from pipeline.serving.request_schemas import (
+    ChatCompletionRequest,
+    ChatMessage,
+    CompletionRequest,
+    DetokenizeRequest,
+    SamplingRequest,
+    TokenizeRequest,
+)
 from pipeline.serving.response_formatter import (
     ChatCompletionResponse,
     ChatFormatter,
@@ -30,11 +55,15 @@ from pipeline.serving.response_formatter import (
     CompletionFormatter,
     CompletionResponse,
     DefaultSettings,
+    DetokenizeResponse,
+    Echo,
     ModelCard,
     ModelList,
     ResponseFormatter,
+    TokenizeResponse,
+    token_text,
 )
-from pipeline.web.access import AllowedHosts, ApiKey, host_names
+from pipeline.web.access import AllowedHosts, ApiKey, check_origins, host_names
 from pipeline.web.static_files import PackagedFiles
 from pipeline.web.theme import THEME_FILE
 from utils.errors import did_you_mean
@@ -69,6 +98,14 @@ def create_app(
     app.add_middleware(BodyLimit, max_bytes=server.max_body_bytes)
     if api_key:
         app.add_middleware(ApiKey, key=api_key)
+    if server.cors_origins:  # before the key, because browsers ask for permission without it
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=check_origins(server.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
     app.add_middleware(AllowedHosts, names=host_names(server.host, server.allowed_hosts))
     routes.add_to(app)
     return app
@@ -89,6 +126,8 @@ class EncodedRequest:
     logprobs: int | None
     formatter: ResponseFormatter
     default_max_tokens: int | None = None
+    prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -104,6 +143,7 @@ class Routes:
         self.server = server
         self.metrics = metrics
         self.encoder = PromptEncoder(server.max_waiting)
+        self.grammars = {name: JsonGrammars(served.tokenizer) for name, served in engine.models.items()}
 
     def add_to(self, app: FastAPI) -> None:
         complete = app.post(
@@ -115,7 +155,9 @@ class Routes:
         complete(self.completions)
         chat(self.chat)
         app.get("/v1/models", tags=["OpenAI"])(self.models)
-        app.get("/v1/models/{name}", tags=["OpenAI"], responses={404: DOCUMENTED_ERRORS[404]})(self.model)
+        app.get("/v1/models/{name:path}", tags=["OpenAI"], responses={404: DOCUMENTED_ERRORS[404]})(self.model)
+        app.post("/tokenize", tags=["tokens"], responses=DOCUMENTED_ERRORS)(self.tokenize)
+        app.post("/detokenize", tags=["tokens"], responses=DOCUMENTED_ERRORS)(self.detokenize)
         app.get("/health", tags=["operation"])(self.health)
         app.get("/metrics", tags=["operation"], response_class=Response)(self.prometheus)
         files = PackagedFiles(PAGE_FOLDER, THEME_FILE)
@@ -132,7 +174,9 @@ class Routes:
             if isinstance(prompt, str):
                 check_num_characters([prompt], served)
         room = self._prompt_room(served, body, body.max_tokens)
-        prompts = await self._encode(served, body, len(given), lambda: encode_texts(served.tokenizer, given, room=room))
+        prompts, constraint = await self._encode(
+            served, body, len(given), lambda: encode_texts(served.tokenizer, given, room=room)
+        )
         formatter = CompletionFormatter(
             served.name,
             served.token_bytes,
@@ -141,25 +185,31 @@ class Routes:
         )
         if body.may_truncate:
             formatter.report["dropped_tokens"] = prompts.num_dropped
+        ids_of_choices = [ids for ids in prompts.ids for _ in range(body.n)]
         if body.return_token_ids:
-            formatter.prompt_ids = [ids for ids in prompts.ids for _ in range(body.n)]
-        default = self.defaults.max_length  # a base model may never end a text by itself
-        encoded = EncodedRequest(served, body, prompts, body.max_tokens, body.logprobs, formatter, default)
+            formatter.prompt_ids = ids_of_choices
+        if body.echo:
+            formatter.echo = Echo(ids_of_choices, with_answer=body.max_tokens != 0)
+        encoded = EncodedRequest(
+            served,
+            body,
+            prompts,
+            1 if body.max_tokens == 0 else body.max_tokens,  # the formatter leaves it out
+            body.logprobs,
+            formatter,
+            default_max_tokens=self.defaults.max_length,  # a base model may never end a text by itself
+            prompt_logprobs=body.logprobs if body.echo else None,
+            constraint=constraint,
+        )
         return await self._answer(request, encoded)
 
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation, using the template that the checkpoint was fine-tuned with."""
         served = self._served(body.model)
-        if not served.is_chat:
-            message = f"{served.name} is a base model, not trained on conversations; use /v1/completions"
-            raise ApiError(400, message, param="model", code="no_chat_model")
+        check_can_chat(served)
         max_tokens = body.max_completion_tokens or body.max_tokens
         self._check_counts(body, 1, max_tokens)
-        needed = body.messages[-1:] if body.may_truncate else body.messages
-        check_num_characters([message.content for message in needed], served)
-        messages = [_plain_message(message.role, message.content) for message in body.messages]
-        room = self._prompt_room(served, body, max_tokens)
-        prompts = await self._encode(served, body, 1, lambda: encode_chat(served.tokenizer, messages, room=room))
+        prompts, constraint = await self._encode_chat(served, body, body.messages, max_tokens)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         formatter = ChatFormatter(
             served.name, served.token_bytes, with_logprobs=body.logprobs, with_token_ids=body.return_token_ids
@@ -168,7 +218,29 @@ class Routes:
             formatter.report["dropped_turns"] = prompts.num_dropped
         if body.return_token_ids:
             formatter.report["prompt_token_ids"] = prompts.ids[0]
-        return await self._answer(request, EncodedRequest(served, body, prompts, max_tokens, logprobs, formatter))
+        encoded = EncodedRequest(served, body, prompts, max_tokens, logprobs, formatter, constraint=constraint)
+        return await self._answer(request, encoded)
+
+    async def tokenize(self, body: TokenizeRequest) -> TokenizeResponse:
+        """The token ids of a text or of a conversation."""
+        served = self._served(body.model)
+        if body.messages is None:
+            text = body.prompt or ""
+            check_num_characters([text], served)
+            encode = partial(text_ids, served.tokenizer, text, add_bos=body.add_special_tokens)
+        else:
+            check_can_chat(served)
+            check_num_characters([message.content for message in body.messages], served)
+            encode = partial(chat_ids, served.tokenizer, plain_messages(body.messages))
+        ids = await self.encoder.encode(encode, num_answers=1)
+        texts = [token_text(served.token_bytes[token]) for token in ids] if body.return_token_strs else None
+        return TokenizeResponse(count=len(ids), max_model_len=served.context, tokens=ids, token_strs=texts)
+
+    async def detokenize(self, body: DetokenizeRequest) -> DetokenizeResponse:
+        """The text of token ids."""
+        served = self._served(body.model)
+        check_ids("tokens", body.tokens, served)
+        return DetokenizeResponse(prompt=served.tokenizer.decode(body.tokens))
 
     async def models(self) -> ModelList:
         """The models by name."""
@@ -227,10 +299,26 @@ class Routes:
 
     async def _encode(
         self, served: ServedModel, body: SamplingRequest, num_prompts: int, encode: Callable[[], Prompts]
-    ) -> Prompts:
+    ) -> tuple[Prompts, Constraint | None]:
+        """The prompts, and the constraint of the answers if the request has a response format."""
         num_answers = num_prompts * body.n
         self.engine.check_room(served, num_answers)
-        return await self.encoder.encode(encode, num_answers=num_answers)
+        answer_format = body.answer_format()
+        schema = answer_format.answer_schema if answer_format else None
+
+        def encode_and_compile() -> tuple[Prompts, Constraint | None]:
+            return encode(), None if schema is None else self.grammars[served.name].compile(schema)
+
+        return await self.encoder.encode(encode_and_compile, num_answers=num_answers)
+
+    async def _encode_chat(
+        self, served: ServedModel, body: SamplingRequest, messages: Sequence[ChatMessage], max_tokens: int | None
+    ) -> tuple[Prompts, Constraint | None]:
+        needed = messages[-1:] if body.may_truncate else messages
+        check_num_characters([message.content for message in needed], served)
+        room = self._prompt_room(served, body, max_tokens)
+        plain = plain_messages(messages)
+        return await self._encode(served, body, 1, lambda: encode_chat(served.tokenizer, plain, room=room))
 
     def _settings(self, encoded: EncodedRequest, prompt_ids: Sequence[int], choice: int) -> GenerationSettings:
         """The settings of the request, checked against the model's context; each choice has its own seed."""
@@ -245,9 +333,11 @@ class Routes:
             sampling.apply_to(self.defaults),
             max_length=max_length,
             seed=seed,
-            stop=sampling.stops(),
             logprobs=encoded.logprobs,
+            prompt_logprobs=encoded.prompt_logprobs,
+            constraint=encoded.constraint,
         )
+        check_ids("logit_bias", [token for token, _ in settings.logit_bias], served)
         check_prompt(
             prompt_ids,
             settings,
@@ -324,6 +414,7 @@ def _server_sent(content: Mapping[str, object]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-def _plain_message(role: str, content: str) -> dict[str, str]:
-    """OpenAI's newer clients call the system role ``developer``."""
-    return {"role": "system" if role == "developer" else role, "content": check_text(content)}
+def check_can_chat(served: ServedModel) -> None:
+    if not served.is_chat:
+        message = f"{served.name} is a base model, not trained on conversations; use /v1/completions"
+        raise ApiError(400, message, param="model", code="no_chat_model")

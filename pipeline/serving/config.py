@@ -31,6 +31,11 @@ class ServerConfig:
     body_timeout: float = option(
         30.0, "maximum seconds to receive the body of a request, or for a client to read the answer", above=0.0
     )
+    cors_origins: tuple[str, ...] = option(
+        (),
+        'origins of web pages that may use the API, like `https://example.org`; `"*"`: all pages; empty: only the '
+        "server's own",
+    )
     allowed_hosts: tuple[str, ...] = option(
         (),
         "additional host names that requests may use, besides localhost, IP addresses, `host` and, unless that is "

@@ -247,7 +247,7 @@ class Engine:
     def _step(self, served: ServedModel) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for event in served.batch.step():
-            outcomes.append((served.running[event.row], event))
+            outcomes.append((served.running[event.row], event.error or event))
             if event.finish_reason:
                 del served.running[event.row]
         return outcomes

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from pipeline.generation.settings import ContextLengthError
 from pipeline.serving.engine import EngineError, QueueFullError, RequestTimeoutError
 from pipeline.web.errors import ApiError, error_body, error_response, one_line
 from utils.errors import PipelineError
@@ -35,6 +36,7 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
         403: "the request is for a host that this server does not accept (server.allowed_hosts)",
         404: "unknown model",
         408: "the body took longer than server.body_timeout seconds to arrive",
+        415: "the Content-Type is not application/json",
         413: "the body is larger than server.max_body_bytes",
         429: "server.max_waiting answers are already waiting; try again after Retry-After seconds",
         500: "the model failed",
@@ -55,6 +57,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(429, "too many requests are waiting; try again in a moment", code="queue_full")
     if isinstance(error, RequestTimeoutError):
         return ApiError(504, "the answer took longer than this server allows", code="timeout")
+    if isinstance(error, ContextLengthError):
+        return ApiError(400, str(error), code="context_length_exceeded")
     if isinstance(error, PipelineError):
         return ApiError(400, str(error))
     if isinstance(error, EngineError):
@@ -82,7 +86,8 @@ def _of_validation(error: RequestValidationError) -> ApiError:
     # In a union every member reports an error; the first part of the location is the field name.
     where = [str(part) for part in first["loc"] if part != "body"]
     field = one_line(where[0], longest=100) if where else None
-    message = first["msg"]
+    field = first.get("ctx", {}).get("field", field)  # validators of several fields name the one at fault
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "this field is not supported"
     return ApiError(400, f"{field}: {message}" if field else message, param=field)

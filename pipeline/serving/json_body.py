@@ -25,9 +25,19 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
+            if request.method == "POST":
+                _check_content_type(request.headers.get("content-type", ""))
             return await handle(_JsonRequest(request.scope, request.receive))
 
         return handle_strictly
+
+
+def _check_content_type(given: str) -> None:
+    """Refuse bodies that are not declared as JSON. Browsers send those to other sites without asking first."""
+    kind = given.partition(";")[0].strip().lower()
+    if kind != "application/json":
+        found = f"is {kind!r}" if kind else "is missing"
+        raise HTTPException(415, f"the Content-Type {found}; send the header Content-Type: application/json")
 
 
 class _JsonRequest(Request):

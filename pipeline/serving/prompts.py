@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.formats.chat_template import Message, encode_prompt, fit_prompt
 from pipeline.generation.settings import check_text
 from pipeline.serving.engine import QueueFullError
 
 if TYPE_CHECKING:
+    from pipeline.serving.request_schemas import ChatMessage
     from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
+
+_Encoded = TypeVar("_Encoded")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class PromptEncoder:
         self._num_waiting = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
-    async def encode(self, encode: Callable[[], Prompts], *, num_answers: int) -> Prompts:
+    async def encode(self, encode: Callable[[], _Encoded], *, num_answers: int) -> _Encoded:
         """Call `encode` in the thread and return its result.
 
         Raises:
@@ -81,8 +84,32 @@ def encode_chat(tokenizer: "WikipediaTokenizer", messages: Sequence[Message], *,
     return Prompts([fitted.ids], fitted.num_dropped)
 
 
+def plain_messages(messages: "Sequence[ChatMessage]") -> list[dict[str, str]]:
+    """The messages with the template's roles: messages without text are left out, unless they are the user's, and
+    neighbours with the same role become one."""
+    plain: list[dict[str, str]] = []
+    for message in messages:
+        role = "system" if message.role == "developer" else message.role  # the name in OpenAI's newer clients
+        if role != "user" and not message.content.strip():
+            continue
+        if plain and plain[-1]["role"] == role:
+            plain[-1]["content"] += f"\n\n{message.content}"
+        else:
+            plain.append({"role": role, "content": message.content})
+    return plain
+
+
 def encode_text_or_ids(tokenizer: "WikipediaTokenizer", prompt: str | list[int]) -> list[int]:
     """BOS followed by the ids of a text; ids are returned unchanged."""
     if not isinstance(prompt, str):
         return prompt
     return [tokenizer.bos_id, *ThreadTokenizer(tokenizer).encode(check_text(prompt))]
+
+
+def text_ids(tokenizer: "WikipediaTokenizer", text: str, *, add_bos: bool) -> list[int]:
+    """The ids of a text, which may be empty."""
+    return [tokenizer.bos_id] * add_bos + ThreadTokenizer(tokenizer).encode(text)
+
+
+def chat_ids(tokenizer: "WikipediaTokenizer", messages: Sequence[Message]) -> list[int]:
+    return encode_prompt(ThreadTokenizer(tokenizer), messages)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 4
+MAX_BIASES = 1000  # entries of logit_bias
 MAX_STOP_CHARACTERS = 1000  # every new piece of text is compared with all prefixes
 MAX_MESSAGES = 1000
 MAX_JSON_CONTAINERS = 5_000  # lists and objects in a body; a thousand messages are a thousand
@@ -43,13 +44,21 @@ def check_num_characters(texts: Sequence[str], served: "ServedModel") -> None:
     num_characters = sum(map(len, texts))
     if num_characters > served.max_characters:
         message = f"the prompt has {num_characters:,} characters, more than the model's context of {served.context:,} "
-        raise ApiError(400, message + f"tokens can hold (at most {served.max_characters:,}); shorten it")
+        message += f"tokens can hold (at most {served.max_characters:,}); shorten it"
+        raise ApiError(400, message, code="context_length_exceeded")
 
 
 def check_max_tokens(max_tokens: int | None, *, most: int) -> None:
     if max_tokens and max_tokens > most:
         message = f"max_tokens is {max_tokens:,}; expected at most {most:,} (server.max_tokens)"
         raise ApiError(400, message, param="max_tokens")
+
+
+def check_ids(field: str, ids: Sequence[int], served: "ServedModel") -> None:
+    """Refuse token ids beyond the model's vocabulary."""
+    if ids and max(ids) >= served.vocab_size:
+        message = f"{field} contains token id {max(ids)}; expected ids from 0 to {served.vocab_size - 1}"
+        raise ApiError(400, message, param=field)
 
 
 class BodyLimit:

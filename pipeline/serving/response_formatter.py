@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from pipeline.generation.batch_generator import TokenEvent
+from pipeline.generation.batch_generator import TokenEvent, TopLogprobs
 
 
 class PromptTokensDetails(BaseModel):
@@ -69,6 +69,27 @@ class ChatCompletionResponse(BaseModel):
     usage: Usage
 
 
+class TokenizeResponse(BaseModel):
+    """vLLM's fields."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeResponse(BaseModel):
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Echo:
+    """The prompt of each choice, which comes before its answer; without the answer it is only scored."""
+
+    ids: Sequence[Sequence[int]]
+    with_answer: bool
+
+
 @dataclass
 class Choice:
     """An answer collected from its events."""
@@ -107,7 +128,7 @@ class ResponseFormatter(ABC):
             self.whole_choice(index, choice) | self._token_ids(choice.events) for index, choice in enumerate(choices)
         ]
         envelope = self._envelope(self.whole_object, body)
-        return {**envelope, **self.report, "usage": usage(num_prompt_tokens, num_tokens, num_cached)}
+        return {**envelope, **self.report, "usage": self.usage(num_prompt_tokens, num_tokens, num_cached)}
 
     def chunk(self, index: int, event: TokenEvent) -> dict[str, Any]:
         return self._envelope(self.chunk_object, [self.chunk_choice(index, event) | self._token_ids([event])])
@@ -121,7 +142,10 @@ class ResponseFormatter(ABC):
 
     def usage_chunk(self, num_prompt_tokens: int, num_tokens: int, num_cached: int) -> dict[str, Any]:
         """The last chunk, sent if ``stream_options.include_usage`` is true."""
-        return {**self._envelope(self.chunk_object, []), "usage": usage(num_prompt_tokens, num_tokens, num_cached)}
+        return {**self._envelope(self.chunk_object, []), "usage": self.usage(num_prompt_tokens, num_tokens, num_cached)}
+
+    def usage(self, num_prompt_tokens: int, num_tokens: int, num_cached: int) -> dict[str, Any]:
+        return usage(num_prompt_tokens, num_tokens, num_cached)
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
         """Chunks sent before any text."""
@@ -158,7 +182,7 @@ class ResponseFormatter(ABC):
         return [event for event in events if self.token_bytes[event.token_id]]
 
     def token_text(self, token_id: int) -> str:
-        return self.token_bytes[token_id].decode("utf-8", "replace")
+        return token_text(self.token_bytes[token_id])
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
@@ -169,6 +193,13 @@ class CompletionFormatter(ResponseFormatter):
     whole_object = "text_completion"
     chunk_object = "text_completion"
     prompt_ids: Sequence[Sequence[int]] = ()  # of each choice, if the request asks for them
+    echo: Echo | None = None
+
+    def __init__(
+        self, model: str, token_bytes: Sequence[bytes], *, with_logprobs: bool, with_token_ids: bool = False
+    ) -> None:
+        super().__init__(model, token_bytes, with_logprobs=with_logprobs, with_token_ids=with_token_ids)
+        self._echoed: set[int] = set()
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
         if not self.report and not self.prompt_ids:
@@ -180,34 +211,81 @@ class CompletionFormatter(ResponseFormatter):
     def _prompt_token_ids(self, index: int) -> dict[str, Any]:
         return {"prompt_token_ids": self.prompt_ids[index]} if self.prompt_ids else {}
 
+    def usage(self, num_prompt_tokens: int, num_tokens: int, num_cached: int) -> dict[str, Any]:
+        return usage(num_prompt_tokens, num_tokens if self._has_answer else 0, num_cached)
+
     def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        logprobs = self._logprobs(choice.events) if self.with_logprobs else None
-        return {
-            "index": index,
-            "text": "".join(choice.texts),
-            "logprobs": logprobs,
-            "finish_reason": choice.finish_reason,
-            **self._prompt_token_ids(index),
-        }
+        return self._choice(index, "".join(choice.texts), choice.events) | self._prompt_token_ids(index)
 
     def chunk_choice(self, index: int, event: TokenEvent) -> dict[str, Any]:
-        logprobs = self._logprobs([event]) if self.with_logprobs else None
-        return {"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": event.finish_reason}
+        return self._choice(index, event.text, [event])
 
-    def _logprobs(self, all_events: Sequence[TokenEvent]) -> dict[str, Any]:
-        events = self.shown(all_events)
-        tokens = [self.token_text(event.token_id) for event in events]
-        offsets = [0, *itertools.accumulate(map(len, tokens))][:-1]
-        top = [
-            {self.token_text(token_id): logprob for token_id, logprob in event.top_logprobs or ()} for event in events
-        ]
+    def _choice(self, index: int, text: str, events: Sequence[TokenEvent]) -> dict[str, Any]:
+        scores = [_Score.of(event) for event in self._listed(events)] if self._has_answer else []
+        if self.echo and index not in self._echoed:
+            self._echoed.add(index)
+            ids = self.echo.ids[index]
+            scores = [*_prompt_scores(ids, events[0]), *scores]
+            text = self._text_of(ids) + (text if self._has_answer else "")
+        logprobs = self._logprobs(scores, events) if self.with_logprobs else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": events[-1].finish_reason}
+
+    @property
+    def _has_answer(self) -> bool:
+        return self.echo is None or self.echo.with_answer
+
+    def _listed(self, events: Sequence[TokenEvent]) -> Sequence[TokenEvent]:
+        """With echo also the EOS: programs that score a prompt count one token per id."""
+        return events if self.echo else self.shown(events)
+
+    def _text_of(self, ids: Sequence[int]) -> str:
+        return b"".join(self.token_bytes[token] for token in ids).decode("utf-8", "replace").removeprefix(" ")
+
+    def _logprobs(self, scores: "Sequence[_Score]", events: Sequence[TokenEvent]) -> dict[str, Any]:
+        tokens = [self.token_text(score.token_id) for score in scores]
         return {
             "tokens": tokens,
-            "token_logprobs": [event.logprob for event in events],
-            "top_logprobs": top,
-            "text_offset": offsets,  # in characters, from the start of this text
-            "content": self._detailed_logprobs(all_events),
+            "token_logprobs": [score.logprob for score in scores],
+            "top_logprobs": [self._top(score) for score in scores],
+            "text_offset": [0, *itertools.accumulate(map(len, tokens))][:-1],  # in characters
+            "content": self._detailed_logprobs(events),
         }
+
+    def _top(self, score: "_Score") -> dict[str, float] | None:
+        """The alternatives and the token itself. Of tokens with the same text, the most likely one counts."""
+        if score.top is None or score.logprob is None:
+            return None
+        top: dict[str, float] = {}
+        for token_id, logprob in (*score.top, (score.token_id, score.logprob)):
+            top.setdefault(self.token_text(token_id), logprob)
+        return top
+
+
+@dataclass(frozen=True)
+class _Score:
+    """A token in a completion's list of log-probabilities; the first of a prompt has none."""
+
+    token_id: int
+    logprob: float | None
+    top: TopLogprobs | None
+
+    @classmethod
+    def of(cls, event: TokenEvent) -> "_Score":
+        return cls(event.token_id, event.logprob, event.top_logprobs)
+
+
+def _prompt_scores(ids: Sequence[int], first: TokenEvent) -> list[_Score]:
+    """The tokens of a prompt, with the log-probabilities that come with its first new token."""
+    scored = zip(ids[1:], first.prompt_logprobs or (), strict=False)
+    return [_Score(ids[0], None, None), *(_Score(token, logprob, top) for token, (logprob, top) in scored)]
+
+
+def token_text(data: bytes) -> str:
+    """The text of one token; bytes that are not whole characters as OpenAI writes them, ``bytes:\\xe2\\x82``."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{value:02x}" for value in data)
 
 
 class ChatFormatter(ResponseFormatter):

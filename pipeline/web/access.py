@@ -16,6 +16,7 @@ from utils.errors import PipelineError
 # For monitoring, and for browsers, which have no key until it is entered in the page.
 OPEN_PATHS = ("/health", "/", "/docs", "/runs")
 OPEN_PREFIXES = ("/static/", "/runs/static/")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\[\]:@,/\s]+)(:\d+)?")
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@,/\s]+))(:\d*)?")
 
 
@@ -72,6 +73,21 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_origins(origins: Iterable[str]) -> list[str]:
+    """The origins in `server.cors_origins`, in lower case.
+
+    Raises:
+        PipelineError: one of them is not an origin, so no browser would ever send it.
+    """
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin.lower()):
+            raise PipelineError(
+                f"server.cors_origins contains {origin!r}; expected a scheme and a host without a path, like "
+                'https://example.org or http://localhost:3000, or "*"'
+            )
+    return [origin.lower() for origin in origins]
 
 
 class ApiKey:
