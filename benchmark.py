@@ -20,6 +20,7 @@ from pipeline.evaluation.presets import PRESETS, TASK_NAMES, preset_summary
 from pipeline.evaluation.text_report import format_benchmark_results
 from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import did_you_mean
+from utils.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.configuration import Config
@@ -99,8 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         files=files,
         over_training=bool(args.over_training),
     )
-    print(format_benchmark_results(results, colour=True))
-    print(f"written: {', '.join(map(str, files.written))}")
+    say(format_benchmark_results(results, colour=True), *(f"written: {path}" for path in files.written))
     return EXIT_OK
 
 
@@ -109,7 +109,7 @@ def _answer_questions(args: argparse.Namespace, config: "Config") -> int:
 
     questions = read_questions(args.questions)  # first: a mistake in the file is reported before a model is loaded
     path = answer_questions(questions, _load_models(args, config), config.paths.benchmark_dir)
-    print(f"written: {path}")
+    say(f"written: {path}")
     return EXIT_OK
 
 

@@ -23,7 +23,7 @@ from pipeline.preparation.config import DatasetConfig
 from pipeline.training.config import TrainingConfig
 from utils.devices import current_world, resolve_device
 from utils.options import read_section
-from utils.terminal import format_bytes
+from utils.terminal import format_bytes, say
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def create_simple_train_val_dataloaders(
     options = LoaderOptions(batch_size=batch_size, shuffle=shuffle_train, min_parts=config.parts)
     loaders = open_loaders(dataset, config, options, device)
     if verbose:
-        print(loaders.summary())
+        say(loaders.summary())
     return loaders.train, loaders.validation, loaders.info()
 
 

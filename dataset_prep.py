@@ -20,6 +20,7 @@ from pipeline.preparation.command_line import add_preparation_options, inspect_o
 from pipeline.preparation.input_shards import line_shards
 from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from utils.cli import run, stage_parser
+from utils.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.preparation.job import Preparation
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config_from(args)
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     make_job = partial(preparation, config, test=args.test, restart=args.restart)
-    print(inspect_or_prepare(config, tokenizer, make_job, inspect=args.inspect))
+    say(inspect_or_prepare(config, tokenizer, make_job, inspect=args.inspect))
     return 0
 
 

@@ -19,6 +19,7 @@ from pipeline.exporting.hf_export import export_to_hf
 from pipeline.exporting.weight_types import DTYPES
 from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import PipelineError, UsageError
+from utils.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.configuration import Config
@@ -68,10 +69,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.import_hf:
         from pipeline.exporting.hf_import import import_from_hf
 
-        print(f"{import_from_hf(args.import_hf, args.output, config)}: the logits match the original folder's")
+        say(f"{import_from_hf(args.import_hf, args.output, config)}: the logits match the original folder's")
     elif args.import_checkpoint:
         path = _import_checkpoint(args, config)
-        print(f"wrote {path}; try it: python3 main.py inference --checkpoint {path.parent}")
+        say(f"wrote {path}; try it: python3 main.py inference --checkpoint {path.parent}")
     else:
         _export(args, config)
     return EXIT_OK
@@ -93,10 +94,10 @@ def _export(args: argparse.Namespace, config: "Config") -> None:
     if args.output:
         scores = _read_scores(args.scores) if args.scores else None
         compared = export_to_hf(loaded, args.output, dtype=args.dtype, scores=scores, overwrite=args.overwrite)
-        print(f"{args.output}: loaded by transformers, {_format(compared)}")
+        say(f"{args.output}: loaded by transformers, {_format(compared)}")
     if args.gguf:
         compared = export_to_gguf(loaded, args.gguf, dtype=args.dtype, overwrite=args.overwrite)
-        print(f"{args.gguf}: {compared['tensors']} tensors verified; {_format(compared)}")
+        say(f"{args.gguf}: {compared['tensors']} tensors verified; {_format(compared)}")
 
 
 def _format(compared: "Comparison") -> str:

@@ -29,6 +29,7 @@ from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
 from utils.cli import run, stage_parser
 from utils.errors import PipelineError
 from utils.files import is_within
+from utils.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.preparation.job import Preparation
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config_from(args)
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     make_job = partial(preparation, config, test=args.test, source=args.source, restart=args.restart)
-    print(inspect_or_prepare(config, tokenizer, make_job, inspect=args.inspect))
+    say(inspect_or_prepare(config, tokenizer, make_job, inspect=args.inspect))
     return 0
 
 

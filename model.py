@@ -39,6 +39,7 @@ from utils.arithmetic import ceil_div
 from utils.cast_linear import Embedding, FusedLinear, Linear, WeightMatrix
 from utils.errors import PipelineError
 from utils.rope import RotaryEmbedding, apply_rotary
+from utils.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.generation.generate import GenerateOptions
@@ -318,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--device-name", metavar="NAME", help="also estimate the speed on this GPU, such as H100")
     args = parser.parse_args(argv)
-    print(summary(load_config_from(args), device_name=args.device_name))
+    say(summary(load_config_from(args), device_name=args.device_name))
     return 0
 
 

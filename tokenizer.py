@@ -21,7 +21,7 @@ from pipeline.tokenization.train_tokenizer import train_tokenizer
 from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer, load_tokenizer
 from utils.cli import run, stage_parser
 from utils.errors import UsageError
-from utils.terminal import visible
+from utils.terminal import say, visible
 
 if TYPE_CHECKING:
     from pipeline.configuration import Config
@@ -32,7 +32,7 @@ __all__ = ["WikipediaTokenizer", "load_tokenizer"]
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     tokenizer = _chosen_tokenizer(args, load_config_from(args))
-    print(tokenizer.describe())
+    say(tokenizer.describe())
     if args.report:
         from pipeline.tokenization.report import measure
 

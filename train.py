@@ -17,7 +17,7 @@ from pipeline.formats.run_names import check_run_name
 from pipeline.training.tracker import require_tracker
 from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import UsageError
-from utils.terminal import format_count
+from utils.terminal import format_count, say
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         trainer = set_up(args, held)
         report = dry_run(trainer) if args.dry_run else train(trainer, args)
     if trainer.world.is_main:
-        print(report)
+        say(report)
     return EXIT_OK
 
 
@@ -76,7 +76,7 @@ def train(trainer: "Trainer", args: argparse.Namespace) -> str:
     if args.test and not args.resume:
         estimate = expected_time(trainer)  # every process must measure, because they wait for each other
         if trainer.world.is_main:
-            print(estimate, flush=True)
+            say(estimate)
     trainer.fit(trace=trainer.run.folder / TRACE_NAME if args.profile and trainer.world.is_main else None)
     return summary(trainer)
 

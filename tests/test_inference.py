@@ -13,7 +13,7 @@ import Inference
 from model import create_model
 from pipeline.configuration import load_config
 from pipeline.console import comparison
-from pipeline.console.comparison import Result, side_by_side, summary, wrap
+from pipeline.console.comparison import Result, side_by_side, summary
 from pipeline.console.menus import parse_numbers
 from pipeline.console.streaming_output import Statistics
 from pipeline.formats.checkpoint import write_checkpoint
@@ -22,6 +22,7 @@ from tokenizer import WikipediaTokenizer
 from utils.cli import exit_code_of
 from utils.processes import Finished
 from utils.terminal import visible
+from utils.text_layout import wrap
 
 MODEL = ["hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "num_key_value_heads=2"]
 TEXT = "the cat sat on the mat and the dog ran to the house with a ball of red wool\n"

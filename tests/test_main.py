@@ -62,7 +62,7 @@ def checkout(tmp_path) -> Path:
     root = tmp_path / "checkout"
     (root / "utils").mkdir(parents=True)
     shutil.copy(ROOT / "main.py", root)
-    for name in ("__init__", "cli", "errors", "packages", "processes", "terminal"):
+    for name in ("__init__", "cli", "errors", "packages", "processes", "terminal", "text_layout"):
         shutil.copy(ROOT / "utils" / f"{name}.py", root / "utils")
     (root / "dataset_prep.py").write_text(FAKE_STAGE)
     (root / "train.py").write_text(SAVING_STAGE)

@@ -154,10 +154,11 @@ def test_the_expected_size_is_near_the_real_one(make_job, tokenizer_class):
 
 
 def test_the_progress_line_estimates_the_time_left():
-    times = iter([0.0, 10.0])
+    times = iter([0.0, 10.0, 10.0])
     line = ProgressLine(
         [PartState(rows=100, size=50_000_000, tokens=9)], total_size=90_000_000, clock=lambda: next(times)
     )
     line.rows, line.tokens, line.size = line.rows + 50, 1_200_000, line.size + 20_000_000
-    assert line.postfix() == "1.2M tokens, 2.0 MB/s, ETA 10s"
+    assert line.postfix() == "1.2M tokens, ETA 10s, 2.0 MB/s"
+    assert line.postfix(24) == "1.2M tokens, ETA 10s"
     line.close()

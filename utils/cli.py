@@ -16,7 +16,8 @@ from typing import NoReturn
 
 from utils.errors import PipelineError, Terminated, UsageError
 from utils.packages import is_installed, missing_package_problem
-from utils.terminal import visible
+from utils.terminal import fitted, terminal_width, visible
+from utils.text_layout import columns, fold, wrap
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
@@ -28,9 +29,7 @@ def stage_parser(description: str) -> argparse.ArgumentParser:
 
         parser.add_argument("--lr", dest="sft.learning_rate", metavar="RATE", type=float, help="…")
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=StageHelp, allow_abbrev=False)
     parser.add_argument("--config", metavar="PATH", help="a JSON file whose keys override config.json")
     parser.add_argument(
         "--set",
@@ -42,6 +41,29 @@ def stage_parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return parser
+
+
+class StageHelp(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples of a description as they are written, unless the terminal is too narrow for them."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        text = super()._fill_text(text, width, indent)
+        if not sys.stdout.isatty():
+            return text
+        return "\n".join(fold_example(line, terminal_width()) for line in text.split("\n"))
+
+
+def fold_example(line: str, width: int) -> str:
+    """A line of help. If it is too wide, the comment of an example goes above it, and its command is continued."""
+    if columns(line) <= width:
+        return line
+    code, hash_sign, comment = line.partition("  # ")
+    start = " " * (len(code) - len(code.lstrip()))
+    if hash_sign:
+        return f"{start}# {comment}\n{fold_example(code.rstrip(), width)}"
+    if not code.lstrip().startswith("python3"):
+        return fold(line, width)
+    return " \\\n".join(wrap(code, width - 2, indent=f"{start}    ", chop=False))
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -92,7 +114,8 @@ def _report(error: Exception, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     message = visible(" ".join(str(error).split()))  # it may quote the contents of a file
-    sys.stderr.write(f"error: {message}\n")  # a single write, because several processes may fail at the same time
+    # a single write, because several processes may fail at the same time
+    sys.stderr.write(fitted(f"error: {message}", stream=sys.stderr) + "\n")
     return code
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from utils.errors import UsageError
+from utils.text_layout import columns, fit_columns, fold, pad, wrap
 
 # C0, DEL, and C1, which some terminals obey too: U+009B starts an escape sequence like ESC [.
 _WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -40,6 +41,17 @@ def terminal_width(default: int = 100) -> int:
     return shutil.get_terminal_size((default, 24)).columns
 
 
+def fitted(text: str, *, stream: TextIO | None = None) -> str:
+    """`text`, with lines wider than the terminal broken at spaces; unchanged if `stream` is not a terminal."""
+    return fold(text, terminal_width()) if (stream or sys.stdout).isatty() else text
+
+
+def say(*texts: str, stream: TextIO | None = None) -> None:
+    """Print lines that fit the terminal, at once."""
+    for text in texts:
+        print(fitted(text, stream=stream), file=stream or sys.stdout, flush=True)
+
+
 def short_path(path: Path) -> str:
     """`path`, relative to the working directory if it is inside."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
@@ -54,18 +66,28 @@ def ask(question: str) -> str:
         raise UsageError("input ended before a choice was made; pass the choice as arguments (see --help)") from None
 
 
-def format_table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """`rows` in aligned columns; the first row is the header. Columns in `right` are right-aligned."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+def format_table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), width: int | None = None) -> str:
+    """`rows` in aligned columns; the first row is the header. Columns in `right` are right-aligned.
 
-    def line(row: Sequence[str]) -> str:
-        cells = (
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        return "  ".join(cells).rstrip()
+    Args:
+        width: the widest line; by default the terminal's width, or unlimited if the output is not a terminal. Cells of
+            columns that must shrink are wrapped.
+    """
+    limit = width or (terminal_width() if sys.stdout.isatty() else sys.maxsize)
+    widths = fit_columns(rows, limit)
 
-    return "\n".join([line(rows[0]), "  ".join("─" * width for width in widths), *map(line, rows[1:])])
+    def lines(row: Sequence[str]) -> list[str]:
+        cells = [wrap(cell, size) if columns(cell) > size else [cell] for cell, size in zip(row, widths, strict=True)]
+        return [
+            "  ".join(
+                pad(cell[number] if number < len(cell) else "", size, right=column in right)
+                for column, (cell, size) in enumerate(zip(cells, widths, strict=True))
+            ).rstrip()
+            for number in range(max(map(len, cells)))
+        ]
+
+    rule = "  ".join("─" * size for size in widths)
+    return "\n".join([*lines(rows[0]), rule, *(line for row in rows[1:] for line in lines(row))])
 
 
 def format_bytes(count: float) -> str:

@@ -1,7 +1,6 @@
 """`cleaner.py --show N`: show articles before and after cleaning, side by side, for judging the policy."""
 
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,8 @@ from pipeline.cleaning.plan import CleaningJob
 from pipeline.cleaning.policy import Policy
 from pipeline.cleaning.structured_contents import SECTION_KEYS, is_structured, parts_of
 from pipeline.formats.cleaned_text import with_plain_newlines
-from utils.terminal import styled, terminal_width, visible
+from utils.terminal import say, styled, terminal_width, visible
+from utils.text_layout import pad, wrap
 
 _LONGEST_PARAGRAPH = 400
 _LOOK_AHEAD = 12
@@ -23,7 +23,7 @@ def side_by_side(record: dict[str, Any], article: str) -> str:
     """An article with the raw paragraphs on the left and the cleaned ones on the right."""
     width = max(24, (terminal_width(120) - 3) // 2)
     rows = [row for pair in _aligned(_raw_paragraphs(record), article.split("\n\n")) for row in _rows(*pair, width)]
-    header = f"{styled('before'.ljust(width), 'bold')} │ {styled('after', 'bold')}"
+    header = f"{styled(pad('before', width), 'bold')} │ {styled('after', 'bold')}"
     return "\n".join([header, f"{'─' * width}─┼─{'─' * width}", *rows])
 
 
@@ -33,13 +33,13 @@ def _rows(before: str, after: str, width: int) -> Iterator[str]:
     style = () if after else ("dim",)  # dim removed paragraphs, so that losses stand out
     for number in range(max(len(left), len(right)) + 1):  # plus an empty row
         cells = [column[number] if number < len(column) else "" for column in (left, right)]
-        yield f"{styled(cells[0].ljust(width), *style)} │ {cells[1]}".rstrip()
+        yield f"{styled(pad(cells[0], width), *style)} │ {cells[1]}".rstrip()
 
 
 def _wrapped(text: str, width: int) -> list[str]:
     if len(text) > _LONGEST_PARAGRAPH:
         text = f"{text[:_LONGEST_PARAGRAPH]} … ({len(text) - _LONGEST_PARAGRAPH:,} more)"
-    return [part for line in visible(text).split("\n") for part in textwrap.wrap(line, width) or [""]]
+    return wrap(visible(text), width)
 
 
 def _aligned(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
@@ -101,11 +101,11 @@ def show(jobs: Sequence[CleaningJob], config: CleaningConfig, number: int) -> No
             fields = value_of(record)
             article = clean_article(fields, policy, counts)
         except MALFORMED as error:
-            print(visible(f"record {record.number} is malformed: {error}"))
+            say(visible(f"record {record.number} is malformed: {error}"))
             continue
         if not article:
             title = fields.get("title") or fields.get("name")
-            print(visible(f"dropped, {next(iter(counts.removals.articles))}: {title}"))
+            say(visible(f"dropped, {next(iter(counts.removals.articles))}: {title}"))
             continue
         print(side_by_side(fields, article), end="\n\n")
         number -= 1

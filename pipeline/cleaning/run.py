@@ -27,6 +27,7 @@ from pipeline.formats.cleaned_text import (
 from pipeline.jobs.local_processes import LocalProcesses
 from pipeline.jobs.runner import Job, claimed, resumable, run_pending
 from utils.files import remove_stale_temporaries
+from utils.terminal import say
 
 
 def clean_all(
@@ -113,10 +114,10 @@ class CleaningRun:
     def print_state(self) -> None:
         """Print what an earlier run has finished, and what has to be repeated."""
         for name, change in self.changed.items():
-            print(f"{name} {change}; cleaning it again")
+            say(f"{name} {change}; cleaning it again")
         done = len(self.jobs) - len(self.pending)
         if done:
-            print(f"{done} of {len(self.jobs)} files are already cleaned with this input and policy")
+            say(f"{done} of {len(self.jobs)} files are already cleaned with this input and policy")
 
     def save(self) -> None:
         write_report(self.directory, self.report())

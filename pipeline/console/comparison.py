@@ -1,7 +1,6 @@
 """Compare several models on one prompt: memory needed, texts side by side, speeds."""
 
 import sys
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from utils.arithmetic import ceil_div
 from utils.devices import choose_dtype, free_memory, resolve_device
 from utils.errors import PipelineError
 from utils.terminal import format_bytes, format_seconds, format_table, styled, terminal_width, visible
+from utils.text_layout import pad, shorten, wrap
 
 _LEAST_WIDTH = 30  # narrower columns are stacked instead
 _GAP = " │ "
@@ -109,66 +109,12 @@ def side_by_side(results: Sequence[Result], *, width: int) -> str:
 
 
 def _columns(results: Sequence[Result], width: int) -> str:
-    heads = [styled(_pad(_cut(visible(result.name), width), width), "bold") for result in results]
+    heads = [styled(pad(shorten(visible(result.name), width), width), "bold") for result in results]
     rules = ["─" * width for _ in results]
     texts = [wrap(visible(result.text.strip("\n")), width) for result in results]
     height = max(map(len, texts))
-    lines = [[_pad(text[row] if row < len(text) else "", width) for text in texts] for row in range(height)]
+    lines = [[pad(text[row] if row < len(text) else "", width) for text in texts] for row in range(height)]
     return "\n".join(_GAP.join(row).rstrip() for row in [heads, rules, *lines])
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most `width` columns, broken at spaces if possible; CJK characters take two columns."""
-    lines = []
-    for paragraph in text.expandtabs(4).split("\n"):
-        line = ""
-        for word in _words(paragraph):
-            if line and _columns_of(line + word.rstrip()) > width:
-                lines.append(line.rstrip())
-                line = ""
-                word = word.lstrip()
-            while _columns_of(word.rstrip()) > width:
-                head = _cut(word, width)
-                lines.append(head)
-                word = word[len(head) :]
-            line += word
-        lines.append(line.rstrip())
-    return lines
-
-
-def _words(paragraph: str) -> list[str]:
-    """Words with the spaces that follow them; leading spaces form a separate word."""
-    words = []
-    start = 0
-    for index in range(1, len(paragraph)):
-        if paragraph[index - 1] == " " and paragraph[index] != " ":
-            words.append(paragraph[start:index])
-            start = index
-    return [*words, paragraph[start:]]
-
-
-def _columns_of(text: str) -> int:
-    return sum(_character_columns(character) for character in text)
-
-
-def _character_columns(character: str) -> int:
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Mn", "Me", "Cc"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def _cut(text: str, width: int) -> str:
-    """The longest prefix of `text` that fits, at least one character."""
-    taken = 0
-    for index, character in enumerate(text):
-        taken += _character_columns(character)
-        if taken > width and index:
-            return text[:index]
-    return text
-
-
-def _pad(text: str, width: int) -> str:
-    return text + " " * max(0, width - _columns_of(text))
 
 
 def summary(results: Sequence[Result]) -> str:

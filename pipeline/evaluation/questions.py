@@ -28,7 +28,7 @@ from pipeline.generation.generate import generate_batch
 from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
 from utils.files import write_json
-from utils.terminal import visible
+from utils.terminal import say, visible
 
 if TYPE_CHECKING:
     from model import TransformerLM
@@ -144,7 +144,7 @@ def answer_questions(questions: QuestionFile, models: "Sequence[LoadedModel]", d
             )
         result = score(questions, ask(loaded.model, loaded.tokenizer, questions.asked))
         results[loaded.name] = score_values(result)
-        print(visible(f"{loaded.name}\n{format_score(result)}"))
+        say(visible(f"{loaded.name}\n{format_score(result)}"))
     path = directory / f"questions_{time.strftime('%Y_%m_%d_%H_%M_%S')}.json"
     write_json(path, results)
     return path

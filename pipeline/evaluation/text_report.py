@@ -1,5 +1,6 @@
 """Benchmark results as text, for the terminal and benchmark_<timestamp>.txt."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,11 @@ LABELS = {
 
 
 def format_benchmark_results(results: Mapping[str, Any], *, colour: bool = False) -> str:
-    """The full report as text; the best score is marked ``*`` only if the difference is significant."""
+    """The full report as text; the best score is marked ``*`` only if the difference is significant.
+
+    Args:
+        colour: for the terminal, in colour and no wider than it. A file is the same on every terminal.
+    """
     models = results["models"]
     lines = [f"{results['settings']['preset']} benchmark of {visible(', '.join(models))}", ""]
     for task, data in results["sets"].items():
@@ -41,7 +46,7 @@ def format_benchmark_results(results: Mapping[str, Any], *, colour: bool = False
     lines += ["Contamination", *_contamination_lines(models), ""]
     if results["ranking"]:
         lines += ["Ranking (mean rank over all scores)", *_ranking_lines(results["ranking"]), ""]
-    lines += ["Speed", _speed_table(models), "", "Samples", *_sample_lines(models)]
+    lines += ["Speed", _speed_table(models, colour), "", "Samples", *_sample_lines(models)]
     lines += ["", f"* better than every other model, p < 0.05. {results['settings']['rules']}"]
     return "\n".join(lines) + "\n"
 
@@ -81,7 +86,7 @@ def _task_table(results: Mapping[str, Any], task: str, colour: bool) -> str:
             star = " *" if model == best else ""
             row.append(figure_text(result["figures"][task][name]) + star)
         rows.append([*row, *marks])
-    table = format_table(rows, right=range(1, len(models) + 1))
+    table = format_table(rows, right=range(1, len(models) + 1), width=None if colour else sys.maxsize)
     if not colour:
         return table
     return "\n".join(styled(line, "green") if " *" in line else line for line in table.split("\n"))
@@ -109,10 +114,10 @@ def _sample_lines(models: Mapping[str, Any]) -> list[str]:
     return [visible(f"  {name}: {sample['prompt']}{sample['text']}") for name, sample in samples.items()]
 
 
-def _speed_table(models: Mapping[str, Any]) -> str:
+def _speed_table(models: Mapping[str, Any], colour: bool) -> str:
     rows = [["model", "parameters", "weights", "reads tokens/s", "writes tokens/s"]]
     rows += [[visible(name), *speed_cells(model["speed"])] for name, model in models.items()]
-    return format_table(rows, right=range(1, 5))
+    return format_table(rows, right=range(1, 5), width=None if colour else sys.maxsize)
 
 
 def speed_cells(speed: Mapping[str, Any] | None) -> tuple[str, ...]:

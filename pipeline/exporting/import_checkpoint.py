@@ -27,6 +27,7 @@ from pipeline.formats.run_folders import LATEST_NAME, new_run_folder
 from pipeline.modeling.config import ModelConfig
 from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer, load_tokenizer
 from utils.errors import PipelineError
+from utils.terminal import say
 
 _SHOWN = 8  # names in a message at most
 _NOTABLE = 0.05  # nats per token; a smaller difference between two losses means nothing
@@ -72,7 +73,7 @@ def import_checkpoint(
         raise PipelineError(f"{output / LATEST_NAME} already exists; choose a different folder with --output")
     tokenizer = load_tokenizer(tokenizer_dir) if tokenizer_dir else None
     imported = import_foreign(source, config, options, tokenizer=tokenizer)
-    print("\n".join(imported.report))
+    say(*imported.report)
     path = (output or new_run_folder(config.paths.checkpoint_dir)) / LATEST_NAME
     write_checkpoint(path, imported.content)
     return path

@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from utils.errors import PipelineError
 from utils.locks import only_run
+from utils.terminal import say
 
 P = TypeVar("P")  # what a job reports as its progress
 R = TypeVar("R")  # what it returns
@@ -106,7 +107,7 @@ def resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("\nstopped; finished work is kept; run the same command again to continue", flush=True)
+        say("\nstopped; finished work is kept; run the same command again to continue")
         raise
     except OSError as error:
         problem = full_disk_problem(error, folder)

@@ -10,6 +10,7 @@ from pipeline.preparation.dataset_writer import with_windows
 from pipeline.preparation.inputs import InputFile, changed_files, write_times
 from pipeline.preparation.recipe_differences import refuse_differences, without_windows
 from utils.errors import PipelineError
+from utils.terminal import say
 
 
 def finished_metadata(
@@ -51,11 +52,11 @@ def _with_asked_windows(directory: Path, metadata: dict[str, Any], dataset: Data
     if windows.items() <= metadata.items():
         recorded = any("content" in entry for entry in metadata.get("inputs", []))
         same = "the same input" if recorded else "input with the same names and sizes; its content was not recorded"
-        print(f"{directory.name} is already complete, prepared from {same}; use --restart to prepare it again")
+        say(f"{directory.name} is already complete, prepared from {same}; use --restart to prepare it again")
         return metadata
     changed = with_windows(metadata, **windows, overlap=dataset.overlap)
     write_metadata(directory, changed)
-    print(
+    say(
         f"{directory.name}: windows of {dataset.window}, one every {dataset.stride} tokens, instead of "
         f"{metadata['window']} and {metadata['stride']}; the tokens are unchanged"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.preparation.shard_output import INDEX_DTYPE
 from utils.errors import PipelineError
-from utils.terminal import format_bytes, format_count
+from utils.terminal import format_bytes, format_count, say
 
 if TYPE_CHECKING:
     from pipeline.preparation.job import Preparation
@@ -60,7 +60,7 @@ def refuse_small_disk(directory: Path, expected: ExpectedSize) -> None:
             f"{directory} will contain {about}; preparing it needs {format_bytes(needed)} of disk space, but "
             f"only {format_bytes(free)} is free; free some space, or choose a different folder in the config"
         )
-    print(f"expected: {about} in {directory} ({format_bytes(free)} free)", flush=True)
+    say(f"expected: {about} in {directory} ({format_bytes(free)} free)")
 
 
 def _sample(job: "Preparation") -> tuple[Sequence[int], Sequence[str]]:

@@ -1,4 +1,4 @@
-"""`--inspect DIR`: totals, document lengths, five decoded documents, and integrity of the files."""
+"""`--inspect DIR`: five decoded documents, then totals, document lengths, and integrity of the files."""
 
 import random
 from collections.abc import Iterator
@@ -35,17 +35,17 @@ def inspect_dataset(directory: Path, tokenizer: Tokenizer, *, window: int, strid
     check_files(dataset)
     dataset.check_ids()
     starts = None if dataset.is_windowed else document_starts(dataset, tokenizer.bos_id)
-    parts = [overview(dataset)]
     if starts is None or not len(starts):
         numbers = sample_numbers(dataset.num_windows)
-        parts += [_shown(f"window {number:,}", dataset[number], tokenizer) for number in numbers]
+        samples = [_shown(f"window {number:,}", dataset[number], tokenizer) for number in numbers]
+        figures = [overview(dataset)]
     else:
+        numbers = sample_numbers(len(starts))
+        samples = [_shown(f"document {number:,}", document(dataset, starts, number), tokenizer) for number in numbers]
         lengths = np.diff(starts, append=dataset.num_tokens)
         histogram = write_histogram(directory / HISTOGRAM_NAME, lengths)
-        parts += [format_lengths(lengths), f"histogram of lengths: {histogram}"]
-        numbers = sample_numbers(len(starts))
-        parts += [_shown(f"document {number:,}", document(dataset, starts, number), tokenizer) for number in numbers]
-    return "\n\n".join([*parts, _checked(dataset)])
+        figures = [overview(dataset), format_lengths(lengths), f"histogram of lengths: {histogram}"]
+    return "\n\n".join([*samples, *figures, _checked(dataset)])  # the figures last: they fit on one screen
 
 
 def check_made_with(dataset: TokenDataset, tokenizer: Tokenizer) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.preparation.shard_output import PartState
-from utils.terminal import format_count, format_seconds
+from utils.terminal import format_count, format_seconds, terminal_width
+from utils.text_layout import join_fitting
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,22 @@ class ProgressLine:
         self.rows += batch.rows
         self.tokens += batch.tokens
         self.size += batch.size
-        self._bar.set_postfix_str(self.postfix(), refresh=False)
+        self._bar.set_postfix_str(self.postfix(self._room()), refresh=False)
         self._bar.update(batch.rows)
 
-    def postfix(self) -> str:
-        """``1.2M tokens, 34.5 MB/s, ETA 1m 15s``"""
+    def _room(self) -> int | None:
+        """The columns left on the terminal; None if it is not a terminal."""
+        if not sys.stderr.isatty():
+            return None
+        return terminal_width() - len(f"Documents processed: {self.rows:,} docs [00:00:00, 99999.99 docs/s, ]") - 1
+
+    def postfix(self, width: int | None = None) -> str:
+        """``1.2M tokens, ETA 1m 15s, 34.5 MB/s``, as much as fits into `width` columns."""
         rate = (self.size - self._size_before) / max(self._clock() - self._begun, 1e-9)
         parts = [f"{format_count(self.tokens)} tokens", f"{rate / 1e6:.1f} MB/s"]
         if self._total_size and rate:
-            parts.append(f"ETA {format_seconds(max(self._total_size - self.size, 0) / rate)}")
-        return ", ".join(parts)
+            parts.insert(1, f"ETA {format_seconds(max(self._total_size - self.size, 0) / rate)}")
+        return ", ".join(parts) if width is None else join_fitting(parts, width)
 
     def close(self) -> None:
         self._bar.close()

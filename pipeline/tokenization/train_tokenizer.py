@@ -8,7 +8,7 @@ from pipeline.formats.cleaned_text import check_cleaned_text
 from pipeline.tokenization.tokenizer_folder import refuse_unread_file
 from pipeline.tokenization.wikipedia_tokenizer import WikipediaTokenizer
 from utils.files import refuse_overwriting
-from utils.terminal import format_seconds
+from utils.terminal import format_seconds, say
 
 
 def train_tokenizer(files: Sequence[Path], vocab_size: int, directory: Path) -> WikipediaTokenizer:
@@ -24,5 +24,5 @@ def train_tokenizer(files: Sequence[Path], vocab_size: int, directory: Path) -> 
     started = time.perf_counter()
     tokenizer = WikipediaTokenizer.train(files, vocab_size, directory)
     path = tokenizer.save()
-    print(f"trained on {len(files)} files in {format_seconds(time.perf_counter() - started)}, saved as {path}")
+    say(f"trained on {len(files)} files in {format_seconds(time.perf_counter() - started)}, saved as {path}")
     return tokenizer

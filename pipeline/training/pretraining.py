@@ -37,7 +37,7 @@ from utils.devices import current_world, describe_device, peak_flops, resolve_de
 from utils.errors import PipelineError
 from utils.logging_utils import DualLogger
 from utils.packages import is_installed
-from utils.terminal import format_count
+from utils.terminal import format_count, say
 
 
 def set_up(args: Namespace, held: ExitStack) -> Trainer:
@@ -71,7 +71,7 @@ def build_trainer(start: Start, device: torch.device, *, writes: bool = True) ->
         data.training.load_state_dict(start.content["loader"])
     if is_main:
         parameters = format_count(model.num_parameters())
-        print(f"{parameters} parameters on {describe_device(device)}: {execution}", *start.notes, sep="\n")
+        say(f"{parameters} parameters on {describe_device(device)}: {execution}", *start.notes)
     folder = run_folder(start, writes=writes)
     earlier = start.content if start.resumes else {}
     link = link_to_tracker(config.training, run_name=log_name(folder, start.name), earlier=earlier)
@@ -93,7 +93,7 @@ def build_trainer(start: Start, device: torch.device, *, writes: bool = True) ->
     if start.resumes:
         trainer.resume(start.content)
         if is_main:
-            print(f"resuming {run.folder} at step {trainer.step} of {trainer.total_steps}")
+            say(f"resuming {run.folder} at step {trainer.step} of {trainer.total_steps}")
     return trainer
 
 
@@ -120,7 +120,7 @@ def load_data(start: Start, device: torch.device) -> tuple[TrainingData, TokenDa
     )
     loaders = open_loaders(dataset, config.dataset, options, device)
     if current_world().is_main:
-        print(loaders.summary())
+        say(loaders.summary())
     found = dataset.metadata.get("vocab_size", config.model.vocab_size)
     if found != config.model.vocab_size:
         raise PipelineError(
@@ -200,7 +200,7 @@ def callbacks(config: Config, run: RunInfo) -> list[Callback]:
     if is_installed("matplotlib"):
         found.append(LossCurve(run.folder))
     else:
-        print("no loss_curve.png: the package matplotlib is not installed")
+        say("no loss_curve.png: the package matplotlib is not installed")
     if config.training.sample_prompts:
         found += sample_writers(config, run)
     return found
@@ -214,10 +214,10 @@ def sample_writers(config: Config, run: RunInfo) -> list[Callback]:
 
         tokenizer = load_tokenizer(directory)
     except (ImportError, PipelineError) as error:
-        print(f"no samples: {str(error).partition(';')[0]}; set its folder with --set paths.tokenizer_dir=DIR")
+        say(f"no samples: {str(error).partition(';')[0]}; set its folder with --set paths.tokenizer_dir=DIR")
         return []
     if tokenizer.fingerprint != run.description["tokenizer"].get("fingerprint"):
-        print(
+        say(
             f"no samples: the dataset was not made with the tokenizer in {directory}; set the correct folder "
             "with --set paths.tokenizer_dir=DIR"
         )

@@ -3,9 +3,11 @@
 import sys
 import time
 
-from utils.terminal import format_count, format_seconds
+from utils.terminal import fitted, format_count, format_seconds, terminal_width
+from utils.text_layout import join_fitting
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SHORTEST_BAR = 10  # columns, with its frame
 
 
 class TrainingProgress:
@@ -28,8 +30,11 @@ class TrainingProgress:
             return
         parts = [f"loss {loss:.4f}", f"{format_count(tokens_per_second)} tokens/s"]
         parts += [f"MFU {mfu:.0%}"] if mfu is not None else []
-        text = ", ".join([*parts, f"{format_seconds(seconds_left)} left"])
+        parts += [f"{format_seconds(seconds_left)} left"]
+        text = ", ".join(parts)
         if self._bar is not None:
+            taken = len(f"100%|| {self.total_steps}/{self.total_steps} []") + _SHORTEST_BAR
+            text = join_fitting(parts, terminal_width() - taken)
             self._bar.set_description_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES or step == self.total_steps:
@@ -41,7 +46,7 @@ class TrainingProgress:
         if not self.enabled:
             return
         if self._bar is not None:
-            self._bar.write(text)
+            self._bar.write(fitted(text))
         else:
             print(text, flush=True)
 

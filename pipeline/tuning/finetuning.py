@@ -42,6 +42,7 @@ from utils.devices import current_world, peak_flops
 from utils.errors import PipelineError, UsageError
 from utils.files import write_json
 from utils.logging_utils import DualLogger
+from utils.terminal import say
 
 RUN_PREFIX = "sft_lima"
 CONFIG_NAME = "sft_config.json"
@@ -137,7 +138,7 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
     )
     if start.resumes:
         trainer.resume(start.content)
-        print(f"resuming {folder} at step {trainer.step} of {trainer.total_steps}")
+        say(f"resuming {folder} at step {trainer.step} of {trainer.total_steps}")
     return trainer
 
 
@@ -147,7 +148,7 @@ def _model(start: TuningStart, device: torch.device) -> TransformerLM:
     model = create_model(config)
     load_weights(model, start.content["model"], origin=start.origin)
     model = model.to(device)
-    print(prepare_for_training(model, config.training, device, varying_lengths=True))
+    say(prepare_for_training(model, config.training, device, varying_lengths=True))
     return model
 
 
@@ -232,10 +233,10 @@ def print_outcome(trainer: Trainer, best: Mapping[str, float]) -> None:
     before = trainer.run.description.get("before")
     change = f"{before['loss']:.4f} before tuning, " if before else ""
     if trainer.stopped_early:
-        print(trainer.stopped_early)
+        say(trainer.stopped_early)
     best_loss = f"{best['loss']:.4f} at its best (step {trainer.metrics.best_step})"
-    print(f"done: {trainer.step} steps; validation loss {change}{best_loss}")
+    say(f"done: {trainer.step} steps; validation loss {change}{best_loss}")
     if before and trainer.metrics.best_step == 0:
-        print("no validation was better than the untuned model; try a lower --lr or more conversations")
-    print(f"checkpoints: {trainer.run.folder}\nmetrics: {trainer.logger.path}")
-    print(f"next: python3 main.py inference --checkpoint {trainer.run.folder / 'checkpoint_best.pt'}")
+        say("no validation was better than the untuned model; try a lower --lr or more conversations")
+    say(f"checkpoints: {trainer.run.folder}\nmetrics: {trainer.logger.path}")
+    say(f"next: python3 main.py inference --checkpoint {trainer.run.folder / 'checkpoint_best.pt'}")

@@ -20,6 +20,7 @@ from pipeline.tuning.dataset import WRITTEN_NAMES, SftMetadata, write_sft_datase
 from pipeline.tuning.fetch_lima import fetch_lima
 from utils.errors import PipelineError
 from utils.files import refuse_overwriting
+from utils.terminal import say
 
 
 def prepare_conversations(
@@ -47,10 +48,10 @@ def prepare_conversations(
     report = ConversationReport(options)
     examples = list(prepare_examples(iter_conversations(source, report), tokenizer, report, batch_size=batch_size))
     for example in islice(examples, preview):
-        print(show_preview(example, tokenizer), end="\n\n")
-    print(report.summary())
+        say(show_preview(example, tokenizer), "")
+    say(report.summary())
     if not examples:
         raise PipelineError(f"{source} contains no usable conversations; see the counts above for the reasons")
     metadata = write_sft_dataset(directory, examples, tokenizer, report, source=source)
-    print(f"{metadata['tokens']:,} tokens, {metadata['learned_tokens']:,} of them learned, in {directory}")
+    say(f"{metadata['tokens']:,} tokens, {metadata['learned_tokens']:,} of them learned, in {directory}")
     return metadata

@@ -1,0 +1,92 @@
+"""Text laid out for a terminal: nothing is wider than it, and no word is cut in the middle."""
+
+import io
+import sys
+
+import pytest
+
+from utils.cli import fold_example, stage_parser
+from utils.terminal import fitted, format_table, say
+from utils.text_layout import WrappingOutput, columns, fold, join_fitting, shorten, wrap
+
+EXAMPLE = "    python3 train.py --init-from checkpoints/run_2026_01_31_12_00   # start from these weights"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def narrow_terminal(monkeypatch) -> Terminal:
+    """A terminal of 40 columns as standard output."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    return sys.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [("abc", 3), ("你好", 4), ("e\u0301", 1), ("👩‍👩‍👧", 2), ("\x1b[1;32mok\x1b[0m", 2), ("─ → ±", 5)],
+)
+def test_columns_of_scripts_emoji_and_colours(text, width):
+    assert columns(text) == width
+
+
+def test_text_is_measured_without_rich(monkeypatch):
+    monkeypatch.setattr("utils.text_layout.is_installed", lambda package: False)
+    assert columns("你好e\u0301") == 5
+
+
+def test_lines_break_at_spaces_and_keep_their_indentation():
+    assert fold("  sample: one two three four", 20) == "  sample: one two\n  three four"
+    assert fold("- one two three four five", 20) == "- one two three four\n  five"
+
+
+def test_paths_are_not_broken():
+    path = "/a/very/long/path/that/no/terminal/of/this/width/can/show"
+    assert fold(f"written: {path}", 30) == f"written:\n{path}"
+
+
+def test_columns_break_long_words_and_cjk():
+    assert wrap("你好世界 abc", 5) == ["你好", "世界", "abc"]
+    assert shorten("sft_lima_2026_01_03", 8) == "sft_lim…"
+
+
+def test_only_a_terminal_gets_broken_lines(monkeypatch):
+    narrow = narrow_terminal(monkeypatch)
+    text = "word " * 20
+    say(text)
+    assert max(map(len, narrow.getvalue().splitlines())) <= 40
+    assert fitted(text, stream=io.StringIO()) == text
+
+
+def test_wide_tables_wrap_their_cells(monkeypatch):
+    narrow_terminal(monkeypatch)
+    rows = [("figure", "best validation loss of the run", "note"), ("a", "1.25", "sample, not comparable")]
+    table = format_table(rows, right=[1])
+    assert max(map(len, table.splitlines())) <= 40
+    assert {"comparable", "validation", "1.25"} <= set(table.split())
+    assert format_table([("你好", "b"), ("x", "y")]).splitlines()[2] == "x     y"
+
+
+def test_streamed_text_breaks_at_spaces():
+    output = io.StringIO()
+    stream = WrappingOutput(output, 12)
+    for piece in ("The qui", "ck brown", " fox\njum", "ps over the", " dog"):
+        stream.write(piece)
+    stream.close()
+    assert output.getvalue().splitlines() == ["The quick ", "brown fox", "jumps over ", "the dog"]
+
+
+def test_progress_drops_what_does_not_fit():
+    assert join_fitting(["loss 2.5", "900 tokens/s", "3s left"], 25) == "loss 2.5, 900 tokens/s"
+
+
+def test_help_fits_the_terminal_and_examples_stay_commands(monkeypatch):
+    narrow_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "60")
+    text = stage_parser(f"Train.\n\n{EXAMPLE}").format_help()
+    assert max(map(len, text.splitlines())) <= 60
+    assert fold_example(EXAMPLE, 70).splitlines()[0] == "    # start from these weights"
+    code = fold_example(EXAMPLE, 60).splitlines()[1:]
+    assert "".join(line.rstrip("\\") for line in code).split() == EXAMPLE.partition(" # ")[0].split()
