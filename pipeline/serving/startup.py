@@ -48,11 +48,14 @@ def load_models(arguments: Sequence[str], config: Config, *, device: str) -> "li
     """Load each ``[NAME=]PATH`` under its name, and print what was loaded."""
     from pipeline.generation.compiled_decode import compiled_decoder
     from pipeline.generation.loading import load_all
+    from pipeline.modeling.packed_weights import pack_weights
     from pipeline.serving.engine import ServedModel
 
     chosen = config.generation
     served = []
     for loaded in load_all(arguments, config, device=device, dtype=chosen.dtype, quantize=chosen.quantize):
+        decoder = compiled_decoder(loaded.model, chosen.compile)
+        pack_weights(loaded.model)
         kind = "fine-tuned, chat" if loaded.is_chat else "base, text completion"
         print(f"{loaded.summary()}, {kind}, on {loaded.model.device}")
         served.append(
@@ -63,7 +66,7 @@ def load_models(arguments: Sequence[str], config: Config, *, device: str) -> "li
                 is_chat=loaded.is_chat,
                 max_rows=config.server.max_batch,
                 prefix_cache_bytes=config.server.prefix_cache_mb * 1_000_000,
-                decoder=compiled_decoder(loaded.model, chosen.compile),
+                decoder=decoder,
             )
         )
     return served
