@@ -14,9 +14,9 @@ import post_training
 from benchmark import ModelBenchmark, format_benchmark_results
 from pipeline.configuration import load_config
 from pipeline.evaluation.benchmark_sets import TASKS, load_sets
-from pipeline.evaluation.charts import comparison_chart, training_chart
 from pipeline.evaluation.contamination import contamination
 from pipeline.evaluation.hellaswag import Choice, chance_of_best
+from pipeline.evaluation.html_report import benchmark_page
 from pipeline.evaluation.lambada import LastWord
 from pipeline.evaluation.report_files import ReportFiles
 from pipeline.evaluation.results import NOT_COMPARABLE
@@ -254,21 +254,6 @@ def test_sets_from_the_hub_are_read_as_files_are(monkeypatch, name, rows, count)
     assert len(found.items) == count
 
 
-def test_charts_show_the_figures():
-    figures = {"a": (3.0, 20), "b": (7.0, 10)}
-    models = {
-        model: {
-            "figures": {"lambada": {"acc": {"value": value, "stderr": 0.5, "higher_is_better": True}}},
-            "step": step,
-        }
-        for model, (value, step) in figures.items()
-    }
-    results = {"sets": {"lambada": {"mark": ""}}, "models": models}
-    assert [bar.get_height() for bar in comparison_chart(results).axes[0].patches] == [3.0, 7.0]
-    curve = training_chart(results).axes[0].lines[0]
-    assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([10, 20], [7.0, 3.0])
-
-
 def test_an_unreachable_hub_names_both_alternatives(monkeypatch):
     import datasets
 
@@ -329,11 +314,11 @@ def test_results_are_repeatable_plain_values(results, checkpoints, tmp_path):
     assert json.loads(json.dumps(results)) == results
 
 
-def test_every_figure_of_an_offline_sample_is_marked(results):
-    text = format_benchmark_results(results)
-    lines = [line for line in text.splitlines() if "↑" in line or "↓" in line]
-    assert len(lines) == 18
-    assert all(NOT_COMPARABLE in line for line in lines)
+def test_an_offline_sample_is_called_not_comparable_once(results):
+    for report in (format_benchmark_results(results), benchmark_page(results)):
+        assert report.count("not comparable with published scores") == 1
+        assert NOT_COMPARABLE not in report
+    assert next(iter(results["models"]["latest"]["figures"]["wikitext"])) == "bits_per_byte"
 
 
 def test_command_writes_four_reports(checkpoints, tmp_path, capsys):
@@ -349,7 +334,7 @@ def test_command_writes_four_reports(checkpoints, tmp_path, capsys):
     assert benchmark.main([*arguments, *options, "--device", "cpu"]) == 0
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".html", ".json", ".png", ".txt"]
     page = next(tmp_path.glob("*.html")).read_text()
-    assert "data:image/png;base64," in page
+    assert "<svg" in page
     assert "http" not in page  # self-contained
     assert "Ranking" in capsys.readouterr().out
     models = json.loads(next(tmp_path.glob("*.json")).read_text())["models"]

@@ -40,11 +40,7 @@ def new_figure(title: str = "", *, rows: int = 1, columns: int = 1, size: tuple[
 
 
 def save_figure(path: Path, figure: Any) -> None:
-    with whole_file(path) as file:
-        file.write(png_bytes(figure))
-
-
-def png_bytes(figure: Any) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    with whole_file(path) as file:
+        file.write(buffer.getvalue())

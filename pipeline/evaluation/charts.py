@@ -1,9 +1,10 @@
-"""Charts: models side by side, and the checkpoints of a run over its steps."""
+"""The chart as a PNG: models next to each other, or the checkpoints of a run over its steps."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.evaluation.text_report import LABELS, TITLES
+from pipeline.evaluation.wording import TITLES, caveat, label_with_arrow
 from utils.arithmetic import ceil_div
 from utils.plots import new_figure
 
@@ -17,21 +18,21 @@ PANELS = (
     ("lambada", "acc"),
     ("hellaswag", "acc_norm"),
     ("wikitext", "next_token_top1"),
-    ("wikitext", "word_perplexity"),
     ("completion", "rougeL"),
 )
 
 
 def comparison_chart(results: Mapping[str, Any]) -> "Figure":
-    """Plot a bar for each model in each panel, with error bars of one standard error."""
-    panels = _panels(results)
-    figure, grid = _grid(len(panels))
+    """Plot a bar for each model in each panel, with its 95% interval."""
+    panels = panels_of(results)
+    figure, grid = _grid(results, len(panels))
     for axes, (task, name) in zip(grid, panels, strict=True):
         for place, model in enumerate(results["models"].values()):
-            figure_of_model = model["figures"][task][name]
-            height, error = figure_of_model["value"] or 0, figure_of_model["stderr"] or 0
-            axes.bar(place, height, yerr=error, capsize=4, width=0.6)
+            value, errors = _value_and_errors(model["figures"][task][name])
+            axes.bar(place, 0 if math.isnan(value) else value, yerr=errors, capsize=4, width=0.6)
         axes.set_xticks(range(len(results["models"])), list(results["models"]), rotation=20, ha="right", fontsize=8)
+        axes.set_xlim(-0.8, len(results["models"]) - 0.2)
+        axes.set_ylim(bottom=0)
         _label(axes, results, task, name)
     return figure
 
@@ -39,27 +40,39 @@ def comparison_chart(results: Mapping[str, Any]) -> "Figure":
 def training_chart(results: Mapping[str, Any]) -> "Figure":
     """Plot the scores of a run's checkpoints as curves over its steps."""
     steps = {model: result["step"] for model, result in results["models"].items()}
-    panels = _panels(results)
-    figure, grid = _grid(len(panels))
+    panels = panels_of(results)
+    figure, grid = _grid(results, len(panels))
     names = sorted(results["models"], key=lambda model: steps[model])
     for axes, (task, name) in zip(grid, panels, strict=True):
-        values = [results["models"][model]["figures"][task][name] for model in names]
-        heights = [value["value"] if value["value"] is not None else float("nan") for value in values]
-        errors = [value["stderr"] or 0 for value in values]
-        axes.errorbar([steps[model] for model in names], heights, yerr=errors, marker="o", markersize=4, capsize=3)
+        points = [_value_and_errors(results["models"][model]["figures"][task][name]) for model in names]
+        errors = [[error[side][0] for _, error in points] for side in (0, 1)]
+        values = [value for value, _ in points]
+        axes.errorbar([steps[model] for model in names], values, yerr=errors, marker="o", markersize=4, capsize=3)
         axes.set_xlabel("step")
         _label(axes, results, task, name)
     return figure
 
 
-def _panels(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def panels_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(task, name) for task, name in PANELS if task in results["sets"]]
 
 
-def _grid(count: int) -> "tuple[Figure, Sequence[Axes]]":
+def _value_and_errors(figure: Mapping[str, Any]) -> tuple[float, list[list[float]]]:
+    """The value, or NaN, and how far its interval reaches down and up; shares as percentages."""
+    scale = 100 if figure["unit"] == "share" else 1
+    if figure["value"] is None:
+        return math.nan, [[0.0], [0.0]]
+    value = figure["value"]
+    low, high = figure["interval"] or (value, value)
+    return scale * value, [[max(0.0, scale * (value - low))], [max(0.0, scale * (high - value))]]
+
+
+def _grid(results: Mapping[str, Any], count: int) -> "tuple[Figure, Sequence[Axes]]":
     columns = min(3, count)
     rows = ceil_div(count, columns)
     figure, axes = new_figure("", rows=rows, columns=columns, size=(4 * columns, 3.2 * rows))
+    if caveat(results):
+        figure.suptitle(caveat(results), fontsize=9)
     flat = [axes] if count == 1 else list(axes.flat)
     for unused in flat[count:]:
         unused.set_visible(False)
@@ -67,8 +80,8 @@ def _grid(count: int) -> "tuple[Figure, Sequence[Axes]]":
 
 
 def _label(axes: "Axes", results: Mapping[str, Any], task: str, name: str) -> None:
-    better = next(iter(results["models"].values()))["figures"][task][name]["higher_is_better"]
-    mark = results["sets"][task]["mark"]
-    title = f"{TITLES[task]}: {LABELS[name]} {'↑' if better else '↓'}"
-    axes.set_title(f"{title}\n{mark}" if mark else title, fontsize=9)
+    figure = next(iter(results["models"].values()))["figures"][task][name]
+    axes.set_title(f"{TITLES[task]}: {label_with_arrow(name, figure)}", fontsize=9)
+    if figure["unit"] == "share":
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.grid(axis="y", alpha=0.3)

@@ -98,6 +98,8 @@ class ModelBenchmark:
         scored = {name: self._score(name, model, tokenizer) for name, (model, tokenizer) in models.items()}
         first_model, _ = next(iter(models.values()))
         results = self._results(scored, contents, device=str(first_model.device))
+        for name, (_, tokenizer) in models.items():
+            results["models"][name]["vocab_size"] = tokenizer.vocab_size
         for name, path in (paths or {}).items():
             results["models"][name]["checkpoint"] = str(path.resolve())
         files.save(results)

@@ -5,14 +5,11 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pipeline.evaluation.text_report import format_benchmark_results
 from utils.files import write_json, write_text
 from utils.terminal import visible
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 T = TypeVar("T")
 
@@ -35,22 +32,20 @@ class ReportFiles:
         write_text(self._path(".txt"), format_benchmark_results(results))
 
     def add_pictures(self, results: Mapping[str, Any], *, over_training: bool) -> None:
-        """Plot the chart and write the page with it; print a warning if one of them fails."""
-        chart = attempt("the chart", lambda: self._draw(results, over_training=over_training))
-        attempt("the page", lambda: self._write_page(results, chart))
+        """Plot the chart and write the page; print a warning if one of them fails."""
+        attempt("the chart", lambda: self._draw(results, over_training=over_training))
+        attempt("the page", lambda: self._write_page(results, over_training=over_training))
 
-    def _draw(self, results: Mapping[str, Any], *, over_training: bool) -> "Figure":
+    def _draw(self, results: Mapping[str, Any], *, over_training: bool) -> None:
         from pipeline.evaluation.charts import comparison_chart, training_chart
         from utils.plots import save_figure
 
-        chart = training_chart(results) if over_training else comparison_chart(results)
-        save_figure(self._path(".png"), chart)
-        return chart
+        save_figure(self._path(".png"), training_chart(results) if over_training else comparison_chart(results))
 
-    def _write_page(self, results: Mapping[str, Any], chart: "Figure | None") -> None:
+    def _write_page(self, results: Mapping[str, Any], *, over_training: bool) -> None:
         from pipeline.evaluation.html_report import benchmark_page
 
-        write_text(self._path(".html"), benchmark_page(results, chart))
+        write_text(self._path(".html"), benchmark_page(results, over_training=over_training))
 
     def _path(self, suffix: str) -> Path:
         return self._stem.with_suffix(suffix)

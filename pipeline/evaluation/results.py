@@ -25,9 +25,11 @@ def set_description(data: BenchmarkSet, *, offline_samples: bool) -> dict[str, A
 def figure_values(figure: AnyFigure) -> dict[str, Any]:
     value = figure.value
     error = figure.stderr
+    interval = figure.interval
     return {
         "value": value if math.isfinite(value) else None,
         "stderr": error if error is not None and math.isfinite(error) else None,
+        "interval": list(interval) if interval is not None and all(map(math.isfinite, interval)) else None,
         "items": figure.count,
         "higher_is_better": figure.higher_is_better,
         "unit": figure.unit,

@@ -8,6 +8,7 @@ models are compared by the item-wise differences of their residuals.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,27 @@ class Figure:
 
     @property
     def value(self) -> float:
-        ratio = self._ratio()
+        return self._scaled(self._ratio())
+
+    def _scaled(self, ratio: float) -> float:
         if self.scale == "exp":
             return math.exp(ratio) if ratio < 700 else math.inf
         return ratio / math.log(2) if self.scale == "bits" else ratio
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of the value; None for a single item.
+
+        A perplexity's is the interval of the mean loss, converted like the loss: it is longer upwards and never below
+        1. A share's stays within 0 and 1.
+        """
+        if self.is_yes_no:
+            return wilson_interval(sum(self.x), self.count)
+        error = standard_error(self.residuals())
+        if error is None:
+            return None
+        low, high = (self._scaled(self._ratio() + side * _Z_95 * error) for side in (-1, 1))
+        return within_bounds(low, high, self.unit)
 
     @property
     def stderr(self) -> float | None:
@@ -96,16 +114,25 @@ class BleuFigure:
 
     @property
     def stderr(self) -> float | None:
-        return float(self._resampled().std(ddof=1)) if self.count > 1 else None
+        return float(self._resampled.std(ddof=1)) if self.count > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The middle 95% of the resamples; None for a single item."""
+        if self.count < 2:
+            return None
+        low, high = np.quantile(self._resampled, (0.025, 0.975))
+        return float(low), float(high)
 
     def p_value(self, other: "BleuFigure") -> float | None:
         """Compare both models on the same resamples (Koehn 2004, "Statistical Significance Tests for Machine
         Translation")."""
         if self.count < 2:
             return None
-        gaps = self._resampled() - other._resampled()
+        gaps = self._resampled - other._resampled
         return float(min(1.0, 2 * min((gaps <= 0).mean(), (gaps >= 0).mean())))
 
+    @cached_property
     def _resampled(self) -> np.ndarray:
         draws = np.random.default_rng(0).multinomial(self.count, np.full(self.count, 1 / self.count), size=RESAMPLES)
         return self._bleu(draws)
@@ -131,7 +158,13 @@ def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
-def wilson_interval(right: int, total: int) -> tuple[float, float]:
+def within_bounds(low: float, high: float, unit: str) -> tuple[float, float]:
+    """The part of an interval that a score can reach: shares are at most 1, points at most 100."""
+    highest = {"share": 1.0, "points": 100.0}.get(unit, math.inf)
+    return max(0.0, low), min(highest, high)
+
+
+def wilson_interval(right: float, total: int) -> tuple[float, float]:
     """The 95% interval of a share, which stays within 0 and 1 for small counts too (Wilson 1927, JASA 22)."""
     if not total:
         return 0.0, 1.0

@@ -1,123 +1,164 @@
-"""Benchmark results as text, for the terminal and benchmark_<timestamp>.txt."""
+"""Benchmark results as text of at most 80 columns, for the terminal and benchmark_<timestamp>.txt."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from string import ascii_uppercase
 from typing import Any
 
+from pipeline.evaluation.wording import (
+    INTERVALS,
+    TITLES,
+    caveat,
+    contamination_text,
+    in_words,
+    interval_text,
+    label_with_arrow,
+    notes_of,
+    score_text,
+    score_with_interval,
+    set_text,
+)
+from utils.arithmetic import ceil_div
 from utils.terminal import format_bytes, format_count, format_table, styled, visible
+from utils.text_layout import wrap
 
-TITLES = {
-    "wikitext": "WikiText-103",
-    "lambada": "LAMBADA",
-    "hellaswag": "HellaSwag (commonsense)",
-    "completion": "Text completion",
-}
-LABELS = {
-    "word_perplexity": "word perplexity",
-    "byte_perplexity": "byte perplexity",
-    "bits_per_byte": "bits per byte",
-    "word_perplexity_corrected": "word perplexity, corrected",
-    "token_perplexity": "token perplexity",
-    "next_token_top1": "next token, top 1",
-    "next_token_top5": "next token, top 5",
-    "next_token_top10": "next token, top 10",
-    "acc": "accuracy",
-    "acc_norm": "accuracy, by length",
-    "acc_corrected": "accuracy, corrected",
-    "perplexity": "perplexity",
-    "perplexity_corrected": "perplexity, corrected",
-    "bleu": "BLEU",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-}
+WIDTH = 80
+_LONGEST_NAME = 16  # of a column; longer names are replaced with letters
+_SHOW_SAMPLES = 6
+
+Names = Mapping[str, str]  # model → its heading in tables
 
 
 def format_benchmark_results(results: Mapping[str, Any], *, colour: bool = False) -> str:
-    """The full report as text; the best score is marked ``*`` only if the difference is significant.
-
-    Args:
-        colour: for the terminal, in colour and no wider than it. A file is the same on every terminal.
-    """
+    """The full report as text; the best score is marked ``*`` only if the difference is significant."""
     models = results["models"]
-    lines = [f"{results['settings']['preset']} benchmark of {visible(', '.join(models))}", ""]
-    for task, data in results["sets"].items():
-        lines += [_task_heading(task, data), _task_table(results, task, colour), *_notes(results, task), ""]
-    lines += ["Contamination", *_contamination_lines(models), ""]
-    if results["ranking"]:
-        lines += ["Ranking (mean rank over all scores)", *_ranking_lines(results["ranking"]), ""]
-    lines += ["Speed", _speed_table(models, colour), "", "Samples", *_sample_lines(models)]
-    lines += ["", f"* better than every other model, p < 0.05. {results['settings']['rules']}"]
-    return "\n".join(lines) + "\n"
-
-
-def figure_text(figure: Mapping[str, Any]) -> str:
-    """``28.92 ± 0.45 %``; shares as percentages."""
-    value, error = figure["value"], figure["stderr"]
-    if value is None:
-        return "beyond measure"
-    if figure["unit"] == "share":
-        return f"{100 * value:.2f} %" if error is None else f"{100 * value:.2f} ± {100 * error:.2f} %"
-    return _number(value) if error is None else f"{_number(value)} ± {_number(error)}"
-
-
-def _number(value: float) -> str:
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
-
-
-def _task_heading(task: str, data: Mapping[str, Any]) -> str:
-    mark = f" [{data['mark']}]" if data["mark"] else ""
-    return f"{TITLES[task]}: {data['items']:,} items from {visible(data['origin'])}{mark}"
-
-
-def _task_table(results: Mapping[str, Any], task: str, colour: bool) -> str:
-    models = results["models"]
-    mark = results["sets"][task]["mark"]
-    marks = [mark] if mark else []
-    names = next(iter(models.values()))["figures"][task]
-    rows = [["figure", *map(visible, models), *("" for _ in marks)]]
-    for name, figure in names.items():
-        direction = "↑" if figure["higher_is_better"] else "↓"
-        best = results["comparisons"].get(f"{task}.{name}", {}).get("best")
-        row = [f"{LABELS[name]} {direction}"]
-        for model, result in models.items():
-            star = " *" if model == best else ""
-            row.append(figure_text(result["figures"][task][name]) + star)
-        rows.append([*row, *marks])
-    table = format_table(rows, right=range(1, len(models) + 1), width=None if colour else sys.maxsize)
-    if not colour:
-        return table
-    return "\n".join(styled(line, "green") if " *" in line else line for line in table.split("\n"))
-
-
-def _notes(results: Mapping[str, Any], task: str) -> list[str]:
-    figures = next(iter(results["models"].values()))["figures"][task]
-    return [f"  {LABELS[name]}: {figure['note']}" for name, figure in figures.items() if figure["note"]]
-
-
-def _contamination_lines(models: Mapping[str, Any]) -> list[str]:
-    return [
-        f"  {visible(name)}: " + "; ".join(f"{TITLES[task]} {state}" for task, state in model["contamination"].items())
-        for name, model in models.items()
+    names = _headings(models)
+    sections = [
+        _introduction(results, names),
+        _words(results, names),
+        *(_task(results, task, names, colour) for task in results["sets"]),
+        ["Was the model trained on the test texts?", *_contamination(models, names)],
+        ["Ranking (mean rank over all scores)", *_ranking(results["ranking"])] if results["ranking"] else [],
+        ["Speed", *_speed(models, names)],
+        _samples(models, names),
+        _legend(results),
     ]
+    return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
 
 
-def _ranking_lines(ranking: list[dict[str, Any]]) -> list[str]:
+def _headings(models: Mapping[str, Any]) -> dict[str, str]:
+    """Letters, or numbers, for several models if a name is too long for a column."""
+    if len(models) == 1 or max(map(len, models)) <= _LONGEST_NAME:
+        return {name: visible(name) for name in models}
+    marks = ascii_uppercase if len(models) <= len(ascii_uppercase) else map(str, count(1))
+    return dict(zip(models, marks, strict=False))
+
+
+def _introduction(results: Mapping[str, Any], names: Names) -> list[str]:
+    letters = [f"  {names[name]}: {visible(name)}" for name in names if names[name] != visible(name)]
+    models = f"{len(names)} models" if letters else visible(", ".join(names))
+    note = caveat(results)
+    title = _paragraph(f"{results['settings']['preset']} benchmark of {models}", indent="")
+    return [*title, *letters, *_paragraph(note, indent="")]
+
+
+def _words(results: Mapping[str, Any], names: Names) -> list[str]:
+    """What the scores say; left out for many models, where the tables say more."""
+    if len(names) > 3 or not any(in_words(model) for model in results["models"].values()):
+        return []
+    lines = ["In words"]
+    for name, model in results["models"].items():
+        start = f"{names[name]}: " if len(names) > 1 else ""
+        lines += _paragraph(start + " ".join(in_words(model)))
+    return lines
+
+
+def _task(results: Mapping[str, Any], task: str, names: Names, colour: bool) -> list[str]:
+    first = next(iter(results["models"].values()))["figures"][task]
+    lines = _score_table(results, task, names)
+    if colour:
+        lines = [styled(line, "green") if " *" in line else line for line in lines]
+    heading = _paragraph(f"{TITLES[task]}: {visible(set_text(results, task))}", indent="")
+    return [*heading, *lines, *(line for note in notes_of(first) for line in _paragraph(note))]
+
+
+def _score_table(results: Mapping[str, Any], task: str, names: Names) -> list[str]:
+    """A table of these models, with intervals if that fits and without if not; in two parts if neither fits."""
+    if len(results["models"]) == 1:
+        return _single_table(results, task)
+    for cell in (score_with_interval, score_text):
+        table = _table_of(results, task, names, cell)
+        if max(map(len, table)) <= WIDTH or len(names) == 1:
+            return table
+    halves = list(names.items())
+    middle = ceil_div(len(halves), 2)
+    parts = [_score_table(results, task, dict(half)) for half in (halves[:middle], halves[middle:])]
+    return [*parts[0], "", *parts[1]]
+
+
+def _table_of(
+    results: Mapping[str, Any], task: str, names: Names, cell: Callable[[Mapping[str, Any]], str]
+) -> list[str]:
+    models = results["models"]
+    rows = [["score", *names.values()]]
+    for name, figure in next(iter(models.values()))["figures"][task].items():
+        best = results["comparisons"].get(f"{task}.{name}", {}).get("best")
+        cells = [cell(models[model]["figures"][task][name]) + (" *" if model == best else "") for model in names]
+        rows.append([label_with_arrow(name, figure), *cells])
+    return format_table(rows, right=range(1, len(names) + 1), width=sys.maxsize).split("\n")
+
+
+def _single_table(results: Mapping[str, Any], task: str) -> list[str]:
+    (model,) = results["models"].values()
+    rows = [["score", "", "95% interval"]]
+    for name, figure in model["figures"][task].items():
+        rows.append([label_with_arrow(name, figure), score_text(figure), interval_text(figure)])
+    return format_table(rows, right=(1, 2), width=sys.maxsize).split("\n")
+
+
+def _contamination(models: Mapping[str, Any], names: Names) -> list[str]:
+    texts = {names.get(name, ""): visible(text) for name, text in contamination_text(models).items()}
+    return [line for name, text in texts.items() for line in _paragraph(f"{name}: {text}" if name else text)]
+
+
+def _ranking(ranking: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"  {ranked['place']}. {visible(ranked['model'])}  {ranked['mean_rank']:.2f}" for ranked in ranking]
 
 
-def _sample_lines(models: Mapping[str, Any]) -> list[str]:
+def _speed(models: Mapping[str, Any], names: Names) -> list[str]:
+    if len(models) == 1:
+        (model,) = models.values()
+        parameters, weights, reading, writing = speed_cells(model["speed"])
+        return _paragraph(
+            f"{parameters} parameters, {weights} of weights; {reading} prompt tokens/s, {writing} new tokens/s"
+        )
+    rows = [["model", "parameters", "weights", "prompt tokens/s", "new tokens/s"]]
+    rows += [[names[name], *speed_cells(model["speed"])] for name, model in models.items()]
+    return format_table(rows, right=range(1, 5), width=sys.maxsize).split("\n")
+
+
+def _samples(models: Mapping[str, Any], names: Names) -> list[str]:
     """The sample of each model that has one."""
-    samples = {name: model["sample"] for name, model in models.items() if model["sample"]}
-    return [visible(f"  {name}: {sample['prompt']}{sample['text']}") for name, sample in samples.items()]
+    samples = {names[name]: model["sample"] for name, model in models.items() if model["sample"]}
+    if not samples:
+        return []
+    lines = ["Samples"]
+    for name, sample in list(samples.items())[:_SHOW_SAMPLES]:
+        text = " ".join(visible(f"{sample['prompt']}{sample['text']}").split())
+        lines += _paragraph(f"{name}: {text}" if len(models) > 1 else text)
+    return lines
 
 
-def _speed_table(models: Mapping[str, Any], colour: bool) -> str:
-    rows = [["model", "parameters", "weights", "reads tokens/s", "writes tokens/s"]]
-    rows += [[visible(name), *speed_cells(model["speed"])] for name, model in models.items()]
-    return format_table(rows, right=range(1, 5), width=None if colour else sys.maxsize)
+def _legend(results: Mapping[str, Any]) -> list[str]:
+    parts = [INTERVALS, "↑ higher is better, ↓ lower is better."]
+    if len(results["models"]) > 1:
+        parts.append("* better than every other model's, p < 0.05.")
+    return _paragraph(" ".join([*parts, results["settings"]["rules"]]), indent="")
+
+
+def _paragraph(text: str, *, indent: str = "  ") -> list[str]:
+    return wrap(indent + text, WIDTH, indent=indent)
 
 
 def speed_cells(speed: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -114,9 +114,9 @@ def _perplexities(pages: Sequence[_ScoredPage]) -> dict[str, Figure]:
     corrected = "without the <s> that the harness scores as text"
     by_token = "comparable only for the same tokenizer"
     return {
+        "bits_per_byte": Figure(losses, num_bytes, "bits", higher_is_better=False, unit="bits"),
         "word_perplexity": Figure(losses, words, "exp", higher_is_better=False),
         "byte_perplexity": Figure(losses, num_bytes, "exp", higher_is_better=False),
-        "bits_per_byte": Figure(losses, num_bytes, "bits", higher_is_better=False, unit="bits"),
         "word_perplexity_corrected": Figure(text_losses, words, "exp", higher_is_better=False, note=corrected),
         "token_perplexity": Figure(text_losses, tokens, "exp", higher_is_better=False, note=by_token),
     }
