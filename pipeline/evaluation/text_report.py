@@ -21,7 +21,7 @@ from pipeline.evaluation.wording import (
 )
 from utils.arithmetic import ceil_div
 from utils.terminal import format_bytes, format_count, format_table, styled, visible
-from utils.text_layout import wrap
+from utils.text_layout import columns, wrap
 
 WIDTH = 80
 _LONGEST_NAME = 16  # of a column; longer names are replaced with letters
@@ -89,7 +89,7 @@ def _score_table(results: Mapping[str, Any], task: str, names: Names) -> list[st
         return _single_table(results, task)
     for cell in (score_with_interval, score_text):
         table = _table_of(results, task, names, cell)
-        if max(map(len, table)) <= WIDTH or len(names) == 1:
+        if max(map(columns, table)) <= WIDTH or len(names) == 1:
             return table
     halves = list(names.items())
     middle = ceil_div(len(halves), 2)
