@@ -151,8 +151,8 @@ def describe(quickstart: Quickstart) -> str:
     parts += [summary.format_text(prompt, text) for prompt, text in read_json(stages.folder / "written.json")]
     if source.name == "encyclopedia":
         parts.append(wrapped(summary.ABOUT_ENCYCLOPEDIA, indent=0))
-    pictures = [path for path in ("loss.png", "score.png") if (stages.folder / path).exists()]
-    parts.append("Pictures: " + ", ".join(short_path(stages.folder / path) for path in pictures))
+    pictures = ["loss.png", "score.png"] if source.questions else ["loss.png"]
+    parts.append("Pictures: " + ", ".join(short_path(stages.folder / name) for name in pictures))
     commands = summary.next_commands(
         short_path(quickstart.config_path),
         short_path(quickstart.config.paths.log_dir),

@@ -158,7 +158,21 @@ def test_own_texts_come_without_questions(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     source = find_source(str(tmp_path), load_config(quickstart.DEFAULT_CONFIG).paths)
     assert (source.conversations, source.questions) == (None, None)
-    assert source.write() == "1 files, 4 B"
+    assert source.write() == "1 file, 4 B"
+
+
+def test_a_summary_without_questions_shows_no_earlier_score(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("text")
+    folder = tmp_path / "quickstart"
+    settings = [word for key in ("raw", "log") for word in ("--set", f"paths.{key}_dir={folder / key}")]
+    args = quickstart.parse_args(["--corpus", str(texts), *settings])
+    built = quickstart.build(args, Screen(io.StringIO()))
+    (folder / "written.json").write_text("[]")
+    (folder / "score.png").touch()
+    assert "Pictures: " in quickstart.describe(built)
+    assert "score.png" not in quickstart.describe(built)
 
 
 def test_live_line_stays_within_the_terminal():

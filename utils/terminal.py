@@ -110,6 +110,11 @@ def format_count(count: float) -> str:
     return f"{count / 1000:.1f}T"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 file``, ``2,000 files``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def format_seconds(seconds: float) -> str:
     """75 → ``1m 15s``; below ten seconds with a decimal."""
     if seconds < 10:

@@ -17,9 +17,9 @@ from pipeline.demo.unknown_names import unknown_names
 
 NUM_QUESTIONS = 300
 NUM_UNKNOWN = 50
-NUM_STORIES = 240
-NUM_TRAINING_UNKNOWNS = 900
-WORDINGS_PER_FACT = 3  # the articles have them all
+NUM_STORIES = 160
+NUM_TRAINING_UNKNOWNS = 600
+WORDINGS_PER_FACT = 2  # the articles have them all
 SMALL_TALK_REPEATS = 4
 FOLLOW_UPS = 0.25  # share of conversations with a second or third turn
 

@@ -15,7 +15,7 @@ from pipeline.demo import corpus, docstring_corpus
 from pipeline.demo.docstring_questions import write_conversations
 from pipeline.demo.tables import FACTS
 from utils.errors import PipelineError
-from utils.terminal import format_bytes
+from utils.terminal import counted, format_bytes
 
 RAW_FOLDER = "raw"
 PYTHON_BYTES = 14_000_000
@@ -110,7 +110,7 @@ def _own_texts(folder: Path) -> Source:
         name=str(folder.absolute()),
         fingerprint=_digest(sizes),
         raw=folder.absolute(),
-        write=lambda: f"{len(files):,} files, {total}",
+        write=lambda: f"{counted(len(files), 'file')}, {total}",
         settings=_FOLDER_SETTINGS,
     )
 

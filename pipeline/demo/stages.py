@@ -21,7 +21,7 @@ from pipeline.formats.logged_metrics import validation_losses
 from pipeline.formats.run_folders import step_checkpoints
 from utils.errors import PipelineError
 from utils.logging_utils import read_log
-from utils.terminal import format_count
+from utils.terminal import counted, format_count
 
 RUN_NAME = "quickstart"
 SCORED_EVERY_STEPS = 20  # in tuning: save a checkpoint for the exam
@@ -270,7 +270,7 @@ class Stages:
             "inference",
             "the model writes",
             work,
-            outcome=lambda: f"{len(read_json(path))} texts",
+            outcome=lambda: counted(len(read_json(path)), "text"),
             depends=self.prompts(),
             outputs=(path,),
         )
