@@ -143,15 +143,25 @@ def test_conversations_are_kept_searched_renamed_and_deleted(page):
     assert page.locator(".conversation").all_inner_texts() == ["About ships"]
 
 
-def test_a_conversation_is_exported_as_json_and_markdown(page):
+def test_a_conversation_is_exported_and_imported(page):
     set_field(page, "max_tokens", "5")
     ask(page, "About ships")
     page.get_by_label("Actions for About ships").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Export as JSON").click()
-    content = json.loads(download.value.path().read_text())
+    exported = download.value.path()
+    content = json.loads(exported.read_text())
     assert content["conversation"]["title"] == "About ships"
     assert len(content["tokens"][0]["tokens"]) == 5
+    page.set_input_files("#import-file", exported)
+    page.locator(".conversation").nth(1).wait_for()
+    choose(page, "view", "tokens")
+    assert page.locator(".tokens .token").count() == 5
+    page.set_input_files("#import-file", {"name": "other.json", "mimeType": "application/json", "buffer": b"[1]"})
+    page.locator("#problem", has_text="other.json is not a conversation exported by this page").wait_for()
+    page.get_by_label("Actions for About ships").first.click()
+    page.get_by_role("button", name="Delete").click()
+    page.locator("#delete-dialog .danger").click()
     page.get_by_label("Actions for About ships").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Export as Markdown").click()
@@ -211,6 +221,33 @@ WRITTEN_IDS = """async () => {
   const answer = pathOf((await loadConversations())[0].threads[0]).at(-1);
   return (await loadTokens(answer.id)).tokens.map((token) => token.id);
 }"""
+
+
+def test_alternatives_are_chosen_by_pointer(page):
+    set_field(page, "max_tokens", "6")
+    ask(page, "Tokens")
+    choose(page, "view", "tokens")
+    page.locator(".tokens .token").nth(2).hover()
+    page.locator("#token-card .alternative:enabled").first.click()
+    finish(page)
+    assert page.locator(".answer .versions .number").inner_text() == "2 of 2"
+    page.mouse.move(600, 20)
+    page.locator("#token-card").wait_for(state="hidden")
+
+
+def test_switching_checkpoint_and_mode_keeps_the_conversation(page):
+    set_field(page, "max_tokens", "6")
+    first = ask(page, "First").inner_text()
+    page.select_option(".pane select", "base")
+    assert page.locator("input[name=mode][value=chat]").is_disabled()
+    assert ask(page, "Once upon").last.inner_text().startswith("Once upon")
+    page.select_option(".pane select", "chatty")
+    choose(page, "mode", "chat")
+    with page.expect_request("**/v1/chat/completions") as request:
+        answers = ask(page, "Second")
+    assert [message["content"] for message in request.value.post_data_json["messages"][::2]] == ["First", "Second"]
+    assert answers.count() == 3
+    assert answers.first.locator(".body").inner_text() in first
 
 
 def test_an_answer_cut_by_the_limit_continues(page):

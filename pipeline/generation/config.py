@@ -25,7 +25,8 @@ class GenerationConfig:
     seed: int | None = option(None, "the same seed gives the same text; null: a new seed each time", minimum=0)
     on_overflow: str = option(
         "slide",
-        "when the context is full: slide (drop the oldest half, read the rest again) or refuse the request",
+        "when the context is full: slide (drop the oldest half, read the rest again) or refuse the request; on the "
+        "server, each request says so itself (`truncation`)",
         choices=("slide", "refuse"),
     )
     dtype: str = option(

@@ -4,6 +4,7 @@ import {KeyProblem, listModels} from "./api.js";
 import {requestAfter, requestFor, textOf, writeAnswer} from "./answering.js";
 import {deleteConversation, keepStorage, loadConversations, loadTokensOf, saveConversation, saveTokens} from "./conversations.js";
 import {announce, byId} from "./dom.js";
+import {importJson} from "./exporting.js";
 import {Pane} from "./panes.js";
 import {connectDialog, Sidebar} from "./sidebar.js";
 import {connectSettings, useDefaults} from "./settings.js";
@@ -268,6 +269,21 @@ function toggleComparison() {
   draw();
 }
 
+async function importFile(event) {
+  const [file] = event.target.files;
+  event.target.value = "";  // so that the same file can be chosen again
+  if (!file) return;
+  try {
+    const imported = await importJson(file);
+    conversations.unshift(imported);
+    otherTabs.postMessage("changed");
+    showProblem("");
+    await openConversation(imported);
+  } catch (problem) {
+    showProblem(problem.message);
+  }
+}
+
 const sidebar = new Sidebar({
   open: openConversation,
   rename(chosen, title) {
@@ -335,6 +351,8 @@ function connect() {
     byId("prompt").focus();
   });
   byId("compare").addEventListener("click", toggleComparison);
+  byId("import").addEventListener("click", () => byId("import-file").click());
+  byId("import-file").addEventListener("change", importFile);
   for (const name of ["sidebar", "settings"]) {
     byId(`open-${name}`).addEventListener("click", () => showPanel(name, !byId(name).classList.contains("open")));
     byId(`close-${name}`).addEventListener("click", () => closePanel(name));
