@@ -63,6 +63,7 @@ from pipeline.serving.response_formatter import (
     TokenizeResponse,
     token_text,
 )
+from pipeline.serving.responses_api import ResponsesFormatter, ResponsesRequest
 from pipeline.web.access import AllowedHosts, ApiKey, check_origins, host_names
 from pipeline.web.static_files import PackagedFiles
 from pipeline.web.theme import THEME_FILE
@@ -154,6 +155,7 @@ class Routes:
         )
         complete(self.completions)
         chat(self.chat)
+        app.post("/v1/responses", tags=["OpenAI"], responses=DOCUMENTED_ERRORS)(self.responses)
         app.get("/v1/models", tags=["OpenAI"])(self.models)
         app.get("/v1/models/{name:path}", tags=["OpenAI"], responses={404: DOCUMENTED_ERRORS[404]})(self.model)
         app.post("/tokenize", tags=["tokens"], responses=DOCUMENTED_ERRORS)(self.tokenize)
@@ -206,14 +208,26 @@ class Routes:
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation, using the template that the checkpoint was fine-tuned with."""
         served = self._served(body.model)
+        formatter = ChatFormatter(
+            served.name, served.token_bytes, with_logprobs=body.logprobs, with_token_ids=body.return_token_ids
+        )
+        return await self._chat(served, body, formatter, request)
+
+    async def responses(self, body: ResponsesRequest, request: Request) -> Response:
+        """Answer a text or a conversation in the form of OpenAI's Responses API."""
+        served = self._served(body.model)
+        chat = body.as_chat()
+        formatter = ResponsesFormatter(served.name, served.token_bytes, body, with_logprobs=chat.logprobs)
+        return await self._chat(served, chat, formatter, request)
+
+    async def _chat(
+        self, served: ServedModel, body: ChatCompletionRequest, formatter: ChatFormatter, request: Request
+    ) -> Response:
         check_can_chat(served)
         max_tokens = body.max_completion_tokens or body.max_tokens
         self._check_counts(body, 1, max_tokens)
         prompts, constraint = await self._encode_chat(served, body, body.messages, max_tokens)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        formatter = ChatFormatter(
-            served.name, served.token_bytes, with_logprobs=body.logprobs, with_token_ids=body.return_token_ids
-        )
         if body.may_truncate:
             formatter.report["dropped_turns"] = prompts.num_dropped
         if body.return_token_ids:
@@ -394,15 +408,18 @@ class Routes:
                 yield _server_sent(chunk)
             async for index, event in answers:
                 num_tokens += 1
-                yield _server_sent(formatter.chunk(index, event))
-            if encoded.sampling.include_usage():
-                yield _server_sent(formatter.usage_chunk(encoded.num_prompt_tokens, num_tokens, answers.num_cached))
+                for chunk in formatter.chunks(index, event):
+                    yield _server_sent(chunk)
+            counts = (encoded.num_prompt_tokens, num_tokens, answers.num_cached)
+            for chunk in formatter.last_chunks(*counts, with_usage=encoded.sampling.include_usage()):
+                yield _server_sent(chunk)
         except Exception as error:
-            yield _server_sent(error_body(as_api_error(error)))
+            yield _server_sent(formatter.error_chunk(error_body(as_api_error(error))))
         finally:
             answers.cancel()
             self.metrics.count_answer(encoded.served.name, num_tokens, answers.num_cached)
-        yield "data: [DONE]\n\n"
+        if formatter.ends_with_done:
+            yield "data: [DONE]\n\n"
 
 
 async def _client_leaves(request: Request) -> None:
@@ -411,7 +428,9 @@ async def _client_leaves(request: Request) -> None:
 
 
 def _server_sent(content: Mapping[str, object]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    """One event; those of the Responses API have a type, which is also the event's name."""
+    name = f"event: {content['type']}\n" if "type" in content else ""
+    return f"{name}data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 def check_can_chat(served: ServedModel) -> None:

@@ -4,7 +4,7 @@ import itertools
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -110,6 +110,7 @@ class ResponseFormatter(ABC):
     prefix: str
     whole_object: str
     chunk_object: str
+    ends_with_done = True  # a stream ends with the line ``data: [DONE]``
 
     def __init__(
         self, model: str, token_bytes: Sequence[bytes], *, with_logprobs: bool, with_token_ids: bool = False
@@ -132,6 +133,20 @@ class ResponseFormatter(ABC):
 
     def chunk(self, index: int, event: TokenEvent) -> dict[str, Any]:
         return self._envelope(self.chunk_object, [self.chunk_choice(index, event) | self._token_ids([event])])
+
+    def chunks(self, index: int, event: TokenEvent) -> list[dict[str, Any]]:
+        """What a stream sends for one event of an answer."""
+        return [self.chunk(index, event)]
+
+    def last_chunks(
+        self, num_prompt_tokens: int, num_tokens: int, num_cached: int, *, with_usage: bool
+    ) -> list[dict[str, Any]]:
+        """Chunks sent after all text."""
+        return [self.usage_chunk(num_prompt_tokens, num_tokens, num_cached)] if with_usage else []
+
+    def error_chunk(self, error: Mapping[str, Any]) -> dict[str, Any]:
+        """The chunk that ends a stream because of `error`, the body of an error response."""
+        return dict(error)
 
     def first_chunks(self, num_choices: int) -> list[dict[str, Any]]:
         """Chunks sent before any text; the first carries `report`."""
