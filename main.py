@@ -37,6 +37,7 @@ _TRAINING = (*_MODEL, "tqdm", "tensorboard", "matplotlib")
 _TUNING = (*_TRAINING, "pyarrow")
 _SCORING = (*_MODEL, "tqdm", "matplotlib", "pyarrow", "datasets", "rouge_score", "sacrebleu")
 _SERVING = (*_MODEL, "fastapi", "uvicorn", "prometheus_client", "llguidance")
+_WATCHING = ("numpy", "orjson", "uvicorn")
 _EXPORTING = (*_MODEL, "transformers", "safetensors", "gguf")
 _EVERYTHING = tuple(dict.fromkeys((*_CLEANING, *_CORPUS, *_TRAINING, *_SCORING)))
 _ALL = tuple(dict.fromkeys((*_EVERYTHING, *_SERVING, *_EXPORTING)))
@@ -63,6 +64,7 @@ STAGES = (
     Stage(11, "serve", "server.py", "REST API and chat page", _SERVING),
     Stage(12, "export", "export.py", "Hugging Face folder, GGUF file", _EXPORTING),
     Stage(13, "quickstart", "quickstart.py", "the whole pipeline in minutes, on a CPU", _EVERYTHING),
+    Stage(14, "runs", "runs.py", "follow and compare training runs in a browser", _WATCHING),
     Stage(15, "doctor", "doctor.py", "can this machine run the route? what to fix", _ALL),
 )
 QUIT_NUMBER = 7

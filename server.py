@@ -1,4 +1,4 @@
-"""Serve checkpoints over HTTP: OpenAI's API with streaming, and a chat page at /.
+"""Serve checkpoints over HTTP: OpenAI's API with streaming, a chat page at /, and the runs page at /runs.
 
     python3 server.py                                      # the newest run
     python3 server.py --checkpoint base=checkpoints/run_2026_01_01_10_00 --checkpoint tuned=latest --port 8080
@@ -27,11 +27,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    from pipeline.runs.routes import runs_page
     from pipeline.serving.startup import serve_checkpoints
 
     args = parse_args(argv)
     config = load_config_from(args)
-    serve_checkpoints(args.checkpoint or ["latest"], config, device=args.device)
+    serve_checkpoints(args.checkpoint or ["latest"], config, device=args.device, pages=[runs_page(config)])
     return EXIT_OK
 
 

@@ -42,6 +42,7 @@ LAYERS = (
             "export",
             "quickstart",
             "doctor",
+            "runs",
         ),
     ),
     Layer(
@@ -56,6 +57,7 @@ LAYERS = (
             "pipeline/exporting",
             "pipeline/demo",
             "pipeline/doctor",
+            "pipeline/runs",
         ),
     ),
     Layer("training", ("pipeline/training",)),

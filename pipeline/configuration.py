@@ -22,6 +22,7 @@ from pipeline.evaluation.config import BenchmarkConfig
 from pipeline.generation.config import GenerationConfig
 from pipeline.modeling.config import ModelConfig
 from pipeline.preparation.config import DatasetConfig, FineWebConfig
+from pipeline.runs.config import RunsConfig
 from pipeline.serving.config import ServerConfig
 from pipeline.tokenization.config import TokenizerConfig
 from pipeline.training.config import TrainingConfig
@@ -68,6 +69,7 @@ class Config:
     sft: SftConfig = field(default_factory=SftConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    runs: RunsConfig = field(default_factory=RunsConfig)
     explicit: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

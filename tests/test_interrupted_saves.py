@@ -19,7 +19,8 @@ from pipeline.training.trainer import Trainer
 from pipeline.training.training_data import TrainingData
 from tests.test_trainer import CPU, VOCAB, Bigram, Loader, random_ids
 from utils import logging_utils
-from utils.logging_utils import DualLogger, read_log
+from utils.logging_utils import DualLogger
+from utils.raw_log import read_log
 
 STATE = ("step", "best", "metrics", "validated_step", "last_validation", "loader", "epoch", "guard")
 

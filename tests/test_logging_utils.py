@@ -8,7 +8,8 @@ import pytest
 from pipeline.training.log_position import LogPosition
 from utils import logging_utils
 from utils.errors import PipelineError
-from utils.logging_utils import DualLogger, read_log
+from utils.logging_utils import DualLogger
+from utils.raw_log import read_log
 from utils.tensorboard_log import TensorBoardLog
 
 

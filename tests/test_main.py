@@ -255,7 +255,7 @@ def test_a_wrong_number_of_processes_is_a_usage_error(value):
 def test_numbers_and_names_are_the_ones_people_know():
     first_six = ["cleanup", "tokenize", "prepare", "fineweb", "train", "inference"]
     assert [stage.name for stage in main.STAGES[:6]] == first_six
-    assert [stage.number for stage in main.STAGES] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 15]
+    assert [stage.number for stage in main.STAGES] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15]
 
 
 def test_menu_imports_nothing_heavy():

@@ -26,7 +26,7 @@ from tests.training_runs import (
     write_tokens,
 )
 from utils.errors import PipelineError, Terminated, UsageError
-from utils.logging_utils import read_log
+from utils.raw_log import read_log
 
 
 def stop_at(step: int, number: int):

@@ -19,7 +19,8 @@ from pipeline.training.training_data import TrainingData
 from pipeline.training.validation import score
 from utils.devices import World
 from utils.errors import PipelineError
-from utils.logging_utils import DualLogger, read_log
+from utils.logging_utils import DualLogger
+from utils.raw_log import read_log
 
 CPU = torch.device("cpu")
 VOCAB, LENGTH = 11, 8

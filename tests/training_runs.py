@@ -10,7 +10,7 @@ import train
 from pipeline.formats.checkpoint import read_checkpoint
 from tests.tiny_model import model_section
 from utils.checksums import sha256_of
-from utils.logging_utils import read_log
+from utils.raw_log import read_log
 
 VOCAB_SIZE, WINDOW = 48, 16
 

@@ -15,13 +15,13 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from typing import Protocol
 
 from utils.errors import PipelineError
 from utils.files import make_folder, remove_stale_temporaries, sync_directory, write_text
-from utils.tensorboard_log import HparamValue, TensorBoardLog
+from utils.raw_log import HparamValue, LogLine, is_number, log_lines, raw_metrics_path, read_log
+from utils.tensorboard_log import TensorBoardLog
 
-LogLine = dict[str, Any]
 SECONDS_BETWEEN_WRITES = 5.0  # so that a run can be followed while it trains
 
 
@@ -103,7 +103,7 @@ class DualLogger:
             return []
         written = read_log(self.path) if self.path.exists() else []
         known = {_line(line) for line in written}
-        lost = [line for line in _log_lines(resume.unwritten) if _line(line) not in known]
+        lost = [line for line in log_lines(resume.unwritten) if _line(line) not in known]
         kept = resume.kept([*written, *lost])
         write_text(self.path, "".join(map(_line, kept)))
         return kept
@@ -144,7 +144,7 @@ class DualLogger:
     def lines(self) -> list[LogLine]:
         """The whole log, including buffered lines."""
         written = read_log(self.path) if self.path.exists() else []
-        return [*written, *_log_lines(self._lines)]
+        return [*written, *log_lines(self._lines)]
 
     def drop_after(self, step: int) -> None:
         """Remove the numbers past `step`, but keep events as a record."""
@@ -155,7 +155,7 @@ class DualLogger:
             write_text(self.path, "".join(map(_line, kept)))
             self._lines.clear()
         except OSError as error:  # keep the numbers already written
-            self._lines = [_line(line) for line in _log_lines(self._lines) if line in kept]
+            self._lines = [_line(line) for line in log_lines(self._lines) if line in kept]
             self._warn(error)
         self._tensorboard.close()
         self._tensorboard = self._open_tensorboard(step, kept)
@@ -234,35 +234,8 @@ def chart_name(name: str) -> str:
     return "samples" if name == "sample" else name.replace("_", "/", 1)
 
 
-def raw_metrics_path(log_dir: Path, run_name: str) -> Path:
-    return log_dir / "raw_metrics" / f"{run_name}.jsonl"
-
-
-def read_log(path: Path) -> list[LogLine]:
-    """The lines of a raw_metrics file. Skips anything that is not an object with a step, such as a truncated line."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise PipelineError(f"log {path} does not exist; choose a run from paths.log_dir/raw_metrics") from None
-    return _log_lines(content.split(b"\n"))  # not splitlines, which also splits at characters inside a line
-
-
-def _log_lines(texts: Iterable[str | bytes]) -> list[LogLine]:
-    result = []
-    for text in texts:
-        with contextlib.suppress(ValueError, RecursionError):
-            line = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
-            if isinstance(line, dict) and type(line.get("step")) is int:
-                result.append(line)
-    return result
-
-
 def _numbers(line: LogLine) -> dict[str, float]:
     return {name: value for name, value in line.items() if name not in ("step", "time") and is_number(value)}
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _line(content: Mapping[str, object]) -> str:

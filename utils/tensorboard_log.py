@@ -11,11 +11,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.raw_log import HparamValue
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-HparamValue = bool | int | float | str
 # The scores next to the settings in the HPARAMS tab.
 COMPARED_METRICS = ("val/loss", "val/bits_per_byte", "train/loss_smoothed")
 

@@ -20,7 +20,7 @@ from pipeline.demo.stage_process import Route
 from pipeline.formats.logged_metrics import validation_losses
 from pipeline.formats.run_folders import step_checkpoints
 from utils.errors import PipelineError
-from utils.logging_utils import read_log
+from utils.raw_log import read_log
 from utils.terminal import counted, format_count
 
 RUN_NAME = "quickstart"

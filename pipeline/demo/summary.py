@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.demo.screen import WIDTH, wrapped
 from pipeline.formats.logged_metrics import TRAIN_LOSS, VAL_LOSS
-from utils.logging_utils import read_log
 from utils.plots import save_curves
+from utils.raw_log import read_log
 from utils.terminal import styled, visible
 
 NUM_KNOWN_SHOWN, NUM_UNKNOWN_SHOWN = 8, 2

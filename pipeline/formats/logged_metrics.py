@@ -7,8 +7,7 @@ A name is the key in a line of raw_metrics. TensorBoard and trackers show the fi
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils.logging_utils import read_log
-from utils.tensorboard_log import HparamValue
+from utils.raw_log import HparamValue, read_log
 
 # Group train: written every training.log_every_steps steps.
 TRAIN_LOSS = "train_loss"  # nats per token, of the step

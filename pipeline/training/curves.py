@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.formats.logged_metrics import TRAIN_LOSS_SMOOTHED, TRAIN_TOKENS, VAL_LOSS
 from utils.errors import PipelineError
-from utils.logging_utils import LogLine, is_number, read_log
 from utils.plots import new_figure, save_figure
+from utils.raw_log import LogLine, is_number, read_log
 from utils.terminal import format_count, format_table
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.formats.logged_metrics import ROLLBACK, is_from_validation
-from utils.logging_utils import LogLine
+from utils.raw_log import LogLine
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The runs page: training runs as they are recorded in logs, checkpoint folders and benchmark results."""

@@ -1,0 +1,96 @@
+"""The benchmark scores of checkpoints, from benchmark_results/*.json.
+
+scores = Scores(config.paths.benchmark_dir)
+scores.of("run_2026_01_31_12_00", "checkpoint_best.pt")
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.raw_log import is_number
+
+MAX_FILE_BYTES = 100_000_000
+# Variants of figures that are shown.
+_HIDDEN = ("_corrected", "byte_perplexity", "token_perplexity")
+
+Score = dict[str, Any]
+
+
+@dataclass
+class Scores:
+    """The scores in a folder of results; files are read again when they change."""
+
+    folder: Path
+    _files: dict[Path, tuple[int, list[Score]]] = field(default_factory=dict)
+
+    def of(self, folder: str, kind: str | None = None) -> list[Score]:
+        """The scores of a run's folder, or of one of its files (``checkpoint_best.pt``), the newest first."""
+        return [score for score in self._all() if score["folder"] == folder and kind in (None, score["file"])]
+
+    def _all(self) -> list[Score]:
+        known, self._files = self._files, {}
+        for path in self.folder.glob("benchmark_*.json"):
+            with suppress(OSError, ValueError, RecursionError):
+                status = path.stat()
+                if status.st_size > MAX_FILE_BYTES:
+                    continue
+                earlier = known.get(path)
+                changed = earlier is None or earlier[0] != status.st_mtime_ns
+                self._files[path] = (status.st_mtime_ns, _read(path)) if changed or earlier is None else earlier
+        found = [score for _, scores in self._files.values() for score in scores]
+        return sorted(found, key=lambda score: score["created"], reverse=True)
+
+
+def _read(path: Path) -> list[Score]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    models = content.get("models") if isinstance(content, dict) else None
+    if not isinstance(models, dict):
+        return []
+    shared = {"created": str(content.get("created", "")), "results": path.name}
+    sets = content.get("sets")
+    marks = (
+        {name: str(data.get("mark", "")) for name, data in sets.items() if isinstance(data, dict)}
+        if isinstance(sets, dict)
+        else {}
+    )
+    return [
+        {**shared, **_place(name, model), "step": model.get("step"), "figures": list(_figures(model, marks))}
+        for name, model in models.items()
+        if isinstance(model, dict)
+    ]
+
+
+def _place(name: str, model: Mapping[str, Any]) -> dict[str, str]:
+    """The run's folder and the file. Without a record of the path, the model's default name tells them."""
+    path = model.get("checkpoint")
+    if isinstance(path, str):
+        return {"folder": Path(path).parent.name, "file": Path(path).name}
+    folder, _, kind = name.partition("/")
+    return {"folder": folder, "file": f"checkpoint_{kind or 'latest'}.pt"}
+
+
+def _figures(model: Mapping[str, Any], marks: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    tasks = model.get("figures")
+    for task, figures in tasks.items() if isinstance(tasks, dict) else ():
+        for name, figure in figures.items() if isinstance(figures, dict) else ():
+            if name.endswith(_HIDDEN) or not isinstance(figure, dict) or not _is_finite(figure.get("value")):
+                continue
+            error = figure.get("stderr")
+            yield {
+                "task": task,
+                "name": name,
+                "value": figure["value"],
+                "stderr": error if _is_finite(error) else None,
+                "higher_is_better": figure.get("higher_is_better") is True,
+                "unit": str(figure.get("unit", "")),
+                "mark": marks.get(task, ""),
+            }
+
+
+def _is_finite(value: object) -> bool:
+    return is_number(value) and math.isfinite(value)
