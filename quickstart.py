@@ -153,11 +153,7 @@ def describe(quickstart: Quickstart) -> str:
         parts.append(wrapped(summary.ABOUT_ENCYCLOPEDIA, indent=0))
     pictures = ["loss.png", "score.png"] if source.questions else ["loss.png"]
     parts.append("Pictures: " + ", ".join(short_path(stages.folder / name) for name in pictures))
-    commands = summary.next_commands(
-        short_path(quickstart.config_path),
-        short_path(quickstart.config.paths.log_dir),
-        is_tuned=bool(source.conversations),
-    )
+    commands = summary.next_commands(short_path(quickstart.config_path), is_tuned=bool(source.conversations))
     parts.append(summary.format_commands(commands))
     text = "\n\n".join(parts)
     write_text(stages.folder / "summary.txt", f"{without_styles(text)}\n")

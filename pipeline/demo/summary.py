@@ -40,7 +40,7 @@ class NextCommand:
         return f"python3 {' '.join(self.arguments[:last])} \\\n    {' '.join(self.arguments[last:])}"
 
 
-def next_commands(config: str, logs: str, *, is_tuned: bool) -> list[NextCommand]:
+def next_commands(config: str, *, is_tuned: bool) -> list[NextCommand]:
     """Suggested next commands, ready to copy and run."""
     chat = NextCommand("Talk to it", ("main.py", "inference", "--config", config, "--checkpoint", "latest"))
     page = NextCommand("Talk to it in a browser", ("main.py", "serve", "--config", config))
@@ -48,7 +48,7 @@ def next_commands(config: str, logs: str, *, is_tuned: bool) -> list[NextCommand
     use = [chat, page] if is_tuned else [write]
     return [
         *use,
-        NextCommand("Its curves", ("-m", "tensorboard.main", "--logdir", f"{logs}/tensorboard")),
+        NextCommand("Its curves, samples and scores in a browser", ("main.py", "runs", "--config", config)),
         NextCommand(
             "Export it for other programs",
             ("main.py", "export", "--config", config, "--checkpoint", "latest", "--output", "exported/quickstart"),
