@@ -1,6 +1,7 @@
 """Export a checkpoint for other programs, or import one of theirs.
 
     python3 export.py --checkpoint latest --output exported/              # a folder for transformers, vLLM, …
+    python3 export.py --checkpoint latest --output exported/ --push USER/NAME     # also upload it to the hub
     python3 export.py --checkpoint latest --gguf model.gguf               # a file for llama.cpp
     python3 export.py --import-hf DIR --output checkpoints/imported       # import such a folder
     python3 export.py --import-checkpoint 110MPre-Trained.pt              # import another program's file as a run
@@ -43,6 +44,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--scores", metavar="FILE.json", type=Path, help="benchmark results for the model card")
     parser.add_argument("--import-hf", metavar="DIR", type=Path, help="convert this folder to a checkpoint in --output")
+    parser.add_argument(
+        "--push",
+        metavar="USER/NAME",
+        help="upload the folder in --output to the Hugging Face hub (also without --checkpoint)",
+    )
+    parser.add_argument("--private", action="store_true", help="with --push: create a private repository")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     foreign = parser.add_argument_group("another program's checkpoint")
     foreign.add_argument("--import-checkpoint", metavar="FILE", type=Path, help="convert this file to a training run")
@@ -50,7 +57,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     foreign.add_argument("--rope", choices=ROTATIONS, default="auto", help="RoPE layout of the weights (%(default)s)")
     foreign.add_argument("--ignore-unknown", action="store_true", help="skip unrecognized weights")
     args = parser.parse_args(argv)
-    if sum(map(bool, (args.checkpoint, args.import_hf, args.import_checkpoint))) != 1:
+    if args.push and (not args.output or args.import_hf or args.import_checkpoint):
+        raise UsageError(
+            "--push requires --output DIR, the exported folder to upload, and cannot be used with an import"
+        )
+    if args.private and not args.push:
+        raise UsageError("--private is only valid with --push USER/NAME")
+    sources = sum(map(bool, (args.checkpoint, args.import_hf, args.import_checkpoint)))
+    if sources != 1 and not (args.push and sources == 0 and not args.gguf):
         raise UsageError("exactly one of --checkpoint PATH, --import-hf DIR or --import-checkpoint FILE is required")
     if args.import_hf and not args.output:
         raise UsageError("--import-hf requires --output DIR, the folder for the new checkpoint")
@@ -74,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         path = _import_checkpoint(args, config)
         say(f"wrote {path}; try it: python3 main.py inference --checkpoint {path.parent}")
     else:
-        _export(args, config)
+        _export_and_push(args, config)
     return EXIT_OK
 
 
@@ -84,6 +98,18 @@ def _import_checkpoint(args: argparse.Namespace, config: "Config") -> Path:
     options = ImportOptions(args.model_config, args.rope, args.ignore_unknown)
     tokenizer_dir = config.paths.tokenizer_dir if "paths.tokenizer_dir" in config_flags(args) else None
     return import_checkpoint(args.import_checkpoint, config, options, tokenizer_dir=tokenizer_dir, output=args.output)
+
+
+def _export_and_push(args: argparse.Namespace, config: "Config") -> None:
+    from pipeline.exporting.hub_push import check_push, push_folder
+
+    if args.push:
+        check_push(args.push)
+    if args.checkpoint:
+        _export(args, config)
+    if args.push:
+        pushed = push_folder(args.output, args.push, private=args.private)
+        say(f"{pushed.url}: {'uploaded' if pushed.is_new else 'already up to date'}")
 
 
 def _export(args: argparse.Namespace, config: "Config") -> None:

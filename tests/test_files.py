@@ -6,7 +6,15 @@ import subprocess
 import pytest
 
 from utils.errors import PipelineError
-from utils.files import is_within, make_folder, refuse_overwriting, remove_stale_temporaries, whole_file, write_json
+from utils.files import (
+    is_within,
+    make_folder,
+    refuse_overwriting,
+    remove_stale_temporaries,
+    use_default_mode,
+    whole_file,
+    write_json,
+)
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -82,3 +90,15 @@ def test_a_new_folder_and_its_parents_are_synced(tmp_path, monkeypatch):
     assert synced == [str(tmp_path), str(tmp_path / "a")]
     make_folder(tmp_path / "a" / "b")
     assert len(synced) == 2
+
+
+def test_a_private_file_gets_the_mode_of_new_files(tmp_path):
+    path = tmp_path / "weights"
+    path.touch(mode=0o600)
+    umask = os.umask(0o027)
+    try:
+        use_default_mode(path)
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]

@@ -75,6 +75,16 @@ def move_into_place(finished: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
+def use_default_mode(path: Path) -> None:
+    """Give a file the mode of new files (the umask's), because some programs make theirs private."""
+    new = temporary_path(path)
+    new.touch()
+    try:
+        shutil.copymode(new, path)
+    finally:
+        new.unlink()
+
+
 def make_folder(folder: Path) -> None:
     """Create `folder` and its parents, and sync them so that they survive a power cut."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]

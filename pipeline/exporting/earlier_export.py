@@ -41,6 +41,14 @@ def refuse_to_replace(directory: Path, *, overwrite: bool) -> None:
         raise PipelineError(f"{directory} already exists; choose a different folder with --output, or pass --overwrite")
 
 
+def require_export(directory: Path) -> None:
+    """Raise PipelineError if `directory` is not a folder that the exporter wrote."""
+    if not directory.exists():
+        raise PipelineError(f"{directory} does not exist; export a checkpoint first: --checkpoint latest")
+    if not _is_export(directory):
+        raise PipelineError(f"{directory} is not an export; expected a folder written by export.py --output")
+
+
 def refuse_to_replace_file(path: Path, *, overwrite: bool) -> None:
     """Raise PipelineError if `path` exists and is not a GGUF file that may be replaced."""
     if not path.exists() and not path.is_symlink():

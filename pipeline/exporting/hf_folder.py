@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from pipeline.exporting.hf_names import to_hf_names
 from pipeline.exporting.model_card import model_card
 from pipeline.formats.chat_template import chat_template
 from utils.checksums import write_sums
-from utils.files import write_json, write_text
+from utils.files import use_default_mode, write_json, write_text
 
 if TYPE_CHECKING:
     from pipeline.generation.loading import LoadedModel
@@ -61,7 +60,7 @@ def _write_weights(path: Path, loaded: "LoadedModel", dtype: torch.dtype) -> Non
     state = {name: tensor.to(dtype).clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     save_file(state, path, metadata=WEIGHTS_METADATA)
     _sort_metadata(path)
-    shutil.copymode(path.parent / "config.json", path)  # safetensors lets nobody else read what it writes
+    use_default_mode(path)  # safetensors lets nobody else read what it writes
 
 
 def _sort_metadata(path: Path) -> None:
