@@ -128,7 +128,7 @@ def test_conversations_are_kept_searched_renamed_and_deleted(page):
     assert page.locator(".conversation").all_inner_texts() == ["About ships", "About whales"]
     page.fill("#search", "whale")
     page.locator(".conversation").click()
-    assert page.locator(".question .body").inner_text() == "About whales"
+    page.locator(".question .body", has_text="About whales").wait_for()
     page.get_by_label("Actions for About whales").click()
     page.get_by_role("button", name="Rename").click()
     page.keyboard.type("Sea mammals")

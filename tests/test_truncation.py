@@ -61,7 +61,7 @@ def test_api_clients_are_refused_unless_they_ask_for_it(server):
 
 
 def test_an_answer_takes_the_room_left(server):
-    question = [{"role": "user", "content": "Hi"}]
+    question = [{"role": "user", "content": "x" * 210}]
     left = CONTEXT - len(encode_prompt(TOKENIZER, question))
     assert chat(server, question)["usage"]["completion_tokens"] == left
     assert chat(server, question, max_tokens=100_000)["usage"]["completion_tokens"] == left

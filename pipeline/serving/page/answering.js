@@ -5,7 +5,7 @@ import {samplingFields, systemMessage} from "./settings.js";
 import {decode, fromEntry, isEnd} from "./tokens.js";
 import {messagesTo} from "./thread.js";
 
-const ALTERNATIVES = 10;  // for each token
+const ALTERNATIVES = 10; // for each token
 
 const SHARED = {truncation: "auto", return_token_ids: true, stream_options: {include_usage: true}};
 
@@ -33,7 +33,10 @@ export function textOf(tokens, mode) {
 }
 
 export const canContinue = (node, record) =>
-  ["length", "stopped"].includes(node.finish) && record?.promptIds && record.tokens.length > 0 && !isEnd(record.tokens.at(-1));
+  ["length", "stopped"].includes(node.finish) &&
+  record?.promptIds &&
+  record.tokens.length > 0 &&
+  !isEnd(record.tokens.at(-1));
 
 /** Add what the server writes to `node` and `record`, and call `changed` after each piece. */
 export async function writeAnswer({path, body}, {node, record, signal, changed}) {

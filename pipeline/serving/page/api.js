@@ -1,6 +1,6 @@
 /* Requests to the server: the list of models, and streams of events. */
 
-const KEY = "api-key";  // of this tab only
+const KEY = "api-key"; // of this tab only
 
 export class ApiProblem extends Error {}
 export class KeyProblem extends ApiProblem {}
@@ -23,7 +23,9 @@ async function request(path, options) {
   }
   if (response.ok) return response;
   if (response.status === 401) {
-    throw new KeyProblem(apiKey() ? "The API key is wrong." : "This server requires an API key. Enter it in the settings.");
+    throw new KeyProblem(
+      apiKey() ? "The API key is wrong." : "This server requires an API key. Enter it in the settings.",
+    );
   }
   const body = await response.json().catch(() => null);
   throw new ApiProblem(body?.error?.message || `The server answered with status ${response.status}.`);

@@ -41,16 +41,17 @@ export const loadTokens = (id) => transact("readonly", (_, tokens) => tokens.get
 export const loadTokensOf = (conversation) =>
   transact("readonly", (_, tokens) => tokens.index("conversation").getAll(conversation));
 
-export const deleteConversation = (id) => transact("readwrite", (conversations, tokens) => {
-  conversations.delete(id);
-  const cursors = tokens.index("conversation").openKeyCursor(id);
-  cursors.onsuccess = () => {
-    const cursor = cursors.result;
-    if (!cursor) return;
-    tokens.delete(cursor.primaryKey);
-    cursor.continue();
-  };
-});
+export const deleteConversation = (id) =>
+  transact("readwrite", (conversations, tokens) => {
+    conversations.delete(id);
+    const cursors = tokens.index("conversation").openKeyCursor(id);
+    cursors.onsuccess = () => {
+      const cursor = cursors.result;
+      if (!cursor) return;
+      tokens.delete(cursor.primaryKey);
+      cursor.continue();
+    };
+  });
 
 /** Ask the browser not to throw the conversations away when its disk space is short. */
 export const keepStorage = () => navigator.storage?.persist?.();

@@ -10,7 +10,7 @@ showScheme();
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
-  deepLinking: false,  // it would put a link inside each button
+  deepLinking: false, // it would put a link inside each button
   requestInterceptor(request) {
     if (apiKey()) request.headers.Authorization ??= `Bearer ${apiKey()}`;
     return request;
@@ -18,6 +18,7 @@ SwaggerUIBundle({
   /* What screen readers miss in Swagger UI: a landmark for the introduction, and headings without a gap. */
   onComplete() {
     document.querySelector(".information-container")?.setAttribute("role", "banner");
-    for (const heading of document.querySelectorAll("h3.opblock-tag, .models > h4")) heading.setAttribute("aria-level", "2");
+    for (const heading of document.querySelectorAll("h3.opblock-tag, .models > h4"))
+      heading.setAttribute("aria-level", "2");
   },
 });

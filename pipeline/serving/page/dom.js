@@ -26,7 +26,8 @@ export function announce(text) {
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch {  // plain HTTP from another machine: browsers offer only the older way
+  } catch {
+    // plain HTTP from another machine: browsers offer only the older way
     const area = element("textarea", {class: "visually-hidden", "aria-hidden": "true"});
     area.value = text;
     document.body.append(area);
@@ -42,7 +43,9 @@ export function copyButton(read) {
   const made = button("Copy", async () => {
     await copyText(read());
     made.textContent = "Copied";
-    setTimeout(() => { made.textContent = "Copy"; }, 1200);
+    setTimeout(() => {
+      made.textContent = "Copy";
+    }, 1200);
   });
   return made;
 }

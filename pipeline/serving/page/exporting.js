@@ -41,8 +41,12 @@ export async function importJson(file) {
 /** Whether the rest of the page can rely on what it reads in every conversation. */
 function isComplete({conversation, tokens}) {
   const nodes = conversation?.threads?.flatMap?.((thread) => Object.values(thread.nodes)) ?? [];
-  return typeof conversation?.title === "string" && nodes.length > 0 && Array.isArray(tokens)
-    && nodes.every((node) => typeof node.text === "string" && typeof node.id === "string");
+  return (
+    typeof conversation?.title === "string" &&
+    nodes.length > 0 &&
+    Array.isArray(tokens) &&
+    nodes.every((node) => typeof node.text === "string" && typeof node.id === "string")
+  );
 }
 
 export function exportMarkdown(conversation) {
@@ -63,4 +67,8 @@ export function asMarkdown(conversation) {
 }
 
 const fileName = (conversation) =>
-  conversation.title.toLowerCase().replace(/[^\p{Letter}\p{Number}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40) || "conversation";
+  conversation.title
+    .toLowerCase()
+    .replace(/[^\p{Letter}\p{Number}]+/gu, "-")
+    .replace(/^-|-$/g, "")
+    .slice(0, 40) || "conversation";

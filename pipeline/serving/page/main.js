@@ -2,26 +2,43 @@
 
 import {KeyProblem, listModels} from "./api.js";
 import {requestAfter, requestFor, textOf, writeAnswer} from "./answering.js";
-import {deleteConversation, keepStorage, loadConversations, loadTokensOf, saveConversation, saveTokens} from "./conversations.js";
+import {
+  deleteConversation,
+  keepStorage,
+  loadConversations,
+  loadTokensOf,
+  saveConversation,
+  saveTokens,
+} from "./conversations.js";
 import {announce, byId} from "./dom.js";
 import {importJson} from "./exporting.js";
 import {Pane} from "./panes.js";
+import {closeCoveringPanel, connectPanels, showPanel} from "./panels.js";
 import {connectDialog, Sidebar} from "./sidebar.js";
 import {connectSettings, useDefaults} from "./settings.js";
-import {addNode, chooseVersion, counterpart, follow, newConversation, newThread, pathOf, shownThreads} from "./thread.js";
+import {
+  addNode,
+  chooseVersion,
+  counterpart,
+  follow,
+  newConversation,
+  newThread,
+  pathOf,
+  shownThreads,
+} from "./thread.js";
 import {isEnd, withAlternative} from "./tokens.js";
 import {card, connectLegend} from "./token_view.js";
 
 const LAST_MODELS = "models";
-const SAVE_EVERY = 2000;  // milliseconds, while an answer is written
+const SAVE_EVERY = 2000; // milliseconds, while an answer is written
 const TITLE_LENGTH = 60;
 
 let models = [];
 let conversations = [];
-let conversation = null;  // the one on the screen; it is in the list from its first question on
+let conversation = null; // the one on the screen; it is in the list from its first question on
 let panes = [];
-let running = null;  // {controller, nodes}: one request at a time, of one or two threads
-const records = new Map();  // the tokens of answers, by the id of their node
+let running = null; // {controller, nodes}: one request at a time, of one or two threads
+const records = new Map(); // the tokens of answers, by the id of their node
 const otherTabs = new BroadcastChannel("conversations");
 
 const checked = (name) => document.querySelector(`input[name=${name}]:checked`).value;
@@ -69,7 +86,15 @@ const actions = {
     const {promptIds, tokens} = actions.record(node);
     const kept = [...tokens.slice(0, index), withAlternative(tokens[index], alternative)];
     const {role, mode, model, droppedTurns, droppedTokens} = node;
-    const made = addNode(thread, thread.nodes[node.parent], {role, mode, model, droppedTurns, droppedTokens, text: textOf(kept, mode), numTokens: kept.length});
+    const made = addNode(thread, thread.nodes[node.parent], {
+      role,
+      mode,
+      model,
+      droppedTurns,
+      droppedTokens,
+      text: textOf(kept, mode),
+      numTokens: kept.length,
+    });
     records.set(made.id, {id: made.id, conversation: conversation.id, promptIds, tokens: kept});
     if (isEnd(alternative)) {
       made.finish = "stop";
@@ -118,18 +143,20 @@ async function write(jobs) {
   keepFocus(jobs[0].node);
   announce("Writing");
   let saved = performance.now();
-  await Promise.all(jobs.map(async ({node, request}) => {
-    const record = records.get(node.id);
-    const changed = () => {
-      for (const pane of panes) pane.update(node);
-      if (performance.now() - saved > SAVE_EVERY) {
-        saved = performance.now();
-        save(written);
-      }
-    };
-    await writeAnswer(request, {node, record, signal: running.controller.signal, changed});
-    if (conversations.includes(written)) saveTokens(record).catch(reportStorage);
-  }));
+  await Promise.all(
+    jobs.map(async ({node, request}) => {
+      const record = records.get(node.id);
+      const changed = () => {
+        for (const pane of panes) pane.update(node);
+        if (performance.now() - saved > SAVE_EVERY) {
+          saved = performance.now();
+          save(written);
+        }
+      };
+      await writeAnswer(request, {node, record, signal: running.controller.signal, changed});
+      if (conversations.includes(written)) saveTokens(record).catch(reportStorage);
+    }),
+  );
   running = null;
   save(written);
   draw();
@@ -233,7 +260,9 @@ function startConversation() {
   let names = [];
   try {
     names = JSON.parse(localStorage.getItem(LAST_MODELS)) ?? [];
-  } catch { /* written by something else */ }
+  } catch {
+    /* written by something else */
+  }
   names = names.filter((name) => models.some((model) => model.id === name));
   conversation = newConversation(names.length ? names : [preferred.id]);
   history.replaceState(null, "", location.pathname);
@@ -271,7 +300,7 @@ function toggleComparison() {
 
 async function importFile(event) {
   const [file] = event.target.files;
-  event.target.value = "";  // so that the same file can be chosen again
+  event.target.value = ""; // so that the same file can be chosen again
   if (!file) return;
   try {
     const imported = await importJson(file);
@@ -304,21 +333,6 @@ const sidebar = new Sidebar({
 
 /* The page */
 
-/** Open or close the list or the settings. On narrow screens they cover the conversation. */
-function showPanel(name, isOpen) {
-  byId(name).classList.toggle("open", isOpen);
-  if (name === "settings") byId(name).hidden = !isOpen;
-  byId(`open-${name}`).setAttribute("aria-expanded", String(isOpen));
-  const covers = isOpen && matchMedia("(max-width: 760px)").matches;
-  document.querySelector("main").inert = covers;
-  if (covers) byId(`close-${name}`).focus();
-}
-
-function closePanel(name) {
-  showPanel(name, false);
-  byId(`open-${name}`).focus();
-}
-
 function isSending(event) {
   // While an input method composes a character, Enter belongs to it (229 in Safari).
   return event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
@@ -339,10 +353,7 @@ function connect() {
     send();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || event.defaultPrevented) return;
-    const open = ["sidebar", "settings"].find((name) => document.querySelector("main").inert && byId(name).classList.contains("open"));
-    if (open) closePanel(open);
-    else running?.controller.abort();
+    if (event.key === "Escape" && !closeCoveringPanel()) running?.controller.abort();
   });
   byId("stop-button").addEventListener("click", () => running?.controller.abort());
   byId("new").addEventListener("click", () => {
@@ -353,11 +364,9 @@ function connect() {
   byId("compare").addEventListener("click", toggleComparison);
   byId("import").addEventListener("click", () => byId("import-file").click());
   byId("import-file").addEventListener("change", importFile);
-  for (const name of ["sidebar", "settings"]) {
-    byId(`open-${name}`).addEventListener("click", () => showPanel(name, !byId(name).classList.contains("open")));
-    byId(`close-${name}`).addEventListener("click", () => closePanel(name));
-  }
-  for (const input of document.querySelectorAll("input[name=view], input[name=mode]")) input.addEventListener("change", draw);
+  connectPanels();
+  for (const input of document.querySelectorAll("input[name=view], input[name=mode]"))
+    input.addEventListener("change", draw);
   addEventListener("hashchange", openFromAddress);
   otherTabs.addEventListener("message", readAgain);
 }

@@ -7,13 +7,60 @@ import DOMPurify from "./vendor/dompurify/purify.js";
 import hljs from "./vendor/highlight/core.js";
 import {copyButton, element} from "./dom.js";
 
-const LANGUAGES = ["bash", "c", "cpp", "css", "diff", "go", "java", "javascript", "json", "markdown", "python", "rust", "sql", "xml", "yaml"];
+const LANGUAGES = [
+  "bash",
+  "c",
+  "cpp",
+  "css",
+  "diff",
+  "go",
+  "java",
+  "javascript",
+  "json",
+  "markdown",
+  "python",
+  "rust",
+  "sql",
+  "xml",
+  "yaml",
+];
 const grammars = await Promise.all(LANGUAGES.map((name) => import(`./vendor/highlight/languages/${name}.js`)));
 LANGUAGES.forEach((name, index) => hljs.registerLanguage(name, grammars[index].default));
 
 const CLEAN = {
-  ALLOWED_TAGS: ["a", "b", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "li",
-    "ol", "p", "pre", "s", "span", "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul"],
+  ALLOWED_TAGS: [
+    "a",
+    "b",
+    "blockquote",
+    "br",
+    "code",
+    "del",
+    "em",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "i",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "s",
+    "span",
+    "strong",
+    "sub",
+    "sup",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "thead",
+    "tr",
+    "ul",
+  ],
   ALLOWED_ATTR: ["align", "class", "href", "start", "title"],
   RETURN_DOM_FRAGMENT: true,
 };
@@ -69,11 +116,16 @@ function draw(block) {
   for (const pre of fragment.querySelectorAll("pre")) {
     const code = pre.firstElementChild;
     const language = code?.className || "text";
-    const bar = element("div", {class: "code-bar"}, element("span", {}, language), copyButton(() => code.textContent));
+    const bar = element(
+      "div",
+      {class: "code-bar"},
+      element("span", {}, language),
+      copyButton(() => code.textContent),
+    );
     const box = element("div", {class: "code"});
     pre.replaceWith(box);
     box.append(bar, pre);
-    pre.tabIndex = 0;  // so that long lines can be scrolled with the keyboard
+    pre.tabIndex = 0; // so that long lines can be scrolled with the keyboard
     pre.setAttribute("role", "region");
     pre.setAttribute("aria-label", `Code, ${language}`);
   }

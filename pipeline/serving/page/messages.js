@@ -17,25 +17,49 @@ function versionSwitch(thread, node, actions) {
   const name = node.role === "user" ? "question" : "answer";
   const step = (direction, text, to) => {
     const label = `${direction} version of this ${name}`;
-    return button(text, () => actions.choose(thread, to, label), {disabled: !to || actions.isBusy(), "aria-label": label});
+    return button(text, () => actions.choose(thread, to, label), {
+      disabled: !to || actions.isBusy(),
+      "aria-label": label,
+    });
   };
-  return element("span", {class: "versions"}, step("Previous", "‹", versions[at - 1]),
-    element("span", {class: "number"}, `${at + 1} of ${versions.length}`), step("Next", "›", versions[at + 1]));
+  return element(
+    "span",
+    {class: "versions"},
+    step("Previous", "‹", versions[at - 1]),
+    element("span", {class: "number"}, `${at + 1} of ${versions.length}`),
+    step("Next", "›", versions[at + 1]),
+  );
 }
 
 /** Replace an article by a field in which its question can be changed. */
 function editQuestion(article, thread, node, actions) {
-  const field = element("textarea", {class: "edit", "aria-label": "Edit the question", rows: Math.min(12, node.text.split("\n").length + 1)});
+  const field = element("textarea", {
+    class: "edit",
+    "aria-label": "Edit the question",
+    rows: Math.min(12, node.text.split("\n").length + 1),
+  });
   field.value = node.text;
   const stop = () => {
     form.replaceWith(article);
     article.querySelector("button")?.focus();
   };
-  const form = element("form", {class: "editing", onsubmit: (event) => {
-    event.preventDefault();
-    if (field.value.trim()) actions.edit(thread, node, field.value);
-  }}, field, element("div", {class: "actions"}, button("Cancel", stop),
-    element("button", {class: "primary small"}, node.mode === "chat" ? "Ask again" : "Continue this text")));
+  const form = element(
+    "form",
+    {
+      class: "editing",
+      onsubmit: (event) => {
+        event.preventDefault();
+        if (field.value.trim()) actions.edit(thread, node, field.value);
+      },
+    },
+    field,
+    element(
+      "div",
+      {class: "actions"},
+      button("Cancel", stop),
+      element("button", {class: "primary small"}, node.mode === "chat" ? "Ask again" : "Continue this text"),
+    ),
+  );
   form.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
       event.stopPropagation();
@@ -52,9 +76,25 @@ function editQuestion(article, thread, node, actions) {
 
 /** A question of a chat. */
 export function questionArticle(thread, node, actions) {
-  const article = element("article", {class: "message question", "aria-label": "Question", tabindex: -1, "data-node": node.id}, element("div", {class: "body"}, node.text));
+  const article = element(
+    "article",
+    {class: "message question", "aria-label": "Question", tabindex: -1, "data-node": node.id},
+    element("div", {class: "body"}, node.text),
+  );
   const edit = button("Edit", () => editQuestion(article, thread, node, actions), {disabled: actions.isBusy()});
-  article.append(element("footer", {}, element("span", {class: "actions"}, versionSwitch(thread, node, actions), copyButton(() => node.text), edit)));
+  article.append(
+    element(
+      "footer",
+      {},
+      element(
+        "span",
+        {class: "actions"},
+        versionSwitch(thread, node, actions),
+        copyButton(() => node.text),
+        edit,
+      ),
+    ),
+  );
   return article;
 }
 
@@ -71,7 +111,14 @@ export class AnswerArticle {
     this.problem = element("p", {class: "notice danger", role: "alert", hidden: true});
     this.footer = element("footer");
     const nodes = [node.id, node.mode === "completion" ? question?.id : ""].join(" ");
-    this.element = element("article", {class: "message answer", tabindex: -1, "data-node": nodes}, this.notice, this.body, this.problem, this.footer);
+    this.element = element(
+      "article",
+      {class: "message answer", tabindex: -1, "data-node": nodes},
+      this.notice,
+      this.body,
+      this.problem,
+      this.footer,
+    );
     this.refresh();
   }
 
@@ -88,12 +135,16 @@ export class AnswerArticle {
   refresh({restart = false} = {}) {
     const {node, actions} = this;
     const running = actions.isRunning(node);
-    this.element.setAttribute("aria-label", node.mode === "chat" ? `Answer of ${node.model}` : `Text continued by ${node.model}`);
+    this.element.setAttribute(
+      "aria-label",
+      node.mode === "chat" ? `Answer of ${node.model}` : `Text continued by ${node.model}`,
+    );
     this.element.setAttribute("aria-busy", String(running));
     this.element.classList.toggle("running", running);
     this.#showBody(restart);
     this.#showNotices();
-    const state = `${running} ${actions.isBusy()} ${node.finish} ${actions.view()} ${versionsOf(this.thread, node).length} ${this.question ? versionsOf(this.thread, this.question).length : 0}`;
+    const versions = [node, this.question].map((at) => (at ? versionsOf(this.thread, at).length : 0));
+    const state = [running, actions.isBusy(), node.finish, actions.view(), ...versions].join(" ");
     if (running || this.footerState !== state) this.#showFooter(running);
     this.footerState = state;
   }
@@ -114,7 +165,10 @@ export class AnswerArticle {
       this.body.append(this.written);
     }
     if (isTokens) {
-      this.#tokenList.onBranch = actions.isBusy() || !record.promptIds ? null : (index, other) => actions.branch(this.thread, node, index, other);
+      this.#tokenList.onBranch =
+        actions.isBusy() || !record.promptIds
+          ? null
+          : (index, other) => actions.branch(this.thread, node, index, other);
       this.#tokenList.update(record.tokens, {restart});
     } else if (node.mode === "chat") renderMarkdown(this.written, node.text);
     else this.written.textContent = node.text;
@@ -125,8 +179,9 @@ export class AnswerArticle {
     const turns = node.droppedTurns;
     const tokens = node.droppedTokens;
     this.notice.hidden = !turns && !tokens;
-    if (turns) this.notice.textContent = turns === 1 ? "1 earlier turn no longer fits and was left out." : `${turns} earlier turns no longer fit and were left out.`;
-    else if (tokens) this.notice.textContent = `The first ${tokens === 1 ? "token" : `${tokens} tokens`} of this text no longer fit and were left out.`;
+    if (turns === 1) this.notice.textContent = "1 earlier turn no longer fits and was left out.";
+    else if (turns) this.notice.textContent = `${turns} earlier turns no longer fit and were left out.`;
+    else if (tokens) this.notice.textContent = `The first tokens of this text no longer fit, ${tokens} in all.`;
     this.problem.hidden = !node.error;
     this.problem.textContent = node.error ?? "";
   }
@@ -139,14 +194,23 @@ export class AnswerArticle {
     if (!running) {
       const busy = actions.isBusy();
       const isText = node.mode === "completion" && question;
-      list.append(...[
-        isText ? versionSwitch(thread, question, actions) : null,
-        versionSwitch(thread, node, actions),
-        canContinue(node, record) ? button("Continue", () => actions.goOn(thread, node), {disabled: busy}) : null,
-        copyButton(() => (isText ? question.text : "") + node.text),
-        isText ? button("Edit", () => editQuestion(this.element, thread, question, actions), {disabled: busy, "aria-label": "Edit the given text"}) : null,
-        button(node.error && !node.text ? "Try again" : "Regenerate", () => actions.regenerate(thread, node), {disabled: busy}),
-      ].filter(Boolean));
+      list.append(
+        ...[
+          isText ? versionSwitch(thread, question, actions) : null,
+          versionSwitch(thread, node, actions),
+          canContinue(node, record) ? button("Continue", () => actions.goOn(thread, node), {disabled: busy}) : null,
+          copyButton(() => (isText ? question.text : "") + node.text),
+          isText
+            ? button("Edit", () => editQuestion(this.element, thread, question, actions), {
+                disabled: busy,
+                "aria-label": "Edit the given text",
+              })
+            : null,
+          button(node.error && !node.text ? "Try again" : "Regenerate", () => actions.regenerate(thread, node), {
+            disabled: busy,
+          }),
+        ].filter(Boolean),
+      );
     }
     this.footer.replaceChildren(facts, list);
   }
@@ -165,4 +229,3 @@ export class AnswerArticle {
     return facts.join(" · ");
   }
 }
-

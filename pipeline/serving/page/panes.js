@@ -5,17 +5,31 @@ import {AnswerArticle, questionArticle} from "./messages.js";
 import {pathOf} from "./thread.js";
 
 export class Pane {
-  #answers = new Map();  // node id → article, so that what is on the screen is not built again
+  #answers = new Map(); // node id → article, so that what is on the screen is not built again
 
   constructor(index, actions) {
     this.index = index;
     this.actions = actions;
-    this.select = element("select", {"aria-label": index ? "Compared checkpoint" : "Checkpoint", onchange: () => actions.chooseModel(index, this.select.value)});
+    this.select = element("select", {
+      "aria-label": index ? "Compared checkpoint" : "Checkpoint",
+      onchange: () => actions.chooseModel(index, this.select.value),
+    });
     this.context = element("span", {class: "muted"});
     const header = element("div", {class: "pane-header"}, this.select, this.context);
-    if (index) header.append(button("×", actions.stopComparing, {class: "quiet icon", "aria-label": "Stop comparing"}));
-    this.log = element("div", {class: "log", tabindex: 0, role: "region", "aria-label": index ? "Compared conversation" : "Conversation"});
-    this.element = element("section", {class: "pane", "aria-label": index ? "Compared checkpoint" : "Checkpoint"}, header, this.log);
+    const close = {class: "quiet icon", "aria-label": "Stop comparing"};
+    if (index) header.append(button("×", actions.stopComparing, close));
+    this.log = element("div", {
+      class: "log",
+      tabindex: 0,
+      role: "region",
+      "aria-label": index ? "Compared conversation" : "Conversation",
+    });
+    this.element = element(
+      "section",
+      {class: "pane", "aria-label": index ? "Compared checkpoint" : "Checkpoint"},
+      header,
+      this.log,
+    );
   }
 
   /** Offer the served models, and `thread`'s own even if it is not served now. */

@@ -24,33 +24,56 @@ export class Sidebar {
     const items = found.map((conversation) => this.#item(conversation));
     const isSearch = this.search.value.trim() !== "";
     byId("no-conversations").hidden = items.length > 0;
-    byId("no-conversations").textContent = isSearch ? "No conversation contains this." : "Conversations are kept in this browser.";
+    byId("no-conversations").textContent = isSearch
+      ? "No conversation contains this."
+      : "Conversations are kept in this browser.";
     this.list.replaceChildren(...items);
   }
 
   #item(conversation) {
     const isCurrent = conversation === this.current;
-    const open = element("button", {
-      type: "button", class: "quiet conversation", "aria-current": isCurrent ? "true" : null, onclick: () => this.actions.open(conversation),
-      title: new Date(conversation.updated).toLocaleString(),
-    }, conversation.title);
-    const more = element("button", {
-      type: "button", class: "quiet icon", "aria-label": `Actions for ${conversation.title}`, "aria-haspopup": "true", "aria-expanded": "false",
-      onclick: (event) => this.#openMenu(event.currentTarget, conversation),
-    }, "⋯");
+    const open = element(
+      "button",
+      {
+        type: "button",
+        class: "quiet conversation",
+        "aria-current": isCurrent ? "true" : null,
+        onclick: () => this.actions.open(conversation),
+        title: new Date(conversation.updated).toLocaleString(),
+      },
+      conversation.title,
+    );
+    const more = element(
+      "button",
+      {
+        type: "button",
+        class: "quiet icon",
+        "aria-label": `Actions for ${conversation.title}`,
+        "aria-haspopup": "true",
+        "aria-expanded": "false",
+        onclick: (event) => this.#openMenu(event.currentTarget, conversation),
+      },
+      "⋯",
+    );
     return element("li", {}, open, more);
   }
 
   #openMenu(opener, conversation) {
-    const act = (label, action, attributes) => button(label, () => {
-      this.menu.hidePopover();
-      action();
-    }, attributes);
+    const act = (label, action, attributes) =>
+      button(
+        label,
+        () => {
+          this.menu.hidePopover();
+          action();
+        },
+        attributes,
+      );
     this.menu.replaceChildren(
       act("Rename", () => this.#rename(conversation, opener)),
       act("Export as JSON", () => exportJson(conversation)),
       act("Export as Markdown", () => exportMarkdown(conversation)),
-      act("Delete", () => this.#remove(conversation, opener), {class: "quiet small danger-text"}));
+      act("Delete", () => this.#remove(conversation, opener), {class: "quiet small danger-text"}),
+    );
     this.menu.showPopover();
     this.opener = opener;
     opener.setAttribute("aria-expanded", "true");
@@ -65,7 +88,7 @@ export class Sidebar {
     field.value = conversation.title;
     const choice = ask(byId("rename-dialog"));
     field.select();
-    if (await choice && field.value.trim()) this.actions.rename(conversation, field.value.trim());
+    if ((await choice) && field.value.trim()) this.actions.rename(conversation, field.value.trim());
     opener.focus();
   }
 

@@ -4,11 +4,19 @@
    thread: {model, nodes: {id: node}, chosen: {parent id or "": the child on the path}}
    node:   {id, parent, role: "user" | "assistant", mode: "chat" | "completion", text, …} */
 
-export const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, "0")).join("");
+export const newId = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, "0")).join("");
 
 export function newConversation(models) {
   const now = Date.now();
-  return {id: newId(), title: "", created: now, updated: now, threads: models.map(newThread), comparing: models.length > 1};
+  return {
+    id: newId(),
+    title: "",
+    created: now,
+    updated: now,
+    threads: models.map(newThread),
+    comparing: models.length > 1,
+  };
 }
 
 export const newThread = (model) => ({model, nodes: {}, chosen: {}});
@@ -43,7 +51,9 @@ export function pathTo(thread, node) {
 
 /** `node` and its siblings, the oldest first. */
 export const versionsOf = (thread, node) =>
-  Object.values(thread.nodes).filter((other) => other.parent === node.parent).sort((one, other) => one.created - other.created);
+  Object.values(thread.nodes)
+    .filter((other) => other.parent === node.parent)
+    .sort((one, other) => one.created - other.created);
 
 export function chooseVersion(thread, node) {
   thread.chosen[node.parent] = node.id;
@@ -67,8 +77,12 @@ export function follow(thread, source) {
   const ours = pathOf(thread);
   const theirs = pathOf(source);
   let shared = 0;
-  while (shared < theirs.length && ours[shared]?.role === theirs[shared].role
-    && (theirs[shared].role === "assistant" || ours[shared].text === theirs[shared].text)) shared++;
+  while (
+    shared < theirs.length &&
+    ours[shared]?.role === theirs[shared].role &&
+    (theirs[shared].role === "assistant" || ours[shared].text === theirs[shared].text)
+  )
+    shared++;
   let parent = ours[shared - 1];
   if (parent) delete thread.chosen[parent.id];
   else delete thread.chosen[""];

@@ -21,7 +21,8 @@ let scale = SCALES.probability;
 export function connectLegend(onChange) {
   const show = () => {
     const steps = scale.labels.map((label, level) =>
-      element("li", {}, element("span", {class: `token level-${level}`, "aria-hidden": "true"}, "abc"), label));
+      element("li", {}, element("span", {class: `token level-${level}`, "aria-hidden": "true"}, "abc"), label),
+    );
     byId("legend-steps").replaceChildren(...steps);
   };
   for (const input of document.querySelectorAll("input[name=scale]")) {
@@ -41,7 +42,8 @@ export class TokenList {
     this.onBranch = onBranch;
     this.tokens = [];
     this.element = element("div", {
-      class: "tokens", role: "group",
+      class: "tokens",
+      role: "group",
       "aria-label": "Tokens. Left and right arrow move between tokens, Enter opens the alternatives.",
       onkeydown: (event) => this.#press(event),
       onfocusin: (event) => this.#open(event, 0),
@@ -64,7 +66,13 @@ export class TokenList {
   #draw(token) {
     const text = visible(token);
     const details = `${text}, ${percent(probability(token))}, entropy ${bits(token.entropy).toFixed(2)} bits`;
-    const attributes = {class: `token level-${scale.level(token)}`, role: "button", tabindex: -1, "aria-label": details, "aria-haspopup": "dialog"};
+    const attributes = {
+      class: `token level-${scale.level(token)}`,
+      role: "button",
+      tabindex: -1,
+      "aria-label": details,
+      "aria-haspopup": "dialog",
+    };
     const drawn = element("span", attributes, text);
     drawn.classList.toggle("end", isEnd(token));
     return text.endsWith("↵") ? [drawn, element("br")] : [drawn];
@@ -187,16 +195,22 @@ class TokenCard {
 
   #fill(token) {
     const rank = token.top.findIndex((other) => other.id === token.id);
-    const facts = element("dl", {},
+    const facts = element(
+      "dl",
+      {},
       ...fact("Probability", percent(probability(token))),
       ...fact("Rank", rank < 0 ? `below ${token.top.length}` : String(rank + 1)),
       ...fact("Entropy", `${bits(token.entropy).toFixed(2)} bits`),
-      ...fact("Token id", String(token.id)));
+      ...fact("Token id", String(token.id)),
+    );
     const list = element("ol", {}, ...token.top.map((other) => element("li", {}, this.#alternative(token, other))));
     const free = this.#list.onBranch !== null;
     this.element.replaceChildren(
-      element("p", {class: "card-title"}, visible(token)), facts,
-      element("p", {class: "muted"}, free ? "Choose another token to go on from there:" : "Alternatives:"), list);
+      element("p", {class: "card-title"}, visible(token)),
+      facts,
+      element("p", {class: "muted"}, free ? "Choose another token to go on from there:" : "Alternatives:"),
+      list,
+    );
     this.element.setAttribute("aria-label", `Alternatives to ${visible(token)}`);
   }
 
@@ -205,14 +219,21 @@ class TokenCard {
     const bar = element("span", {class: "bar", "aria-hidden": "true"});
     bar.style.setProperty("--share", probability(other).toFixed(4));
     const {onBranch} = this.#list;
-    return element("button", {
-      type: "button", class: "alternative", disabled: isChosen || onBranch === null,
-      onclick: () => {
-        this.close();
-        onBranch(this.#index, other);
+    return element(
+      "button",
+      {
+        type: "button",
+        class: "alternative",
+        disabled: isChosen || onBranch === null,
+        onclick: () => {
+          this.close();
+          onBranch(this.#index, other);
+        },
       },
-    }, bar, element("span", {class: "text"}, visible(other), isChosen ? element("span", {class: "mark"}, "written") : null),
-    element("span", {class: "number"}, percent(probability(other))));
+      bar,
+      element("span", {class: "text"}, visible(other), isChosen ? element("span", {class: "mark"}, "written") : null),
+      element("span", {class: "number"}, percent(probability(other))),
+    );
   }
 
   /** Below the token if it fits there or there is more room than above; on a phone, at the bottom of the screen. */

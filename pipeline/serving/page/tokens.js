@@ -5,7 +5,10 @@
 /** An entry of the server's `logprobs.content`. */
 export function fromEntry(entry) {
   return {
-    id: entry.id, bytes: entry.bytes, logprob: entry.logprob, entropy: entry.entropy,
+    id: entry.id,
+    bytes: entry.bytes,
+    logprob: entry.logprob,
+    entropy: entry.entropy,
     top: entry.top_logprobs.map(({id, bytes, logprob}) => ({id, bytes, logprob})),
   };
 }
