@@ -6,12 +6,15 @@
 
 Each server runs in its own process. Every client sends one request after another: a random prompt of 16 to 128 tokens,
 64 new tokens, temperature 0.8, top-k 50, top-p 0.95. llama.cpp gets the exported GGUF file in float32, as many slots as
-`server.max_batch`, and continuous batching, its default. The figures are medians over the rounds.
+`server.max_batch`, and continuous batching, its default. The figures are medians over the rounds. On a machine that is
+busy with other work, compare the tokens per second of processor time, and use `--threads 1`.
 """
 
 import argparse
 import asyncio
 import itertools
+import math
+import os
 import random
 import re
 import socket
@@ -22,9 +25,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -48,44 +51,53 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="new tokens in each completion (%(default)s)")
     parser.add_argument("--turns", type=int, default=10, help="turns of the conversation; 0: skip it (%(default)s)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="threads of each server (default: one per core)")
     parser.add_argument(
         "--set", action="append", default=[], help="a setting for our server, such as generation.compile=on"
     )
     args = parser.parse_args()
-    options = ["--device", args.device, *itertools.chain.from_iterable(("--set", setting) for setting in args.set)]
+    options = list(itertools.chain.from_iterable(("--set", setting) for setting in args.set))
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = args.checkpoint or str(random_checkpoint(Path(folder)))
         measure_load(checkpoint, Path(folder), options, args)
         if args.turns:
-            measure_conversation(checkpoint, options, turns=args.turns, rounds=args.rounds)
+            measure_conversation(checkpoint, options, args)
 
 
 def measure_load(checkpoint: str, folder: Path, options: Sequence[str], args: argparse.Namespace) -> None:
     """Print a row for each number of clients and each server. The servers take turns."""
     with ExitStack() as stack:
-        urls = {
-            name: stack.enter_context(running_server(checkpoint, args.device, [*options, *extra])).url
+        servers = {
+            name: stack.enter_context(running_server(checkpoint, args.device, [*options, *extra], args.threads))
             for name, extra in OURS.items()
             if args.device == "cpu" or not extra
         }
         if args.llama_server:
             gguf = export_gguf(checkpoint, folder)
-            urls[LLAMA] = stack.enter_context(running_llama_server(args.llama_server, gguf))
-        print("| clients | server | tokens/s | × llama.cpp | first token p50 | p95 | between tokens p95 | fairness |")
-        print("|---:|---|---:|---:|---:|---:|---:|---:|")
-        for url in urls.values():
-            asyncio.run(run_clients(url, clients=4, seconds=1, max_tokens=args.tokens, seed=0))  # warm up
+            servers[LLAMA] = stack.enter_context(running_llama_server(args.llama_server, gguf, args.threads))
+        print(
+            "| clients | server | tokens/s | × llama.cpp | tokens per processor second | × llama.cpp "
+            "| first token p50 | p95 | between tokens p95 | fairness |"
+        )
+        print("|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+        for server in servers.values():
+            asyncio.run(run_clients(server.url, clients=4, seconds=1, max_tokens=args.tokens, seed=0))  # warm up
         for clients in args.clients:
-            loads: dict[str, list[Load]] = {name: [] for name in urls}
+            loads: dict[str, list[Load]] = {name: [] for name in servers}
             for seed in range(1, args.rounds + 1):
-                for name, url in urls.items():
+                for name, server in servers.items():
                     wait_until_idle()
-                    loads[name].append(
-                        asyncio.run(
-                            run_clients(url, clients=clients, seconds=args.seconds, max_tokens=args.tokens, seed=seed)
-                        )
-                    )
+                    loads[name].append(measure(server, clients, seed, args))
             print_rows(clients, loads)
+
+
+def measure(server: "RunningServer", clients: int, seed: int, args: argparse.Namespace) -> Load:
+    before = server.processor_seconds()
+    load = asyncio.run(
+        run_clients(server.url, clients=clients, seconds=args.seconds, max_tokens=args.tokens, seed=seed)
+    )
+    load.processor_seconds = server.processor_seconds() - before
+    return load
 
 
 def wait_until_idle() -> None:
@@ -95,12 +107,8 @@ def wait_until_idle() -> None:
 
 def print_rows(clients: int, loads: Mapping[str, Sequence[Load]]) -> None:
     for name, rounds in loads.items():
-        speed = statistics.median(load.tokens_per_second for load in rounds)
-        ratio = ""
-        if LLAMA in loads:
-            # Ratios within a round, so that other load on the machine affects both sides.
-            pairs = zip(rounds, loads[LLAMA], strict=True)
-            ratio = f"{statistics.median(a.tokens_per_second / max(b.tokens_per_second, 1e-9) for a, b in pairs):.2f}"
+        speed, ratio = median_and_ratio(rounds, loads.get(LLAMA), lambda load: load.tokens_per_second)
+        work, work_ratio = median_and_ratio(rounds, loads.get(LLAMA), lambda load: load.tokens_per_processor_second)
         first, late, gap = (
             statistics.median(values) * 1000
             for values in (
@@ -111,27 +119,39 @@ def print_rows(clients: int, loads: Mapping[str, Sequence[Load]]) -> None:
         )
         fairness = statistics.median(load.fairness for load in rounds)
         print(
-            f"| {clients} | {name} | {speed:.0f} | {ratio} | {first:.0f} ms | {late:.0f} ms | {gap:.0f} ms "
-            f"| {fairness:.2f} |",
+            f"| {clients} | {name} | {speed:.0f} | {ratio} | {work:.0f} | {work_ratio} "
+            f"| {first:.0f} ms | {late:.0f} ms | {gap:.0f} ms | {fairness:.2f} |",
             flush=True,
         )
 
 
-def measure_conversation(checkpoint: str, options: Sequence[str], *, turns: int, rounds: int) -> None:
+def median_and_ratio(
+    rounds: Sequence[Load], peers: Sequence[Load] | None, figure: Callable[[Load], float]
+) -> tuple[float, str]:
+    """The median of a figure, and of its ratios to the peer's in the same round, which other work slows down alike."""
+    ratio = ""
+    if peers:
+        pairs = zip(map(figure, rounds), map(figure, peers), strict=True)
+        ratio = f"{statistics.median(ours / theirs if theirs else math.nan for ours, theirs in pairs):.2f}"
+    return statistics.median(map(figure, rounds)), ratio
+
+
+def measure_conversation(checkpoint: str, options: Sequence[str], args: argparse.Namespace) -> None:
     """Print the time to the first token of each turn with and without the prefix cache."""
-    device, *rest = options[1:]
-    off = ["--set", "server.prefix_cache_mb=0"]
-    with running_server(checkpoint, device, rest) as cached, running_server(checkpoint, device, [*rest, *off]) as plain:
-        times: dict[str, list[list[float]]] = {cached.url: [], plain.url: []}
-        for seed in range(rounds + 1):
-            for url, found in times.items():
-                found.append(asyncio.run(converse(url, turns=turns, seed=seed)))
-        medians = [
-            [statistics.median(values) * 1000 for values in zip(*found[1:], strict=True)] for found in times.values()
+    off = [*options, "--set", "server.prefix_cache_mb=0"]
+    with ExitStack() as stack:
+        urls = [
+            stack.enter_context(running_server(checkpoint, args.device, variant, args.threads)).url
+            for variant in (options, off)
         ]
+        times: list[list[list[float]]] = [[], []]
+        for seed in range(args.rounds + 1):  # the first round is a warm-up
+            for url, found in zip(urls, times, strict=True):
+                found.append(asyncio.run(converse(url, turns=args.turns, seed=seed)))
+    cached, plain = ([statistics.median(values) * 1000 for values in zip(*found[1:], strict=True)] for found in times)
     print("\n| turn | first token, prefix cache | without | ratio |\n|---:|---:|---:|---:|")
-    for turn in sorted({1, turns // 2, turns}):
-        known, unknown = medians[0][turn - 1], medians[1][turn - 1]
+    for turn in sorted({1, max(1, args.turns // 2), args.turns}):
+        known, unknown = cached[turn - 1], plain[turn - 1]
         print(f"| {turn} | {known:.0f} ms | {unknown:.0f} ms | {unknown / known:.1f} |")
 
 
@@ -159,12 +179,24 @@ class RunningServer:
     url: str
     pid: int
 
+    def processor_seconds(self) -> float:
+        """Time of the process on all cores so far; 0 where there is no /proc."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except FileNotFoundError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 @contextmanager
-def running_server(checkpoint: str, device: str, options: Sequence[str] = ()) -> Iterator[RunningServer]:
+def running_server(
+    checkpoint: str, device: str, options: Sequence[str] = (), threads: int | None = None
+) -> Iterator[RunningServer]:
     """server.py in its own process, on a free port."""
     command = [sys.executable, str(CHECKOUT / "server.py"), "--checkpoint", f"m={checkpoint}", *options]
-    with subprocess.Popen([*command, "--port", "0", "--device", device], stdout=subprocess.PIPE, text=True) as server:
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    command += ["--port", "0", "--device", device]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout is not None
         try:
             url = next(found[1] for line in server.stdout if (found := re.search(r"listening on (\S+)", line)))
@@ -174,12 +206,13 @@ def running_server(checkpoint: str, device: str, options: Sequence[str] = ()) ->
 
 
 @contextmanager
-def running_llama_server(program: str, gguf: Path) -> Iterator[str]:
+def running_llama_server(program: str, gguf: Path, threads: int | None) -> Iterator[RunningServer]:
     """llama.cpp's server with the same number of slots and the same context in each."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    count = str(threads or os.cpu_count())
     command = [program, "--model", str(gguf), "--port", str(port), "--parallel", str(SLOTS)]
-    command += ["--ctx-size", str(SLOTS * CONTEXT), "--threads", str(cpu_count()), "--threads-batch", str(cpu_count())]
+    command += ["--ctx-size", str(SLOTS * CONTEXT), "--threads", count, "--threads-batch", count]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             url = f"http://127.0.0.1:{port}"
@@ -187,7 +220,7 @@ def running_llama_server(program: str, gguf: Path) -> Iterator[str]:
                 if server.poll() is not None:
                     raise SystemExit(f"error: {' '.join(command)} ended with exit code {server.returncode}")
                 time.sleep(0.1)
-            yield url
+            yield RunningServer(url, server.pid)
         finally:
             server.terminate()
 
@@ -198,12 +231,6 @@ def is_healthy(url: str) -> bool:
             return answer.status == 200
     except (urllib.error.URLError, ConnectionError):
         return False
-
-
-def cpu_count() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 def export_gguf(checkpoint: str, folder: Path) -> Path:
@@ -220,7 +247,7 @@ def export_gguf(checkpoint: str, folder: Path) -> Path:
 
 
 def random_checkpoint(folder: Path) -> Path:
-    """A checkpoint of the default model with random weights and a tokenizer of 400 pieces.
+    """A checkpoint of the default model with random weights and a tokenizer of 400 pieces, filled up to 32,016.
 
     It never generates the end of a text, nor the single bytes of an incomplete character, which llama.cpp would hold
     back.
@@ -235,15 +262,18 @@ def random_checkpoint(folder: Path) -> Path:
     from tokenizer import WikipediaTokenizer
 
     (folder / "words.txt").write_bytes(Path(__file__).read_bytes())
-    tokenizer = WikipediaTokenizer.train([folder / "words.txt"], 400, folder / "tokenizer")
-    tokenizer.save()
+    trained = WikipediaTokenizer.train([folder / "words.txt"], ORDINARY_IDS.stop, folder / "tokenizer").vocabulary
     config = load_config(settings=[f"paths.tokenizer_dir={folder / 'tokenizer'}"])
+    unused = (f"<unused_{token_id}>" for token_id in range(ORDINARY_IDS.stop, config.model.vocab_size))
+    vocabulary = replace(trained, pieces=(*trained.pieces, *unused))
+    tokenizer = WikipediaTokenizer.from_vocabulary(vocabulary, folder / "tokenizer")
+    tokenizer.save()
     torch.manual_seed(1)
     model = create_model(config)
     with torch.no_grad():
-        model.model.embed_tokens.weight[tokenizer.vocab_size :] = 0
-        model.model.embed_tokens.weight[: tokenizer.vocab_size] *= 20
+        model.model.embed_tokens.weight.mul_(20)
         model.model.embed_tokens.weight[: ORDINARY_IDS.start] = 0
+        model.model.embed_tokens.weight[ORDINARY_IDS.stop :] = 0
     content = {
         "model": model.state_dict(),
         "config": config.to_dict(),

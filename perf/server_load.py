@@ -25,6 +25,7 @@ class Load:
     """What the clients measured, in seconds and tokens."""
 
     seconds: float
+    processor_seconds: float = 0.0  # of the server
     first_tokens: list[float] = field(default_factory=list)  # from the request to its first token
     gaps: list[float] = field(default_factory=list)  # between two tokens of an answer
     tokens: list[int] = field(default_factory=list)  # of each client
@@ -32,6 +33,10 @@ class Load:
     @property
     def tokens_per_second(self) -> float:
         return sum(self.tokens) / self.seconds
+
+    @property
+    def tokens_per_processor_second(self) -> float:
+        return sum(self.tokens) / self.processor_seconds if self.processor_seconds else 0.0
 
     @property
     def fairness(self) -> float:
