@@ -6,6 +6,8 @@ A scale per row works for both a product's output and an embedding lookup, so ti
 thousandth of the model, keep their type. Weights are quantized once when loading; checkpoints do not change.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +26,12 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     weight = weight.detach().float()
     scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     return (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8), scales
+
+
+@cache
+def _has_bfloat16_products() -> bool:
+    """Whether the CPU multiplies bfloat16. On others, float32 is eight times faster."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Int8Weight(nn.Module):
@@ -46,7 +54,9 @@ class Int8Weight(nn.Module):
             ones = torch.ones_like(self.scale, dtype=torch.bfloat16)
             y = torch._weight_int8pack_mm(rows, self.weight, ones)
         else:
-            y = F.linear(rows, self.weight.bfloat16())  # exact: bfloat16 represents every integer up to 256
+            # The conversion is exact, because bfloat16 represents every integer up to 256.
+            kind = torch.bfloat16 if _has_bfloat16_products() else torch.float32
+            y = F.linear(rows.to(kind), self.weight.to(kind))
         return (y.float() * self.scale).to(x.dtype).view(*x.shape[:-1], -1)
 
 
