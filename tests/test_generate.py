@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model import TransformerLM
-from pipeline.generation.batch_generator import PREFILL_TOKENS, BatchGenerator
+from pipeline.generation.batch_generator import CPU_PREFILL_TOKENS, BatchGenerator
 from pipeline.generation.config import GenerationConfig
 from pipeline.generation.generate import GenerationSettings, generate_batch, stream_events, stream_text, stream_tokens
 from pipeline.generation.settings import check_text
@@ -325,7 +325,7 @@ def test_invalid_prompts_are_refused(text):
 
 
 def test_a_long_prompt_is_read_in_parts_while_others_write():
-    long = [1] + [5] * (3 * PREFILL_TOKENS)
+    long = [1] + [5] * (3 * CPU_PREFILL_TOKENS)
     model = ScriptedModel([5] * 3000, start=2, context=4096)
     batch = BatchGenerator(model, max_rows=2)
     settings = GenerationSettings(temperature=0, max_length=10)

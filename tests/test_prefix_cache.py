@@ -135,3 +135,17 @@ def test_a_sequence_longer_than_the_cache_keeps_its_beginning(model):
     ids = list(range(80))
     prefixes.store(ids, cache, 0)
     assert prefixes.known_length(ids) == 2 * BLOCK
+
+
+def test_scored_prompts_are_read_in_full(model):
+    ids = [1, *range(10, 60)]
+    batch = BatchGenerator(model, prefix_cache=PrefixCache(PLENTY))
+    settings = replace(GREEDY, max_length=1, prompt_logprobs=1)
+    scores = []
+    for _ in range(2):
+        batch.join(ids, settings)
+        [event] = batch.step()
+        assert event.num_cached == 0
+        scores.append([logprob for logprob, _ in event.prompt_logprobs])
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == len(ids) - 1

@@ -26,7 +26,10 @@ from pipeline.modeling.kv_cache import KVCache
 from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
 
-PREFILL_TOKENS = 512  # maximum per step, so that a long prompt does not delay the other rows
+# Prompt tokens per step, so that a long prompt does not delay the other rows. On a CPU, 512 take as long as ten tokens
+# for each of 16 rows, so fewer are read while others generate.
+PREFILL_TOKENS = 512
+CPU_PREFILL_TOKENS = 128
 
 Decoder = Callable[[Tensor, KVCache], Tensor]  # tokens (B,), their rows of the cache → logits (B, V)
 TopLogprobs = tuple[tuple[int, float], ...]  # ids and log-probabilities, most likely first
@@ -215,10 +218,13 @@ class BatchGenerator:
         first = self._num_generating
         rows = self._rows[first:]
         left = [len(row.ids) - length for row, length in zip(rows, self._cache.lengths[first:], strict=False)]
-        count = _num_together(left)
+        most = PREFILL_TOKENS
+        if self._num_generating and self.model.device.type == "cpu":
+            most = min(most, CPU_PREFILL_TOKENS)
+        count = _num_together(left, most)
         cache = self._cache.rows(first, first + count)
         starts = cache.lengths
-        length = min(max(left[:count]), PREFILL_TOKENS, cache.max_length - max(starts))  # T
+        length = min(max(left[:count]), most, cache.max_length - max(starts))  # T
         parts = [row.ids[start : start + length] for row, start in zip(rows, starts, strict=False)]
         ids = torch.tensor([part + [0] * (length - len(part)) for part in parts], device=self.model.device)  # (B, T)
         hidden = self.model.hidden_states(ids, cache=cache)  # (B, T, C)
@@ -304,13 +310,13 @@ class BatchGenerator:
         self._rows[first], self._rows[second] = self._rows[second], self._rows[first]
 
 
-def _num_together(left: Sequence[int]) -> int:
-    """How many of the first prompts, with so many tokens left, fit in a step when padded; at least one."""
+def _num_together(left: Sequence[int], most: int) -> int:
+    """How many of the first prompts, with so many tokens left, fit into `most` tokens when padded; at least one."""
     count = 1
     longest = left[0]
     while count < len(left):
         longest = max(longest, left[count])
-        if longest * (count + 1) > PREFILL_TOKENS:
+        if longest * (count + 1) > most:
             break
         count += 1
     return count

@@ -105,7 +105,7 @@ class Answers:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.jobs: list[Job] = []
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._outcomes: asyncio.Queue[tuple[int, TokenEvent | Exception]] = asyncio.Queue()
 
     def cancel(self) -> None:
@@ -120,8 +120,8 @@ class Answers:
         return sum(job.num_cached for job in first_jobs.values())
 
     def put(self, index: int, outcome: TokenEvent | Exception) -> None:
-        """Called from the engine's thread."""
-        self._loop.call_soon_threadsafe(self._outcomes.put_nowait, (index, outcome))
+        """Called from the event loop."""
+        self._outcomes.put_nowait((index, outcome))
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, TokenEvent]]:
         """Yield (index of an answer, its next event) until all answers have a finish reason.
@@ -214,8 +214,7 @@ class Engine:
                 logger.exception("%s failed in a step", served.name)
                 outcomes += [(job, EngineError(f"{type(error).__name__} in a step")) for job in served.running.values()]
                 served.reset()
-        for job, outcome in outcomes:
-            job.answers.put(job.index, outcome)
+        _deliver(outcomes)
 
     def _let_leave(self, served: ServedModel) -> list[Outcome]:
         now = time.monotonic()
@@ -251,3 +250,14 @@ class Engine:
             if event.finish_reason:
                 del served.running[event.row]
         return outcomes
+
+
+def _deliver(outcomes: Sequence[Outcome]) -> None:
+    """Hand a step's outcomes to the event loops of their requests. Waking a loop is a system call, so once for all."""
+
+    def put(group: Sequence[Outcome]) -> None:
+        for job, outcome in group:
+            job.answers.put(job.index, outcome)
+
+    for loop in {job.answers.loop for job, _ in outcomes}:
+        loop.call_soon_threadsafe(put, [(job, outcome) for job, outcome in outcomes if job.answers.loop is loop])
