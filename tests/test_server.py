@@ -8,13 +8,18 @@ import httpx
 import openai
 import pytest
 import torch
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from pipeline.formats.chat_template import encode_prompt
 from pipeline.generation.config import GenerationConfig
 from pipeline.generation.generate import stream_text
 from pipeline.generation.settings import GenerationSettings
-from pipeline.serving.api import PAGE_FOLDER
+from pipeline.serving.api import PAGE_FOLDER, create_app
+from pipeline.serving.config import ServerConfig
 from pipeline.serving.engine import ServedModel
+from pipeline.web.extra_page import ExtraPage
 from tests.running_server import TOKENIZER
 
 
@@ -313,6 +318,17 @@ def test_scripts_import_only_packaged_files():
     for script in PAGE_FOLDER.glob("*.js"):
         for name in re.findall(r'from "([^"]+)"', script.read_text()):
             assert (script.parent / name).exists(), f"{script.name} imports {name}"
+
+
+def test_other_pages_are_served_and_listed(server):
+    async def runs(request):
+        return Response("runs")
+
+    page = ExtraPage("runs", "/runs", [Route("/runs", runs)], lambda: None)
+    app = create_app(server.engine, GenerationConfig(), ServerConfig(), pages=[page])
+    client = TestClient(app, base_url="http://localhost")
+    assert client.get("/pages").json() == [{"name": "runs", "path": "/runs"}]
+    assert client.get("/runs").text == "runs"
 
 
 def test_the_description_lists_the_routes(server):

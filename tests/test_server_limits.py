@@ -191,7 +191,7 @@ def test_the_key_opens_everything_and_its_scheme_has_any_case(locked):
 
 
 def test_without_the_key_health_and_pages_are_open(locked):
-    for path in ("/health", "/", "/docs", "/static/main.js"):
+    for path in ("/health", "/", "/docs", "/static/main.js", "/pages"):
         assert CLIENT.get(f"{locked.url}{path}").status_code == 200
 
 

@@ -65,6 +65,7 @@ from pipeline.serving.response_formatter import (
 )
 from pipeline.serving.responses_api import ResponsesFormatter, ResponsesRequest
 from pipeline.web.access import AllowedHosts, ApiKey, check_origins, host_names
+from pipeline.web.extra_page import ExtraPage
 from pipeline.web.static_files import PackagedFiles
 from pipeline.web.theme import THEME_FILE
 from utils.errors import did_you_mean
@@ -73,9 +74,14 @@ PAGE_FOLDER = Path(__file__).with_name("page")
 
 
 def create_app(
-    engine: Engine, generation: GenerationConfig, server: ServerConfig, *, api_key: str | None = None
+    engine: Engine,
+    generation: GenerationConfig,
+    server: ServerConfig,
+    *,
+    api_key: str | None = None,
+    pages: Sequence[ExtraPage] = (),
 ) -> FastAPI:
-    """The application; it starts and stops the engine."""
+    """The application with the chat page and other `pages`; it starts and stops the engine."""
     routes = Routes(engine, generation, server, Metrics(engine))
 
     @asynccontextmanager
@@ -109,6 +115,10 @@ def create_app(
         )
     app.add_middleware(AllowedHosts, names=host_names(server.host, server.allowed_hosts))
     routes.add_to(app)
+    for page in pages:
+        app.router.routes.extend(page.routes)
+    names = [{"name": page.name, "path": page.path} for page in pages]
+    app.get("/pages", include_in_schema=False)(lambda: names)  # the chat page links to them
     return app
 
 

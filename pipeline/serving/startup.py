@@ -38,9 +38,7 @@ def serve_checkpoints(
     api_key = read_api_key(config.server.host)
     models = load_models(arguments, config, device=device)
     engine = Engine(models, max_waiting=config.server.max_waiting, timeout=config.server.request_timeout)
-    app = create_app(engine, config.generation, config.server, api_key=api_key)
-    for page in pages:
-        app.router.routes.extend(page.routes)
+    app = create_app(engine, config.generation, config.server, api_key=api_key, pages=pages)
     run_server(app, listener, config.server, pages)
 
 

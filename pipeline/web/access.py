@@ -14,7 +14,7 @@ from pipeline.web.errors import ApiError, error_response
 from utils.errors import PipelineError
 
 # For monitoring, and for browsers, which have no key until it is entered in the page.
-OPEN_PATHS = ("/health", "/", "/docs", "/runs")
+OPEN_PATHS = ("/health", "/", "/docs", "/runs", "/pages")
 OPEN_PREFIXES = ("/static/", "/runs/static/")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\[\]:@,/\s]+)(:\d+)?")
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@,/\s]+))(:\d*)?")

@@ -36,6 +36,11 @@ export async function listModels() {
   return (await (await request("v1/models")).json()).data;
 }
 
+/** Other pages of this server, each with `name` and `path`. */
+export async function listPages() {
+  return (await request("pages")).json();
+}
+
 /** Yield the JSON of each server-sent event of a streamed answer. */
 export async function* streamEvents(path, body, signal) {
   const response = await request(path, {method: "POST", body: JSON.stringify({...body, stream: true}), signal});

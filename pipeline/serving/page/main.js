@@ -1,6 +1,6 @@
 /* The chat page: puts the parts together and carries out what people do. */
 
-import {KeyProblem, listModels} from "./api.js";
+import {KeyProblem, listModels, listPages} from "./api.js";
 import {requestAfter, requestFor, textOf, writeAnswer} from "./answering.js";
 import {
   deleteConversation,
@@ -10,7 +10,7 @@ import {
   saveConversation,
   saveTokens,
 } from "./conversations.js";
-import {announce, byId} from "./dom.js";
+import {announce, byId, element} from "./dom.js";
 import {importJson} from "./exporting.js";
 import {Pane} from "./panes.js";
 import {closeCoveringPanel, connectPanels, showPanel} from "./panels.js";
@@ -376,6 +376,13 @@ function openFromAddress() {
   if (found) openConversation(found);
 }
 
+/** Link to the other pages of the server, such as the runs; without them, the chat works all the same. */
+async function linkPages() {
+  for (const {name, path} of await listPages().catch(() => [])) {
+    byId("links").prepend(element("a", {href: path.slice(1)}, name[0].toUpperCase() + name.slice(1)));
+  }
+}
+
 async function load() {
   try {
     models = await listModels();
@@ -401,4 +408,5 @@ async function load() {
 }
 
 connect();
+linkPages();
 load();
