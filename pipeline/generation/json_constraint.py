@@ -49,7 +49,7 @@ class JsonGrammars:
         try:
             import llguidance
         except ModuleNotFoundError:
-            raise PipelineError(f"response_format needs a package that is not installed: {INSTALL}") from None
+            raise PipelineError(f"JSON schemas need a package that is not installed: {INSTALL}") from None
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=FORMAT)
         except ValueError as error:
@@ -125,4 +125,4 @@ class _Vocabulary:
 
 def _refusal(error: str) -> PipelineError:
     reason = " ".join(error.split())
-    return PipelineError(f"response_format: the JSON schema cannot be enforced: {reason}")
+    return PipelineError(f"the JSON schema cannot be enforced: {reason}")

@@ -116,7 +116,7 @@ def check_prompt(
         )
     if length > context:
         raise ContextLengthError(
-            f"the prompt has {length:,} tokens, but the model's context is {context:,}; shorten it"
+            f"the prompt is too long: {length:,} tokens, but the model's context is {context:,}; shorten it"
         )
     if settings.on_overflow == "refuse" and length + settings.max_length > context:
         raise ContextLengthError(

@@ -68,7 +68,7 @@ from pipeline.web.access import AllowedHosts, ApiKey, check_origins, host_names
 from pipeline.web.extra_page import ExtraPage
 from pipeline.web.static_files import PackagedFiles
 from pipeline.web.theme import THEME_FILE
-from utils.errors import did_you_mean
+from utils.errors import PipelineError, did_you_mean
 
 PAGE_FOLDER = Path(__file__).with_name("page")
 
@@ -331,7 +331,7 @@ class Routes:
         schema = answer_format.answer_schema if answer_format else None
 
         def encode_and_compile() -> tuple[Prompts, Constraint | None]:
-            return encode(), None if schema is None else self.grammars[served.name].compile(schema)
+            return encode(), None if schema is None else compile_schema(self.grammars[served.name], schema)
 
         return await self.encoder.encode(encode_and_compile, num_answers=num_answers)
 
@@ -441,6 +441,13 @@ def _server_sent(content: Mapping[str, object]) -> str:
     """One event; those of the Responses API have a type, which is also the event's name."""
     name = f"event: {content['type']}\n" if "type" in content else ""
     return f"{name}data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def compile_schema(grammars: JsonGrammars, schema: Mapping[str, object]) -> Constraint:
+    try:
+        return grammars.compile(schema)
+    except PipelineError as error:
+        raise ApiError(400, f"response_format: {error}", param="response_format") from None
 
 
 def check_can_chat(served: ServedModel) -> None:

@@ -43,8 +43,10 @@ def check_num_characters(texts: Sequence[str], served: "ServedModel") -> None:
     """Refuse texts that cannot possibly fit the context, before spending time on encoding them."""
     num_characters = sum(map(len, texts))
     if num_characters > served.max_characters:
-        message = f"the prompt has {num_characters:,} characters, more than the model's context of {served.context:,} "
-        message += f"tokens can hold (at most {served.max_characters:,}); shorten it"
+        message = (
+            f"the prompt is too long: {num_characters:,} characters, but the model's context of {served.context:,} "
+        )
+        message += f"tokens can hold at most {served.max_characters:,}; shorten it"
         raise ApiError(400, message, code="context_length_exceeded")
 
 
