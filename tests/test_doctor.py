@@ -28,6 +28,14 @@ H100 = Gpu("NVIDIA H100 80GB HBM3", "580.95.05", 80 << 30, 79 << 30, 9.0)
 V100 = Gpu("Tesla V100-SXM2-16GB", "535.10", 16 << 30, 15 << 30, 7.0)
 
 
+def test_a_missing_tracker_is_a_problem_only_if_configured(monkeypatch):
+    monkeypatch.setattr(packages, "version_of", lambda name: None)
+    assert packages.check_tracker(load_config()) == []
+    (finding,) = packages.check_tracker(load_config(settings=["training.tracker=trackio"]))
+    assert finding.status == "problem"
+    assert "-m pip install trackio" in finding.remedy
+
+
 @pytest.fixture
 def ready(project, monkeypatch) -> Path:
     """A folder with everything needed for training on the CPU, without a network."""

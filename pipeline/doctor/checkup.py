@@ -13,7 +13,7 @@ from pipeline.doctor.disk import check_disk
 from pipeline.doctor.findings import Finding, from_error, note, ok
 from pipeline.doctor.hub import check_hub
 from pipeline.doctor.machine import check_compiler, check_memory, check_processor
-from pipeline.doctor.packages import check_packages, check_python, check_torch
+from pipeline.doctor.packages import check_packages, check_python, check_torch, check_tracker
 from pipeline.doctor.route import check_checkpoints, check_conversations, check_datasets, check_tokenizer
 from pipeline.doctor.server_port import check_port
 from pipeline.doctor.time_limit import Started
@@ -38,6 +38,7 @@ def check_configuration(config: Config) -> list[Finding]:
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("python", lambda config: check_python()),
     ("packages", lambda config: check_packages()),
+    ("tracker", check_tracker),
     ("config", check_configuration),
     ("torch", lambda config: check_torch()),
     ("gpu", check_accelerator),

@@ -12,7 +12,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.configuration import CHECKOUT
+from pipeline.configuration import CHECKOUT, Config
 from pipeline.doctor.findings import Finding, note, ok, problem
 
 OLDEST_PYTHON = (3, 11)
@@ -51,6 +51,18 @@ def check_packages(
         versions = shortened(f"{name} {found[name]} (pinned {pins[name]})" for name in other)
         findings.append(note("packages", f"different from the pins: {versions}; likely to work", "run: make install"))
     return findings or [ok("packages", f"all {len(pins)} as pinned in {pins_file.name}")]
+
+
+def check_tracker(config: Config) -> list[Finding]:
+    """Check the package of `training.tracker`, which has no pin because it is optional."""
+    name = config.training.tracker
+    if name == "none":
+        return []
+    version = version_of(name)
+    if version is None:
+        remedy = f"run: {sys.executable} -m pip install {name}, or pass --set training.tracker=none"
+        return [problem("tracker", f"the package {name} is not installed", remedy)]
+    return [ok("tracker", f"{name} {version}, project {config.training.tracker_project}")]
 
 
 def _missing(missing: list[str], pins: dict[str, str]) -> list[Finding]:
