@@ -97,6 +97,23 @@ def test_model_card_contains_benchmark_scores(exported, tmp_path):
     assert "| wikitext perplexity | 31.25 |" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_model_card_lists_the_scores_of_a_benchmark_only():
+    from pipeline.exporting.model_card import _scores
+
+    share = {"value": 0.25, "stderr": 0.1, "interval": [0.1, 0.5], "unit": "share"}
+    bits = {"value": 1.09375, "stderr": None, "interval": None, "unit": "bits"}
+    results = {
+        "settings": {"rules": "long"},
+        "sets": {"lambada": {"mark": "sample, not comparable"}, "wikitext": {"mark": ""}},
+        "models": {"latest": {"figures": {"lambada": {"acc": share}, "wikitext": {"bits_per_byte": bits}}}},
+    }
+    rows = _scores({}, results).splitlines()[2:]
+    assert rows == [
+        "| lambada acc (sample, not comparable) | 25% (95% interval 10 to 50%) |",
+        "| wikitext bits per byte | 1.094 |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("shape", "name"),
     [({"norm": "layer"}, "LayerNorm"), ({"activation": "geglu"}, "GeGLU"), ({"activation": "reglu"}, "ReGLU")],

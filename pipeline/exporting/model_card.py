@@ -1,7 +1,7 @@
 """Write the README.md of an exported folder: the model, its training, its scores, and how to use it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from utils.terminal import format_count
 
@@ -84,8 +84,37 @@ def _tuning_facts(content: Mapping[str, Any]) -> dict[str, object]:
 
 def _scores(content: Mapping[str, object], scores: Mapping[str, object] | None) -> str:
     before = _plain(content.get("before"), "validation, before tuning: ")
-    stated = {**before, **_plain(content.get("best"), "validation: "), **_plain(scores)}
+    measured = _benchmark_scores(scores) if _is_benchmark(scores) else _plain(scores)
+    stated = {**before, **_plain(content.get("best"), "validation: "), **measured}
     return _table(stated) if stated else "No scores were measured before this export."
+
+
+def _is_benchmark(scores: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
+    """Whether these are the results of benchmark.py; other JSON is shown as it is."""
+    return scores is not None and {"models", "sets", "settings"} <= scores.keys()
+
+
+def _benchmark_scores(results: Mapping[str, Any]) -> dict[str, object]:
+    """A row for each score, with its 95% interval and a remark if it is not comparable with published scores."""
+    rows: dict[str, object] = {}
+    for model, result in results["models"].items():
+        whose = f"{model}, " if len(results["models"]) > 1 else ""
+        for task, figures in result["figures"].items():
+            mark = results["sets"][task]["mark"]
+            remark = f" ({mark})" if mark else ""
+            rows |= {
+                f"{whose}{task} {name.replace('_', ' ')}{remark}": _score(figure) for name, figure in figures.items()
+            }
+    return rows
+
+
+def _score(figure: Mapping[str, Any]) -> str:
+    scale, sign = (100, "%") if figure["unit"] == "share" else (1, "")
+    if figure["value"] is None:
+        return "too high to measure"
+    interval = figure.get("interval")
+    ends = f" (95% interval {scale * interval[0]:.4g} to {scale * interval[1]:.4g}{sign})" if interval else ""
+    return f"{scale * figure['value']:.4g}{sign}{ends}"
 
 
 def _plain(values: object, prefix: str = "") -> dict[str, object]:
