@@ -160,6 +160,36 @@ def test_nan_and_foreign_lines_are_gaps_not_errors(folder):
     assert folder.summary()["step"] == 9
 
 
+def test_no_damage_to_a_log_is_an_error(client, folder):
+    lines = [start(sample_prompts=["Once"]), begin(), *map(step, range(1, 8))]
+    lines += [{"event": "sample", "step": 7, "time": NOW, "text": "Once"}, {"step": 7, "time": NOW, "val_loss": 1.0}]
+    lines += [{"event": "rollback", "step": 6, "from_step": 7, "time": NOW, "reason": "x"}, end(8)]
+    path = folder.log(*lines)
+    whole = path.read_bytes()
+    pieces = [
+        b'"',
+        b"{",
+        b"}",
+        b":null",
+        b"1e999",
+        b"9" * 400,
+        b"-",
+        b"NaN",
+        b"[]",
+        b"\n",
+        b"\xff",
+        b"true",
+        b"\\ud800",
+    ]
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        place, length = int(random.integers(len(whole))), int(random.integers(6))
+        path.write_bytes(whole[:place] + pieces[random.integers(len(pieces))] + whole[place + length :])
+        if RUN in {run["name"] for run in client.get("/runs/api/runs").json()["runs"]}:
+            assert client.get("/runs/api/series", params={"run": RUN, "smooth": 3}).status_code == 200
+            assert client.get("/runs/api/details", params={"run": RUN}).status_code == 200
+
+
 def test_foreign_files_and_deleted_runs_disappear(folder):
     folder.log("not a log", run="notes")
     (folder.store.log_folder / "readme.txt").write_text("hello")

@@ -9,6 +9,7 @@ read from the start.
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import orjson
 from utils.raw_log import LogLine
 
 CHUNK_BYTES = 4_000_000  # a longer line is not a log line
+_LONGEST_INTEGER = 18  # characters; longer ones are read as floats
 _PROOF_BYTES = 64  # that the file still starts with what was read
 
 
@@ -84,6 +86,16 @@ def _parse(line: bytes) -> object:
     except ValueError:
         pass
     try:
-        return json.loads(line)  # slower, but reads NaN, which other tools write
+        # Slower, but reads NaN and infinity, which other tools write; they become null.
+        return json.loads(line, parse_constant=lambda name: None, parse_float=_finite, parse_int=_integer)
     except (ValueError, RecursionError):
         return None
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _integer(text: str) -> int | float | None:
+    return int(text) if len(text) <= _LONGEST_INTEGER else _finite(text)

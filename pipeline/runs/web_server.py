@@ -25,6 +25,7 @@ def make_uvicorn(app: "ASGIApp", *, on_exit: Callable[[], None]) -> uvicorn.Serv
     options = uvicorn.Config(
         app,
         ws="none",
+        lifespan="off",
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -11,7 +11,7 @@ const AXIS_TITLES = {step: "steps", tokens: "tokens", time: "time of training"};
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 const TOP = 10, BOTTOM = 38, RIGHT = 14;
 
-export const axisText = (axis, value) => (axis === "time" ? duration(value) : count(value));
+export const axisText = (axis, value) => (axis === "time" && value ? duration(value) : count(value));
 
 /** A colour of the theme; an attribute with its value also works in a saved file. */
 export const themeColor = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

@@ -1,11 +1,12 @@
 /* The list of runs, and a card with the figures of each chosen one. */
 
 import {swatch} from "./chart.js";
-import {byId, element} from "./dom.js";
+import {byId, element, row} from "./dom.js";
 import {ago, clock, count, duration, number, percent, title} from "./format.js";
 import {lookOf, state} from "./state.js";
 
 const FIRST_SHOWN = 60;
+const MOST_CARDS = 3;
 const STATES = {training: "training now", stalled: "no news", finished: "finished", interrupted: "interrupted", "no log": "no log"};
 let shown = FIRST_SHOWN;
 
@@ -48,10 +49,24 @@ function facts(run) {
 }
 
 export function drawCards(runs) {
-  const cards = state.chosen.map((name) => runs.get(name)).filter(Boolean).map(card);
-  byId("cards").replaceChildren(...cards);
-  byId("nothing-chosen").hidden = cards.length > 0;
-  byId("report").hidden = !cards.length;
+  const chosen = state.chosen.map((name) => runs.get(name)).filter(Boolean);
+  byId("cards").classList.toggle("many", chosen.length > MOST_CARDS);
+  byId("cards").replaceChildren(...(chosen.length > MOST_CARDS ? [overview(chosen)] : chosen.map(card)));
+  byId("nothing-chosen").hidden = chosen.length > 0;
+  byId("report").hidden = !chosen.length;
+}
+
+/** A table instead of cards, which would push the charts out of sight. */
+function overview(chosen) {
+  const heads = ["Run", "State", "Step", "Training loss", "Best validation", "Tokens", "Tokens/s", "Time left"];
+  const rows = chosen.map((run) => row([
+    element("td", {}, swatch(lookOf(run.name)), ` ${title(run.name)}`), element("td", {}, badge(run)),
+    ...[run.step, run.loss, run.best_loss, run.tokens, run.tokens_per_second, run.seconds_left].map((value, index) =>
+      element("td", {class: "number"}, value === undefined || value === null ? "" : [count, number, number, count, count, duration][index](value))),
+  ]));
+  const head = element("tr", {}, ...heads.map((text, index) => element("th", {class: index > 1 ? "number" : null}, text)));
+  return element("div", {class: "scroll card", tabindex: 0, role: "group", "aria-label": "Table"},
+    element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
 }
 
 function card(run) {

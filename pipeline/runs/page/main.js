@@ -39,6 +39,7 @@ function drawRuns() {
   byId("empty").hidden = runs.size > 0;
   document.title = pageTitle();
   if (!runs.size) return showEmpty();
+  if (byId("runs").querySelector(":active")) return setTimeout(drawRuns, 250);  // a click is under way
   drawList(runs, choose);
   drawCards(runs);
 }

@@ -34,7 +34,7 @@ const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 
 /** Whole seconds, minutes, hours or days. */
 export function timeTicks(low, high, most) {
   const size = (high - low) / Math.max(1, most);
-  const step = SECONDS.find((seconds) => seconds >= size) ?? Math.ceil(size / 86400) * 86400;
+  const step = SECONDS.find((seconds) => seconds >= size * 0.75) ?? Math.ceil(size / 86400) * 86400;
   const ticks = [];
   for (let tick = Math.ceil(low / step) * step; tick <= high; tick += step) ticks.push(tick);
   return ticks;
