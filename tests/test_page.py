@@ -323,7 +323,7 @@ MARKDOWN = r"""async () => {
   const box = document.createElement("div");
   document.body.append(box);
   const text = `# Title\n\n**bold** <img src=x onerror="window.hacked = 1"> [link](javascript:window.hacked=1)\n\n`
-    + "<script>window.hacked = 1</scr" + "ipt>\n\n```python\ndef f(x):\n    return x + 1\n```\n\n| a |\n|---|\n| b |\n";
+    + "<script>window.hacked = 1</scr" + "ipt>\n\n```Python\ndef f(x):\n    return x + 1\n```\n\n| a |\n|---|\n| b |\n";
   renderMarkdown(box, text.slice(0, 60));
   const first = box.firstElementChild;
   for (let end = 60; end <= text.length; end++) renderMarkdown(box, text.slice(0, end));

@@ -27,6 +27,8 @@ const LANGUAGES = [
 const grammars = await Promise.all(LANGUAGES.map((name) => import(`./vendor/highlight/languages/${name}.js`)));
 LANGUAGES.forEach((name, index) => hljs.registerLanguage(name, grammars[index].default));
 
+const PREFIX = "language-"; // so that a fence cannot name one of the page's own classes
+
 const CLEAN = {
   ALLOWED_TAGS: [
     "a",
@@ -77,7 +79,10 @@ const marked = new Marked({
       return `<h2 class="depth-${depth}">${this.parser.parseInline(tokens)}</h2>`;
     },
     checkbox: ({checked}) => (checked ? "☑ " : "☐ "),
-    code: ({text, lang}) => `<pre><code class="${escapeHtml(lang || "")}">${colour(text, lang)}</code></pre>`,
+    code({text, lang}) {
+      const name = (lang || "text").split(/\s/)[0];
+      return `<pre><code class="${escapeHtml(PREFIX + name)}">${colour(text, name.toLowerCase())}</code></pre>`;
+    },
   },
 });
 
@@ -86,8 +91,7 @@ function escapeHtml(text) {
 }
 
 function colour(text, language) {
-  const name = (language || "").split(/\s/)[0].toLowerCase();
-  return hljs.getLanguage(name) ? hljs.highlight(text, {language: name}).value : escapeHtml(text);
+  return hljs.getLanguage(language) ? hljs.highlight(text, {language}).value : escapeHtml(text);
 }
 
 /** Show `text` in `container`; call it again with a longer text as often as needed. */
@@ -115,7 +119,7 @@ function draw(block) {
   for (const table of fragment.querySelectorAll("table")) scrollable(table, "Table");
   for (const pre of fragment.querySelectorAll("pre")) {
     const code = pre.firstElementChild;
-    const language = code?.className || "text";
+    const language = code.className.slice(PREFIX.length);
     const bar = element(
       "div",
       {class: "code-bar"},
