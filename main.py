@@ -19,7 +19,7 @@ from utils.cli import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, run
 from utils.errors import PipelineError, UsageError, did_you_mean
 from utils.packages import missing_packages
 from utils.processes import run_process
-from utils.terminal import ask, styled
+from utils.terminal import ask, fitted, styled
 
 CHECKOUT = Path(__file__).resolve().parent
 LAUNCHED_STAGE = "train"  # the stage that takes --nproc
@@ -68,6 +68,13 @@ STAGES = (
     Stage(15, "doctor", "doctor.py", "can this machine run the route? what to fix", _ALL),
 )
 QUIT_NUMBER = 7
+# The menu's order: what people do first, then the steps from text to a model, then what a model is used for.
+GROUPS = (
+    ("Start here", ("quickstart", "doctor")),
+    ("Data", ("cleanup", "tokenize", "prepare", "fineweb", "lima")),
+    ("Training", ("train", "sft", "runs")),
+    ("A trained model", ("inference", "serve", "benchmark", "export")),
+)
 
 
 def available_stages() -> list[Stage]:
@@ -143,8 +150,11 @@ def menu() -> int:
         stage = _ask_stage()
         if stage is None:
             return EXIT_OK
+        arguments = _ask_arguments(stage)
+        if arguments is None:
+            print(_menu_text())
+            continue
         try:
-            arguments = _ask_arguments(stage)
             code = run_stage(stage, arguments)
         except PipelineError as error:
             print(styled(f"error: {error}", "red"))
@@ -189,17 +199,26 @@ def _launcher_has_grace_option(python: str) -> bool:
 
 
 def _menu_text() -> str:
-    rows = [(stage.number, stage.name, stage.purpose) for stage in available_stages()]
-    rows = sorted([*rows, (QUIT_NUMBER, "quit", "")])
-    lines = [f"  {number:>2}  {styled(f'{name:<11}', 'bold')} {purpose}".rstrip() for number, name, purpose in rows]
-    return "\n".join(["", styled("Language model pipeline", "bold", "cyan"), "", *lines, ""])
+    stages = {stage.name: stage for stage in available_stages()}
+    lines = ["", styled("Language model pipeline", "bold", "cyan")]
+    for title, names in GROUPS:
+        group = [stages[name] for name in names if name in stages]
+        if group:
+            lines.append(styled(title, "bold"))
+        lines += [_menu_line(stage.number, stage.name, stage.purpose) for stage in group]
+    return fitted("\n".join([*lines, _menu_line(QUIT_NUMBER, "quit", "or q"), ""]))
+
+
+def _menu_line(number: int, name: str, purpose: str) -> str:
+    return f"  {number:>2}  {styled(f'{name:<11}', 'cyan')} {purpose}"
 
 
 def _ask_stage() -> Stage | None:
     """Ask for a stage by name or number; None means quit."""
     numbers = {str(stage.number): stage for stage in available_stages()}
+    names = [*(stage.name for stage in numbers.values()), "quit"]
     while True:
-        answer = ask("Number or name: ").lower()
+        answer = ask("Number or name: ", complete=lambda before: names).lower()
         if answer in (str(QUIT_NUMBER), "q", "quit"):
             return None
         if answer in numbers:
@@ -210,14 +229,24 @@ def _ask_stage() -> Stage | None:
             print(styled(str(error), "yellow") if answer else "")
 
 
-def _ask_arguments(stage: Stage) -> list[str]:
-    """The arguments as a shell would split them."""
+def _ask_arguments(stage: Stage) -> list[str] | None:
+    """The arguments as a shell would split them; None goes back to the menu."""
+    print(f"Arguments for {stage.name}: Enter for none, --help for the list, q to go back")
     while True:
-        answer = ask(f"Arguments for {stage.name} (Enter: none, --help lists them): ")
+        answer = ask(f"{stage.name} ", history="arguments", complete=lambda before: _argument_words())
+        if answer.lower() in ("q", "quit"):
+            return None
         try:
             return shlex.split(answer)
         except ValueError as error:
             print(styled(f"{error}: a quotation mark is not closed", "yellow"))
+
+
+def _argument_words() -> list[str]:
+    """What the Tab key completes: the options of every stage, and the runs in the default folder."""
+    checkpoints = CHECKOUT / "checkpoints"
+    runs = sorted(folder.name for folder in checkpoints.iterdir() if folder.is_dir()) if checkpoints.is_dir() else []
+    return ["--help", "--config", "--set", "--test", "--checkpoint", "--resume", "latest", *runs]
 
 
 def _outcome(stage: Stage, code: int) -> str:

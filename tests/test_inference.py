@@ -115,7 +115,7 @@ def test_a_run_folder_and_a_file_mean_the_same_checkpoint(infer, home):
 
 def test_menus_lead_to_text_and_the_next_prompt(infer, type_answers):
     own = ["6", "0", "0", "1", "", "", "7"]  # length, temperature, top-k, top-p, min-p, penalty, seed
-    type_answers("1", "1", "1", "the cat", "1", "the dog", "2", *own, "q")
+    type_answers("1", "1", "1", "the cat", "2", *own, "the dog", "q")
     code, out, _ = infer("--max-length", "5")
     assert code == 0
     assert out.index("run_2026_01_02_10_00") < out.index("run_2026_01_01_10_00")
@@ -123,6 +123,8 @@ def test_menus_lead_to_text_and_the_next_prompt(infer, type_answers):
     assert "← newest" in out.split("run_2026_01_01_10_00")[0]
     assert "the cat" in out
     assert out.count("tokens/s") == 2
+    assert out.count("Parameters (") == 1
+    assert out.count("6 tokens in") == 2
     assert "loading" not in out.split("the dog")[1]
 
 
@@ -269,12 +271,63 @@ def test_json_output_has_no_control_characters(infer, monkeypatch):
 
 
 def test_the_comparison_by_menus(infer, type_answers):
-    type_answers("2", "1", "1,3", "the cat", "1", "the dog", "1", "q")
+    type_answers("2", "1", "1,3", "the cat", "1", "the dog", "q")
     code, out, _ = infer("--max-length", "4")
     assert code == 0
     assert out.count("fastest: ") == 2
     type_answers("2", "1", "7", "all", "q")
     assert "'7' is not a list of numbers from 1 to 3" in infer("--max-length", "4")[1]
+
+
+def test_checkpoints_of_any_runs_are_compared(infer, type_answers):
+    type_answers("2", "all", "", "the cat", "", "q")
+    code, out, _ = infer("--max-length", "4")
+    assert code == 0
+    assert "[2,5]" in out
+    assert "run_2026_01_01_10_00/best  " in out
+    assert "run_2026_01_02_10_00/best  " in out
+    type_answers("2", "run_2026_01_01_10_00,2", "run_2026_01_01_10_00/latest,best", "q")
+    assert "is not a list of numbers" in infer()[1]
+    type_answers("1", "run_2026_01_01_10_00", "latest", "q")
+    assert "run_2026_01_01_10_00: " in infer()[1]
+
+
+def test_commands_are_carried_out_and_not_sent(infer, type_answers, tmp_path):
+    target = tmp_path / "saved.md"
+    texts = ["/usr/bin is", "//help"]
+    commands = ["/halp", "/settings temperature=0 max-length=3 seed=none", "/settings top_k=many", f"/save {target}"]
+    type_answers("/save", commands[0], commands[1], *texts, commands[2], commands[3], commands[3], "/clear", "/save")
+    code, out, _ = infer("--checkpoint", "run_2026_01_01_10_00")
+    assert code == 0
+    assert out.count("tokens/s") == 2
+    assert out.count("3 tokens in") == 2
+    for answer in (
+        "unknown command /halp; did you mean 'help'?",
+        "/settings NAME=VALUE",
+        "top_k is 'many'; expected an integer",
+        "saved.md already exists",
+    ):
+        assert answer in out
+    assert out.count("there is nothing to save yet") == 2
+    saved = target.read_text(encoding="utf-8")
+    assert saved.count("## Prompt") == 2
+    assert "/usr/bin is" in saved
+    assert "## Prompt\n\n/help\n" in saved
+
+
+def test_ctrl_c_ends_a_comparison_and_asks_again(infer, type_answers, monkeypatch):
+    from pipeline.generation.generate import stream_events as original
+
+    def interrupted(*arguments, **options):
+        yield next(original(*arguments, **options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.console.streaming_output.stream_events", interrupted)
+    type_answers("the cat", "the dog", "q")
+    arguments = ["--checkpoint", "run_2026_01_01_10_00", "--checkpoint", "run_2026_01_02_10_00"]
+    code, out, _ = infer(*arguments)
+    assert code == 0
+    assert out.count("total: 1 tokens") == 2
 
 
 def test_low_memory_warns_and_asks_before_loading(infer, type_answers, monkeypatch):
@@ -348,7 +401,7 @@ def test_ctrl_c_ends_text_in_menus_else_the_program(infer, type_answers, monkeyp
             yield event
 
     monkeypatch.setattr("pipeline.console.streaming_output.stream_events", interrupted)
-    type_answers("1", "1", "1", "the cat", "1", "the dog", "1", "q")
+    type_answers("1", "1", "1", "the cat", "1", "the dog", "q")
     code, out, _ = infer()
     assert code == 0
     assert out.count("3 tokens in") == out.count("ended by: Ctrl-C") == 2

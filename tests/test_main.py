@@ -62,7 +62,7 @@ def checkout(tmp_path) -> Path:
     root = tmp_path / "checkout"
     (root / "utils").mkdir(parents=True)
     shutil.copy(ROOT / "main.py", root)
-    for name in ("__init__", "cli", "errors", "packages", "processes", "terminal", "text_layout"):
+    for name in ("__init__", "cli", "errors", "line_editor", "packages", "processes", "terminal", "text_layout"):
         shutil.copy(ROOT / "utils" / f"{name}.py", root / "utils")
     (root / "dataset_prep.py").write_text(FAKE_STAGE)
     (root / "train.py").write_text(SAVING_STAGE)
@@ -229,6 +229,54 @@ def test_menu_asks_again_for_arguments_with_an_open_quotation(checkout):
 @pytest.mark.parametrize("answer", ["7", "q", "quit"])
 def test_menu_quits(checkout, answer):
     assert route(checkout, text=f"{answer}\n").returncode == 0
+
+
+def test_q_at_the_arguments_goes_back_to_the_menu(checkout):
+    result = route(checkout, text="3\nq\nq\n")
+    assert (result.returncode, result.stdout.count("Language model pipeline")) == (0, 2)
+
+
+def test_every_stage_is_in_a_group_of_the_menu():
+    assert sorted(stage.name for stage in main.STAGES) == sorted(
+        name for _, names in main.GROUPS for name in names if name in {stage.name for stage in main.STAGES}
+    )
+
+
+def send_wrong_name(terminal: int, keys: bytes) -> str:
+    """Answer the menu, and wait for the next question; returns what was shown."""
+    os.write(terminal, keys)
+    seen = read_until(terminal, "did you mean 'prepare'?")
+    while "name:" not in seen.rpartition("did you mean")[2]:
+        seen += os.read(terminal, 4096).decode()
+    return seen
+
+
+@pytest.mark.parametrize("variables", [{"TERM": "xterm"}, {"TERM": "dumb"}, {"NO_COLOR": "1"}], ids=str)
+def test_arrow_keys_bring_back_answers_in_a_terminal(checkout, tmp_path, monkeypatch, variables):
+    for name, value in {"XDG_STATE_HOME": str(tmp_path), **variables}.items():
+        monkeypatch.setenv(name, value)
+    pid, terminal = start_in_terminal(checkout)
+    read_until(terminal, "name:")
+    seen = send_wrong_name(terminal, b"prepair\r") + send_wrong_name(terminal, b"\x1b[A\r")
+    os.write(terminal, b"\x04")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert "^[[A" not in seen
+    assert ("\x1b[33m" in seen) == (variables == {"TERM": "xterm"})
+
+
+@pytest.mark.parametrize(("key", "code"), [(b"\x03", 130), (b"\x04", 0)])
+def test_ctrl_c_and_ctrl_d_leave_the_menu(checkout, tmp_path, monkeypatch, key, code):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    pid, terminal = start_in_terminal(checkout)
+    read_until(terminal, "name:")
+    os.write(terminal, key)
+    seen = read_available(terminal)
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == code
+    assert "saving" not in seen
 
 
 def test_menu_says_when_its_input_ends(checkout):

@@ -3,12 +3,13 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from utils.errors import UsageError
-from utils.text_layout import columns, fit_columns, fold, pad, wrap
+from utils.packages import is_installed
+from utils.text_layout import Output, WrappingOutput, columns, fit_columns, fold, pad, wrap
 
 # C0, DEL, and C1, which some terminals obey too: U+009B starts an escape sequence like ESC [.
 _WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -52,18 +53,44 @@ def say(*texts: str, stream: TextIO | None = None) -> None:
         print(fitted(text, stream=stream), file=stream or sys.stdout, flush=True)
 
 
+def fitting_output(column: int = 0) -> Output:
+    """Standard output that breaks lines at spaces if it is a terminal; its cursor is at `column`."""
+    return WrappingOutput(sys.stdout, terminal_width(), column) if sys.stdout.isatty() else sys.stdout
+
+
 def short_path(path: Path) -> str:
     """`path`, relative to the working directory if it is inside."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def ask(question: str) -> str:
-    """One line from the user. Raises UsageError at the end of the input (Ctrl-D, a closed pipe)."""
+def ask(question: str, *, history: str = "menu", complete: Callable[[str], Iterable[str]] | None = None) -> str:
+    """An answer from the user. On a terminal, Ctrl-D answers ``q``.
+
+    Args:
+        history: the name of the list of earlier answers that the up arrow goes through.
+        complete: the candidates for the last word of the text before the cursor, for the Tab key.
+
+    Raises:
+        UsageError: the end of an input that is not a terminal.
+    """
     try:
-        return input(question).strip()
+        return _read_line(question, history, complete).strip()
     except EOFError:
         print()
+        if sys.stdin.isatty():
+            return "q"
         raise UsageError("input ended before a choice was made; pass the choice as arguments (see --help)") from None
+
+
+def _read_line(question: str, history: str, complete: Callable[[str], Iterable[str]] | None) -> str:
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if is_terminal and use_colour() and is_installed("prompt_toolkit"):
+        from utils.line_editor import edit_line  # only here: importing it takes longer than the rest of main.py
+
+        return edit_line(question, history=history, complete=complete)
+    if is_terminal and is_installed("readline"):
+        import readline  # noqa: F401  # gives `input` the arrow keys
+    return input(question)
 
 
 def format_table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), width: int | None = None) -> str:

@@ -141,10 +141,10 @@ class Output(Protocol):
 class WrappingOutput:
     """A stream that breaks lines at spaces, for text that arrives in pieces. Holds a word back until it is complete."""
 
-    def __init__(self, output: Output, width: int) -> None:
+    def __init__(self, output: Output, width: int, column: int = 0) -> None:
         self.output = output
         self.width = width
-        self._column = 0
+        self._column = column
         self._word = ""
 
     def write(self, text: str) -> None:

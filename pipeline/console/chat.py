@@ -1,44 +1,39 @@
 """Chat with a fine-tuned model, with history."""
 
-import sys
 from collections.abc import Sequence
 
-from pipeline.console.menus import choose_settings, print_mistake, read_prompt
+from pipeline.console.commands import Session, Turn
+from pipeline.console.menus import print_mistake
 from pipeline.console.streaming_output import Writer
 from pipeline.formats.chat_template import Message, fit_prompt
 from pipeline.generation.settings import GenerationSettings, check_text, prompt_room
 from utils.errors import PipelineError
-from utils.terminal import styled
+from utils.terminal import fitting_output, say, styled
 
 
-def run_chat(writer: Writer, settings: GenerationSettings) -> None:
+def run_chat(writer: Writer, session: Session) -> None:
     """Answer question after question until the user quits."""
-    print("Chat with history: /new starts over, /settings changes the parameters, q or Ctrl-D quits.")
-    messages: list[Message] = []
+    say("Chat with history. /help lists the commands; q or Ctrl-D quits.")
     while True:
         try:
-            question = read_prompt("\nYou: ")
+            question = session.next_text("\nYou: ")
             if question is None:
                 return
-            if question == "/new":
-                messages = []
-                print("started a new conversation")
-            elif question == "/settings":
-                settings = choose_settings(settings)
-            else:
-                messages = _answer(writer, [*messages, {"role": "user", "content": question}], settings)
+            _answer(writer, question, session)
         except PipelineError as error:
             print_mistake(error)
 
 
-def _answer(writer: Writer, messages: Sequence[Message], settings: GenerationSettings) -> list[Message]:
-    """Print the answer. Returns the conversation including it, without the turns that no longer fit the context."""
-    kept, ids = shorten(writer, messages, settings)
-    writer.check(ids, settings)
-    print(styled("Model: ", "bold", "cyan"), end="", flush=True)
-    text, statistics = writer.write(ids, settings, output=sys.stdout, may_stop=True)
-    print(styled(statistics.line(), "dim"))
-    return [*kept, {"role": "assistant", "content": text.strip() or "…"}]
+def _answer(writer: Writer, question: str, session: Session) -> None:
+    """Print the answer and add it to the conversation, without the turns that no longer fit the context."""
+    kept, ids = shorten(writer, [*session.messages, {"role": "user", "content": question}], session.settings)
+    writer.check(ids, session.settings)
+    label = "Model: "
+    print(styled(label, "bold", "cyan"), end="", flush=True)
+    text, statistics = writer.write(ids, session.settings, output=fitting_output(len(label)), may_stop=True)
+    say(styled(statistics.line(), "dim"))
+    session.messages[:] = [*kept, {"role": "assistant", "content": text.strip() or "…"}]
+    session.turns.append(Turn(question, [(writer.loaded.name, text)]))
 
 
 def shorten(
@@ -54,5 +49,5 @@ def shorten(
     fitted = fit_prompt(writer.loaded.tokenizer, messages, room=prompt_room(settings.max_length, context=context))
     if fitted.num_dropped:
         turns = "turn was" if fitted.num_dropped == 1 else f"{fitted.num_dropped} turns were"
-        print(styled(f"the oldest {turns} dropped: the context is limited to {context:,} tokens", "dim"))
+        say(styled(f"the oldest {turns} dropped: the context is limited to {context:,} tokens", "dim"))
     return fitted.messages, fitted.ids

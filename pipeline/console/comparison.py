@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from pipeline.console.menus import choose_settings, print_mistake, read_prompt
+from pipeline.console.commands import Session, Turn
+from pipeline.console.menus import choose_settings, print_mistake
 from pipeline.console.streaming_output import Statistics, Writer
 from pipeline.formats.checkpoint import read_checkpoint
 from pipeline.generation.settings import GenerationSettings
 from utils.arithmetic import ceil_div
 from utils.devices import choose_dtype, free_memory, resolve_device
 from utils.errors import PipelineError
-from utils.terminal import format_bytes, format_seconds, format_table, styled, terminal_width, visible
+from utils.terminal import format_bytes, format_seconds, format_table, say, styled, terminal_width, visible
 from utils.text_layout import pad, shorten, wrap
 
 _LEAST_WIDTH = 30  # narrower columns are stacked instead
@@ -51,18 +52,28 @@ def memory_report(
     return line, needed * 1.2 <= free
 
 
-def run_comparison(writers: Sequence[Writer], default: GenerationSettings) -> None:
-    """Send every prompt to all models until the user quits."""
+def run_comparison(writers: Sequence[Writer], default: GenerationSettings, *, asks_settings: bool) -> None:
+    """Send every prompt to all models until the user quits.
+
+    Args:
+        asks_settings: ask for the parameters once, after the first prompt; later, /settings changes them.
+    """
     for writer in writers:
-        print(writer.loaded.summary())
-    print("q or Ctrl-D at the prompt quits.")
+        say(writer.loaded.summary())
+    say("Each model gets your text. /help lists the commands; q or Ctrl-D quits.")
+    session = Session(default)
     while True:
         try:
-            prompt = read_prompt("\nPrompt for all: ")
+            prompt = session.next_text("\nPrompt for all: ")
             if prompt is None:
                 return
-            check_all(writers, prompt, default)
-            show(compare(writers, prompt, choose_settings(default)))
+            check_all(writers, prompt, session.settings)
+            if asks_settings:
+                session.settings = choose_settings(session.settings)
+                asks_settings = False
+            results = compare(writers, prompt, session.settings, may_stop=True)
+            show(results)
+            session.turns.append(Turn(prompt, [(result.name, result.text) for result in results]))
         except PipelineError as error:
             print_mistake(error)
 
@@ -72,17 +83,23 @@ def check_all(writers: Sequence[Writer], prompt: str, settings: GenerationSettin
         writer.check(writer.prompt_ids(prompt), settings)
 
 
-def compare(writers: Sequence[Writer], prompt: str, settings: GenerationSettings) -> list[Result]:
+def compare(
+    writers: Sequence[Writer], prompt: str, settings: GenerationSettings, *, may_stop: bool = False
+) -> list[Result]:
     """Each model's continuation of `prompt`; fine-tuned models get it in their chat template.
 
     The models run one after another, so that their speeds can be compared.
+
+    Args:
+        may_stop: Ctrl-C ends the text and leaves out the models after it, instead of ending the program.
     """
-    results = []
+    results: list[Result] = []
     for number, writer in enumerate(writers, 1):
         _progress(f"{number}/{len(writers)} {visible(writer.loaded.name)} …")
-        statistics = Statistics()
-        text = "".join(writer.stream(writer.prompt_ids(prompt), settings, statistics))
-        results.append(Result(writer.loaded.name, writer.loaded.path, text, statistics))
+        pieces, statistics = writer.collect(writer.prompt_ids(prompt), settings, may_stop=may_stop)
+        results.append(Result(writer.loaded.name, writer.loaded.path, "".join(pieces), statistics))
+        if statistics.finish_reason == "interrupted":
+            break
     _progress("")
     return results
 
@@ -95,7 +112,7 @@ def _progress(text: str) -> None:
 def show(results: Sequence[Result]) -> None:
     print()
     print(side_by_side(results, width=terminal_width()))
-    print(f"\n{summary(results)}")
+    say(f"\n{summary(results)}")
 
 
 def side_by_side(results: Sequence[Result], *, width: int) -> str:

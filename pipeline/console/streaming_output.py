@@ -1,10 +1,9 @@
 """Continue a prompt or answer a message with a loaded model, and measure statistics."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TextIO
 
 from pipeline.formats import chat_template
 from pipeline.generation.batch_generator import Decoder
@@ -14,6 +13,7 @@ from pipeline.generation.loading import LoadedModel
 from pipeline.generation.settings import GenerationSettings, check_prompt, check_text
 from utils.errors import Terminated
 from utils.terminal import format_seconds, visible
+from utils.text_layout import Output
 
 _REASONS = {"stop": "the end of the text", "length": "the maximum length", "interrupted": "Ctrl-C"}
 
@@ -97,7 +97,7 @@ class Writer:
             is_first = is_first and not event.text
 
     def write(
-        self, prompt_ids: Sequence[int], settings: GenerationSettings, *, output: TextIO, may_stop: bool = False
+        self, prompt_ids: Sequence[int], settings: GenerationSettings, *, output: Output, may_stop: bool = False
     ) -> tuple[str, Statistics]:
         """Write the new text to `output` as it is generated, with control characters made visible.
 
@@ -107,17 +107,34 @@ class Writer:
         Returns:
             The text as the model wrote it, and its statistics.
         """
+
+        def show(piece: str) -> None:
+            output.write(visible(piece))
+            output.flush()
+
+        pieces, statistics = self.collect(prompt_ids, settings, may_stop=may_stop, on_piece=show)
+        output.write("\n")
+        output.flush()
+        return "".join(pieces), statistics
+
+    def collect(
+        self,
+        prompt_ids: Sequence[int],
+        settings: GenerationSettings,
+        *,
+        may_stop: bool,
+        on_piece: Callable[[str], None] | None = None,
+    ) -> tuple[list[str], Statistics]:
+        """The pieces of the new text and its statistics; up to Ctrl-C, if `may_stop`."""
         statistics = Statistics()
-        pieces = []
+        pieces: list[str] = []
         try:
             for piece in self.stream(prompt_ids, settings, statistics):
                 pieces.append(piece)
-                output.write(visible(piece))
-                output.flush()
+                if on_piece:
+                    on_piece(piece)
         except KeyboardInterrupt as interrupt:
             if not may_stop or isinstance(interrupt, Terminated):
                 raise
             statistics.finish_reason = "interrupted"
-        output.write("\n")
-        output.flush()
-        return "".join(pieces), statistics
+        return pieces, statistics
