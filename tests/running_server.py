@@ -35,13 +35,13 @@ def small_model(seed: int, *, never_ends: bool = True):
 class RunningServer:
     """The app in uvicorn, in a thread and on its own port."""
 
-    def __init__(self, server: ServerConfig, *, api_key: str | None = None) -> None:
-        self.models = {"base": small_model(1), "chatty": small_model(2)}
+    def __init__(self, server: ServerConfig, *, api_key: str | None = None, models=None, tokenizer=TOKENIZER) -> None:
+        self.models = models or {"base": small_model(1), "chatty": small_model(2)}
         served = [
             ServedModel(
                 name,
                 model,
-                TOKENIZER,
+                tokenizer,
                 is_chat=name == "chatty",
                 max_rows=server.max_batch,
                 prefix_cache_bytes=server.prefix_cache_mb * 1_000_000,

@@ -19,6 +19,8 @@ from pipeline.evaluation.scoring import Scorer
 from pipeline.evaluation.wikitext_perplexity import wikitext_pages
 from pipeline.generation.loading import LoadedModel
 from pipeline.modeling.config import ModelConfig
+from pipeline.serving.config import ServerConfig
+from tests.running_server import RunningServer
 from tokenizer import WikipediaTokenizer
 
 pytestmark = pytest.mark.slow
@@ -73,12 +75,19 @@ def model_and_tokenizer(real_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def reference(harness, data_dir, model_and_tokenizer, tmp_path_factory) -> dict:
-    """The scores of the harness, with its own task files on local data."""
+def exported(model_and_tokenizer, tmp_path_factory) -> Path:
+    """The model as a Hugging Face folder."""
     model, tokenizer = model_and_tokenizer
-    folder = tmp_path_factory.mktemp("exported")
+    folder = tmp_path_factory.mktemp("exported") / "model"
     loaded = LoadedModel("small", folder / "none.pt", model, tokenizer, {"config": {"model": vars(model.config)}})
-    export_to_hf(loaded, folder / "model")
+    export_to_hf(loaded, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local_tasks(harness, data_dir, tmp_path_factory) -> Path:
+    """The harness's own task files, for local data."""
+    folder = tmp_path_factory.mktemp("harness")
     tasks = folder / "tasks"
     tasks.mkdir()
     pages = folder / "pages.jsonl"
@@ -88,17 +97,49 @@ def reference(harness, data_dir, model_and_tokenizer, tmp_path_factory) -> dict:
     _local_task(installed, tasks, "wikitext/wikitext.yaml", pages)
     _local_task(installed, tasks, "lambada/lambada_openai.yaml", data_dir / "lambada" / "part.jsonl")
     _local_task(installed, tasks, "hellaswag/hellaswag.yaml", data_dir / "hellaswag" / "part.jsonl")
-    from lm_eval.models.huggingface import HFLM
+    return tasks
+
+
+def evaluate(harness, scored, tasks: Path, names: list[str]) -> dict:
     from lm_eval.tasks import TaskManager
 
-    scored = HFLM(pretrained=str(folder / "model"), dtype="float32", device="cpu", batch_size=4, add_bos_token=True)
     return harness.simple_evaluate(
         model=scored,
-        tasks=["local_wikitext", "local_lambada_openai", "local_hellaswag"],
+        tasks=names,
         task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
         bootstrap_iters=100,
         log_samples=True,
     )
+
+
+@pytest.fixture(scope="module")
+def reference(harness, local_tasks, exported) -> dict:
+    """The scores of the harness."""
+    from lm_eval.models.huggingface import HFLM
+
+    scored = HFLM(pretrained=str(exported), dtype="float32", device="cpu", batch_size=4, add_bos_token=True)
+    names = ["local_wikitext", "local_lambada_openai", "local_hellaswag"]
+    return evaluate(harness, scored, local_tasks, names)
+
+
+@pytest.fixture(scope="module")
+def through_server(harness, local_tasks, exported, model_and_tokenizer) -> dict:
+    """The scores of the harness when it asks our server for the log-probabilities."""
+    pytest.importorskip("tenacity", reason="pip install -r requirements-slow.txt")
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    model, tokenizer = model_and_tokenizer
+    server = RunningServer(ServerConfig(), models={"base": model}, tokenizer=tokenizer)
+    scored = LocalCompletionsAPI(
+        base_url=f"{server.url}/v1/completions",
+        model="base",
+        tokenizer=str(exported),
+        max_length=model.config.context_length,
+        num_concurrent=4,
+        add_bos_token=True,
+    )
+    yield evaluate(harness, scored, local_tasks, ["local_lambada_openai", "local_hellaswag"])
+    server.close()
 
 
 def _local_task(installed: Path, target: Path, name: str, data: Path) -> None:
@@ -114,6 +155,17 @@ def _local_task(installed: Path, target: Path, name: str, data: Path) -> None:
     text = re.sub(r"^task: (.*)$", r"task: local_\1", text, flags=re.M)
     text += f"\ntest_split: test\ndataset_kwargs:\n  data_files:\n    test: {data}\n"
     (target / f"local_{source.name}").write_text(text)
+
+
+@pytest.mark.parametrize("task", ["local_lambada_openai", "local_hellaswag"])
+def test_served_model_scores_like_the_exported_one(through_server, reference, task):
+    theirs, served = (
+        [sample["filtered_resps"] for sample in sorted(result["samples"][task], key=lambda sample: sample["doc_id"])]
+        for result in (reference, through_server)
+    )
+    for expected, found in zip(theirs, served, strict=True):
+        assert [float(x[0]) for x in found] == pytest.approx([float(x[0]) for x in expected], rel=1e-4)
+        assert [str(x[1]) for x in found] == [str(x[1]) for x in expected]
 
 
 @pytest.fixture(scope="module")
