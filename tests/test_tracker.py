@@ -3,11 +3,16 @@
 import json
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 
 import train
-from pipeline.training.tracker import require_tracker
+from pipeline.configuration import load_config
+from pipeline.training import pretraining
+from pipeline.training.config import TrainingConfig
+from pipeline.training.starting_point import Start
+from pipeline.training.tracker import link_to_tracker, require_tracker, start_tracker
 from tests.training_runs import content_of, run_train, write_config, write_tokens
 from utils.cli import exit_code_of
 
@@ -48,7 +53,7 @@ def tracker(request, monkeypatch):
 @pytest.fixture
 def project(tmp_path):
     write_tokens(tmp_path / "data", tokens=2_000)
-    write_config(tmp_path, max_steps=4, validations_per_epoch=30, sample_prompts=[])
+    write_config(tmp_path, max_steps=4, validations_per_epoch=1, sample_prompts=[])
     return tmp_path
 
 
@@ -74,22 +79,33 @@ def test_a_tracker_gets_the_config_and_every_number(project, tracker):
 def test_a_resumed_run_continues_in_the_tracker(project, tracker):
     run = run_train(project, *using(tracker, "--set", "training.max_steps=2"))
     run_train(project, "--resume", str(run), "--set", "training.max_steps=4")
-    run_train(project, "--init-from", str(run), *using(tracker))
-    first, resumed, another = tracker.options_of("init")
+    first, resumed = tracker.options_of("init")
     assert {name: resumed[name] for name in ("project", "name")} == {name: first[name] for name in ("project", "name")}
     assert resumed.get("id") == first.get("id")
-    assert (another["name"], another.get("id", "new")) != (first["name"], first.get("id"))
     assert content_of(run)["tracker"]["tracker"] == tracker.__name__
 
 
-@pytest.mark.parametrize("function", ["log", "finish"])
-def test_a_failing_tracker_is_one_warning(project, tracker, capsys, function):
+@pytest.mark.parametrize("function", ["log", "finish", "define_metric"])
+def test_a_failing_tracker_is_one_warning(tmp_path, tracker, capsys, function):
     tracker.failing = (function,)
-    run = run_train(project, *using(tracker))
-    assert content_of(run)["step"] == 4
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
-    assert len(warnings) == 1
-    assert f"the tracker {tracker.__name__} failed: no connection; training continues" in warnings[0]
+    link = {"tracker": tracker.__name__, "project": "p", "id": "1", "name": "run"}
+    recorder = start_tracker(link, config={}, directory=tmp_path)
+    for step in (1, 2):
+        recorder.log(step, {"train/loss": 1.0})
+        recorder.add_text(step, "samples", "a")
+    recorder.close(failed=False)
+    recorder.close(failed=False)
+    warnings = capsys.readouterr().err.splitlines()
+    used = [name for name, *_ in tracker.calls]
+    assert len(warnings) == used.count(function) <= 1
+    assert all(f"the tracker {tracker.__name__} failed: no connection; training continues" in line for line in warnings)
+
+
+def test_training_survives_its_tracker(project, monkeypatch, capsys):
+    module = FakeTracker("wandb", failing=("log",))
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    assert content_of(run_train(project, *using(module)))["step"] == 4
+    assert "the tracker wandb failed" in capsys.readouterr().err
 
 
 def test_a_tracker_that_does_not_start_ends_the_run(project, tracker, capsys):
@@ -120,6 +136,23 @@ def test_a_missing_tracker_is_named_before_loading(door, monkeypatch, capsys):
     module = __import__(door)
     assert exit_code_of(lambda: module.main([*arguments, "--set", "training.tracker=wandb"])) == 1
     assert "-m pip install wandb, or pass --set training.tracker=none" in capsys.readouterr().err
+
+
+def test_another_project_or_tracker_is_a_new_run():
+    config = TrainingConfig(tracker="wandb", tracker_project="p")
+    link = link_to_tracker(config, run_name="run", earlier={})
+    assert link_to_tracker(config, run_name="run", earlier={"tracker": link}) == link
+    for other in (replace(config, tracker_project="q"), replace(config, tracker="trackio")):
+        assert link_to_tracker(other, run_name="run", earlier={"tracker": link})["id"] != link["id"]
+    assert link_to_tracker(replace(config, tracker="none"), run_name="run", earlier={"tracker": link}) is None
+
+
+def test_only_the_process_that_logs_starts_a_tracker(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "start_tracker", lambda *arguments, **options: pytest.fail("started"))
+    start = Start(load_config(settings=[f"paths.log_dir={tmp_path}"]), test=False, name=None)
+    link = {"tracker": "wandb", "project": "p", "id": "1", "name": "run"}
+    pretraining.run_logger(start, tmp_path / "run", link, enabled=False).log(step=1, train_loss=1.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_tracker_needs_no_package():
