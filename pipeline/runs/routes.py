@@ -170,17 +170,15 @@ class RunsRoutes:
         return {"runs": [self._details_of(name, log) for name, log in opened], "config": compared}
 
     def _details_of(self, name: str, log: RunLog | None) -> dict[str, Any]:
-        folder = self.store.folder_of(name)
+        samples = log.shown_samples() if log else {}
         return {
             "name": name,
-            "samples": [{"prompt": prompt, "texts": texts} for prompt, texts in log.shown_samples().items()]
-            if log
-            else [],
+            "samples": [{"prompt": prompt, "texts": texts} for prompt, texts in samples.items()],
             "checkpoints": [
                 {"name": file.name, "bytes": file.num_bytes, "modified": file.modified}
                 for file in self.store.checkpoints(name)
             ],
-            "scores": self.scores.of(folder),
+            "scores": self.scores.of(self.store.folder_of(name)),
         }
 
 
@@ -188,6 +186,11 @@ def _curves(log: RunLog | None, *, axis: str, most: int, smooth: int, span: tupl
     """``{"rows", "marks", "training": {metric: {x, y, smooth}}, "validation": …}``."""
     if log is None:
         return {"rows": 0, "marks": [], "training": {}, "validation": {}}
+    with log.lock:
+        return _locked_curves(log, axis=axis, most=most, smooth=smooth, span=span)
+
+
+def _locked_curves(log: RunLog, *, axis: str, most: int, smooth: int, span: tuple[float, float]) -> dict[str, Any]:
     low, high = span
 
     def table(numbers: NumberTable, window: int) -> dict[str, Any]:

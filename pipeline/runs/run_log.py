@@ -43,12 +43,12 @@ class RunLog:
 
     def __post_init__(self) -> None:
         self._tail = LogTail(self.path)
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()  # held while the columns grow, and by whoever reads them
         self._start()
 
     def refresh(self) -> None:
         """Read what was appended."""
-        with self._lock:
+        with self.lock:
             for line in self._tail.read(self._start):
                 content = parse_line(line)
                 if content is not None:
@@ -109,7 +109,8 @@ class RunLog:
 
     def shown_samples(self) -> dict[str, list[tuple[int, str]]]:
         """The samples by prompt, thinned out evenly if there are very many."""
-        return {prompt: _evenly(texts, MAX_SAMPLES) for prompt, texts in self.samples.items()}
+        with self.lock:
+            return {prompt: _evenly(texts, MAX_SAMPLES) for prompt, texts in self.samples.items()}
 
     def shown_marks(self) -> list[dict[str, Any]]:
         """The newest events; a run that skips a thousand steps has one problem, not a thousand."""

@@ -77,8 +77,8 @@ class RunStore:
 
     def checkpoints(self, run: str) -> tuple[CheckpointFile, ...]:
         """The checkpoints of a run, the newest first."""
-        folder = self.folder_of(run)
-        return self._folders[folder][1] if folder in self._folders else ()
+        _, files = self._folders.get(self.folder_of(run), (0, ()))
+        return files
 
     def folder_of(self, run: str) -> str:
         """The checkpoint folder of a log: ``run_2026_01_31_12_00`` of ``run_2026_01_31_12_00_first``."""
@@ -129,8 +129,13 @@ class RunStore:
             if folder not in with_logs and files:
                 facts = {"state": "no log", "detail": "", "updated": files[0].modified, "version": ""}
                 shown[folder] = {**facts, "folder": folder}
+        results = _modified(self.paths.benchmark_dir)
         for name, facts in shown.items():
-            facts |= {"name": name, "kind": "fine-tuning" if name.startswith(_TUNED_PREFIX) else "pretraining"}
+            facts |= {
+                "results": results,
+                "name": name,
+                "kind": "fine-tuning" if name.startswith(_TUNED_PREFIX) else "pretraining",
+            }
             facts["checkpoints"] = len(self.checkpoints(name))
         return dict(sorted(shown.items(), key=lambda item: item[1]["updated"], reverse=True))
 
@@ -160,6 +165,14 @@ def _entries(folder: Path, *, folders: bool = True) -> Iterable[os.DirEntry[str]
             return [entry for entry in entries if entry.is_dir() == folders]
     except OSError:
         return []
+
+
+def _modified(folder: Path) -> str:
+    """The time of a folder, which changes when a file is added; empty if there is no folder."""
+    try:
+        return str(folder.stat().st_mtime_ns)
+    except OSError:
+        return ""
 
 
 def _checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:

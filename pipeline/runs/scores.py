@@ -33,17 +33,18 @@ class Scores:
         return [score for score in self._all() if score["folder"] == folder and kind in (None, score["file"])]
 
     def _all(self) -> list[Score]:
-        known, self._files = self._files, {}
+        found: dict[Path, tuple[int, list[Score]]] = {}
         for path in self.folder.glob("benchmark_*.json"):
             with suppress(OSError, ValueError, RecursionError):
                 status = path.stat()
                 if status.st_size > MAX_FILE_BYTES:
                     continue
-                earlier = known.get(path)
-                changed = earlier is None or earlier[0] != status.st_mtime_ns
-                self._files[path] = (status.st_mtime_ns, _read(path)) if changed or earlier is None else earlier
-        found = [score for _, scores in self._files.values() for score in scores]
-        return sorted(found, key=lambda score: score["created"], reverse=True)
+                earlier = self._files.get(path)
+                is_known = earlier is not None and earlier[0] == status.st_mtime_ns
+                found[path] = earlier if earlier and is_known else (status.st_mtime_ns, _read(path))
+        self._files = found
+        scores = [score for _, scores in found.values() for score in scores]
+        return sorted(scores, key=lambda score: score["created"], reverse=True)
 
 
 def _read(path: Path) -> list[Score]:

@@ -1,6 +1,6 @@
 /* Requests to the server: data as JSON, and a stream of changes. */
 
-const KEY = "api-key";  // of this tab only, shared with the chat page
+const KEY = "api-key"; // of this tab only, shared with the chat page
 
 export class KeyProblem extends Error {}
 

@@ -9,7 +9,9 @@ import {linearTicks, logTicks, tickText, timeTicks} from "./ticks.js";
 
 const AXIS_TITLES = {step: "steps", tokens: "tokens", time: "time of training"};
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
-const TOP = 10, BOTTOM = 38, RIGHT = 14;
+const TOP = 10,
+  BOTTOM = 38,
+  RIGHT = 14;
 
 export const axisText = (axis, value) => (axis === "time" && value ? duration(value) : count(value));
 
@@ -23,9 +25,18 @@ export class Chart {
     this.note = element("small", {}, note);
     this.plot = element("div", {class: "plot", tabindex: 0, role: "img"});
     this.readout = element("div", {class: "readout", hidden: true, "aria-live": "polite"});
-    const save = element("button", {type: "button", class: "quiet save", "aria-label": `Save SVG: ${title}`, onclick: () => this.save()}, "Save SVG");
-    this.root = element("article", {class: `chart card${wide ? " wide" : ""}`, "aria-label": title},
-      element("div", {class: "head"}, element("h3", {}, `${title} `, this.note), save), this.plot, this.readout);
+    const save = element(
+      "button",
+      {type: "button", class: "quiet save", "aria-label": `Save SVG: ${title}`, onclick: () => this.save()},
+      "Save SVG",
+    );
+    this.root = element(
+      "article",
+      {class: `chart card${wide ? " wide" : ""}`, "aria-label": title},
+      element("div", {class: "head"}, element("h3", {}, `${title} `, this.note), save),
+      this.plot,
+      this.readout,
+    );
     parent.append(this.root);
     new ResizeObserver(() => this.draw()).observe(this.plot);
     this.plot.addEventListener("pointermove", (event) => this.move(event));
@@ -49,10 +60,28 @@ export class Chart {
     const width = this.plot.clientWidth;
     if (!width || this.root.hidden) return;
     this.scale(width);
-    this.svg = shape("svg", {width, height: this.height, viewBox: `0 0 ${width} ${this.height}`, "font-family": FONT, "font-size": 12});
+    this.svg = shape("svg", {
+      width,
+      height: this.height,
+      viewBox: `0 0 ${width} ${this.height}`,
+      "font-family": FONT,
+      "font-size": 12,
+    });
     this.svg.append(this.grid(), ...this.data.lines.map((line) => this.line(line)), ...this.markers());
-    this.cursor = shape("line", {y1: TOP, y2: this.height - BOTTOM, stroke: themeColor("muted"), "stroke-width": 1, visibility: "hidden"});
-    this.band = shape("rect", {y: TOP, height: this.height - BOTTOM - TOP, fill: themeColor("accent"), "fill-opacity": 0.15, visibility: "hidden"});
+    this.cursor = shape("line", {
+      y1: TOP,
+      y2: this.height - BOTTOM,
+      stroke: themeColor("muted"),
+      "stroke-width": 1,
+      visibility: "hidden",
+    });
+    this.band = shape("rect", {
+      y: TOP,
+      height: this.height - BOTTOM - TOP,
+      fill: themeColor("accent"),
+      "fill-opacity": 0.15,
+      visibility: "hidden",
+    });
     this.svg.append(this.band, this.cursor);
     this.plot.replaceChildren(this.svg);
     this.plot.setAttribute("aria-label", this.description());
@@ -75,8 +104,9 @@ export class Chart {
     this.left = 14 + Math.max(24, ...texts.map((text) => text.length * 7));
     this.width = width - this.left - RIGHT;
     const columns = Math.max(2, Math.floor(this.width / 90));
-    this.xTicks = (axis === "time" ? timeTicks : linearTicks)(low, high, columns)
-      .filter((tick) => axis === "time" || Number.isInteger(tick));
+    this.xTicks = (axis === "time" ? timeTicks : linearTicks)(low, high, columns).filter(
+      (tick) => axis === "time" || Number.isInteger(tick),
+    );
   }
 
   tick(value) {
@@ -84,7 +114,7 @@ export class Chart {
   }
 
   x(value) {
-    return this.left + (value - this.low) / (this.high - this.low) * this.width;
+    return this.left + ((value - this.low) / (this.high - this.low)) * this.width;
   }
 
   y(value) {
@@ -96,26 +126,47 @@ export class Chart {
 
   grid() {
     const [grid, muted] = [themeColor("grid"), themeColor("muted")];
-    const end = this.left + this.width, floor = this.height - BOTTOM;
+    const end = this.left + this.width,
+      floor = this.height - BOTTOM;
     const group = shape("g");
     for (const tick of this.yTicks) {
       const y = this.y(tick);
-      group.append(shape("line", {x1: this.left, x2: end, y1: y, y2: y, stroke: grid}),
-        shape("text", {x: this.left - 7, y: y + 4, "text-anchor": "end", fill: muted}, this.tick(tick)));
+      group.append(
+        shape("line", {x1: this.left, x2: end, y1: y, y2: y, stroke: grid}),
+        shape("text", {x: this.left - 7, y: y + 4, "text-anchor": "end", fill: muted}, this.tick(tick)),
+      );
     }
     for (const tick of this.xTicks) {
       const x = this.x(tick);
       const anchor = x > end - 14 ? "end" : "middle";
-      group.append(shape("line", {x1: x, x2: x, y1: floor, y2: floor + 4, stroke: muted}),
-        shape("text", {x: anchor === "end" ? end : x, y: floor + 17, "text-anchor": anchor, fill: muted}, axisText(this.data.axis, tick)));
+      group.append(
+        shape("line", {x1: x, x2: x, y1: floor, y2: floor + 4, stroke: muted}),
+        shape(
+          "text",
+          {x: anchor === "end" ? end : x, y: floor + 17, "text-anchor": anchor, fill: muted},
+          axisText(this.data.axis, tick),
+        ),
+      );
     }
-    group.append(shape("line", {x1: this.left, x2: end, y1: floor, y2: floor, stroke: muted}),
-      shape("text", {x: (this.left + end) / 2, y: this.height - 5, "text-anchor": "middle", fill: muted}, AXIS_TITLES[this.data.axis]));
+    group.append(
+      shape("line", {x1: this.left, x2: end, y1: floor, y2: floor, stroke: muted}),
+      shape(
+        "text",
+        {x: (this.left + end) / 2, y: this.height - 5, "text-anchor": "middle", fill: muted},
+        AXIS_TITLES[this.data.axis],
+      ),
+    );
     return group;
   }
 
   line(line) {
-    const group = shape("g", {fill: "none", stroke: line.color, "stroke-linejoin": "round", "stroke-width": line.faint ? 1 : 2, "stroke-opacity": line.faint ? 0.35 : 1});
+    const group = shape("g", {
+      fill: "none",
+      stroke: line.color,
+      "stroke-linejoin": "round",
+      "stroke-width": line.faint ? 1 : 2,
+      "stroke-opacity": line.faint ? 0.35 : 1,
+    });
     const points = [];
     for (let index = 0; index < line.x.length; index++) {
       const value = line.y[index];
@@ -145,12 +196,25 @@ export class Chart {
   }
 
   markers() {
-    return this.data.marks.filter((mark) => mark.x >= this.low && mark.x <= this.high).map((mark) => {
-      const x = this.x(mark.x);
-      return shape("g", {fill: "none", stroke: mark.color, "stroke-width": 1.6}, shape("title", {}, mark.text),
-        shape("line", {x1: x, x2: x, y1: TOP + 10, y2: this.height - BOTTOM, "stroke-dasharray": "2 4", "stroke-width": 1}),
-        shape("path", {d: GLYPHS[mark.event](x, TOP + 4)}));
-    });
+    return this.data.marks
+      .filter((mark) => mark.x >= this.low && mark.x <= this.high)
+      .map((mark) => {
+        const x = this.x(mark.x);
+        return shape(
+          "g",
+          {fill: "none", stroke: mark.color, "stroke-width": 1.6},
+          shape("title", {}, mark.text),
+          shape("line", {
+            x1: x,
+            x2: x,
+            y1: TOP + 10,
+            y2: this.height - BOTTOM,
+            "stroke-dasharray": "2 4",
+            "stroke-width": 1,
+          }),
+          shape("path", {d: GLYPHS[mark.event](x, TOP + 4)}),
+        );
+      });
   }
 
   description() {
@@ -171,7 +235,8 @@ export class Chart {
     this.read(this.place(event));
     if (this.from === undefined) return;
     const [a, b] = [this.x(this.from), this.x(this.at)];
-    for (const [name, value] of Object.entries({x: Math.min(a, b), width: Math.abs(a - b), visibility: "visible"})) this.band.setAttribute(name, value);
+    for (const [name, value] of Object.entries({x: Math.min(a, b), width: Math.abs(a - b), visibility: "visible"}))
+      this.band.setAttribute(name, value);
   }
 
   startZoom(event) {
@@ -195,37 +260,57 @@ export class Chart {
     if (event.key in moves) this.read(this.step(moves[event.key]));
     else if (event.key === "Home") this.read(this.low);
     else if (event.key === "End") this.read(this.high);
-    else if (event.key === "+") this.onZoom(Math.max(this.low, (this.at ?? this.high) - span / 4), Math.min(this.high, (this.at ?? this.high) + span / 4));
-    else if (event.key === "Escape" || event.key === "-") { this.hideReadout(); this.onReset(); }
-    else return;
+    else if (event.key === "+")
+      this.onZoom(
+        Math.max(this.low, (this.at ?? this.high) - span / 4),
+        Math.min(this.high, (this.at ?? this.high) + span / 4),
+      );
+    else if (event.key === "Escape" || event.key === "-") {
+      this.hideReadout();
+      this.onReset();
+    } else return;
     event.preventDefault();
   }
 
   /** The place of another point, `moves` hundredths of the width away. */
   step(moves) {
     if (this.at === undefined) return this.high;
-    return Math.min(this.high, Math.max(this.low, this.at + moves * (this.high - this.low) / 100));
+    return Math.min(this.high, Math.max(this.low, this.at + (moves * (this.high - this.low)) / 100));
   }
 
   /** Show the values at `place`. */
   read(place) {
     const margin = (this.high - this.low) * 0.03;
     const covers = (line) => line.x[0] - margin <= place && place <= line.x[line.x.length - 1] + margin;
-    const found = this.data.lines.filter((line) => !line.faint && line.x.length && covers(line)).map((line) => {
-      const index = nearest(line.x, place);
-      return {line, x: line.x[index], y: line.y[index], error: line.errors?.[index]};
-    });
+    const found = this.data.lines
+      .filter((line) => !line.faint && line.x.length && covers(line))
+      .map((line) => {
+        const index = nearest(line.x, place);
+        return {line, x: line.x[index], y: line.y[index], error: line.errors?.[index]};
+      });
     this.at = place;
     if (!found.length) return;
     const shown = found.reduce((best, one) => (Math.abs(one.x - place) < Math.abs(best.x - place) ? one : best)).x;
     const x = this.x(shown);
-    for (const [name, value] of Object.entries({x1: x, x2: x, visibility: "visible"})) this.cursor.setAttribute(name, value);
-    const rows = found.map(({line, y, error}) => element("tr", {}, element("td", {}, swatch(line)), element("td", {}, line.name),
-      element("td", {}, this.format(y) + (error ? ` ± ${this.format(error)}` : ""))));
-    const marks = this.data.marks.filter((mark) => Math.abs(this.x(mark.x) - x) < 6).slice(0, 3)
+    for (const [name, value] of Object.entries({x1: x, x2: x, visibility: "visible"}))
+      this.cursor.setAttribute(name, value);
+    const rows = found.map(({line, y, error}) =>
+      element(
+        "tr",
+        {},
+        element("td", {}, swatch(line)),
+        element("td", {}, line.name),
+        element("td", {}, this.format(y) + (error ? ` ± ${this.format(error)}` : "")),
+      ),
+    );
+    const marks = this.data.marks
+      .filter((mark) => Math.abs(this.x(mark.x) - x) < 6)
+      .slice(0, 3)
       .map((mark) => element("tr", {}, element("td", {}), element("td", {colspan: 2}, mark.text)));
     const caption = `${axisText(this.data.axis, shown)}${this.data.axis === "time" ? "" : ` ${AXIS_TITLES[this.data.axis]}`}`;
-    this.readout.replaceChildren(element("table", {}, element("caption", {}, caption), element("tbody", {}, ...rows, ...marks)));
+    this.readout.replaceChildren(
+      element("table", {}, element("caption", {}, caption), element("tbody", {}, ...rows, ...marks)),
+    );
     this.readout.hidden = false;
     const room = this.root.clientWidth - this.readout.offsetWidth;
     const left = this.plot.offsetLeft + x;
@@ -250,17 +335,41 @@ export class Chart {
     const body = shape("g", {transform: `translate(0 ${head})`}, ...[...this.svg.cloneNode(true).children]);
     for (const hidden of body.querySelectorAll("[visibility]")) hidden.remove();
     const legend = lines.flatMap((line, index) => [
-      shape("line", {x1: 14, x2: 38, y1: 40 + index * 18, y2: 40 + index * 18, stroke: line.color, "stroke-width": 2, "stroke-dasharray": line.dash || null}),
-      shape("text", {x: 46, y: 44 + index * 18, fill: text}, line.name)]);
-    return shape("svg", {xmlns: "http://www.w3.org/2000/svg", width, height: this.height + head, viewBox: `0 0 ${width} ${this.height + head}`, "font-family": FONT, "font-size": 12},
+      shape("line", {
+        x1: 14,
+        x2: 38,
+        y1: 40 + index * 18,
+        y2: 40 + index * 18,
+        stroke: line.color,
+        "stroke-width": 2,
+        "stroke-dasharray": line.dash || null,
+      }),
+      shape("text", {x: 46, y: 44 + index * 18, fill: text}, line.name),
+    ]);
+    return shape(
+      "svg",
+      {
+        xmlns: "http://www.w3.org/2000/svg",
+        width,
+        height: this.height + head,
+        viewBox: `0 0 ${width} ${this.height + head}`,
+        "font-family": FONT,
+        "font-size": 12,
+      },
       shape("rect", {width: "100%", height: "100%", fill: themeColor("surface")}),
-      shape("text", {x: 14, y: 22, fill: text, "font-size": 15, "font-weight": 600}, this.title), ...legend, body);
+      shape("text", {x: 14, y: 22, fill: text, "font-size": 15, "font-weight": 600}, this.title),
+      ...legend,
+      body,
+    );
   }
 
   save() {
     const text = new XMLSerializer().serializeToString(this.picture());
     const url = URL.createObjectURL(new Blob([text], {type: "image/svg+xml"}));
-    const name = this.title.toLowerCase().replace(/[^a-z0-9]+/g, "_").replace(/^_|_$/g, "");
+    const name = this.title
+      .toLowerCase()
+      .replace(/[^a-z0-9]+/g, "_")
+      .replace(/^_|_$/g, "");
     element("a", {href: url, download: `${name}.svg`}).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
   }
@@ -274,18 +383,36 @@ const GLYPHS = {
 
 /** A short piece of a line, for legends. */
 export function swatch(line) {
-  return shape("svg", {width: 26, height: 10, "aria-hidden": "true"},
-    shape("line", {x1: 1, x2: 25, y1: 5, y2: 5, stroke: line.color, "stroke-width": 2.5, "stroke-dasharray": line.dash || null}),
-    line.dots ? shape("circle", {cx: 13, cy: 5, r: 3.2, fill: themeColor("surface"), stroke: line.color, "stroke-width": 1.8}) : null);
+  return shape(
+    "svg",
+    {width: 26, height: 10, "aria-hidden": "true"},
+    shape("line", {
+      x1: 1,
+      x2: 25,
+      y1: 5,
+      y2: 5,
+      stroke: line.color,
+      "stroke-width": 2.5,
+      "stroke-dasharray": line.dash || null,
+    }),
+    line.dots
+      ? shape("circle", {cx: 13, cy: 5, r: 3.2, fill: themeColor("surface"), stroke: line.color, "stroke-width": 1.8})
+      : null,
+  );
 }
 
 /** The glyph of an event, for legends. */
 export function glyph(event, color) {
-  return shape("svg", {width: 16, height: 12, "aria-hidden": "true"}, shape("path", {d: GLYPHS[event](8, 6), fill: "none", stroke: color, "stroke-width": 1.6}));
+  return shape(
+    "svg",
+    {width: 16, height: 12, "aria-hidden": "true"},
+    shape("path", {d: GLYPHS[event](8, 6), fill: "none", stroke: color, "stroke-width": 1.6}),
+  );
 }
 
 function yRange(lines, log) {
-  let low = Infinity, high = -Infinity;
+  let low = Infinity,
+    high = -Infinity;
   for (const line of lines) {
     line.y.forEach((value, index) => {
       if (value === null || (log && value <= 0)) return;
@@ -295,7 +422,8 @@ function yRange(lines, log) {
     });
   }
   if (!Number.isFinite(low)) return [0, 1];
-  if (low === high) [low, high] = log ? [low / 2, high * 2] : [low - (Math.abs(low) * 0.1 || 1), high + (Math.abs(high) * 0.1 || 1)];
+  if (low === high)
+    [low, high] = log ? [low / 2, high * 2] : [low - (Math.abs(low) * 0.1 || 1), high + (Math.abs(high) * 0.1 || 1)];
   if (log) return [low / (high / low) ** 0.04, high * (high / low) ** 0.04];
   const margin = (high - low) * 0.06;
   return [low >= 0 && low - margin < 0 ? 0 : low - margin, high + margin];

@@ -6,7 +6,12 @@ export function count(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   if (size < 10_000) return value.toLocaleString("en", {maximumFractionDigits: size < 10 ? 2 : 0});
-  for (const [unit, factor] of [["K", 1e3], ["M", 1e6], ["B", 1e9], ["T", 1e12]]) {
+  for (const [unit, factor] of [
+    ["K", 1e3],
+    ["M", 1e6],
+    ["B", 1e9],
+    ["T", 1e12],
+  ]) {
     if (size < factor * 1000 || unit === "T") return `${trim((value / factor).toPrecision(3))}${unit}`;
   }
 }

@@ -11,16 +11,21 @@ const POINTS = 1000;
 const MILLISECONDS_BETWEEN_LOADS = 1500;
 const runs = new Map();
 const series = new Map();
-const loaded = new Map();  // run → the version that is drawn
+const loaded = new Map(); // run → the version that is drawn
 let wasChosen = false;
 let detailsShown = "";
-let loading = false, again = false;
+let loading = false,
+  again = false;
 
 /* ---- the list */
 
 function onEvent(name, {changed, gone}) {
   for (const run of changed) runs.set(run.name, run);
-  for (const run of gone) { runs.delete(run); series.delete(run); loaded.delete(run); }
+  for (const run of gone) {
+    runs.delete(run);
+    series.delete(run);
+    loaded.delete(run);
+  }
   if (!wasChosen && runs.size) chooseFirst();
   drawRuns();
   refresh();
@@ -39,7 +44,7 @@ function drawRuns() {
   byId("empty").hidden = runs.size > 0;
   document.title = pageTitle();
   if (!runs.size) return showEmpty();
-  if (byId("runs").querySelector(":active")) return setTimeout(drawRuns, 250);  // a click is under way
+  if (byId("runs").querySelector(":active")) return setTimeout(drawRuns, 250); // a click is under way
   drawList(runs, choose);
   drawCards(runs);
 }
@@ -47,13 +52,17 @@ function drawRuns() {
 function pageTitle() {
   const training = [...runs.values()].filter((run) => run.state === "training");
   const [run] = training;
-  return run?.total_steps ? `${Math.floor(run.step / run.total_steps * 100)}% · Runs` : "Runs";
+  return run?.total_steps ? `${Math.floor((run.step / run.total_steps) * 100)}% · Runs` : "Runs";
 }
 
 async function showEmpty() {
   const found = await load("runs");
-  document.querySelectorAll(".log-folder").forEach((place) => { place.textContent = found.log_folder; });
-  document.querySelectorAll(".checkpoint-folder").forEach((place) => { place.textContent = found.checkpoint_folder; });
+  document.querySelectorAll(".log-folder").forEach((place) => {
+    place.textContent = found.log_folder;
+  });
+  document.querySelectorAll(".checkpoint-folder").forEach((place) => {
+    place.textContent = found.checkpoint_folder;
+  });
   byId("hint").hidden = byId("hint-command").hidden = !found.hint;
 }
 
@@ -71,7 +80,10 @@ function choose(name, isChosen) {
 /** Load what changed of the chosen runs and draw it; at most once in a while. */
 async function refresh({everything = false} = {}) {
   if (everything) loaded.clear();
-  if (loading || document.hidden) { again = true; return; }
+  if (loading || document.hidden) {
+    again = true;
+    return;
+  }
   loading = true;
   again = false;
   try {
@@ -90,9 +102,14 @@ async function loadChosen() {
   await Promise.all(stale.map(loadSeries));
   drawCharts(series);
   drawEvents(series);
-  const wanted = chosen.map((name) => `${name} ${runs.get(name)?.version} ${runs.get(name)?.checkpoints}`).join("\n");
+  const wanted = chosen
+    .map((name) => `${name} ${runs.get(name)?.version} ${runs.get(name)?.checkpoints} ${runs.get(name)?.results}`)
+    .join("\n");
   if (!chosen.length || wanted === detailsShown) return;
-  const found = await load("details", chosen.map((name) => ["run", name]));
+  const found = await load(
+    "details",
+    chosen.map((name) => ["run", name]),
+  );
   if (found) drawDetails(found);
   detailsShown = wanted;
 }
@@ -101,7 +118,12 @@ const key = (name) => [runs.get(name)?.version, state.x, state.smooth, state.fro
 
 async function loadSeries(name) {
   const wanted = key(name);
-  const query = [["run", name], ["x", state.x], ["points", POINTS], ["smooth", state.smooth]];
+  const query = [
+    ["run", name],
+    ["x", state.x],
+    ["points", POINTS],
+    ["smooth", state.smooth],
+  ];
   for (const bound of ["from", "to"]) if (state[bound] !== null) query.push([bound, state[bound]]);
   const found = await load("series", query);
   if (!found) return;
@@ -132,19 +154,40 @@ function showControls() {
 }
 
 function wireControls() {
-  byId("axis").addEventListener("change", (event) => { Object.assign(state, {x: event.target.value, from: null, to: null}); changed(); });
-  byId("smooth").addEventListener("input", (event) => { state.smooth = WINDOWS[event.target.value]; changed(); });
-  byId("log").addEventListener("change", (event) => { state.log = event.target.checked; changed(); });
+  byId("axis").addEventListener("change", (event) => {
+    Object.assign(state, {x: event.target.value, from: null, to: null});
+    changed();
+  });
+  byId("smooth").addEventListener("input", (event) => {
+    state.smooth = WINDOWS[event.target.value];
+    changed();
+  });
+  byId("log").addEventListener("change", (event) => {
+    state.log = event.target.checked;
+    changed();
+  });
   byId("reset").addEventListener("click", () => zoom(null, null));
   byId("search").addEventListener("input", drawRuns);
-  byId("more").addEventListener("click", () => { showMore(); drawRuns(); });
+  byId("more").addEventListener("click", () => {
+    showMore();
+    drawRuns();
+  });
   byId("prompt").addEventListener("change", drawSamples);
   byId("sample-step").addEventListener("input", (event) => moveSample(Number(event.target.value)));
   byId("earlier").addEventListener("click", () => moveSample(Number(byId("sample-step").value) - 1));
   byId("later").addEventListener("click", () => moveSample(Number(byId("sample-step").value) + 1));
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawRuns(); drawCharts(series); detailsShown = ""; refresh(); });
-  setInterval(() => { if (runs.size && !document.hidden) drawCards(runs); }, 10_000);  // "2m ago" grows old
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) refresh();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    drawRuns();
+    drawCharts(series);
+    detailsShown = "";
+    refresh();
+  });
+  setInterval(() => {
+    if (runs.size && !document.hidden) drawCards(runs);
+  }, 10_000); // "2m ago" grows old
 }
 
 /* ---- start */
@@ -169,7 +212,9 @@ async function start() {
   try {
     const found = await load("runs");
     onEvent("runs", {changed: found.runs, gone: []});
-    await follow(onEvent, (connected) => { byId("connection").textContent = connected ? "live" : "not connected to the server; trying again"; });
+    await follow(onEvent, (connected) => {
+      byId("connection").textContent = connected ? "live" : "not connected to the server; trying again";
+    });
   } catch (problem) {
     if (problem instanceof KeyProblem) askForKey();
     else byId("connection").textContent = "The server is not responding. Reload the page when it runs again.";

@@ -16,7 +16,8 @@ export function readAddress() {
   if (["step", "tokens", "time"].includes(query.get("x"))) state.x = query.get("x");
   if (WINDOWS.includes(Number(query.get("smooth")))) state.smooth = Number(query.get("smooth"));
   state.log = query.get("log") === "1";
-  for (const name of ["from", "to"]) state[name] = query.has(name) && Number.isFinite(Number(query.get(name))) ? Number(query.get(name)) : null;
+  for (const name of ["from", "to"])
+    state[name] = query.has(name) && Number.isFinite(Number(query.get(name))) ? Number(query.get(name)) : null;
   return query.has("run");
 }
 
@@ -35,12 +36,16 @@ function slotOf(run) {
   for (const known of slots.keys()) if (!state.chosen.includes(known)) slots.delete(known);
   for (const chosen of state.chosen) {
     const used = new Set(slots.values());
-    if (!slots.has(chosen)) slots.set(chosen, DASHES.findIndex((_, slot) => !used.has(slot)));
+    if (!slots.has(chosen))
+      slots.set(
+        chosen,
+        DASHES.findIndex((_, slot) => !used.has(slot)),
+      );
   }
   return slots.get(run) ?? 0;
 }
 
 export function lookOf(run) {
   const slot = slotOf(run);
-  return {color: themeColor(`series-${slot % NUM_COLORS + 1}`), dash: DASHES[slot]};
+  return {color: themeColor(`series-${(slot % NUM_COLORS) + 1}`), dash: DASHES[slot]};
 }

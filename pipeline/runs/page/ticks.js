@@ -15,7 +15,8 @@ function roundStep(size) {
 
 /** Powers of ten, with 2 and 5 between them if there are few. */
 export function logTicks(low, high, most) {
-  const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high));
+  const first = Math.floor(Math.log10(low)),
+    last = Math.ceil(Math.log10(high));
   for (const factors of [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1, 3], [1]]) {
     const ticks = [];
     for (let power = first; power <= last; power++) {
@@ -25,8 +26,10 @@ export function logTicks(low, high, most) {
     if (inside.length <= most + 2) return inside.length > 1 ? inside : linearTicks(low, high, most);
   }
   const stride = Math.ceil((last - first) / most);
-  return Array.from({length: Math.floor((last - first) / stride) + 1}, (_, index) => 10 ** (first + index * stride))
-    .filter((tick) => tick >= low && tick <= high);
+  return Array.from(
+    {length: Math.floor((last - first) / stride) + 1},
+    (_, index) => 10 ** (first + index * stride),
+  ).filter((tick) => tick >= low && tick <= high);
 }
 
 const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
@@ -44,10 +47,18 @@ export function timeTicks(low, high, most) {
 export function tickText(tick, ticks) {
   if (tick === 0) return "0";
   const size = Math.abs(tick);
-  for (const [unit, factor] of [["B", 1e9], ["M", 1e6], ["K", 1e4]]) {
+  for (const [unit, factor] of [
+    ["B", 1e9],
+    ["M", 1e6],
+    ["K", 1e4],
+  ]) {
     if (size >= factor) return `${Number((tick / (factor === 1e4 ? 1e3 : factor)).toPrecision(6))}${unit}`;
   }
   const gap = Math.min(...ticks.slice(1).map((next, index) => Math.abs(next - ticks[index])), Infinity);
-  if (size < 1e-3) return tick.toExponential(gap < size * 0.9 && gap > 0 ? 1 : 0).replace("-", "−").replace(".0e", "e");
+  if (size < 1e-3)
+    return tick
+      .toExponential(gap < size * 0.9 && gap > 0 ? 1 : 0)
+      .replace("-", "−")
+      .replace(".0e", "e");
   return String(Number(tick.toPrecision(8))).replace("-", "−");
 }
