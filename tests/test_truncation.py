@@ -54,10 +54,11 @@ def test_the_first_chunk_says_how_many_turns_were_dropped(server):
 
 def test_api_clients_are_refused_unless_they_ask_for_it(server):
     body = {"model": "chatty", "messages": conversation(30)}
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
-    assert answer.status_code == 400
-    answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x" * 200, "max_tokens": 100})
-    assert 'send "truncation": "auto"' in answer.json()["error"]["message"]
+    chat = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+    text = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x" * 200, "max_tokens": 100})
+    for answer in (chat, text):
+        assert answer.status_code == 400
+        assert 'send "truncation": "auto"' in answer.json()["error"]["message"]
 
 
 def test_an_answer_takes_the_room_left(server):

@@ -98,6 +98,7 @@ def check_prompt(
     context: int,
     vocab_size: int,
     advice: str = "set generation.on_overflow=slide",
+    advice_if_too_long: str = "shorten it",
 ) -> None:
     """Refuse a prompt that the model cannot continue. `advice`: what to do if there is no room for the new tokens.
 
@@ -116,7 +117,7 @@ def check_prompt(
         )
     if length > context:
         raise ContextLengthError(
-            f"the prompt is too long: {length:,} tokens, but the model's context is {context:,}; shorten it"
+            f"the prompt is too long: {length:,} tokens, but the model's context is {context:,}; {advice_if_too_long}"
         )
     if settings.on_overflow == "refuse" and length + settings.max_length > context:
         raise ContextLengthError(

@@ -71,6 +71,7 @@ from pipeline.web.theme import THEME_FILE
 from utils.errors import PipelineError, did_you_mean
 
 PAGE_FOLDER = Path(__file__).with_name("page")
+_TRUNCATE = 'send "truncation": "auto"'
 
 
 def create_app(
@@ -339,7 +340,8 @@ class Routes:
         self, served: ServedModel, body: SamplingRequest, messages: Sequence[ChatMessage], max_tokens: int | None
     ) -> tuple[Prompts, Constraint | None]:
         needed = messages[-1:] if body.may_truncate else messages
-        check_num_characters([message.content for message in needed], served)
+        advice = "shorten it" if body.may_truncate else f"shorten it, or {_TRUNCATE}"
+        check_num_characters([message.content for message in needed], served, advice=advice)
         room = self._prompt_room(served, body, max_tokens)
         plain = plain_messages(messages)
         return await self._encode(served, body, 1, lambda: encode_chat(served.tokenizer, plain, room=room))
@@ -367,7 +369,8 @@ class Routes:
             settings,
             context=served.context,
             vocab_size=served.vocab_size,
-            advice="shorten the last message" if sampling.may_truncate else 'send "truncation": "auto"',
+            advice="shorten the last message" if sampling.may_truncate else _TRUNCATE,
+            advice_if_too_long="shorten it" if sampling.may_truncate else f"shorten it, or {_TRUNCATE}",
         )
         return settings
 

@@ -39,14 +39,14 @@ def check_num_answers(num_prompts: int, num_choices: int, *, most: int) -> None:
         raise ApiError(400, message, param="prompt")
 
 
-def check_num_characters(texts: Sequence[str], served: "ServedModel") -> None:
+def check_num_characters(texts: Sequence[str], served: "ServedModel", *, advice: str = "shorten it") -> None:
     """Refuse texts that cannot possibly fit the context, before spending time on encoding them."""
     num_characters = sum(map(len, texts))
     if num_characters > served.max_characters:
         message = (
             f"the prompt is too long: {num_characters:,} characters, but the model's context of {served.context:,} "
         )
-        message += f"tokens can hold at most {served.max_characters:,}; shorten it"
+        message += f"tokens can hold at most {served.max_characters:,}; {advice}"
         raise ApiError(400, message, code="context_length_exceeded")
 
 
