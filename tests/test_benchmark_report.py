@@ -99,3 +99,20 @@ def test_only_a_comparison_has_charts():
     assert "<svg" not in page
     assert 'name="viewport"' in page
     assert "prefers-color-scheme: dark" in page
+
+
+@pytest.mark.parametrize(
+    ("mark", "told"),
+    [
+        ("", ""),
+        ("sample, not comparable", "small built-in samples"),
+        ("20 of 500, not comparable", "Use --full"),
+        ("custom passages, not comparable", "9 items from a.jsonl [custom passages, not comparable]"),
+    ],
+)
+def test_a_report_says_once_why_scores_are_not_comparable(mark, told):
+    results = made_up_results({"a": 0.3})
+    results["sets"]["lambada"]["mark"] = mark
+    for report in (format_benchmark_results(results), benchmark_page(results)):
+        assert told in " ".join(report.split())
+        assert report.count("not comparable") == bool(mark)

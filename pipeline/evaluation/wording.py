@@ -90,10 +90,10 @@ def _number(value: float, unit: str) -> str:
 
 def caveat(results: Mapping[str, Any]) -> str:
     """Why no score is comparable with published ones; empty if some are."""
-    sets = results["sets"].values()
-    if not sets or not all(data["mark"] for data in sets):
+    marks = [data["mark"] for data in results["sets"].values()]
+    if not marks or not all(marks) or any(mark.startswith("custom") for mark in marks):
         return ""
-    if all(data["mark"].startswith("sample") for data in sets):
+    if all(mark.startswith("sample") for mark in marks):
         return "Scored on small built-in samples: not comparable with published scores."
     return "Scored on a part of each set: not comparable with published scores. Use --full for those."
 
