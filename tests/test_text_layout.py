@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from utils.cli import fold_example, stage_parser
+from utils.cli import fold_example, fold_paragraph, stage_parser
 from utils.terminal import fitted, format_table, say
 from utils.text_layout import WrappingOutput, columns, fold, join_fitting, shorten, wrap
 
@@ -87,6 +87,8 @@ def test_help_fits_the_terminal_and_examples_stay_commands(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     text = stage_parser(f"Train.\n\n{EXAMPLE}").format_help()
     assert max(map(len, text.splitlines())) <= 60
+    sentences = "The first line of a paragraph is long. It\ngoes on."
+    assert fold_paragraph(sentences, 40) == "The first line of a paragraph is long.\nIt goes on."
     assert fold_example(EXAMPLE, 70).splitlines()[0] == "    # start from these weights"
     code = fold_example(EXAMPLE, 60).splitlines()[1:]
     assert "".join(line.rstrip("\\") for line in code).split() == EXAMPLE.partition(" # ")[0].split()

@@ -50,7 +50,16 @@ class StageHelp(argparse.RawDescriptionHelpFormatter):
         text = super()._fill_text(text, width, indent)
         if not sys.stdout.isatty():
             return text
-        return "\n".join(fold_example(line, terminal_width()) for line in text.split("\n"))
+        return "\n\n".join(fold_paragraph(part, terminal_width()) for part in text.split("\n\n"))
+
+
+def fold_paragraph(text: str, width: int) -> str:
+    """A paragraph of help: sentences are filled anew if a line is too wide, examples keep their lines."""
+    lines = text.split("\n")
+    is_prose = not any(line.startswith((" ", "python3 ", "torchrun ")) for line in lines)
+    if is_prose and any(columns(line) > width for line in lines):
+        return fold(" ".join(lines), width)
+    return "\n".join(fold_example(line, width) for line in lines)
 
 
 def fold_example(line: str, width: int) -> str:

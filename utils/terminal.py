@@ -90,7 +90,11 @@ def _read_line(question: str, history: str, complete: Callable[[str], Iterable[s
         return edit_line(question, history=history, complete=complete)
     if is_terminal and is_installed("readline"):
         import readline  # noqa: F401  # gives `input` the arrow keys
-    return input(question)
+    try:
+        return input(question)
+    except KeyboardInterrupt:
+        print()  # the terminal shows ^C after the question
+        raise
 
 
 def format_table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), width: int | None = None) -> str:
