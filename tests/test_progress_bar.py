@@ -15,10 +15,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(monkeypatch, *, mfu: float | None) -> str:
+def shown(monkeypatch, *, mfu: float | None, width: int = 120) -> str:
     """The terminal output for step 3 of 10."""
     monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", str(width))
     progress = TrainingProgress(10, first_step=2)
     progress.show(step=3, loss=2.5, tokens_per_second=12_345.0, seconds_left=75.0, mfu=mfu)
     progress._bar.refresh()
@@ -30,6 +30,13 @@ def shown(monkeypatch, *, mfu: float | None) -> str:
 def test_the_bar_shows_loss_speed_utilisation_and_the_time_left(monkeypatch):
     assert "3/10 [loss 2.5000, 12.3K tokens/s, MFU 42%, 1m 15s left]" in shown(monkeypatch, mfu=0.42)
     assert "3/10 [loss 2.5000, 12.3K tokens/s, 1m 15s left]" in shown(monkeypatch, mfu=None)
+
+
+@pytest.mark.parametrize(("width", "last"), [(80, "left]"), (64, "MFU 42%]"), (54, "tokens/s]"), (40, "2.5000]")])
+def test_the_bar_drops_what_a_narrow_terminal_cannot_hold(monkeypatch, width, last):
+    bar = shown(monkeypatch, mfu=0.42, width=width)
+    assert len(bar) <= width
+    assert bar.rstrip().endswith(last)
 
 
 def test_without_a_terminal_only_the_main_process_prints(capsys):
