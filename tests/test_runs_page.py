@@ -185,7 +185,11 @@ def test_every_view_is_accessible(open_page, server, scheme, width):
     two_runs(server.folder)
     one = open_page(f"?run={RUN}", scheme=scheme, width=width)
     two = open_page(f"?run={RUN}&run={OTHER}&smooth=10", scheme=scheme, width=width)
-    for page in (empty, one, two):
+    for number in (1, 2):
+        server.folder.log(start(), begin(), step(1), run=f"run_{number}")
+    four = open_page(f"?run={RUN}&run={OTHER}&run=run_1&run=run_2", scheme=scheme, width=width)
+    four.locator("#cards table").wait_for()
+    for page in (empty, one, two, four):
         violations = axe.Axe().run(page).response["violations"]
         assert not violations, json.dumps([(found["id"], found["nodes"][0]["html"]) for found in violations])
         assert page.evaluate("document.documentElement.scrollWidth") <= width
