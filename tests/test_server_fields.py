@@ -189,6 +189,23 @@ def test_echo_scores_the_prompt(server):
     assert "".join(chunk.choices[0].text for chunk in stream) == longer.text
 
 
+def test_greedy_continuation_scores_as_greedy(server):
+    ids = TOKENIZER.encode("Hello", add_bos=True)
+    greedy = {"temperature": 0, "extra_body": {"return_token_ids": True}}
+    written = server.client().completions.create(model="base", prompt=ids, max_tokens=20, **greedy).choices[0].token_ids
+
+    def flags(continuation: list[int]) -> list[bool]:
+        """What lm-eval computes: whether each token is the most likely one by its text."""
+        ask = {"model": "base", "prompt": ids + continuation, "max_tokens": 1, "echo": True, "logprobs": 1}
+        found = server.client().completions.create(**ask).choices[0].logprobs
+        pairs = list(zip(found.tokens, found.top_logprobs, strict=True))[len(ids) : -1]
+        return [token == max(top, key=top.get) for token, top in pairs]
+
+    assert flags(written) == [True] * 20
+    other = [*written[:10], (written[10] + 1) % 256 + 3, *written[11:]]
+    assert flags(other)[:11] == [True] * 10 + [False]
+
+
 def test_alternatives_include_the_token_itself(server):
     answer = server.client().completions.create(
         model="base", prompt="x", max_tokens=8, logprobs=1, temperature=9, seed=1
