@@ -375,6 +375,19 @@ def test_checkpoints_have_their_scores(client, folder):
     ]
 
 
+def test_answered_questions_are_scores_of_their_checkpoint(client, folder):
+    path = folder.checkpoint("step_40")
+    folder.log(start(), step(1), run=RUN)
+    counts = {"known": {"right": 9, "total": 10}, "unknown": {"right": 0, "total": 0}}
+    models = {"tuned": {"checkpoint": str(path), "step": 40, **counts}, "older": counts, "broken": 3}
+    folder.paths.benchmark_dir.mkdir(exist_ok=True)
+    (folder.paths.benchmark_dir / "questions_1.json").write_text(json.dumps(models))
+    (run,) = client.get("/runs/api/details", params={"run": RUN}).json()["runs"]
+    (score,) = run["scores"]
+    assert (score["file"], score["step"]) == ("checkpoint_step_40.pt", 40)
+    assert [(found["name"], found["value"]) for found in score["figures"]] == [("right", 0.9)]
+
+
 def test_unknown_runs_and_bad_numbers_are_refused_in_words(client, folder):
     assert client.get("/runs/api/series", params={"run": "../../etc/passwd"}).status_code == 404
     folder.log(start())

@@ -143,7 +143,8 @@ def answer_questions(questions: QuestionFile, models: "Sequence[LoadedModel]", d
                 f"{loaded.name} is a base model, so it cannot answer questions; fine-tune it first: python3 main.py sft"
             )
         result = score(questions, ask(loaded.model, loaded.tokenizer, questions.asked))
-        results[loaded.name] = score_values(result)
+        where = {"checkpoint": str(loaded.path.resolve()), "step": loaded.content.get("step")}
+        results[loaded.name] = where | score_values(result)
         say(visible(f"{loaded.name}\n{format_score(result)}"))
     path = directory / f"questions_{time.strftime('%Y_%m_%d_%H_%M_%S')}.json"
     write_json(path, results)

@@ -1,4 +1,4 @@
-"""The benchmark scores of checkpoints, from benchmark_results/*.json.
+"""The scores of checkpoints, from benchmark_results/: benchmarks and answered questions.
 
 scores = Scores(config.paths.benchmark_dir)
 scores.of("run_2026_01_31_12_00", "checkpoint_best.pt")
@@ -6,6 +6,7 @@ scores.of("run_2026_01_31_12_00", "checkpoint_best.pt")
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,21 +35,24 @@ class Scores:
 
     def _all(self) -> list[Score]:
         found: dict[Path, tuple[int, list[Score]]] = {}
-        for path in self.folder.glob("benchmark_*.json"):
+        for path in (*self.folder.glob("benchmark_*.json"), *self.folder.glob("questions_*.json")):
             with suppress(OSError, ValueError, RecursionError):
                 status = path.stat()
                 if status.st_size > MAX_FILE_BYTES:
                     continue
                 earlier = self._files.get(path)
                 is_known = earlier is not None and earlier[0] == status.st_mtime_ns
-                found[path] = earlier if earlier and is_known else (status.st_mtime_ns, _read(path))
+                found[path] = earlier if earlier and is_known else (status.st_mtime_ns, _read(path, status.st_mtime))
         self._files = found
         scores = [score for _, scores in found.values() for score in scores]
         return sorted(scores, key=lambda score: score["created"], reverse=True)
 
 
-def _read(path: Path) -> list[Score]:
+def _read(path: Path, modified: float) -> list[Score]:
     content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, dict) and path.name.startswith("questions_"):
+        created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(modified))
+        return list(_answered(content, {"created": created, "results": path.name}))
     models = content.get("models") if isinstance(content, dict) else None
     if not isinstance(models, dict):
         return []
@@ -64,6 +68,32 @@ def _read(path: Path) -> list[Score]:
         for name, model in models.items()
         if isinstance(model, dict)
     ]
+
+
+def _answered(content: Mapping[str, Any], shared: Mapping[str, str]) -> Iterator[Score]:
+    """The share of questions that each model answered right, and of unknown ones that it admitted."""
+    for name, model in content.items():
+        if isinstance(model, dict) and "checkpoint" in model:
+            counts = {"right": model.get("known"), "unknown_admitted": model.get("unknown")}
+            figures = [_share(key, count) for key, count in counts.items() if isinstance(count, dict)]
+            place = _place(name, model)
+            yield {**shared, **place, "step": model.get("step"), "figures": [*filter(None, figures)]}
+
+
+def _share(name: str, count: Mapping[str, Any]) -> dict[str, Any] | None:
+    right, total = count.get("right"), count.get("total")
+    if not is_number(right) or not is_number(total) or not 0 <= right <= total or not total:
+        return None
+    share = right / total
+    return {
+        "task": "questions",
+        "name": name,
+        "value": share,
+        "stderr": math.sqrt(share * (1 - share) / total),
+        "higher_is_better": True,
+        "unit": "share",
+        "mark": "",
+    }
 
 
 def _place(name: str, model: Mapping[str, Any]) -> dict[str, str]:
