@@ -27,11 +27,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    config = load_config_from(args)
+
     from pipeline.runs.routes import runs_page
     from pipeline.serving.startup import serve_checkpoints
 
-    args = parse_args(argv)
-    config = load_config_from(args)
     serve_checkpoints(args.checkpoint or ["latest"], config, device=args.device, pages=[runs_page(config)])
     return EXIT_OK
 
