@@ -92,10 +92,9 @@ def measure_load(checkpoint: str, folder: Path, options: Sequence[str], args: ar
 
 
 def measure(server: "RunningServer", clients: int, seed: int, args: argparse.Namespace) -> Load:
+    seconds = 2 * args.seconds if clients > SLOTS else args.seconds  # so that those that wait get their turn
     before = server.processor_seconds()
-    load = asyncio.run(
-        run_clients(server.url, clients=clients, seconds=args.seconds, max_tokens=args.tokens, seed=seed)
-    )
+    load = asyncio.run(run_clients(server.url, clients=clients, seconds=seconds, max_tokens=args.tokens, seed=seed))
     load.processor_seconds = server.processor_seconds() - before
     return load
 

@@ -60,7 +60,7 @@ async def run_clients(url: str, *, clients: int, seconds: float, max_tokens: int
 
 
 async def _client(url: str, load: Load, index: int, end: float, max_tokens: int, seed: int) -> None:
-    draw = random.Random(f"{seed} {index}")
+    draw = random.Random(f"{seed} {len(load.tokens)} {index}")  # no prompt occurs twice
     while time.perf_counter() < end:
         prompt = [1, *draw.choices(ORDINARY_IDS, k=draw.randint(16, 128))]
         body = {"prompt": prompt, "max_tokens": max_tokens, "seed": draw.randrange(2**31)}

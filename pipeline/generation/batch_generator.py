@@ -27,7 +27,7 @@ from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
 
 # Prompt tokens per step, so that a long prompt does not delay the other rows. On a CPU, 512 take as long as ten tokens
-# for each of 16 rows, so fewer are read while others generate.
+# for each of 16 rows, so fewer are read if that would delay more rows than it brings forward.
 PREFILL_TOKENS = 512
 CPU_PREFILL_TOKENS = 128
 
@@ -219,7 +219,7 @@ class BatchGenerator:
         rows = self._rows[first:]
         left = [len(row.ids) - length for row, length in zip(rows, self._cache.lengths[first:], strict=False)]
         most = PREFILL_TOKENS
-        if self._num_generating and self.model.device.type == "cpu":
+        if self._num_generating >= len(rows) and self.model.device.type == "cpu":
             most = min(most, CPU_PREFILL_TOKENS)
         count = _num_together(left, most)
         cache = self._cache.rows(first, first + count)
