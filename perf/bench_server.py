@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="a checkpoint file, a run folder, or latest (default: random weights)")
     parser.add_argument("--llama-server", metavar="PATH", help="llama.cpp's server program, to compare with")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16, 64], help="none: skip the load")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each row (%(default)s)")
     parser.add_argument("--seconds", type=float, default=6, help="length of a measurement (%(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens in each completion (%(default)s)")
@@ -59,7 +59,8 @@ def main() -> None:
     options = list(itertools.chain.from_iterable(("--set", setting) for setting in args.set))
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = args.checkpoint or str(random_checkpoint(Path(folder)))
-        measure_load(checkpoint, Path(folder), options, args)
+        if args.clients:
+            measure_load(checkpoint, Path(folder), options, args)
         if args.turns:
             measure_conversation(checkpoint, options, args)
 
