@@ -85,7 +85,7 @@ def test_terminal(workshop, prompts_read, monkeypatch):
     questions = iter(["the quick fox?", "lazy?", "q"])
     monkeypatch.setattr("builtins.input", lambda *args: next(questions))
     with redirect_stdout(io.StringIO()) as output:
-        run_single(Writer(loaded, "off"), GenerationSettings(max_length=5, temperature=0.0))
+        run_single(Writer(loaded, "off"), GenerationSettings(max_length=5, temperature=0.0), asks_settings=False)
     first, second = prompts_read
     assert first == encode_prompt(loaded.tokenizer, [{"role": "user", "content": "the quick fox?"}])
     answer = output.getvalue().split("Model: ")[1].split("\n5 tokens")[0].strip()
