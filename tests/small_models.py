@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
-from model import create_model
+from model import TransformerLM, create_model
 from pipeline.configuration import config_from_dict
 from pipeline.formats.chat_template import TEMPLATE_NAME
 from pipeline.formats.checkpoint import write_checkpoint
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer
+from pipeline.modeling.config import ModelConfig
 from tokenizer import WikipediaTokenizer
 
 SHAPE = {
@@ -33,6 +34,26 @@ def trained_tokenizer(directory: Path, *, vocab_size: int = 340) -> WikipediaTok
     tokenizer = WikipediaTokenizer.train([text], vocab_size, directory)
     tokenizer.save()
     return tokenizer
+
+
+def decisive_model(*, vocab_size: int, context: int) -> TransformerLM:
+    """Random weights, scaled up so that the most likely token is clear."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=context,
+    )
+    model = TransformerLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(10)
+    return model
 
 
 def small_checkpoint(path: Path, tokenizer, *, chat: bool = False, weight_scale: float = 8.0, **shape) -> Path:

@@ -12,6 +12,7 @@ from pipeline.generation.generate import GenerationSettings, generate_batch, str
 from pipeline.generation.settings import check_text
 from pipeline.generation.text_stream import TextStream
 from pipeline.modeling.config import ModelConfig
+from tests.small_models import decisive_model
 from utils.errors import PipelineError
 
 BYTES = 259  # <unk>, <s>, </s>, then a token for each byte
@@ -38,22 +39,7 @@ class ByteTokenizer:
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=BYTES + 3,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    model = TransformerLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(10)
-    return model
+    return decisive_model(vocab_size=BYTES + 3, context=64)
 
 
 class ScriptedModel(torch.nn.Module):

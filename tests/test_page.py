@@ -138,6 +138,7 @@ def test_conversations_are_kept_searched_renamed_and_deleted(page):
     page.get_by_label("Actions for Sea mammals").click()
     page.get_by_role("button", name="Delete").click()
     page.locator("#delete-dialog .danger").click()
+    page.locator(".conversation", has_text="Sea mammals").wait_for(state="detached")  # removed from the storage first
     page.reload()
     page.locator(".conversation").wait_for()
     assert page.locator(".conversation").all_inner_texts() == ["About ships"]

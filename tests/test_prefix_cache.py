@@ -5,13 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model import TransformerLM
 from pipeline.generation.batch_generator import BatchGenerator
 from pipeline.generation.generate import GenerationSettings, stream_tokens
 from pipeline.generation.prefix_cache import BLOCK, PrefixCache
-from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.kv_cache import KVCache
 from pipeline.modeling.quantization import quantize_int8
+from tests.small_models import decisive_model
 
 PLENTY = 10_000_000  # bytes
 GREEDY = GenerationSettings(max_length=20, temperature=0.0)
@@ -19,17 +18,7 @@ SEEDED = GenerationSettings(max_length=20, temperature=1.0, seed=7)
 
 
 def small_model():
-    torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, max_position_embeddings=128,
-    )  # fmt: skip
-    model = TransformerLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(10)
-    return model
+    return decisive_model(vocab_size=90, context=128)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ class StageHelp(argparse.RawDescriptionHelpFormatter):
 
 
 def fold_paragraph(text: str, width: int) -> str:
-    """A paragraph of help: sentences are filled anew if a line is too wide, examples keep their lines."""
+    """Fit a paragraph of help into `width` columns: prose that is too wide is refilled, examples keep their lines."""
     lines = text.split("\n")
     is_prose = not any(line.startswith((" ", "python3 ", "torchrun ")) for line in lines)
     if is_prose and any(columns(line) > width for line in lines):

@@ -12,7 +12,7 @@ from pipeline.formats.run_folders import Run, list_runs
 from pipeline.generation.settings import GenerationSettings
 from pipeline.quickstart_hint import or_quickstart
 from utils.errors import PipelineError, UsageError, did_you_mean
-from utils.terminal import ask, format_bytes, say, styled, visible
+from utils.terminal import ask, counted, format_bytes, say, styled, visible
 
 
 class Quit(Exception):
@@ -101,7 +101,7 @@ def _print_runs(checkpoint_dir: Path) -> list[Run]:
 def _run_line(number: int, run: Run, checkpoint_dir: Path, *, is_newest: bool) -> str:
     folder = "(directly in the folder)" if run.directory == checkpoint_dir else run.directory.name
     count = len(run.checkpoints)
-    parts = [f"{number}. {visible(folder)}", f"{count} checkpoint{'s' if count > 1 else ''}", _moment(run.modified)]
+    parts = [f"{number}. {visible(folder)}", counted(count, "checkpoint"), _moment(run.modified)]
     line = "  ".join([*parts, _own_name(run.newest)]).rstrip()
     return styled(f"{line}  ← newest", "bold", "green") if is_newest else line
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from utils.terminal import format_seconds, styled, visible
+from utils.text_layout import shorten
 
 WIDTH = 79
 _BAR_WIDTH = 20
@@ -35,7 +36,7 @@ class Screen:
         """Print a generated text on one line: the prompt in bold, the model's words in colour."""
         self._wipe()
         room = WIDTH - len(label) - len(prompt) - 2
-        own = shorten(visible(" ".join(written.split())), max(0, room))
+        own = shorten(visible(" ".join(written.split())), max(2, room))
         styles = (styled(prompt, "bold", stream=self.output), styled(own, "cyan", stream=self.output))
         print(f"{styled(label, 'dim', stream=self.output)} {' '.join(styles)}", file=self.output, flush=True)
 
@@ -72,10 +73,6 @@ def sparkline(values: Sequence[float]) -> str:
 def fit(text: str) -> str:
     """`text` on one line of at most `WIDTH` columns."""
     return shorten(" ".join(text.splitlines()), WIDTH)
-
-
-def shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
 def without_styles(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.evaluation.charts import panels_of
 from pipeline.evaluation.wording import TITLES, label_with_arrow, score_text, score_with_interval
+from utils.text_layout import shorten
 
 WIDTH = 340
 _LEFT, _RIGHT = 8, 8
@@ -18,6 +19,7 @@ _ROW = 40
 _CURVE_HEIGHT = 190
 _CURVE_LEFT, _CURVE_BOTTOM = 46, 34
 _NUM_COLOURS = 8
+_LONGEST_NAME = 36
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def _dots(models: Mapping[str, Any], task: str, name: str) -> str:
     for place, (model, figure) in enumerate(figures.items()):
         top = place * _ROW
         colour = f"var(--series-{place % _NUM_COLOURS + 1})"
-        parts.append(_text(_LEFT, top + 14, _shortened(model)))
+        parts.append(_text(_LEFT, top + 14, shorten(model, _LONGEST_NAME)))
         parts.append(_text(WIDTH - _RIGHT, top + 14, score_text(figure), anchor="end", bold=True))
         if figure["value"] is None:
             continue
@@ -147,7 +149,3 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     """A little more than the range, but not below 0."""
     margin = (high - low) * 0.08 or max(abs(high) * 0.1, 0.05)
     return max(0.0, low - margin), high + margin
-
-
-def _shortened(name: str, length: int = 36) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"

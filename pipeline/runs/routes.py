@@ -30,7 +30,7 @@ from pipeline.web.access import AllowedHosts, ApiKey, host_names
 from pipeline.web.errors import ApiError, error_response
 from pipeline.web.extra_page import ExtraPage
 from pipeline.web.static_files import PackagedFiles
-from pipeline.web.theme import THEME_FILE
+from pipeline.web.theme import SHARED_FILES
 from utils.terminal import short_path
 
 PAGE_FOLDER = Path(__file__).with_name("page")
@@ -65,7 +65,7 @@ class RunsRoutes:
         self.config = config
         self.store = RunStore(config.paths)
         self.scores = Scores(config.paths.benchmark_dir)
-        self.files = PackagedFiles(PAGE_FOLDER, THEME_FILE)
+        self.files = PackagedFiles(PAGE_FOLDER, *SHARED_FILES)
         self._stopping = threading.Event()
 
     def all(self) -> list[Route]:

@@ -67,7 +67,7 @@ from pipeline.serving.responses_api import ResponsesFormatter, ResponsesRequest
 from pipeline.web.access import AllowedHosts, ApiKey, check_origins, host_names
 from pipeline.web.extra_page import ExtraPage
 from pipeline.web.static_files import PackagedFiles
-from pipeline.web.theme import THEME_FILE
+from pipeline.web.theme import SHARED_FILES
 from utils.errors import PipelineError, did_you_mean
 
 PAGE_FOLDER = Path(__file__).with_name("page")
@@ -173,7 +173,7 @@ class Routes:
         app.post("/detokenize", tags=["tokens"], responses=DOCUMENTED_ERRORS)(self.detokenize)
         app.get("/health", tags=["operation"])(self.health)
         app.get("/metrics", tags=["operation"], response_class=Response)(self.prometheus)
-        files = PackagedFiles(PAGE_FOLDER, THEME_FILE)
+        files = PackagedFiles(PAGE_FOLDER, *SHARED_FILES)
         app.add_route("/", files.page("index.html"))
         app.add_route("/docs", files.page("docs.html"))
         app.add_route("/static/{name:path}", files.serve)

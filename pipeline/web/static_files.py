@@ -1,6 +1,6 @@
 """Serve files that come with the program: pages, style sheets, scripts.
 
-    files = PackagedFiles(Path(__file__).with_name("page"), THEME_FILE)
+    files = PackagedFiles(Path(__file__).with_name("page"), *SHARED_FILES)
     app.add_route("/static/{name:path}", files.serve)            # /static/style.css, /static/theme.css
     app.add_route("/", files.page("index.html"))
 

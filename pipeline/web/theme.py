@@ -1,8 +1,9 @@
-"""The theme's style sheet, for pages that are served and for reports that contain it."""
+"""What all pages share: the style sheet, which reports contain too, and the helpers that build elements."""
 
 from pathlib import Path
 
 THEME_FILE = Path(__file__).with_name("theme.css")
+SHARED_FILES = (THEME_FILE, Path(__file__).with_name("dom.js"))
 
 
 def theme_css() -> str:

@@ -1,6 +1,6 @@
 /* Conversations as files: JSON with every version and token, Markdown with what is on the screen. */
 
-import {download} from "./dom.js";
+import {download} from "./controls.js";
 import {loadTokensOf, saveConversation, saveTokens} from "./conversations.js";
 import {newId, pathOf, shownThreads} from "./thread.js";
 

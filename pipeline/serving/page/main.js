@@ -10,7 +10,8 @@ import {
   saveConversation,
   saveTokens,
 } from "./conversations.js";
-import {announce, byId, element} from "./dom.js";
+import {announce} from "./controls.js";
+import {byId, element} from "./dom.js";
 import {importJson} from "./exporting.js";
 import {Pane} from "./panes.js";
 import {closeCoveringPanel, connectPanels, showPanel} from "./panels.js";

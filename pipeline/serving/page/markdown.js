@@ -5,7 +5,8 @@
 import {Marked} from "./vendor/marked/marked.js";
 import DOMPurify from "./vendor/dompurify/purify.js";
 import hljs from "./vendor/highlight/core.js";
-import {copyButton, element} from "./dom.js";
+import {copyButton} from "./controls.js";
+import {element} from "./dom.js";
 
 const LANGUAGES = [
   "bash",

@@ -1,7 +1,8 @@
 /* The articles of a thread: questions, answers, and texts that a model continued. */
 
 import {canContinue} from "./answering.js";
-import {button, copyButton, element} from "./dom.js";
+import {button, copyButton} from "./controls.js";
+import {element} from "./dom.js";
 import {renderMarkdown} from "./markdown.js";
 import {versionsOf} from "./thread.js";
 import {summary} from "./tokens.js";

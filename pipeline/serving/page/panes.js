@@ -1,6 +1,7 @@
 /* A pane for each checkpoint: its choice at the top, and the thread below. */
 
-import {button, element} from "./dom.js";
+import {button} from "./controls.js";
+import {element} from "./dom.js";
 import {AnswerArticle, questionArticle} from "./messages.js";
 import {pathOf} from "./thread.js";
 

@@ -1,6 +1,7 @@
 /* The list of conversations: search, open, rename, export, delete. */
 
-import {byId, button, element} from "./dom.js";
+import {button} from "./controls.js";
+import {byId, element} from "./dom.js";
 import {matches} from "./conversations.js";
 import {exportJson, exportMarkdown} from "./exporting.js";
 

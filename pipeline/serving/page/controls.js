@@ -1,18 +1,6 @@
-/* Small helpers for building elements. Text is always set as text, never as HTML. */
+/* Buttons, messages for screen readers, the clipboard and downloads. */
 
-export const byId = (id) => document.getElementById(id);
-
-/** element("button", {class: "quiet", type: "button", onclick: save}, "Save", icon) */
-export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
+import {byId, element} from "./dom.js";
 
 export function button(label, action, attributes = {}) {
   return element("button", {type: "button", class: "quiet small", onclick: action, ...attributes}, label);
