@@ -16,10 +16,13 @@ from pipeline.formats.chat_template import encode_prompt
 from pipeline.generation.config import GenerationConfig
 from pipeline.generation.generate import stream_text
 from pipeline.generation.settings import GenerationSettings
+from pipeline.runs.routes import PAGE_FOLDER as RUNS_FOLDER
 from pipeline.serving.api import PAGE_FOLDER, create_app
 from pipeline.serving.config import ServerConfig
 from pipeline.serving.engine import ServedModel
 from pipeline.web.extra_page import ExtraPage
+from pipeline.web.static_files import PackagedFiles
+from pipeline.web.theme import SHARED_FILES
 from tests.running_server import TOKENIZER
 
 
@@ -314,10 +317,12 @@ def test_pages_load_only_packaged_files(server, path):
         assert httpx.get(f"{server.url}/{name}").status_code == 200, name
 
 
-def test_scripts_import_only_packaged_files():
-    for script in PAGE_FOLDER.glob("*.js"):
+@pytest.mark.parametrize("folder", [PAGE_FOLDER, RUNS_FOLDER], ids=["chat", "runs"])
+def test_scripts_import_only_packaged_files(folder):
+    served = PackagedFiles(folder, *SHARED_FILES).names
+    for script in (*folder.glob("*.js"), *(path for path in SHARED_FILES if path.suffix == ".js")):
         for name in re.findall(r'from "([^"]+)"', script.read_text()):
-            assert (script.parent / name).exists(), f"{script.name} imports {name}"
+            assert name.removeprefix("./") in served, f"{script.name} imports {name}"
 
 
 def test_other_pages_are_served_and_listed(server):

@@ -20,7 +20,7 @@ from pipeline.demo.stage_process import Route
 from pipeline.formats.logged_metrics import validation_losses
 from pipeline.formats.run_folders import step_checkpoints
 from utils.errors import PipelineError
-from utils.raw_log import read_log
+from utils.raw_log import raw_metrics_path, read_log
 from utils.terminal import counted, format_count
 
 RUN_NAME = "quickstart"
@@ -231,7 +231,7 @@ class Stages:
         return folder
 
     def log_of(self, run: Path) -> Path:
-        return self.config.paths.log_dir / "raw_metrics" / f"{run.name}_{RUN_NAME}.jsonl"
+        return raw_metrics_path(self.config.paths.log_dir, f"{run.name}_{RUN_NAME}")
 
     # ---- the trained model
 

@@ -1,7 +1,7 @@
 """What one row adds to its logits: a bias for chosen tokens, penalties for tokens it has generated, and minus infinity
 for tokens that its constraint does not allow.
 
-    rules = TokenRules(settings, vocab_size=model.config.vocab_size, device=model.device)
+    rules = TokenRules(bias=((17, -100.0),), constraint=None, …)
     logits = logits + rules.offsets()       # (V,)
     rules.add(token)
 """

@@ -33,7 +33,7 @@ class LogTail:
         self._proof = b""
 
     def read(self, on_restart: Callable[[], None]) -> Iterator[bytes]:
-        """The complete lines after those already read. None if the file is gone.
+        """The complete lines after those already read; none if the file is gone.
 
         Raises:
             OSError: the file exists but cannot be read.

@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.configuration import PathsConfig
 from pipeline.runs.run_log import RunLog
 from pipeline.runs.run_summary import RunSummary, shown_summary
+from utils.raw_log import raw_metrics_path
 
 MAX_OPEN_LOGS = 24  # logs that are kept in memory as a whole
 _TUNED_PREFIX = "sft_"
@@ -68,7 +69,7 @@ class RunStore:
         if run not in self._summaries:
             return None
         with self._lock:
-            log = self._logs.pop(run, None) or RunLog(self.log_folder / f"{run}.jsonl")
+            log = self._logs.pop(run, None) or RunLog(raw_metrics_path(self.paths.log_dir, run))
             self._logs[run] = log
             while len(self._logs) > MAX_OPEN_LOGS:
                 self._logs.pop(next(iter(self._logs)))

@@ -1,23 +1,16 @@
 """The HTTP server of the runs page."""
 
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from pipeline.web.stoppable_server import StoppableServer
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 SHUTDOWN_SECONDS = 2
-
-
-class _Server(uvicorn.Server):
-    on_exit: Callable[[], None]
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.on_exit()  # the streams of events have no end of their own
-        await super().shutdown(sockets=sockets)
 
 
 def make_uvicorn(app: "ASGIApp", *, on_exit: Callable[[], None]) -> uvicorn.Server:
@@ -32,6 +25,4 @@ def make_uvicorn(app: "ASGIApp", *, on_exit: Callable[[], None]) -> uvicorn.Serv
         limit_concurrency=256,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    server = _Server(options)
-    server.on_exit = on_exit
-    return server
+    return StoppableServer(options, on_exit=[on_exit])

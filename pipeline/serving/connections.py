@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 from pipeline.serving.config import ServerConfig
 from pipeline.serving.errors import ApiError, error_body
 from pipeline.serving.request_limits import ACCEPTED_AT_ONCE, BACKLOG, FILES_IN_RESERVE, HEAD_BYTES, SHUTDOWN_SECONDS
+from pipeline.web.stoppable_server import StoppableServer
 from utils.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -177,15 +178,8 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
 
-class _Server(uvicorn.Server):
+class _Server(StoppableServer):
     """Allow a longer backlog than the number of connections accepted at a time; asyncio uses one number for both."""
-
-    on_exit: Sequence[Callable[[], None]] = ()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for stop in self.on_exit:
-            stop()
-        await super().shutdown(sockets=sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -211,9 +205,7 @@ def make_uvicorn(app: "ASGIApp", server: ServerConfig, *, on_exit: Sequence[Call
         backlog=ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    made = _Server(options)
-    made.on_exit = on_exit
-    return made
+    return _Server(options, on_exit=on_exit)
 
 
 def reserve_files(max_connections: int) -> None:
