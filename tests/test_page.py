@@ -163,6 +163,7 @@ def test_a_conversation_is_exported_and_imported(page):
     page.get_by_label("Actions for About ships").first.click()
     page.get_by_role("button", name="Delete").click()
     page.locator("#delete-dialog .danger").click()
+    page.locator(".conversation").nth(1).wait_for(state="detached")
     page.get_by_label("Actions for About ships").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Export as Markdown").click()
