@@ -53,7 +53,7 @@ class RunningServer:
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._uvicorn = make_uvicorn(app, server)
+        self._uvicorn = make_uvicorn(app, server, greeting="")
         self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [listener]})
         self._thread.start()
 

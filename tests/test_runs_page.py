@@ -29,7 +29,7 @@ class RunsServer:
         app, page = create_app(replace(Config(), paths=folder.paths))
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._uvicorn = make_uvicorn(app, on_exit=page.stop)
+        self._uvicorn = make_uvicorn(app, greeting="", on_exit=page.stop)
         self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [listener]})
         self._thread.start()
 

@@ -225,7 +225,7 @@ class Lifespan:
 
 def test_shutdown_cuts_unread_answers_after_a_short_grace():
     async def stop() -> float:
-        server = make_uvicorn(lambda: None, ServerConfig(request_timeout=600))
+        server = make_uvicorn(lambda: None, ServerConfig(request_timeout=600), greeting="")
         server.lifespan, server.servers = Lifespan(), []
         answer = asyncio.ensure_future(asyncio.Event().wait())
         server.server_state.tasks.add(answer)

@@ -17,5 +17,5 @@ def serve_runs(config: Config) -> None:
 
     app, page = create_app(config, api_key=read_api_key(config.runs.host))
     listener.listen()
-    print(f"runs page: {url_of(listener)}{page.path}  (Ctrl-C ends it; training is not affected)", flush=True)
-    make_uvicorn(app, on_exit=page.stop).run(sockets=[listener])
+    greeting = f"runs page: {url_of(listener)}{page.path}  (Ctrl-C ends it; training is not affected)"
+    make_uvicorn(app, greeting=greeting, on_exit=page.stop).run(sockets=[listener])

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 SHUTDOWN_SECONDS = 2
 
 
-def make_uvicorn(app: "ASGIApp", *, on_exit: Callable[[], None]) -> uvicorn.Server:
-    """The server for `app`; `on_exit` is called before it waits for running answers."""
+def make_uvicorn(app: "ASGIApp", *, greeting: str, on_exit: Callable[[], None]) -> uvicorn.Server:
+    """The server for `app`; see `StoppableServer`."""
     options = uvicorn.Config(
         app,
         ws="none",
@@ -25,4 +25,4 @@ def make_uvicorn(app: "ASGIApp", *, on_exit: Callable[[], None]) -> uvicorn.Serv
         limit_concurrency=256,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    return StoppableServer(options, on_exit=[on_exit])
+    return StoppableServer(options, greeting=greeting, on_exit=[on_exit])

@@ -3,7 +3,7 @@
 uvicorn times out idle connections but not requests in progress, and its `limit_concurrency` refuses new requests
 instead of making room for them: a client that opens sockets and sends nothing could lock out all others.
 
-    make_uvicorn(app, config.server).run(sockets=[listener])
+    make_uvicorn(app, config.server, greeting="ready").run(sockets=[listener])
 """
 
 import asyncio
@@ -187,9 +187,10 @@ class _Server(StoppableServer):
             listener.listen(BACKLOG)
 
 
-def make_uvicorn(app: "ASGIApp", server: ServerConfig, *, on_exit: Sequence[Callable[[], None]] = ()) -> uvicorn.Server:
-    """The HTTP server for `app`. On shutdown, running answers have `SHUTDOWN_SECONDS` to finish; `on_exit` is called
-    first, to end those that have no end."""
+def make_uvicorn(
+    app: "ASGIApp", server: ServerConfig, *, greeting: str, on_exit: Sequence[Callable[[], None]] = ()
+) -> uvicorn.Server:
+    """The HTTP server for `app` (see `StoppableServer`). On shutdown, running answers have `SHUTDOWN_SECONDS`."""
 
     class Connection(GuardedProtocol):
         limits = server
@@ -205,7 +206,7 @@ def make_uvicorn(app: "ASGIApp", server: ServerConfig, *, on_exit: Sequence[Call
         backlog=ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    return _Server(options, on_exit=on_exit)
+    return _Server(options, greeting=greeting, on_exit=on_exit)
 
 
 def reserve_files(max_connections: int) -> None:

@@ -80,8 +80,6 @@ def run_server(
     listener.listen(BACKLOG)
     address = url_of(listener)
     others = "".join(f"{page.name} page: {address}{page.path}  " for page in pages)
-    print(
-        f"listening on {address}  (chat page: {address}/  {others}API: {address}/v1  description: {address}/docs)",
-        flush=True,
-    )
-    make_uvicorn(app, server, on_exit=[page.stop for page in pages]).run(sockets=[listener])
+    pages_and_api = f"chat page: {address}/  {others}API: {address}/v1  description: {address}/docs"
+    greeting = f"listening on {address}  ({pages_and_api})"
+    make_uvicorn(app, server, greeting=greeting, on_exit=[page.stop for page in pages]).run(sockets=[listener])

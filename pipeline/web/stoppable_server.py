@@ -1,4 +1,4 @@
-"""A uvicorn server that first ends the answers that have no end of their own, such as streams of events."""
+"""A uvicorn server that says when it is ready, and stops in spite of answers without an end, such as event streams."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -7,11 +7,18 @@ import uvicorn
 
 
 class StoppableServer(uvicorn.Server):
-    """`on_exit` is called at shutdown, before the server waits for running answers."""
+    """Prints `greeting` once it answers and Ctrl-C ends it in good order. At shutdown, `on_exit` is called before the
+    server waits for running answers."""
 
-    def __init__(self, config: uvicorn.Config, *, on_exit: Sequence[Callable[[], None]] = ()) -> None:
+    def __init__(self, config: uvicorn.Config, *, greeting: str, on_exit: Sequence[Callable[[], None]] = ()) -> None:
         super().__init__(config)
+        self._greeting = greeting
         self._on_exit = on_exit
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            print(self._greeting, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for stop in self._on_exit:
