@@ -15,9 +15,10 @@ from benchmark import ModelBenchmark, format_benchmark_results
 from pipeline.configuration import load_config
 from pipeline.evaluation.benchmark_sets import TASKS, load_sets
 from pipeline.evaluation.contamination import contamination
-from pipeline.evaluation.hellaswag import Choice, chance_of_best
+from pipeline.evaluation.hellaswag import Choice
 from pipeline.evaluation.html_report import benchmark_page
 from pipeline.evaluation.lambada import LastWord
+from pipeline.evaluation.multiple_choice import chance_of_best
 from pipeline.evaluation.report_files import ReportFiles
 from pipeline.evaluation.results import NOT_COMPARABLE
 from pipeline.evaluation.scoring import Request, Score, Scorer, encode_pairs
@@ -450,6 +451,7 @@ def test_zero_model_scores_at_chance(checkpoints, tokenizer):
     sets = {"hellaswag": choices, "lambada": words, "wikitext": pages}
     scored = {name: TASKS[name].score(Scorer(loaded.model), tokenizer, items).figures for name, items in sets.items()}
     assert scored["hellaswag"]["acc"].x == scored["hellaswag"]["acc_norm"].x == [0.25] * 4
+    assert scored["hellaswag"]["acc_above_chance"].value == scored["hellaswag"]["acc_norm_above_chance"].value == 0
     assert scored["lambada"]["acc"].value <= 1 / tokenizer.vocab_size
     assert scored["wikitext"]["next_token_top10"].value == pytest.approx(10 / tokenizer.vocab_size)
 

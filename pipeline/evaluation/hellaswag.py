@@ -1,7 +1,6 @@
 """HellaSwag, commonsense: which of four endings is correct? (Zellers et al. 2019, arXiv:1905.07830)
 
-Texts are cleaned like in lm-evaluation-harness 0.4.13, so that the scores agree. `acc` picks the ending with the
-highest log-probability, `acc_norm` the one with the highest log-probability per character.
+Texts are cleaned like in lm-evaluation-harness 0.4.13, so that the scores agree. `multiple_choice.py` has the scores.
 """
 
 import re
@@ -9,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.evaluation.scoring import Score, Scorer, encode_pairs, regroup
-from pipeline.evaluation.task import HubSource, Row, Task, TaskResult, accuracy, read_json_lines
+from pipeline.evaluation.multiple_choice import choice_result, mark_choices
+from pipeline.evaluation.scoring import Scorer, encode_pairs, regroup
+from pipeline.evaluation.task import HubSource, Row, Task, TaskResult, read_json_lines
 from pipeline.tokenization.interface import Tokenizer
 
 
@@ -39,37 +37,11 @@ class HellaSwag(Task[Choice]):
         pairs = [(choice.context, f" {ending}") for choice in items for ending in choice.endings]
         flat = scorer.score(encode_pairs(tokenizer, pairs), label="HellaSwag")
         grouped = regroup(flat, [len(choice.endings) for choice in items])
-        marks = [_mark(choice, scores) for choice, scores in zip(items, grouped, strict=True)]
-        figures = {
-            "acc": accuracy(mark.acc for mark in marks),
-            "acc_norm": accuracy(mark.acc_norm for mark in marks),
-        }
-        return TaskResult(figures, [vars(mark) for mark in marks])
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """The result for one question."""
-
-    acc: float
-    acc_norm: float
-    loglikelihoods: list[float]
-
-
-def _mark(choice: Choice, scores: Sequence[Score]) -> _Mark:
-    totals = np.array([score.total for score in scores])
-    characters = np.array([float(len(ending)) for ending in choice.endings])
-    return _Mark(
-        acc=chance_of_best(totals, choice.label),
-        acc_norm=chance_of_best(totals / characters, choice.label),
-        loglikelihoods=totals.tolist(),
-    )
-
-
-def chance_of_best(scores: np.ndarray, label: int) -> float:
-    """The chance that `label` is picked as the best of `scores`, with ties broken at random."""
-    best = scores == scores.max()
-    return float(best[label]) / int(best.sum())
+        marks = [
+            mark_choices([score.total for score in scores], choice.endings, choice.label)
+            for choice, scores in zip(items, grouped, strict=True)
+        ]
+        return choice_result(marks)
 
 
 def hellaswag_choice(row: Row) -> Choice:

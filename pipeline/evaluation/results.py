@@ -11,7 +11,15 @@ from pipeline.evaluation.task import TaskResult
 FORMAT_VERSION = 1
 NOT_COMPARABLE = "sample, not comparable"
 # Not in the ranking, because each is a variant of a score that is.
-UNRANKED = {"byte_perplexity", "word_perplexity_corrected", "token_perplexity", "acc_corrected", "perplexity_corrected"}
+UNRANKED = {
+    "byte_perplexity",
+    "word_perplexity_corrected",
+    "token_perplexity",
+    "acc_corrected",
+    "perplexity_corrected",
+    "acc_above_chance",
+    "acc_norm_above_chance",
+}
 
 
 def set_description(data: BenchmarkSet, *, offline_samples: bool) -> dict[str, Any]:

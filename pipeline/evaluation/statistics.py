@@ -24,7 +24,8 @@ FEW_ITEMS = 200
 class Figure:
     """A score of a model. `scale` converts the ratio to the value: plain, ``exp`` or ``bits`` (divided by ln 2).
 
-    `is_yes_no` marks items that are correct or wrong; their pairs are compared exactly.
+    `is_yes_no` marks items that are correct or wrong; their pairs are compared exactly. With `chance`, the accuracy of
+    guessing, the value is how far the share is from there to 1: 0 is guessing, and below 0 is worse.
     """
 
     x: Sequence[float]
@@ -33,6 +34,7 @@ class Figure:
     higher_is_better: bool = True
     is_yes_no: bool = False
     unit: str = ""
+    chance: float = 0.0
     note: str = ""
 
     @property
@@ -46,7 +48,7 @@ class Figure:
     def _scaled(self, ratio: float) -> float:
         if self.scale == "exp":
             return math.exp(ratio) if ratio < 700 else math.inf
-        return ratio / math.log(2) if self.scale == "bits" else ratio
+        return ratio / math.log(2) if self.scale == "bits" else (ratio - self.chance) / (1 - self.chance)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -56,7 +58,8 @@ class Figure:
         1. A share's stays within 0 and 1.
         """
         if self.is_yes_no:
-            return wilson_interval(sum(self.x), self.count)
+            low, high = wilson_interval(sum(self.x), self.count)
+            return self._scaled(low), self._scaled(high)
         error = standard_error(self.residuals())
         if error is None:
             return None
@@ -67,8 +70,10 @@ class Figure:
     def stderr(self) -> float | None:
         """None for a single item."""
         error = standard_error(self.residuals())
-        if error is None or self.scale == "plain":
-            return error
+        if error is None:
+            return None
+        if self.scale == "plain":
+            return error / (1 - self.chance)
         return error * self.value if self.scale == "exp" else error / math.log(2)
 
     def residuals(self) -> np.ndarray:

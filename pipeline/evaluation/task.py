@@ -80,9 +80,9 @@ def read_json_lines(path: Path, problem_of: Callable[[Row], str]) -> list[Row]:
     return rows
 
 
-def accuracy(chances: Iterable[float], *, note: str = "") -> Figure:
-    """The share of correct items. An item counts partially if answers tie."""
-    return Figure(list(chances), is_yes_no=True, unit="share", note=note)
+def accuracy(chances: Iterable[float], *, chance: float = 0.0, note: str = "") -> Figure:
+    """The share of correct items, or how far it is above `chance`. An item counts partially if answers tie."""
+    return Figure(list(chances), is_yes_no=True, unit="share", chance=chance, note=note)
 
 
 def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:

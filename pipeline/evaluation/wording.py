@@ -20,6 +20,9 @@ LABELS = {
     "next_token_top10": "next token, top 10",
     "acc": "accuracy",
     "acc_norm": "accuracy, by length",
+    "acc_above_chance": "accuracy above chance",
+    "acc_norm_above_chance": "by length, above chance",
+    "answer_bits_per_byte": "bits per byte of answer",
     "acc_corrected": "accuracy, corrected",
     "perplexity": "perplexity",
     "perplexity_corrected": "perplexity, corrected",
@@ -51,7 +54,7 @@ def interval_text(figure: Mapping[str, Any]) -> str:
         return ""
     if not figure["higher_is_better"] and figure["interval"][1] > HIGHEST_SHOWN:
         high = f"{HIGHEST_SHOWN:,}+"
-    return f"{low.removesuffix('%')}–{high}"
+    return f"{low.removesuffix('%')}{' to ' if low.startswith('-') else '–'}{high}"
 
 
 def score_with_interval(figure: Mapping[str, Any]) -> str:
