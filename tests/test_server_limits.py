@@ -1,6 +1,7 @@
 """Request limits and access control: hostile bodies, hosts, keys."""
 
 import json
+import socket
 import threading
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 
 from pipeline.serving.json_body import parse_json
 from pipeline.serving.request_limits import MAX_JSON_CONTAINERS, MAX_JSON_FIELDS, MAX_STOP_CHARACTERS
+from pipeline.web import early_answers
 from pipeline.web.access import host_names, is_allowed_host, read_api_key
 from tests.running_server import TOKENIZER
 from utils.errors import PipelineError
@@ -218,3 +220,62 @@ def test_an_open_server_without_a_key_warns(monkeypatch, capsys, host, is_open):
 
 def test_no_other_site_can_frame_the_page(server):
     assert "frame-ancestors 'none'" in CLIENT.get(server.url).headers["content-security-policy"]
+
+
+def raw_answer(port: int, request: bytes, *, rest: bytes = b"") -> bytes:
+    """Everything that the server sends until it closes the connection; `rest` is sent after the first bytes of it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(request)
+        received = client.recv(65_536)
+        client.sendall(rest)
+        while piece := client.recv(65_536):
+            received += piece
+    return received
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture
+def short_linger(monkeypatch):
+    monkeypatch.setattr(early_answers, "LINGER_SECONDS", 0.01)
+
+
+def test_a_declared_length_too_large_closes_the_connection(make_server, short_linger):
+    server = make_server(max_body_bytes=1000)
+    answer = raw_answer(server.port, HEAD + b"Content-Length: 1001\r\n\r\n{")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+    assert b"larger than 1,000 bytes (server.max_body_bytes)" in answer
+
+
+def test_a_chunked_body_too_large_closes_the_connection(make_server, short_linger):
+    server = make_server(max_body_bytes=1000)
+    chunk = b"3e9\r\n" + b" " * 1001 + b"\r\n"
+    assert raw_answer(server.port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_still_sending_sees_the_413(make_server):
+    server = make_server(max_body_bytes=1000)
+    body = b" " * 4_000_000
+    head = HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode()
+    assert b"body_too_large" in raw_answer(server.port, head, rest=body)
+
+
+def test_a_body_without_end_is_cut_after_the_413(make_server, monkeypatch):
+    monkeypatch.setattr(early_answers, "LINGER_BYTES", 1000)
+    server = make_server(max_body_bytes=1000)
+    head = HEAD + b"Content-Length: 1000000000\r\n\r\n"
+    assert b"body_too_large" in raw_answer(server.port, head + b" " * 1001)
+
+
+def test_a_wrong_key_with_an_unsent_body_closes(make_server, short_linger):
+    server = make_server(api_key="secret")
+    answer = raw_answer(server.port, HEAD + b"Content-Length: 10\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"connection: close" in answer
+
+
+def test_a_refusal_after_the_body_keeps_the_connection(server):
+    answer = post(server, b"{}")
+    assert (answer.status_code, answer.headers.get("connection")) == (400, None)

@@ -65,6 +65,7 @@ from pipeline.serving.response_formatter import (
 )
 from pipeline.serving.responses_api import ResponsesFormatter, ResponsesRequest
 from pipeline.web.access import AllowedHosts, ApiKey, check_origins, host_names
+from pipeline.web.early_answers import CloseAfterEarlyAnswer
 from pipeline.web.extra_page import ExtraPage
 from pipeline.web.static_files import PackagedFiles
 from pipeline.web.theme import SHARED_FILES
@@ -115,6 +116,7 @@ def create_app(
             expose_headers=["Retry-After"],
         )
     app.add_middleware(AllowedHosts, names=host_names(server.host, server.allowed_hosts))
+    app.add_middleware(CloseAfterEarlyAnswer)
     routes.add_to(app)
     for page in pages:
         app.router.routes.extend(page.routes)

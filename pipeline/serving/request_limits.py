@@ -64,7 +64,7 @@ def check_ids(field: str, ids: Sequence[int], served: "ServedModel") -> None:
 
 
 class BodyLimit:
-    """Read each body before the app does, and answer 413 if it is too large, whatever its headers say."""
+    """Read each body before the app does, and answer 413 as soon as it turns out to be too large."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -73,6 +73,8 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if declared_length(scope) > self.max_bytes:
+            return await self._refuse(scope, receive, send)
         body = bytearray()
         has_more = True
         while has_more:
@@ -82,11 +84,19 @@ class BodyLimit:
             body += message.get("body", b"")
             has_more = message.get("more_body", False)
             if len(body) > self.max_bytes:
-                error = ApiError(413, f"the body is larger than {self.max_bytes} bytes", code="body_too_large")
-                return await error_response(error)(scope, receive, send)
+                return await self._refuse(scope, receive, send)
         read: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def replay() -> Message:
             return read.pop() if read else await receive()
 
         return await self.app(scope, replay, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        message = f"the body is larger than {self.max_bytes:,} bytes (server.max_body_bytes)"
+        await error_response(ApiError(413, message, code="body_too_large"))(scope, receive, send)
+
+
+def declared_length(scope: Scope) -> int:
+    """The length of the body in the headers; 0 if they have none."""
+    return int(dict(scope["headers"]).get(b"content-length", b"0"))
