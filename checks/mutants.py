@@ -4,12 +4,13 @@
     python -m checks.mutants --seed 7 --count 50 pipeline/serving
     python -m checks.mutants --record /tmp/record.tsv      # keeps the recording for the next run
     python -m checks.mutants --show                # lists the changes without running anything
+    python -m checks.mutants --rules               # what is never drawn, and why
 
 A change is a comparison, an operator, a number, a boolean or a condition. First, the whole suite runs once under
 `checks/recorder`, which records the functions that each test executes. Then each change is made in a copy of the
 checkout, and the tests that execute the changed function run against it, most specific first. Changes that cannot
-matter (a message, a buffer size) are listed with a reason in checks/mutants_accepted.txt and are never drawn. The exit
-code is 1 if fewer than 95% are detected.
+matter are never drawn: classes of them are rules in checks/mutant_rules.py, single ones lines in
+checks/mutants_accepted.txt, each with its reason. The exit code is 1 if fewer than 95% are detected.
 """
 
 import argparse
@@ -24,14 +25,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from checks.import_graph import CHECKOUT, source_files
+from checks.mutant_rules import RULES, Rule, name_of, rule_for, sites
 
 ACCEPTED = CHECKOUT / "checks" / "mutants_accepted.txt"
 RECORDER = CHECKOUT / "checks" / "recorder"
@@ -72,6 +74,7 @@ class Mutant:
     end: int
     new: str
     source_line: str
+    rule: Rule | None = None  # why it cannot matter
 
     def apply(self, source: bytes) -> bytes:
         return source[: self.start] + self.new.encode() + source[self.end :]
@@ -95,10 +98,12 @@ def mutants_of(file: str, source: bytes) -> Iterator[Mutant]:
     def offset(line: int, column: int) -> int:
         return starts[line - 1] + column
 
-    def mutant(node: ast.expr, start: int, end: int, new: str) -> Mutant:
-        return Mutant(file, node.lineno, start, end, new, lines[node.lineno - 1].decode().strip())
+    for site in sites(file, ast.parse(source)):
+        node, rule = site.node, rule_for(site)
 
-    for node in ast.walk(ast.parse(source)):
+        def mutant(node: ast.expr, start: int, end: int, new: str, rule: Rule | None = rule) -> Mutant:
+            return Mutant(file, node.lineno, start, end, new, lines[node.lineno - 1].decode().strip(), rule)
+
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
             left, right = node.left, node.comparators[0]
             gap = offset(left.end_lineno or 0, left.end_col_offset or 0), offset(right.lineno, right.col_offset)
@@ -153,20 +158,30 @@ def accepted_lines() -> dict[str, str]:
 def draw(places: Sequence[str], *, count: int, seed: int) -> list[Mutant]:
     """Draw `count` changes in the files below `places`, in proportion to file size."""
     accepted = accepted_lines()
-    names = [path.relative_to(CHECKOUT).as_posix() for path in source_files(CHECKOUT)]
-    chosen = [name for name in names if not places or name.startswith(tuple(places))]
     possible = [
         mutant
-        for name in chosen
-        for mutant in mutants_of(name, (CHECKOUT / name).read_bytes())
-        if not {mutant.place, f"{mutant.place} → {mutant.new}"} & accepted.keys() and not _in_option(mutant)
+        for mutant in all_mutants(places)
+        if not mutant.rule and not {mutant.place, f"{mutant.place} → {mutant.new}"} & accepted.keys()
     ]
     return random.Random(seed).sample(possible, min(count, len(possible)))
 
 
-def _in_option(mutant: Mutant) -> bool:
-    """Defaults and bounds of the configuration, where the comparison with config.json detects everything."""
-    return mutant.file.endswith("/config.py")
+def all_mutants(places: Sequence[str]) -> Iterator[Mutant]:
+    for path in source_files(CHECKOUT):
+        name = path.relative_to(CHECKOUT).as_posix()
+        if not places or name.startswith(tuple(places)):
+            yield from mutants_of(name, path.read_bytes())
+
+
+def show_rules(places: Sequence[str]) -> None:
+    """How many changes each rule and the list of accepted lines exclude."""
+    mutants = list(all_mutants(places))
+    excluded = Counter(mutant.rule.name for mutant in mutants if mutant.rule)
+    for rule in RULES:
+        print(f"{excluded[rule.name]:6} {rule.name}: {rule.reason}")
+    drawn = len(draw(places, count=len(mutants), seed=0))
+    print(f"{len(mutants) - excluded.total() - drawn:6} accepted lines: {ACCEPTED.relative_to(CHECKOUT)}")
+    print(f"{drawn:6} of {len(mutants)} changes are left to be drawn")
 
 
 @dataclass(frozen=True)
@@ -178,10 +193,19 @@ class Record:
     reach: Mapping[str, int] = field(repr=False)  # the number of functions a test executes
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """The tests to run for a change, most specific first; empty if none executes it."""
+        """The tests to run for a change, most specific first; empty if none executes it.
+
+        Of a parametrized test, one case runs before other tests and the remaining cases after them.
+        """
         chosen: list[str] = []
         budget = BUDGET * sum(self.seconds.values())
+        cases: Counter[str] = Counter()
+        order: list[tuple[int, int, str]] = []
         for test in sorted(self._executing(mutant), key=lambda test: (self.reach[test], test)):
+            name = test.partition("[")[0]
+            cases[name] += 1
+            order.append((cases[name], self.reach[test], test))
+        for _, _, test in sorted(order):
             seconds = self.seconds.get(test, 0.0)
             if len(chosen) < MAX_TESTS and (not chosen or seconds <= budget):
                 chosen.append(test)
@@ -191,8 +215,11 @@ class Record:
     def _executing(self, mutant: Mutant) -> set[str]:
         for first_line in enclosing_functions(CHECKOUT / mutant.file, mutant.line):
             return self.tests_of_function.get((mutant.file, first_line), set())
-        # Outside functions, any test that uses the module may detect it.
-        return set().union(*(tests for (file, _), tests in self.tests_of_function.items() if file == mutant.file))
+        # Outside functions: the tests of the functions that use the name, or of the whole module.
+        name = assigned_name(CHECKOUT / mutant.file, mutant.line)
+        users = [function for function in functions_using(name) if function in self.tests_of_function] if name else []
+        module = [function for function in self.tests_of_function if function[0] == mutant.file]
+        return set().union(*(self.tests_of_function[function] for function in users or module))
 
 
 def enclosing_functions(path: Path, line: int) -> list[int]:
@@ -201,15 +228,51 @@ def enclosing_functions(path: Path, line: int) -> list[int]:
         (node.end_lineno - first, first)
         for node in ast.walk(ast.parse(path.read_bytes()))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno
-        for first in [min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])]
-        if first <= line <= node.end_lineno and not _is_signature(node, line)
+        for first in [first_line_of(node)]
+        if first <= line <= node.end_lineno
     ]
     return [first for _, first in sorted(functions)]
 
 
-def _is_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, line: int) -> bool:
-    """Decorators and defaults are executed where the function is defined."""
-    return line < node.body[0].lineno and node.body[0].lineno != node.lineno
+def first_line_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+
+
+def assigned_name(path: Path, line: int) -> str | None:
+    """The constant or field that is assigned on a line outside functions."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.lineno <= line <= (node.end_lineno or 0):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            return name_of(target)
+    return None
+
+
+def functions_using(name: str) -> list[tuple[str, int]]:
+    """The functions (file, first line) whose code mentions a name, an attribute or a keyword."""
+    return _users_of_names()[name]
+
+
+@cache
+def _users_of_names() -> Mapping[str, list[tuple[str, int]]]:
+    users: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for path in source_files(CHECKOUT):
+        file = path.relative_to(CHECKOUT).as_posix()
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                for name in _names_in(node):
+                    users[name].append((file, first_line_of(node)))
+    return users
+
+
+def _names_in(function: ast.AST) -> set[str]:
+    names = {node.arg for node in ast.walk(function) if isinstance(node, ast.keyword) and node.arg}
+    return names | {
+        name
+        for node in ast.walk(function)
+        if isinstance(node, (ast.Name, ast.Attribute))
+        for name in [name_of(node)]
+        if name
+    }
 
 
 def read_record(path: Path) -> Record:
@@ -333,11 +396,15 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="number of parallel processes")
     parser.add_argument("--record", type=Path, help="a recording of the suite, created if it does not exist")
     parser.add_argument("--show", action="store_true", help="only list the changes")
+    parser.add_argument("--rules", action="store_true", help="only count the changes that are never drawn")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
+    if args.rules:
+        show_rules(args.places)
+        return 0
     mutants = draw(args.places, count=args.count, seed=args.seed)
     if args.show:
         print(*mutants, sep="\n")
