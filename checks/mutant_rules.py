@@ -99,16 +99,13 @@ def _is_wait(site: Site) -> bool:
     return site.is_number() and (argument or site.keyword == "timeout")
 
 
-def _is_buffer_size(site: Site) -> bool:
-    parent = site.around[0] if site.around else None
-    return (
-        isinstance(parent, ast.BinOp) and isinstance(parent.op, (ast.LShift, ast.Mult)) and site.called == "read"
-    ) or (site.keyword == "flush" and site.called == "print")
-
-
 def _is_layout(site: Site) -> bool:
-    options = {"indent", "right", "fontsize", "markersize", "linewidth", "figsize", "dpi", "break_on_hyphens"}
-    return any(isinstance(outer, ast.keyword) and outer.arg in options for outer in site.around[:2])
+    options = {"indent", "fontsize", "markersize", "linewidth", "dpi", "break_on_hyphens"}
+    columns = site.called == "range" or site.called == "format_table"
+    return any(
+        isinstance(outer, ast.keyword) and (outer.arg in options or (outer.arg == "right" and columns))
+        for outer in site.around[:2]
+    )
 
 
 def _is_version_number(site: Site) -> bool:
@@ -136,7 +133,6 @@ RULES = (
     ),
     Rule("message lengths", "where an error message shortens the text that it quotes", _is_message_length),
     Rule("waits", "how long the program sleeps or waits before it looks again", _is_wait),
-    Rule("buffers", "how much is read or printed at a time", _is_buffer_size),
     Rule("layout", "indentation, alignment and the sizes in a chart", _is_layout),
     Rule(
         "version numbers",
