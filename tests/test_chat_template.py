@@ -76,6 +76,18 @@ def test_invalid_prompts_explain_why(messages, reason):
     assert caught.value.reason == reason
 
 
+def test_a_continued_answer_ends_where_its_text_ends():
+    begun = [*TWO_TURNS[:3], {"role": "assistant", "content": "Becau"}]
+    ids = encode_prompt(BYTES, begun, continue_final_message=True)
+    assert ids == [*encode_prompt(BYTES, begun[:3]), *BYTES.encode("Becau")]
+    assert ids == encode_conversation(BYTES, begun).ids[:-1]
+
+
+def test_only_an_answer_can_be_continued():
+    with pytest.raises(ConversationError, match="from the user; expected one from the assistant"):
+        encode_prompt(BYTES, TWO_TURNS[:3], continue_final_message=True)
+
+
 def render_jinja(messages, **options):
     """The exported template with the settings that transformers gives Jinja."""
     from jinja2.exceptions import TemplateError
@@ -121,3 +133,12 @@ def test_prompt_and_answer_ids_equal_those_of_the_whole(real_data, llama_tokeniz
             turns += 1
         assert encode_conversation(llama_tokenizer, messages).ids == whole
     assert turns == 127
+
+
+def test_answers_cut_anywhere_have_the_ids_of_the_whole(real_data, llama_tokenizer):
+    line = (real_data / "lima" / "lima_sample_100.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    question, answer = json.loads(line)["conversations"][:2]
+    for length in range(1, 80):
+        begun = [{"role": "user", "content": question}, {"role": "assistant", "content": answer[:length]}]
+        whole = llama_tokenizer.encode(f"User: {question}\nAssistant: {answer[:length]}", add_bos=True)
+        assert encode_prompt(llama_tokenizer, begun, continue_final_message=True) == whole

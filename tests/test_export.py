@@ -75,6 +75,16 @@ def test_exported_tokenizer_and_template_match_ours(exported, tokenizer):
     assert prompt["input_ids"] == encode_prompt(tokenizer, CHAT[:-1])
 
 
+@pytest.mark.parametrize("answer", ["the", "the lazy ", " two\n", "Zür"])
+def test_a_continued_message_has_transformers_ids(exported, tokenizer, answer):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(exported["llama"][0])
+    begun = [*CHAT[:-1], {"role": "assistant", "content": answer}]
+    prompt = theirs.apply_chat_template(begun, continue_final_message=True, return_dict=True)
+    assert prompt["input_ids"] == encode_prompt(tokenizer, begun, continue_final_message=True)
+
+
 def test_only_a_tuned_checkpoint_gets_a_chat_template(exported):
     assert (exported["llama"][0] / "chat_template.jinja").is_file()
     assert not (exported["qwen3"][0] / "chat_template.jinja").exists()

@@ -7,6 +7,7 @@ import openai
 import pytest
 import torch
 
+from pipeline.formats.chat_template import encode_prompt
 from pipeline.serving.config import ServerConfig
 from pipeline.web.access import check_origins
 from tests.running_server import TOKENIZER
@@ -305,3 +306,61 @@ def test_openai_parses_into_a_class(server):
     except openai.LengthFinishReasonError:
         pytest.fail("the answer should have ended")
     assert isinstance(parsed.choices[0].message.parsed, Colour)
+
+
+BEGUN = [*HI, {"role": "assistant", "content": "The s"}]
+
+
+def test_a_begun_answer_is_continued(server):
+    ids = encode_prompt(TOKENIZER, BEGUN, continue_final_message=True)
+    ask = {"messages": BEGUN, "continue_final_message": True, "add_generation_prompt": False}
+    answer = chat(server, **ask, return_token_ids=True).json()
+    assert answer["prompt_token_ids"] == ids
+    tokens = post(server, "/tokenize", model="chatty", messages=BEGUN, continue_final_message=True).json()["tokens"]
+    assert tokens == ids
+
+
+def test_the_space_after_a_begun_answer_is_kept(server):
+    spaces = {"max_tokens": 2, "temperature": 0, "logit_bias": {str(3 + ord(" ")): 100}}
+    assert chat(server, **spaces).json()["choices"][0]["message"]["content"] == " "
+    begun = {"messages": BEGUN, "continue_final_message": True, **spaces}
+    assert chat(server, **begun).json()["choices"][0]["message"]["content"] == "  "
+    stream = server.client().chat.completions.create(
+        model="chatty", messages=BEGUN, stream=True, extra_body={"continue_final_message": True}, **spaces
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "  "
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"continue_final_message": True}, "the last message is from the user; expected one from the assistant"),
+        (
+            {"messages": [*HI, {"role": "assistant", "content": " "}], "continue_final_message": True},
+            "the last message is empty; expected the beginning of an answer",
+        ),
+        (
+            {"messages": BEGUN, "continue_final_message": True, "add_generation_prompt": True},
+            "expected false with continue_final_message",
+        ),
+        ({"add_generation_prompt": False}, "expected true without continue_final_message"),
+        ({"messages": BEGUN}, "expected one from the user, or continue_final_message: true"),
+        (
+            {"messages": BEGUN, "continue_final_message": True, "response_format": {"type": "json_object"}},
+            "expected text with continue_final_message",
+        ),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(server, fields, reason):
+    assert reason in refusal(chat(server, **fields))["message"]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_overflow_is_told_in_the_clients_words(server, field):
+    without_default = {"messages": HI, "model": "chatty", field: 300}
+    message = refusal(post(server, "/v1/chat/completions", **without_default))["message"]
+    assert f"300 new tokens ({field}) exceed" in message
+    asked = {"model": "chatty", "input": "Hi", "max_output_tokens": 300}
+    assert "300 new tokens (max_output_tokens) exceed" in refusal(post(server, "/v1/responses", **asked))["message"]
+    too_many = {"messages": HI, "model": "chatty", field: 999_999}
+    assert refusal(post(server, "/v1/chat/completions", **too_many))["param"] == field

@@ -7,7 +7,7 @@ without a space, and the answer is encoded separately: SentencePiece's prefix ad
 the whole text.
 
     messages = [{"role": "user", "content": "Why is the sky blue?"}]
-    encode_prompt(tokenizer, messages)                      # ids for the model to continue
+    encode_prompt(tokenizer, messages)                      # ids for the model to answer
     encode_conversation(tokenizer, messages + [answer])     # ids, and a mask of the learned tokens
 """
 
@@ -89,25 +89,35 @@ def encode_conversation(tokenizer: TextEncoder, messages: Sequence[Message]) -> 
     return assemble(tokenizer, turns, map(tokenizer.encode, texts_of(turns)))
 
 
-def encode_prompt(tokenizer: TextEncoder, messages: Sequence[Message]) -> list[int]:
+def encode_prompt(
+    tokenizer: TextEncoder, messages: Sequence[Message], *, continue_final_message: bool = False
+) -> list[int]:
     """The ids before the assistant's next answer; the complete conversation starts with the same ids.
 
+    With `continue_final_message`, the last message is the beginning of that answer, and no EOS follows it.
+
     Raises:
-        ConversationError: as in `read_turns`, or the last message is not the user's.
+        ConversationError: as in `read_turns`, or the last message is not the user's (when continuing: the assistant's).
     """
     *past, last = read_turns(messages)
-    if last.assistant is not None:
+    found, expected = ("user", "assistant") if continue_final_message else ("assistant", "user")
+    if (last.assistant is None) == continue_final_message:
         raise ConversationError(
-            "roles out of order", "the last message is from the assistant; expected one from the user"
+            "roles out of order", f"the last message is from the {found}; expected one from the {expected}"
         )
     encoded = assemble(tokenizer, past, map(tokenizer.encode, texts_of(past)))
-    return [*encoded.ids, tokenizer.bos_id, *tokenizer.encode(last.prompt)]
+    ids = [*encoded.ids, tokenizer.bos_id]
+    for text in texts_of([last]):
+        ids += tokenizer.encode(text)
+    return ids
 
 
-def fit_prompt(tokenizer: TextEncoder, messages: Sequence[Message], *, room: int) -> FittedPrompt:
-    """The ids before the assistant's next answer, without the oldest turns if they take more than `room` tokens.
+def fit_prompt(
+    tokenizer: TextEncoder, messages: Sequence[Message], *, room: int, continue_final_message: bool = False
+) -> FittedPrompt:
+    """The ids of `encode_prompt`, without the oldest turns if they take more than `room` tokens.
 
-    The system message and the last question are always kept. No more turns are encoded than fit.
+    The system message and the last turn are always kept. No more turns are encoded than fit.
 
     Raises:
         ConversationError: as in `encode_prompt`.
@@ -125,7 +135,7 @@ def fit_prompt(tokenizer: TextEncoder, messages: Sequence[Message], *, room: int
         first -= 1
     while True:
         kept = [*head, *rest[2 * first :]]
-        ids = encode_prompt(tokenizer, kept)
+        ids = encode_prompt(tokenizer, kept, continue_final_message=continue_final_message)
         if len(ids) <= room or first == len(turns) - 1:
             return FittedPrompt(ids, kept, first)
         first += 1

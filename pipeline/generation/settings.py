@@ -91,16 +91,24 @@ def prompt_room(max_length: int, *, context: int) -> int:
     return context - min(max_length, context // 2)
 
 
+@dataclass(frozen=True)
+class OverflowWords:
+    """How a message about a full context calls the number of new tokens, and what it advises."""
+
+    new_tokens: str = "max_length"
+    if_no_room: str = "set generation.on_overflow=slide"
+    if_too_long: str = "shorten it"
+
+
 def check_prompt(
     prompt_ids: Sequence[int],
     settings: GenerationSettings,
     *,
     context: int,
     vocab_size: int,
-    advice: str = "set generation.on_overflow=slide",
-    advice_if_too_long: str = "shorten it",
+    words: OverflowWords = OverflowWords(),
 ) -> None:
-    """Refuse a prompt that the model cannot continue. `advice`: what to do if there is no room for the new tokens.
+    """Refuse a prompt that the model cannot continue.
 
     Raises:
         PipelineError: it is empty, has an id that the model does not know, or does not fit in the context.
@@ -117,12 +125,12 @@ def check_prompt(
         )
     if length > context:
         raise ContextLengthError(
-            f"the prompt is too long: {length:,} tokens, but the model's context is {context:,}; {advice_if_too_long}"
+            f"the prompt is too long: {length:,} tokens, but the model's context is {context:,}; {words.if_too_long}"
         )
     if settings.on_overflow == "refuse" and length + settings.max_length > context:
         raise ContextLengthError(
-            f"{length:,} prompt tokens plus {settings.max_length:,} new tokens (max_length) exceed the model's "
-            f"context of {context:,}; request fewer, or {advice}"
+            f"{length:,} prompt tokens plus {settings.max_length:,} new tokens ({words.new_tokens}) exceed the model's "
+            f"context of {context:,}; request fewer, or {words.if_no_room}"
         )
 
 

@@ -3,55 +3,31 @@
 app = create_app(engine, config.generation, config.server, api_key=None)
 """
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, StreamingResponse
 
 from pipeline.generation.config import GenerationConfig
-from pipeline.generation.json_constraint import JsonGrammars
-from pipeline.generation.settings import GenerationSettings, check_prompt, prompt_room
-from pipeline.generation.token_rules import Constraint
+from pipeline.serving.answering import answer
 from pipeline.serving.config import ServerConfig
-from pipeline.serving.engine import Answers, Engine, ServedModel
-from pipeline.serving.errors import DOCUMENTED_ERRORS, ApiError, add_error_handlers, as_api_error, error_body
+from pipeline.serving.engine import Engine, ServedModel
+from pipeline.serving.errors import DOCUMENTED_ERRORS, ApiError, add_error_handlers
 from pipeline.serving.json_body import JsonRoute
 from pipeline.serving.prometheus_metrics import Metrics
-from pipeline.serving.prompts import (
-    PromptEncoder,
-    Prompts,
-    chat_ids,
-    encode_chat,
-    encode_texts,
-    plain_messages,
-    text_ids,
-)
-from pipeline.serving.request_limits import (
-    BodyLimit,
-    check_ids,
-    check_max_tokens,
-    check_num_answers,
-    check_num_characters,
-)
+from pipeline.serving.request_encoding import EncodedRequest, NewTokens, RequestEncoder
+from pipeline.serving.request_limits import BodyLimit, check_ids
 from pipeline.serving.request_schemas import (
     ChatCompletionRequest,
-    ChatMessage,
     CompletionRequest,
     DetokenizeRequest,
-    SamplingRequest,
     TokenizeRequest,
 )
 from pipeline.serving.response_formatter import (
     ChatCompletionResponse,
     ChatFormatter,
-    Choice,
     CompletionFormatter,
     CompletionResponse,
     DefaultSettings,
@@ -59,7 +35,6 @@ from pipeline.serving.response_formatter import (
     Echo,
     ModelCard,
     ModelList,
-    ResponseFormatter,
     TokenizeResponse,
     token_text,
 )
@@ -69,10 +44,9 @@ from pipeline.web.early_answers import CloseAfterEarlyAnswer
 from pipeline.web.extra_page import ExtraPage
 from pipeline.web.static_files import PackagedFiles
 from pipeline.web.theme import SHARED_FILES
-from utils.errors import PipelineError, did_you_mean
+from utils.errors import did_you_mean
 
 PAGE_FOLDER = Path(__file__).with_name("page")
-_TRUNCATE = 'send "truncation": "auto"'
 
 
 def create_app(
@@ -84,7 +58,7 @@ def create_app(
     pages: Sequence[ExtraPage] = (),
 ) -> FastAPI:
     """The application with the chat page and other `pages`; it starts and stops the engine."""
-    routes = Routes(engine, generation, server, Metrics(engine))
+    routes = Routes(engine, generation, server)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -125,39 +99,14 @@ def create_app(
     return app
 
 
-@dataclass(frozen=True)
-class EncodedRequest:
-    """A validated completion or chat request with encoded prompts.
-
-    `logprobs` is the number of alternatives to report for each token; None omits log-probabilities. If the request has
-    no `max_tokens`, the answer gets `default_max_tokens`, or, if that is None too, all the room left in the context.
-    """
-
-    served: ServedModel
-    sampling: SamplingRequest
-    prompts: Prompts
-    max_tokens: int | None
-    logprobs: int | None
-    formatter: ResponseFormatter
-    default_max_tokens: int | None = None
-    prompt_logprobs: int | None = None
-    constraint: Constraint | None = None
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        return sum(map(len, self.prompts.ids))
-
-
 class Routes:
     """One handler method per path."""
 
-    def __init__(self, engine: Engine, generation: GenerationConfig, server: ServerConfig, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, generation: GenerationConfig, server: ServerConfig) -> None:
         self.engine = engine
-        self.defaults = replace(GenerationSettings.from_config(generation), on_overflow="refuse")
         self.server = server
-        self.metrics = metrics
-        self.encoder = PromptEncoder(server.max_waiting)
-        self.grammars = {name: JsonGrammars(served.tokenizer) for name, served in engine.models.items()}
+        self.metrics = Metrics(engine)
+        self.encoder = RequestEncoder(engine, generation, server)
 
     def add_to(self, app: FastAPI) -> None:
         complete = app.post(
@@ -183,15 +132,7 @@ class Routes:
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
         """Continue one or several texts."""
         served = self._served(body.model)
-        given = body.prompts()
-        self._check_counts(body, len(given), body.max_tokens)
-        for prompt in given:
-            if isinstance(prompt, str):
-                check_num_characters([prompt], served)
-        room = self._prompt_room(served, body, body.max_tokens)
-        prompts, constraint = await self._encode(
-            served, body, len(given), lambda: encode_texts(served.tokenizer, given, room=room)
-        )
+        prompts, constraint = await self.encoder.encode_texts(served, body)
         formatter = CompletionFormatter(
             served.name,
             served.token_bytes,
@@ -209,10 +150,10 @@ class Routes:
             served,
             body,
             prompts,
-            1 if body.max_tokens == 0 else body.max_tokens,  # the formatter leaves it out
+            NewTokens(1 if body.max_tokens == 0 else body.max_tokens),  # the formatter leaves it out
             body.logprobs,
             formatter,
-            default_max_tokens=self.defaults.max_length,  # a base model may never end a text by itself
+            default_max_tokens=self.encoder.defaults.max_length,  # a base model may never end a text by itself
             prompt_logprobs=body.logprobs if body.echo else None,
             constraint=constraint,
         )
@@ -221,6 +162,7 @@ class Routes:
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation, using the template that the checkpoint was fine-tuned with."""
         served = self._served(body.model)
+        check_ending(body)
         formatter = ChatFormatter(
             served.name, served.token_bytes, with_logprobs=body.logprobs, with_token_ids=body.return_token_ids
         )
@@ -231,35 +173,35 @@ class Routes:
         served = self._served(body.model)
         chat = body.as_chat()
         formatter = ResponsesFormatter(served.name, served.token_bytes, body, with_logprobs=chat.logprobs)
-        return await self._chat(served, chat, formatter, request)
+        return await self._chat(served, chat, formatter, request, length_field="max_output_tokens")
 
     async def _chat(
-        self, served: ServedModel, body: ChatCompletionRequest, formatter: ChatFormatter, request: Request
+        self,
+        served: ServedModel,
+        body: ChatCompletionRequest,
+        formatter: ChatFormatter,
+        request: Request,
+        *,
+        length_field: str | None = None,
     ) -> Response:
         check_can_chat(served)
-        max_tokens = body.max_completion_tokens or body.max_tokens
-        self._check_counts(body, 1, max_tokens)
-        prompts, constraint = await self._encode_chat(served, body, body.messages, max_tokens)
+        new_tokens = NewTokens(body.most_new_tokens, length_field or body.length_field)
+        prompts, constraint = await self.encoder.encode_chat(served, body, new_tokens)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        formatter.starts_message = not body.continue_final_message
         if body.may_truncate:
             formatter.report["dropped_turns"] = prompts.num_dropped
         if body.return_token_ids:
             formatter.report["prompt_token_ids"] = prompts.ids[0]
-        encoded = EncodedRequest(served, body, prompts, max_tokens, logprobs, formatter, constraint=constraint)
+        encoded = EncodedRequest(served, body, prompts, new_tokens, logprobs, formatter, constraint=constraint)
         return await self._answer(request, encoded)
 
     async def tokenize(self, body: TokenizeRequest) -> TokenizeResponse:
         """The token ids of a text or of a conversation."""
         served = self._served(body.model)
-        if body.messages is None:
-            text = body.prompt or ""
-            check_num_characters([text], served)
-            encode = partial(text_ids, served.tokenizer, text, add_bos=body.add_special_tokens)
-        else:
+        if body.messages is not None:
             check_can_chat(served)
-            check_num_characters([message.content for message in body.messages], served)
-            encode = partial(chat_ids, served.tokenizer, plain_messages(body.messages))
-        ids = await self.encoder.encode(encode, num_answers=1)
+        ids = await self.encoder.tokenize(served, body)
         texts = [token_text(served.token_bytes[token]) for token in ids] if body.return_token_strs else None
         return TokenizeResponse(count=len(ids), max_model_len=served.context, tokens=ids, token_strs=texts)
 
@@ -286,21 +228,8 @@ class Routes:
         return Response(self.metrics.text(), media_type=self.metrics.content_type)
 
     async def _answer(self, request: Request, encoded: EncodedRequest) -> Response:
-        served = encoded.served
-        jobs = [
-            (ids, self._settings(encoded, ids, choice))
-            for ids in encoded.prompts.ids
-            for choice in range(encoded.sampling.n)
-        ]
-        answers = self.engine.submit(served, jobs)
-        self.metrics.prompt_tokens.labels(served.name).inc(encoded.num_prompt_tokens)
-        if encoded.sampling.stream:
-            events = self._stream(answers, encoded)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        choices = await self._gather(request, answers, served)
-        if not choices:
-            return Response(status_code=499)
-        return JSONResponse(encoded.formatter.whole(choices, encoded.num_prompt_tokens, answers.num_cached))
+        answers = self.engine.submit(encoded.served, self.encoder.jobs(encoded))
+        return await answer(request, encoded, answers, self.metrics)
 
     def _served(self, name: str | None) -> ServedModel:
         models = self.engine.models
@@ -311,72 +240,8 @@ class Routes:
             raise ApiError(404, message, param="model", code="model_not_found")
         return models[name]
 
-    def _check_counts(self, body: SamplingRequest, num_prompts: int, max_tokens: int | None) -> None:
-        """Refuse a request that exceeds the limits before doing any work for it."""
-        check_num_answers(num_prompts, body.n, most=self.server.max_waiting)
-        if not body.may_truncate:
-            check_max_tokens(max_tokens, most=self.server.max_tokens)
-
-    def _prompt_room(self, served: ServedModel, body: SamplingRequest, max_tokens: int | None) -> int | None:
-        """The tokens that a prompt may take before its oldest part is dropped; None: nothing may be dropped."""
-        if not body.may_truncate:
-            return None
-        wanted = min(max_tokens or self.defaults.max_length, self.server.max_tokens)
-        return prompt_room(wanted, context=served.context)
-
-    async def _encode(
-        self, served: ServedModel, body: SamplingRequest, num_prompts: int, encode: Callable[[], Prompts]
-    ) -> tuple[Prompts, Constraint | None]:
-        """The prompts, and the constraint of the answers if the request has a response format."""
-        num_answers = num_prompts * body.n
-        self.engine.check_room(served, num_answers)
-        answer_format = body.answer_format()
-        schema = answer_format.answer_schema if answer_format else None
-
-        def encode_and_compile() -> tuple[Prompts, Constraint | None]:
-            return encode(), None if schema is None else compile_schema(self.grammars[served.name], schema)
-
-        return await self.encoder.encode(encode_and_compile, num_answers=num_answers)
-
-    async def _encode_chat(
-        self, served: ServedModel, body: SamplingRequest, messages: Sequence[ChatMessage], max_tokens: int | None
-    ) -> tuple[Prompts, Constraint | None]:
-        needed = messages[-1:] if body.may_truncate else messages
-        advice = "shorten it" if body.may_truncate else f"shorten it, or {_TRUNCATE}"
-        check_num_characters([message.content for message in needed], served, advice=advice)
-        room = self._prompt_room(served, body, max_tokens)
-        plain = plain_messages(messages)
-        return await self._encode(served, body, 1, lambda: encode_chat(served.tokenizer, plain, room=room))
-
-    def _settings(self, encoded: EncodedRequest, prompt_ids: Sequence[int], choice: int) -> GenerationSettings:
-        """The settings of the request, checked against the model's context; each choice has its own seed."""
-        served = encoded.served
-        sampling = encoded.sampling
-        room = max(1, min(served.context - len(prompt_ids), self.server.max_tokens))
-        max_length = encoded.max_tokens or encoded.default_max_tokens or room
-        if encoded.max_tokens is None or sampling.may_truncate:
-            max_length = min(max_length, room)
-        seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
-        settings = replace(
-            sampling.apply_to(self.defaults),
-            max_length=max_length,
-            seed=seed,
-            logprobs=encoded.logprobs,
-            prompt_logprobs=encoded.prompt_logprobs,
-            constraint=encoded.constraint,
-        )
-        check_ids("logit_bias", [token for token, _ in settings.logit_bias], served)
-        check_prompt(
-            prompt_ids,
-            settings,
-            context=served.context,
-            vocab_size=served.vocab_size,
-            advice="shorten the last message" if sampling.may_truncate else _TRUNCATE,
-            advice_if_too_long="shorten it" if sampling.may_truncate else f"shorten it, or {_TRUNCATE}",
-        )
-        return settings
-
     def _card(self, served: ServedModel) -> ModelCard:
+        defaults = self.encoder.defaults
         return ModelCard(
             id=served.name,
             created=served.created,
@@ -384,78 +249,23 @@ class Routes:
             context_length=served.context,
             supports_chat=served.is_chat,
             defaults=DefaultSettings(
-                max_tokens=min(self.defaults.max_length, self.server.max_tokens, served.context),
-                temperature=self.defaults.temperature,
-                top_k=self.defaults.top_k,
-                top_p=self.defaults.top_p,
-                min_p=self.defaults.min_p,
-                repetition_penalty=self.defaults.repetition_penalty,
+                max_tokens=min(defaults.max_length, self.server.max_tokens, served.context),
+                temperature=defaults.temperature,
+                top_k=defaults.top_k,
+                top_p=defaults.top_p,
+                min_p=defaults.min_p,
+                repetition_penalty=defaults.repetition_penalty,
             ),
         )
-
-    async def _gather(self, request: Request, answers: Answers, served: ServedModel) -> list[Choice]:
-        """The finished answers, or none if the client disconnects first."""
-        choices = [Choice() for _ in answers.jobs]
-
-        async def read() -> None:
-            async for index, event in answers:
-                choices[index].add(event)
-
-        reading, leaving = asyncio.create_task(read()), asyncio.create_task(_client_leaves(request))
-        try:
-            await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                return []
-            reading.result()
-            self.metrics.count_answer(served.name, sum(len(choice.events) for choice in choices), answers.num_cached)
-            return choices
-        finally:
-            answers.cancel()
-            reading.cancel()
-            leaving.cancel()
-
-    async def _stream(self, answers: Answers, encoded: EncodedRequest) -> AsyncIterator[str]:
-        """Server-sent events; an error becomes a final event. Closing the generator early frees the slots."""
-        formatter = encoded.formatter
-        num_tokens = 0
-        try:
-            for chunk in formatter.first_chunks(len(answers.jobs)):
-                yield _server_sent(chunk)
-            async for index, event in answers:
-                num_tokens += 1
-                for chunk in formatter.chunks(index, event):
-                    yield _server_sent(chunk)
-            counts = (encoded.num_prompt_tokens, num_tokens, answers.num_cached)
-            for chunk in formatter.last_chunks(*counts, with_usage=encoded.sampling.include_usage()):
-                yield _server_sent(chunk)
-        except Exception as error:
-            yield _server_sent(formatter.error_chunk(error_body(as_api_error(error))))
-        finally:
-            answers.cancel()
-            self.metrics.count_answer(encoded.served.name, num_tokens, answers.num_cached)
-        if formatter.ends_with_done:
-            yield "data: [DONE]\n\n"
-
-
-async def _client_leaves(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _server_sent(content: Mapping[str, object]) -> str:
-    """One event; those of the Responses API have a type, which is also the event's name."""
-    name = f"event: {content['type']}\n" if "type" in content else ""
-    return f"{name}data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
-
-
-def compile_schema(grammars: JsonGrammars, schema: Mapping[str, object]) -> Constraint:
-    try:
-        return grammars.compile(schema)
-    except PipelineError as error:
-        raise ApiError(400, f"response_format: {error}", param="response_format") from None
 
 
 def check_can_chat(served: ServedModel) -> None:
     if not served.is_chat:
         message = f"{served.name} is a base model, not trained on conversations; use /v1/completions"
         raise ApiError(400, message, param="model", code="no_chat_model")
+
+
+def check_ending(body: ChatCompletionRequest) -> None:
+    if body.ends_with_answer and not body.continue_final_message:
+        message = "the last message is from the assistant; expected one from the user, or continue_final_message: true"
+        raise ApiError(400, message, param="messages")

@@ -75,12 +75,18 @@ def encode_texts(tokenizer: "WikipediaTokenizer", prompts: list[str] | list[list
     return Prompts(kept, sum(map(len, whole)) - sum(map(len, kept)))
 
 
-def encode_chat(tokenizer: "WikipediaTokenizer", messages: Sequence[Message], *, room: int | None) -> Prompts:
+def encode_chat(
+    tokenizer: "WikipediaTokenizer",
+    messages: Sequence[Message],
+    *,
+    room: int | None = None,
+    continue_final_message: bool = False,
+) -> Prompts:
     """The ids of a conversation; without the oldest turns that do not fit in `room` tokens if that is given."""
     encoder = ThreadTokenizer(tokenizer)
     if room is None:
-        return Prompts([encode_prompt(encoder, messages)])
-    fitted = fit_prompt(encoder, messages, room=room)
+        return Prompts([encode_prompt(encoder, messages, continue_final_message=continue_final_message)])
+    fitted = fit_prompt(encoder, messages, room=room, continue_final_message=continue_final_message)
     return Prompts([fitted.ids], fitted.num_dropped)
 
 
@@ -109,7 +115,3 @@ def encode_text_or_ids(tokenizer: "WikipediaTokenizer", prompt: str | list[int])
 def text_ids(tokenizer: "WikipediaTokenizer", text: str, *, add_bos: bool) -> list[int]:
     """The ids of a text, which may be empty."""
     return [tokenizer.bos_id] * add_bos + ThreadTokenizer(tokenizer).encode(text)
-
-
-def chat_ids(tokenizer: "WikipediaTokenizer", messages: Sequence[Message]) -> list[int]:
-    return encode_prompt(ThreadTokenizer(tokenizer), messages)

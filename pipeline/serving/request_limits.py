@@ -50,10 +50,10 @@ def check_num_characters(texts: Sequence[str], served: "ServedModel", *, advice:
         raise ApiError(400, message, code="context_length_exceeded")
 
 
-def check_max_tokens(max_tokens: int | None, *, most: int) -> None:
+def check_max_tokens(max_tokens: int | None, *, field: str, most: int) -> None:
     if max_tokens and max_tokens > most:
-        message = f"max_tokens is {max_tokens:,}; expected at most {most:,} (server.max_tokens)"
-        raise ApiError(400, message, param="max_tokens")
+        message = f"{field} is {max_tokens:,}; expected at most {most:,} (server.max_tokens)"
+        raise ApiError(400, message, param=field)
 
 
 def check_ids(field: str, ids: Sequence[int], served: "ServedModel") -> None:

@@ -4,6 +4,7 @@ A field that changes nothing here, such as `service_tier`, is accepted. A field 
 supported, such as `tools`, is refused by name.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -224,7 +225,32 @@ class ChatMessage(BaseModel):
     annotations: Ignored = None
 
 
-class ChatCompletionRequest(SamplingRequest):
+class Continuation(BaseModel):
+    """How a conversation ends, with the names of vLLM and transformers."""
+
+    continue_final_message: bool = Field(
+        False, description="continue the last message, which is the assistant's, instead of starting a new one"
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="must be the opposite of continue_final_message, and may be left out"
+    )
+
+    def check_ending(self, messages: "Sequence[ChatMessage]") -> None:
+        if self.add_generation_prompt is self.continue_final_message:
+            expected = "false with" if self.continue_final_message else "true without"
+            refuse("add_generation_prompt", f"expected {expected} continue_final_message")
+        if not self.continue_final_message:
+            return
+        last = messages[-1]
+        if last.role != "assistant":
+            refuse(
+                "continue_final_message", f"the last message is from the {last.role}; expected one from the assistant"
+            )
+        if not last.content.strip():
+            refuse("continue_final_message", "the last message is empty; expected the beginning of an answer")
+
+
+class ChatCompletionRequest(SamplingRequest, Continuation):
     messages: Annotated[list[ChatMessage], FAIL_FAST] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(None, ge=1, le=1_000_000, description="maximum number of new tokens")
     max_completion_tokens: int | None = Field(
@@ -244,11 +270,27 @@ class ChatCompletionRequest(SamplingRequest):
     web_search_options: Annotated[None, only_neutral("this server does not search the web")] = None
 
     @model_validator(mode="after")
-    def _no_tools_and_no_orphans(self) -> "ChatCompletionRequest":
+    def _is_possible(self) -> "ChatCompletionRequest":
         check_no_tools(self.tools, self.tool_choice)
+        self.check_ending(self.messages)
+        if self.continue_final_message and self.response_format and self.response_format.type != "text":
+            refuse("response_format", "it describes a whole answer; expected text with continue_final_message")
         if self.top_logprobs and not self.logprobs:
             refuse("top_logprobs", "it needs logprobs: true")
         return self
+
+    @property
+    def ends_with_answer(self) -> bool:
+        return self.messages[-1].role == "assistant" and bool(self.messages[-1].content.strip())
+
+    @property
+    def length_field(self) -> str:
+        """The field that has the number of new tokens."""
+        return "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
+
+    @property
+    def most_new_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
 
 
 def check_no_tools(tools: list[Any], tool_choice: object) -> None:
@@ -259,7 +301,7 @@ def check_no_tools(tools: list[Any], tool_choice: object) -> None:
         refuse("tool_choice", f'{NO_TOOLS}; expected "none" or "auto"')
 
 
-class TokenizeRequest(BaseRequest):
+class TokenizeRequest(BaseRequest, Continuation):
     """vLLM's fields: a prompt or a conversation."""
 
     prompt: str | None = None
@@ -271,6 +313,10 @@ class TokenizeRequest(BaseRequest):
     def _either(self) -> "TokenizeRequest":
         if (self.prompt is None) == (self.messages is None):
             refuse("prompt", "expected either prompt or messages")
+        if self.messages:
+            self.check_ending(self.messages)
+        elif self.continue_final_message:
+            refuse("continue_final_message", "it needs messages")
         return self
 
 

@@ -304,11 +304,12 @@ def token_text(data: bytes) -> str:
 
 
 class ChatFormatter(ResponseFormatter):
-    """Strip the leading space, which belongs to the template (after ``Assistant:``) and not to the message."""
+    """Strip the leading space of a message, because it belongs to the template (after ``Assistant:``)."""
 
     prefix = "chatcmpl"
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
+    starts_message = True  # False: the request has the message's beginning
 
     def __init__(
         self, model: str, token_bytes: Sequence[bytes], *, with_logprobs: bool, with_token_ids: bool = False
@@ -322,7 +323,7 @@ class ChatFormatter(ResponseFormatter):
         return [self._envelope(self.chunk_object, [choice]) for choice in choices]
 
     def whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        message = {"role": "assistant", "content": "".join(choice.texts).removeprefix(" "), "refusal": None}
+        message = {"role": "assistant", "content": self._without_space("".join(choice.texts)), "refusal": None}
         logprobs = self._logprobs(choice.events) if self.with_logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
@@ -330,10 +331,13 @@ class ChatFormatter(ResponseFormatter):
         text = event.text
         if text and index not in self._begun:
             self._begun.add(index)
-            text = text.removeprefix(" ")
+            text = self._without_space(text)
         logprobs = self._logprobs([event]) if self.with_logprobs else None
         delta = {"content": text} if text else {}
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": event.finish_reason}
+
+    def _without_space(self, text: str) -> str:
+        return text.removeprefix(" ") if self.starts_message else text
 
     def _logprobs(self, events: Sequence[TokenEvent]) -> dict[str, Any]:
         return {"content": self._detailed_logprobs(events)}
