@@ -377,7 +377,7 @@ def test_a_chat_keeps_its_history_until_new(infer, home, type_answers, monkeypat
     asked = []
     monkeypatch.setattr(
         "pipeline.formats.chat_template.encode_prompt",
-        lambda t, messages: asked.append(list(messages)) or original(t, messages),
+        lambda t, messages, **how: asked.append(list(messages)) or original(t, messages, **how),
     )
     type_answers("the cat", "", "the dog", "/new", "the house", "q")
     code, out, _ = infer("--checkpoint", str(home / "tuned"), "--max-length", "3")

@@ -116,6 +116,7 @@ def test_a_tracker_that_does_not_start_ends_the_run(project, tracker, capsys):
     assert f"{tracker.__name__} did not start: no connection; " in error
     assert "--set training.tracker=none" in error
     assert not (project / "logs" / "raw_metrics").exists()
+    assert not list((project / "checkpoints").iterdir())
 
 
 def test_a_failed_run_is_marked_as_failed(project, monkeypatch):

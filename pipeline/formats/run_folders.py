@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -96,6 +97,17 @@ def new_run_folder(checkpoint_dir: Path, *, prefix: str = "run", now: datetime |
     raise PipelineError(
         f"{checkpoint_dir} already contains 9,999 runs from the same minute; move some of them elsewhere"
     )
+
+
+@contextlib.contextmanager
+def removed_if_unused(folder: Path) -> Iterator[None]:
+    """Remove a new run's folder if the block fails before anything is in it."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty, or never created (a dry run)
+            folder.rmdir()
+        raise
 
 
 def prune_step_checkpoints(directory: Path, *, keep_last: int, step: int) -> None:

@@ -6,7 +6,7 @@ with ExitStack() as held:
 """
 
 from argparse import Namespace
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.configuration import Config
 from pipeline.dataloading.loaders import LoaderOptions
 from pipeline.formats.checkpoint import only_training_run, run_folder_of
 from pipeline.formats.logged_metrics import compared_settings
-from pipeline.formats.run_folders import new_run_folder
+from pipeline.formats.run_folders import new_run_folder, removed_if_unused
 from pipeline.formats.run_names import log_name
 from pipeline.formats.token_dataset import TokenDataset
 from pipeline.generation.settings import GenerationSettings
@@ -73,23 +73,25 @@ def build_trainer(start: Start, device: torch.device, *, writes: bool = True) ->
         parameters = format_count(model.num_parameters())
         say(f"{parameters} parameters on {describe_device(device)}: {execution}", *start.notes)
     folder = run_folder(start, writes=writes)
-    earlier = start.content if start.resumes else {}
-    link = link_to_tracker(config.training, run_name=log_name(folder, start.name), earlier=earlier)
-    run = RunInfo(
-        folder,
-        {**description, "tracker": link},
-        flops_per_token=training_flops_per_token(config.model, dataset.window),
-        peak_flops=peak_flops(device),
-    )
-    trainer = Trainer(
-        model,
-        data,
-        config=config.training,
-        device=device,
-        run=run,
-        logger=run_logger(start, folder, link, enabled=is_main and writes),
-        callbacks=callbacks(config, run) if is_main and writes else (),
-    )
+    with removed_if_unused(folder) if is_main else nullcontext():
+        link = link_to_tracker(
+            config.training, run_name=log_name(folder, start.name), earlier=start.content if start.resumes else {}
+        )
+        run = RunInfo(
+            folder,
+            {**description, "tracker": link},
+            flops_per_token=training_flops_per_token(config.model, dataset.window),
+            peak_flops=peak_flops(device),
+        )
+        trainer = Trainer(
+            model,
+            data,
+            config=config.training,
+            device=device,
+            run=run,
+            logger=run_logger(start, folder, link, enabled=is_main and writes),
+            callbacks=callbacks(config, run) if is_main and writes else (),
+        )
     if start.resumes:
         trainer.resume(start.content)
         if is_main:

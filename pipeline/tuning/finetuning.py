@@ -22,7 +22,7 @@ from pipeline.formats.chat_template import TEMPLATE_NAME
 from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
 from pipeline.formats.logged_metrics import compared_settings
-from pipeline.formats.run_folders import find_checkpoint, new_run_folder
+from pipeline.formats.run_folders import find_checkpoint, new_run_folder, removed_if_unused
 from pipeline.formats.run_names import check_run_name, log_name
 from pipeline.tokenization.interface import Tokenizer
 from pipeline.tokenization.wikipedia_tokenizer import load_tokenizer
@@ -120,22 +120,23 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
         folder = run_folder_of(start.checkpoint)
     else:
         folder = new_run_folder(config.paths.checkpoint_dir, prefix=RUN_PREFIX)
-    earlier = start.content if start.resumes else {}
-    link = link_to_tracker(config.training, run_name=log_name(folder, start.name), earlier=earlier)
-    description["tracker"] = link
-    trainer = Trainer(
-        _model(start, device),
-        TrainingData(train_loader, val_loader, config.model.vocab_size),
-        config=config.training,
-        device=device,
-        run=RunInfo(folder, description, epoch_checkpoints=True, peak_flops=peak_flops(device)),
-        logger=_logger(start, folder, link),
-        callbacks=[
-            FirstValidation(description),
-            LossCurve(folder),
-            SampleAnswers(tokenizer, config.sft.sample_prompts, max_length=config.sft.sample_length),
-        ],
-    )
+    with removed_if_unused(folder):
+        earlier = start.content if start.resumes else {}
+        link = link_to_tracker(config.training, run_name=log_name(folder, start.name), earlier=earlier)
+        description["tracker"] = link
+        trainer = Trainer(
+            _model(start, device),
+            TrainingData(train_loader, val_loader, config.model.vocab_size),
+            config=config.training,
+            device=device,
+            run=RunInfo(folder, description, epoch_checkpoints=True, peak_flops=peak_flops(device)),
+            logger=_logger(start, folder, link),
+            callbacks=[
+                FirstValidation(description),
+                LossCurve(folder),
+                SampleAnswers(tokenizer, config.sft.sample_prompts, max_length=config.sft.sample_length),
+            ],
+        )
     if start.resumes:
         trainer.resume(start.content)
         say(f"resuming {folder} at step {trainer.step} of {trainer.total_steps}")
