@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack
 
 from pipeline.configuration import load_config_from
-from pipeline.formats.run_names import check_run_name
+from pipeline.formats.run_names import check_new_run_name
 from pipeline.training.tracker import require_tracker
 from utils.cli import run, stage_parser
 from utils.errors import UsageError
@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         raise UsageError("either --checkpoint PATH (to tune a model) or --resume RUN (to continue a run) is required")
     if args.resume and args.name:
         raise UsageError("--name cannot be used with --resume: a resumed run keeps its name")
-    check_run_name(args.name, origin="--name")
+    check_new_run_name(args.name)
     return args
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pipeline.configuration import load_config_from
-from pipeline.formats.run_names import check_run_name
+from pipeline.formats.run_names import check_new_run_name
 from pipeline.training.tracker import require_tracker
 from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import UsageError
@@ -63,7 +63,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.resume and args.name:
         raise UsageError("--name cannot be used with --resume: a resumed run keeps its name")
-    check_run_name(args.name, origin="--name")
+    check_new_run_name(args.name)
     if args.dry_run and args.profile:
         raise UsageError("--profile cannot be used with --dry-run, which writes nothing")
     return args

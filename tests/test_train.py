@@ -422,6 +422,13 @@ def test_a_name_is_one_part_of_a_path(project, name):
         run_train(project, "--name", name)
 
 
+@pytest.mark.parametrize("name", ["2", "12_wide"])
+def test_a_name_cannot_be_taken_for_another_run(name):
+    with pytest.raises(PipelineError, match="name that does not begin with a number of its own"):
+        train.parse_args(["--name", name])
+    assert train.parse_args(["--name", f"v{name}"]).name == f"v{name}"
+
+
 def test_checkpoint_does_not_decide_where_to_write(project, tmp_path_factory):
     run, elsewhere = run_train(project), tmp_path_factory.mktemp("elsewhere")
     content = content_of(run)
