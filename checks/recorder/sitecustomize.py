@@ -4,12 +4,14 @@
 
 Python imports a module with this name in every process that has it on its path. The lines in the file are:
 ``executed``, the test, whether it or a fixture ran the function, the function's file and first line; ``seconds``, the
-test, the duration of a phase; ``failed``, the test. `checks/mutants.py` starts the recording and reads the file.
+test, the duration of a phase; ``failed``, the test. A test may run a module in a copy that it made elsewhere; the line
+names the original. `checks/mutants.py` starts the recording and reads the file.
 """
 
 import os
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -30,15 +32,28 @@ class Recorder:
         if id(code) not in self.seen:
             self.seen.add(id(code))
             self.kept.append(code)
-            if self.current and code.co_filename.startswith(ROOT):
+            file = project_file(code.co_filename) if self.current else None
+            if file:
                 name, _, phase = self.current.rpartition(" ")
                 by_fixture = "test" if phase == "(call)" else "fixture"
-                write(f"executed\t{name}\t{by_fixture}\t{code.co_filename.removeprefix(ROOT)}\t{code.co_firstlineno}")
+                write(f"executed\t{name}\t{by_fixture}\t{file}\t{code.co_firstlineno}")
 
     def start(self, current: str) -> None:
         self.current = current
         self.seen.clear()
         self.kept.clear()
+
+
+@cache
+def project_file(filename: str) -> str | None:
+    """The path below `ROOT` of a module, or of the original of a copy; None for other modules."""
+    if filename.startswith(ROOT):
+        return filename.removeprefix(ROOT)
+    if filename.startswith(("<", sys.prefix, sys.base_prefix)) or "site-packages" in filename:
+        return None
+    parts = Path(filename).parts
+    below = ("/".join(parts[start:]) for start in range(1, len(parts)))
+    return next((file for file in below if os.path.isfile(ROOT + file)), None)
 
 
 def write(line: str) -> None:
