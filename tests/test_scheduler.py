@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from pipeline.training.config import TrainingConfig
 from utils.scheduler import LearningRateScheduler, Schedule
 
 
@@ -25,6 +26,25 @@ def test_wsd_stays_up_and_falls_linearly_at_the_end():
     shares = [schedule.multiplier(step) for step in range(100)]
     assert shares[5:80] == [1.0] * 75
     assert shares[80:] == pytest.approx([(19 - step) / 20 for step in range(20)])
+
+
+def test_warm_up_takes_at_most_half_of_a_short_run():
+    config = TrainingConfig(warmup_steps=30, learning_rate=1e-2, min_learning_rate=1e-3, decay_share=0.5)
+    assert Schedule.from_config(config, 40) == Schedule(
+        config.schedule, total_steps=40, warmup_steps=20, minimum=pytest.approx(0.1), decay_share=0.5
+    )
+    assert Schedule.from_config(config, 100).warmup_steps == 30
+
+
+def test_each_step_moves_the_rate_by_one():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=2.0)
+    scheduler = LearningRateScheduler(optimizer, Schedule("cosine", total_steps=10, warmup_steps=4))
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        scheduler.step()
+    assert rates == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert scheduler.state_dict() == {"step": 4}
 
 
 @pytest.mark.parametrize("kind", ["cosine", "wsd"])

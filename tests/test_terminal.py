@@ -26,7 +26,16 @@ from tests.fake_tokenizer import ByteTokenizer
 from tests.small_models import small_checkpoint, trained_tokenizer
 from utils.cli import exit_code_of
 from utils.errors import PipelineError
-from utils.terminal import visible
+from utils.terminal import (
+    counted,
+    format_bytes,
+    format_count,
+    format_seconds,
+    format_table,
+    short_path,
+    styled,
+    visible,
+)
 
 EVIL = "\x1b]0;owned\x07\x9b2J\r\x7fé\n\tend"
 SHOWN = "\\x1b]0;owned\\x07\\x9b2J\\r\\x7fé\n\tend"
@@ -39,6 +48,73 @@ def is_safe(text: str) -> bool:
 def test_control_characters_are_written_out_but_newlines_and_tabs():
     assert visible(EVIL) == SHOWN
     assert visible("plain 你好 🙂\u200d") == "plain 你好 🙂\u200d"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KB"), (1536, "1.5 KB"), (1024**2, "1.0 MB"), (-1024, "-1.0 KB"),
+     (1024**3, "1.0 GB"), (1024**4, "1.0 TB"), (2048 * 1024**4, "2048.0 TB")],
+)  # fmt: skip
+def test_bytes_have_units_of_1024(count, text):
+    assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (9_999, "9,999"), (10_000, "10.0K"), (-10_000, "-10.0K"), (999_900, "999.9K"), (1_000_000, "1.0M"),
+     (1_234_567, "1.2M"), (10**9, "1.0B"), (10**12, "1.0T")],
+)  # fmt: skip
+def test_counts_have_units_of_1000(count, text):
+    assert format_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0s"), (9.94, "9.9s"), (10, "10s"), (59.4, "59s"), (59.6, "1m 00s"), (75, "1m 15s"), (3599, "59m 59s"),
+     (3600, "1h 00m"), (7_325, "2h 02m")],
+)  # fmt: skip
+def test_durations_are_in_the_two_largest_units(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 files"), (1, "1 file"), (2_000, "2,000 files")])
+def test_nouns_are_counted(number, text):
+    assert counted(number, "file") == text
+
+
+def test_tables_align_numbers_to_the_right():
+    rows = [("name", "steps", "loss"), ("a", "1,000", "2.5"), ("long name", "7", "10.25")]
+    assert format_table(rows, right=(1, 2)).splitlines() == [
+        "name       steps   loss",
+        "─────────  ─────  ─────",
+        "a          1,000    2.5",
+        "long name      7  10.25",
+    ]
+    assert format_table([("name", "text"), ("a", "one two three")], width=13).splitlines() == [
+        "name  text",
+        "────  ───────",
+        "a     one two",
+        "      three",
+    ]
+
+
+def test_colour_is_for_terminals_that_want_it(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal = SimpleNamespace(isatty=lambda: True)
+    assert styled("a", "bold", "red", stream=terminal) == "\x1b[1;31ma\x1b[0m"
+    assert styled("a", stream=terminal) == "a"
+    assert styled("a", "red", stream=SimpleNamespace(isatty=lambda: False)) == "a"
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert styled("a", "red", stream=terminal) == "a"
+
+
+def test_paths_inside_the_working_folder_are_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert short_path(tmp_path / "data" / "a") == str(Path("data") / "a")
+    assert short_path(tmp_path.parent) == str(tmp_path.parent)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from utils.cli import fold_example, fold_paragraph, stage_parser
 from utils.terminal import fitted, format_table, say
-from utils.text_layout import WrappingOutput, columns, fold, join_fitting, shorten, wrap
+from utils.text_layout import WrappingOutput, columns, fit_columns, fold, join_fitting, pad, shorten, wrap
 
 EXAMPLE = "    python3 train.py --init-from checkpoints/run_2026_01_31_12_00   # start from these weights"
 
@@ -52,6 +52,62 @@ def test_columns_break_long_words_and_cjk():
     assert shorten("sft_lima_2026_01_03", 8) == "sft_lim…"
 
 
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [("abcd", 4, "abcd"), ("abcde", 4, "abc…"), ("你好", 4, "你好"), ("你好世", 5, "你好…"), ("你好世", 4, "你…"), ("你好", 1, "你…")],
+)  # fmt: skip
+def test_text_is_shortened_only_if_it_does_not_fit(text, width, expected):
+    assert shorten(text, width) == expected
+
+
+def test_padding_counts_columns_not_characters():
+    assert pad("你", 4) == "你  "
+    assert pad("你", 4, right=True) == "  你"
+    assert pad("long", 2) == "long"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("one two", 7, ["one two"]),
+        ("one two", 6, ["one", "two"]),
+        ("  one two", 5, ["  one", "two"]),
+        ("one\n\ntwo", 9, ["one", "", "two"]),
+        ("one  two", 8, ["one  two"]),
+        ("a\tb", 9, ["a   b"]),
+        ("abcdefg", 3, ["abc", "def", "g"]),
+        ("ab cdefg", 3, ["ab", "cde", "fg"]),
+    ],
+)
+def test_lines_are_as_long_as_possible(text, width, lines):
+    assert wrap(text, width) == lines
+
+
+def test_wrapped_lines_may_be_indented_and_keep_long_words():
+    assert wrap("one two three", 8, indent="  ") == ["one two", "  three"]
+    assert wrap("abcdef gh", 3, chop=False) == ["abcdef", "gh"]
+    assert fold("exact", 5) == "exact"
+    assert fold("1. " + "word " * 5, 20) == "1. word word word\n   word word"
+    assert fold("a fold narrower than 20 columns", 5) == "a fold narrower than\n20 columns"
+
+
+def test_the_widest_column_shrinks_first():
+    rows = [("aaa aaa", "bbb bbb bbb"), ("a", "b")]
+    assert fit_columns(rows, 20) == [7, 11]
+    assert fit_columns(rows, 19) == [7, 10]
+    assert fit_columns(rows, 14) == [6, 6]
+    assert fit_columns(rows, 1) == [3, 3]
+
+
+def test_the_stream_starts_at_the_prompts_column():
+    output = io.StringIO()
+    stream = WrappingOutput(output, 10, 6)
+    for piece in ("four ", "next line here ", "averyverylongword ", "x"):
+        stream.write(piece)
+    stream.close()
+    assert output.getvalue().splitlines() == ["four", "next line ", "here ", "averyverylongword x"]
+
+
 def test_only_a_terminal_gets_broken_lines(monkeypatch):
     narrow = narrow_terminal(monkeypatch)
     text = "word " * 20
@@ -80,6 +136,9 @@ def test_streamed_text_breaks_at_spaces():
 
 def test_progress_drops_what_does_not_fit():
     assert join_fitting(["loss 2.5", "900 tokens/s", "3s left"], 25) == "loss 2.5, 900 tokens/s"
+    assert join_fitting(["one", "two", "three"], 8) == "one, two"
+    assert join_fitting(["one", "two", "three"], 7) == "one"
+    assert join_fitting(["one", "two"], 1) == "one"
 
 
 def test_help_fits_the_terminal_and_examples_stay_commands(monkeypatch):
