@@ -9,11 +9,14 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import main
+from utils import processes
 from utils.errors import UsageError
+from utils.processes import Finished
 
 ROOT = Path(main.__file__).resolve().parent
 
@@ -212,6 +215,29 @@ def test_third_ctrl_c_kills_a_hanging_stage(checkout):
     assert os.waitstatus_to_exitcode(status) == 137
 
 
+@pytest.mark.parametrize("sent_by_terminal", [True, False])
+def test_presses_that_are_far_apart_are_no_series(monkeypatch, capsys, sent_by_terminal):
+    now, sent = [0.0], []
+    stage = SimpleNamespace(send_signal=lambda number: sent.append(number), kill=lambda: sent.append(signal.SIGKILL))
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(processes, "_in_foreground", lambda: sent_by_terminal)
+    relay = processes.SignalRelay(shares_group=True)
+    relay._handle(signal.SIGTERM, None)
+    relay.start(stage)
+    assert sent == [signal.SIGTERM]  # it came before the stage
+    sent.clear()
+    for moment in (10.0, 13.0, 16.0, 18.9):
+        now[0] = moment
+        relay._handle(signal.SIGINT, None)
+    assert sent == ([] if sent_by_terminal else [signal.SIGINT] * 4)
+    assert capsys.readouterr().err == "\npress Ctrl-C again to kill it, even while it is saving\n"
+    relay._handle(signal.SIGINT, None)
+    assert sent[-1] == signal.SIGKILL
+    relay._handle(signal.SIGTERM, None)
+    assert sent[-1] == signal.SIGTERM
+    assert len(relay.received) == 7
+
+
 def test_menu_splits_arguments_like_a_shell(checkout):
     result = route(checkout, text="prepair\n3\n--name 'two words'\ny\nprepare\n4\nn\n")
     assert result.returncode == 0
@@ -279,6 +305,68 @@ def test_ctrl_c_and_ctrl_d_leave_the_menu(checkout, tmp_path, monkeypatch, key, 
     assert "saving" not in seen
 
 
+def answered(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
+    """Answer the menu's questions; returns the list that fills with the questions."""
+    questions: list[str] = []
+
+    def answer(question: str, **options: object) -> str:
+        questions.append(question)
+        return answers[len(questions) - 1]
+
+    monkeypatch.setattr(main, "ask", answer)
+    return questions
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [(0, "is done"), (130, "was interrupted"), (143, "was interrupted"), (1, "failed with exit code 1")],
+)
+def test_the_menu_says_how_a_stage_ended(monkeypatch, capsys, code, outcome):
+    started = []
+
+    def run(stage: main.Stage, arguments: list[str]) -> int:
+        started.append((stage.name, arguments))
+        return code
+
+    monkeypatch.setattr(main, "run_stage", run)
+    questions = answered(monkeypatch, "", "1", "--test", "", "Train", "", "n")
+    assert main.main([]) == 0
+    said = capsys.readouterr().out
+    assert started == [("cleanup", ["--test"]), ("train", [])]
+    assert f"cleanup {outcome}\n" in said
+    assert "unknown stage ''" not in said
+    assert len(questions) == 7
+
+
+def test_the_menu_survives_a_stage_that_cannot_start(monkeypatch, capsys):
+    def fail(stage: main.Stage, arguments: list[str]) -> int:
+        raise UsageError("invalid --nproc value 'x'")
+
+    monkeypatch.setattr(main, "run_stage", fail)
+    answered(monkeypatch, "train", "--nproc x", "7")
+    assert main.main([]) == 0
+    assert "error: invalid --nproc value 'x'" in capsys.readouterr().out
+
+
+def test_the_menu_has_its_groups_and_every_stage(capsys):
+    assert main.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    menu = said[said.index("Language model pipeline") : said.index("Each stage explains")]
+    numbers = [line.split()[:2] for line in menu.splitlines() if line.startswith("  ")]
+    assert numbers[:3] == [["13", "quickstart"], ["15", "doctor"], ["1", "cleanup"]]
+    assert numbers[-1] == ["7", "quit"]
+    assert len(numbers) == len(main.STAGES) + 1
+    assert [line for line in menu.splitlines()[1:] if line and line[0] != " "] == [title for title, _ in main.GROUPS]
+
+
+def test_tab_completes_the_names_of_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(main, "CHECKOUT", tmp_path)
+    assert main._argument_words()[-1] == "latest"
+    (tmp_path / "checkpoints" / "run_b").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "note.txt").touch()
+    assert main._argument_words()[-2:] == ["latest", "run_b"]
+
+
 def test_menu_says_when_its_input_ends(checkout):
     result = route(checkout, text="3\n")
     assert result.returncode == 2
@@ -290,7 +378,57 @@ def test_processes_are_started_through_the_launcher():
     command = main.build_command(train, ["--", "--nproc", "2", "--test"])
     assert command[1:4] == [main.LAUNCHER, "--standalone", "--nproc-per-node=2"]
     assert command[-2:] == [str(ROOT / "train.py"), "--test"]
+    assert main.build_command(train, ["--a", "--nproc", "2", "--b"])[-2:] == ["--a", "--b"]
+    assert main.build_command(train, ["--a", "--nproc=2", "--b"])[-2:] == ["--a", "--b"]
+    assert main.build_command(main.find_stage("sft"), ["--nproc", "2"])[-2:] == ["--nproc", "2"]
     assert main.build_command(train, ["--test", "--nproc=1"])[1:] == [str(ROOT / "train.py"), "--test"]
+
+
+@pytest.mark.parametrize(("has_option", "expected"), [(True, ["--shutdown-timeout=900"]), (False, [])])
+def test_the_launcher_waits_for_saving_where_it_can(tmp_path, has_option, expected):
+    launcher = tmp_path / "lib" / "python3.11" / "site-packages" / "torch" / "distributed" / "run.py"
+    launcher.parent.mkdir(parents=True)
+    launcher.write_text("--shutdown-timeout" if has_option else "")
+    python = str(tmp_path / "bin" / "python")
+    command = main.build_command(main.find_stage("train"), ["--nproc", "2"], python=python)
+    assert command == [python, main.LAUNCHER, "--standalone", "--nproc-per-node=2", *expected, str(ROOT / "train.py")]
+
+
+@pytest.mark.parametrize(
+    ("finished", "code", "said"),
+    [
+        (Finished(0, [], ""), 0, ""),
+        (Finished(3, [signal.SIGTERM], ""), 3, ""),
+        (Finished(-signal.SIGINT, [], ""), 130, ""),
+        (Finished(-signal.SIGTERM, [], ""), 143, ""),
+        (Finished(-signal.SIGSEGV, [], ""), 139, "error: prepare was killed by SIGSEGV\n"),
+        (
+            Finished(-signal.SIGKILL, [], ""),
+            137,
+            "error: prepare was killed by SIGKILL (the system may have run out of memory)\n",
+        ),
+    ],
+)
+def test_the_exit_code_of_a_killed_stage(monkeypatch, capsys, finished, code, said):
+    monkeypatch.setattr(main, "run_process", lambda command, own_group: finished)
+    assert main.run_stage(main.find_stage("prepare")) == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("code", "signals", "expected"),
+    [(1, [signal.SIGTERM], 143), (1, [signal.SIGINT], 130), (0, [signal.SIGINT], 0), (1, [], 1)],
+)
+def test_the_launcher_reports_the_signal_that_stopped_it(monkeypatch, code, signals, expected):
+    grouped = []
+
+    def finish(command: list[str], own_group: bool) -> Finished:
+        grouped.append(own_group)
+        return Finished(code, signals, "")
+
+    monkeypatch.setattr(main, "run_process", finish)
+    assert main.run_stage(main.find_stage("train"), ["--nproc", "2"]) == expected
+    assert grouped == [True]
 
 
 @pytest.mark.parametrize("value", ["0", "two", "-1"])

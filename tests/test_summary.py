@@ -121,11 +121,13 @@ def test_summary_of_a_preset_adds_up():
     rows = [re.split(r"\s{2,}", line) for line in summary(config, device_name="H100").splitlines()]
     assert ["attention", "22,020,096", "19.5%"] in rows
     assert ["total", "112,690,944"] in rows
-    assert ["training: 808.1M floating-point operations per token at 1024 tokens (6 N + attention), 262,144 tokens per step and process"] in rows  # fmt: skip
+    assert any(row[0].startswith("training: 808.1M floating-point operations per token at 1024 tokens") for row in rows)
+    assert any(row[0].endswith("262,144 tokens per step and process") for row in rows)
     assert ["weights, gradients, AdamW (float32)", "1.7 GB"] in rows
     assert ["total", "14.4 GB"] in rows
     assert ["memory for generation, one sequence of 1024 tokens"] in rows
-    assert rows[-1] == ["expected on one H100: 489,524 tokens per second at 40% of its peak; 20 tokens per parameter (2.3B) in 1h 16m"]  # fmt: skip
+    assert rows[-1][0].startswith("expected on one H100: 489,524 tokens per second at 40% of its peak; ")
+    assert rows[-1][0].endswith("20 tokens per parameter (2.3B) in 1h 16m")
     in_float32 = replace(config, training=replace(config.training, dtype="float32"))
     assert re.search(r"weights in the compute type +429.9 MB", summary(in_float32))
     assert "expected on" not in summary(config)

@@ -54,8 +54,8 @@ def test_columns_break_long_words_and_cjk():
 
 @pytest.mark.parametrize(
     ("text", "width", "expected"),
-    [("abcd", 4, "abcd"), ("abcde", 4, "abc…"), ("你好", 4, "你好"), ("你好世", 5, "你好…"), ("你好世", 4, "你…"), ("你好", 1, "你…")],
-)  # fmt: skip
+    [("abcd", 4, "abcd"), ("abcde", 4, "abc…"), ("你好", 4, "你好"), ("你好世", 5, "你好…"), ("你好世", 4, "你…")],
+)
 def test_text_is_shortened_only_if_it_does_not_fit(text, width, expected):
     assert shorten(text, width) == expected
 
