@@ -101,4 +101,68 @@ def test_the_commonest_words_count_with_the_space_between():
 
     # "a b" has three of every 14 characters, 21%, or of every 16, 19%; 20% are allowed for two words.
     assert gopher_repetition(text(9)) == "gopher_top_ngram"
+    assert gopher_repetition(text(10)) == "gopher_top_ngram"  # 60 of 299 characters
+    assert gopher_repetition(text(10) + "t") is None  # 60 of 300
     assert gopher_repetition(text(11)) is None
+
+
+def _words(count: int, word: str = "plain") -> str:
+    return " ".join([word] * count)
+
+
+QUALITY_LIMITS = {
+    "fewest": (_words(50), _words(49), "gopher_word_count"),
+    "most": (_words(100_000), _words(100_001), "gopher_word_count"),
+    "shortest": (_words(60, "abc"), _words(59, "abc") + " ab", "gopher_word_length"),
+    "longest": (_words(60, "abcdefghij"), _words(59, "abcdefghij") + " abcdefghijk", "gopher_word_length"),
+    "hashes": ("#tag " * 6 + _words(54), "#tag " * 7 + _words(53), "gopher_symbols"),
+    "dots": ("on... and… " * 5 + _words(90), "on... and… " * 6 + _words(88), "gopher_symbols"),
+    "bullets": ("- words that are listed\n" * 9 + _words(15), "- words that are listed\n" * 10, "gopher_bullets"),
+    "ellipses": (f"on and on…\n{_words(20)}\n\n" * 3 + "\n", f"on and on…\n{_words(20)}\n" * 3, "gopher_ellipses"),
+    "letters": (_words(40) + " 12345" * 10, _words(39) + " 12345" * 11, "gopher_letters"),
+}
+
+
+@pytest.mark.parametrize("limit", QUALITY_LIMITS)
+def test_gopher_quality_accepts_exactly_its_limits(limit):
+    accepted, rejected, reason = QUALITY_LIMITS[limit]
+    assert gopher_quality(accepted) is None
+    assert gopher_quality(rejected) == reason
+
+
+def _repeating(length: int) -> str:
+    """Three times five one-letter words, each twice, in a text of `length` characters: 15 of them are repeated."""
+    phrases = ["a b c d e", "f g h i j", "k l m n o"] * 2
+    fillers = [str(number) * 6 for number in range(1, 6)] + ["6" * (length - 95)]
+    return " ".join(f"{phrase} {filler}" for phrase, filler in zip(phrases, fillers, strict=True))
+
+
+SIX_LINES = "\n".join(["x", "x", "y", "y", "z", "z", UNIQUE[:400]])
+TWENTY_TWICE = "\n".join(["a" * 20, "a" * 20, "b" * 28, ""])
+TWO_PARAGRAPHS = "\n\n".join(["x", "x", "y", "y", "\n".join("abcdefghijklm"), "v"])
+REPETITION_LIMITS = {
+    "lines": (SIX_LINES + "\nu\nv\nw", SIX_LINES + "\nu\nv", "gopher_duplicate_lines"),
+    "characters": (TWENTY_TWICE + "c" * 29, TWENTY_TWICE + "c" * 28, "gopher_duplicate_lines"),
+    "paragraphs": (TWO_PARAGRAPHS + "\n\nw", TWO_PARAGRAPHS, "gopher_duplicate_paragraphs"),
+    "five words": (_repeating(100), _repeating(99), "gopher_duplicate_ngrams"),
+}
+
+
+@pytest.mark.parametrize("limit", REPETITION_LIMITS)
+def test_gopher_repetition_accepts_exactly_its_limits(limit):
+    accepted, rejected, reason = REPETITION_LIMITS[limit]
+    assert gopher_repetition(accepted) is None
+    assert gopher_repetition(rejected) == reason
+
+
+def test_three_sentences_and_five_words_are_enough_for_c4():
+    line = "This line has five words.\n"
+    assert c4(line * 3) is None
+    assert c4(line * 2) == "c4_few_sentences"
+    assert c4(line * 2 + "This has four words.") == "c4_few_sentences"
+    assert c4(line * 2 + "This one trails off, slowly...") == "c4_few_sentences"
+
+
+def test_two_stop_words_are_enough():
+    assert rejection("The roof of stone", ["gopher_stop_words"]) is None
+    assert rejection("The roof, stone", ["gopher_stop_words"]) == "gopher_stop_words"
