@@ -62,7 +62,9 @@ def test_rules_reject_bad_documents(text, rules, reason):
 
 def test_a_share_just_below_the_limit_passes():
     # A run of 30 repeated words is 9% of all words, one of 60 is 17%; 15% are allowed for 5-grams, 10% for 10-grams.
+    # Of 40, four 10-grams are 11.5%, and the four 9-grams are 10.4%, of which 11% are allowed.
     assert gopher_repetition(f"{UNIQUE} {' '.join(UNIQUE.split()[:30])}") is None
+    assert gopher_repetition(f"{UNIQUE} {' '.join(UNIQUE.split()[:40])}") == "gopher_duplicate_ngrams"
     assert gopher_repetition(f"{UNIQUE} {' '.join(UNIQUE.split()[:60])}") == "gopher_duplicate_ngrams"
 
 
@@ -133,7 +135,7 @@ def test_gopher_quality_accepts_exactly_its_limits(limit):
 def _repeating(length: int) -> str:
     """Three times five one-letter words, each twice, in a text of `length` characters: 15 of them are repeated."""
     phrases = ["a b c d e", "f g h i j", "k l m n o"] * 2
-    fillers = [str(number) * 6 for number in range(1, 6)] + ["6" * (length - 95)]
+    fillers = [str(number) * 5 for number in range(1, 6)] + ["6 7 8 9 " + "0" * (length - 98)]
     return " ".join(f"{phrase} {filler}" for phrase, filler in zip(phrases, fillers, strict=True))
 
 
