@@ -1,12 +1,27 @@
 """Reports are exactly as approved; see expected_text.py for how to approve a change."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pytest
+
 from benchmark import format_benchmark_results
+from pipeline.cleaning.preview import side_by_side
+from pipeline.cleaning.report import print_summary
+from pipeline.demo import screen
+from pipeline.demo.summary import format_commands, format_replies, format_score, next_commands
 from pipeline.evaluation.html_report import benchmark_page
 from pipeline.evaluation.results import comparisons, model_result, ranking
 from pipeline.evaluation.statistics import AnyFigure, Figure
 from pipeline.evaluation.task import TaskResult
+from pipeline.exporting.model_card import model_card
+from pipeline.modeling.config import ModelConfig
+from pipeline.preparation.inspection import format_lengths
+from pipeline.preparation.report import summary
+from pipeline.tokenization.report import TokenizerReport
+from pipeline.tuning.conversations import ConversationOptions, ConversationReport
 from tests.expected_text import assert_expected
 
 
@@ -92,3 +107,179 @@ def test_the_benchmark_of_many_models_reads_as_approved():
 def body(page: str) -> str:
     """The body, an element a line, so that a difference is easy to see."""
     return page.partition("<body>")[2].replace("><", ">\n<")
+
+
+def loaded_model(**content: object) -> SimpleNamespace:
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = ModelConfig(**shape, vocab_size=32_016, qk_norm="chat_template" not in content)
+    model = SimpleNamespace(config=config, num_parameters=lambda: 12_345_678)
+    return SimpleNamespace(
+        model=model, content=content, is_chat="chat_template" in content, tokenizer=SimpleNamespace(name="a|b")
+    )
+
+
+TRAINING = {"optimizer": "muon", "learning_rate": 0.0003, "batch_size": 16, "gradient_accumulation_steps": 2}
+PRETRAINED = {
+    "step": 12_000,
+    "tokens_seen": 98_304_000,
+    "data": {"fingerprint": "abc"},
+    "best": {"step": 11_500, "loss": 2.34567891},
+}
+
+
+def test_the_card_of_a_pretrained_model_reads_as_approved():
+    config = {"training": TRAINING, "dataset": {"source": "wikipedia", "window": 512}}
+    loaded = loaded_model(**PRETRAINED, config=config, versions={"torch": "2.13.0", "nested": {"python": 3.11}})
+    assert_expected("card_pretrained.md", model_card(loaded, name="mine", dtype="float32", scores=None))
+
+
+def test_the_card_of_a_tuned_model_reads_as_approved():
+    models = {"good": GOOD, "poor": tasks([800.0, 900.0, 850.0] * 2, 0)}
+    loaded = loaded_model(
+        chat_template="chatml",
+        base=PRETRAINED,
+        step=300,
+        data={"training_conversations": 1_000, "validation_conversations": 100, "fingerprint": "def"},
+        config={"sft": {"learning_rate": 5e-5, "batch_size": 8}, "training": TRAINING},
+        before={"loss": 3.5},
+        best={"loss": 2.5},
+    )
+    for name, shown in {"two": models, "one": {"good": GOOD}}.items():
+        scores = results_of(shown, ("", "20 of 2,891, not comparable", "", ""))
+        card = model_card(loaded, name="mine", dtype="bfloat16", scores=scores)
+        assert_expected(f"card_tuned_{name}.md", card)
+
+
+def test_the_report_on_a_tokenizer_reads_as_approved():
+    report = TokenizerReport(1_200, 3_456_789, 3_400_000, 900_000, 12_345, 6_789, seconds=0.5)
+    assert_expected("tokenizer_report.txt", report.table() + "\n\n" + TokenizerReport().table())
+
+
+def test_the_summary_of_cleaning_reads_as_approved(capsys):
+    totals = {
+        "read": 12_345,
+        "articles": 10_000,
+        "rejected": 5,
+        "removed_articles": {"redirect": 2_000, "too short": 340},
+        "removed_parts": {f"part {number}": 1_000 * number for number in range(20)},
+        "unknown_types": {"chart": 1_200, "map": 3},
+    }
+    nothing = totals | {"rejected": 0, "removed_parts": {}, "unknown_types": {}}
+    for found, leftovers in ((totals, ["cleaned_old.txt"]), (nothing, [])):
+        cleaning = SimpleNamespace(
+            report=lambda found=found: {"totals": found},
+            directory=Path("cleaned"),
+            jobs=[1, 2],
+            results={"a": {"bytes": 5 << 20}, "b": {"bytes": 3 << 20}},
+            leftovers=leftovers,
+        )
+        print_summary(cleaning, 75.0)
+    assert_expected("cleaning_summary.txt", capsys.readouterr().out)
+
+
+def test_articles_are_previewed_side_by_side(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    same = " ".join(f"word{number}" for number in range(60))
+    long = " ".join(f"long{number}" for number in range(80))
+    wikitext = f"{same}<ref>cited</ref> end.\n\nRemoved [[link|here]].\n== Head ==\n{long}\n\nOne two."
+    article = f"Title\n\n{same} end.\n\nAdded by cleaning it up.\n\nHead\n\n{long}\n\nOne two."
+    structured = {
+        "name": "Title",
+        "sections": [
+            {
+                "type": "section",
+                "name": "Head",
+                "has_parts": [
+                    {"type": "paragraph", "value": same},
+                    {"type": "list", "has_parts": [{"type": "list_item", "value": "an item"}, {"type": "list_item"}]},
+                ],
+            }
+        ],
+        "infoboxes": [{"type": "infobox", "name": "Box"}],
+        "tables": [{"caption": "Numbers"}],
+    }
+    previews = [
+        side_by_side({"title": "Title", "wikitext": wikitext}, article),
+        side_by_side(structured, f"Title\n\n{same}\n\nLast paragraph of the article."),
+    ]
+    assert_expected("preview.txt", "\n\n".join(previews))
+
+
+def test_the_summary_of_preparation_reads_as_approved():
+    metadata = {
+        "totals": {"documents": 12_345, "tokens": 9_876_543, "windows": 38_580},
+        "rejected": {"duplicate": 1_234, "too short": 5},
+        "window": 512,
+        "stride": 256,
+        "files": [{}] * 3,
+        "compression": {"bytes_per_token": 3.4567, "characters_per_token": 3.4321},
+    }
+    lengths = format_lengths(np.arange(1, 2_002))
+    assert_expected("preparation.txt", f"{summary(metadata, Path('data'))}\n\n{lengths}")
+
+
+def test_the_summary_of_conversations_reads_as_approved():
+    report = ConversationReport(ConversationOptions(max_length=512), read=1_234, kept=1_000, truncated=20)
+    report.open_questions = 3
+    report.refused.update({"too long": 200, "nothing to learn": 34})
+    report.first_seen["nothing to learn"] = "a.jsonl:7"
+    plain = ConversationReport(ConversationOptions(max_length=96), read=2, kept=2)
+    assert_expected("conversations.txt", f"{report.summary()}\n\n{plain.summary()}")
+
+
+SCORE = {
+    "known": {"right": 41, "total": 48, "interval_95": [0.7271, 0.9295]},
+    "unknown": {"right": 3, "total": 12, "interval_95": [0.0889, 0.5323]},
+}
+
+
+def test_the_summary_of_the_quickstart_reads_as_approved():
+    long = "a rather long answer " * 12
+    replies = [
+        {"right": True, "question": "Where is it?", "reply": " Here.\nOr there."},
+        {"right": False, "question": "What " + "is it really " * 8 + "?", "reply": long},
+        {"right": False, "question": "Who?", "reply": " \n"},
+    ]
+    commands = [next_commands("configs/quickstart.json", is_tuned=tuned) for tuned in (True, False)]
+    parts = [format_score(SCORE), format_replies(replies), *map(format_commands, commands)]
+    assert_expected("quickstart_summary.txt", "\n\n".join(parts))
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(-1, "░" * 20), (0.5, "█" * 10 + "░" * 10), (0.974, "█" * 19 + "░"), (2, "█" * 20)]
+)
+def test_a_bar_is_as_long_as_its_share(share, shown):
+    assert screen.bar(share) == shown
+
+
+def test_a_sparkline_spans_the_latest_values():
+    assert screen.sparkline([]) == ""
+    assert screen.sparkline([3.0, 3.0]) == "▁▁"
+    assert screen.sparkline([9.0] * 5 + [float(value) for value in range(12)]) == "▁▂▂▃▄▄▅▅▆▇▇█"
+
+
+class Terminal:
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_live_line_of_the_quickstart_overwrites_itself():
+    terminal = Terminal()
+    shown = screen.Screen(terminal)
+    shown.live(0.25, "train 420/850", [5.1, 3.2], 160.0)
+    shown.live(0.5, "sft", [], 0.2)
+    shown.line("done")
+    shown.live(0.0, "train", [], None)
+    shown.sample("  step 5:", "The river", "runs\n  and runs " * 9)
+    assert_expected("live_line.txt", screen.without_styles(terminal.text).replace("\r", "<CR>"))
