@@ -9,14 +9,17 @@ import ast
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-# These run on a graphics card only, or describe the trial models that it runs.
+# These run on a graphics card only, or describe the trial models and data for it.
 GPU_FILES = (
     "pipeline/doctor/gpu/memory.py",
     "pipeline/doctor/gpu/speed.py",
+    "pipeline/doctor/gpu/synthetic_run.py",
     "pipeline/doctor/gpu/train_step_contenders.py",
     "pipeline/doctor/gpu/training_runs.py",
     "pipeline/doctor/gpu/trial.py",
 )
+# Compiling takes half a minute, so only `make test-slow` compares the results with the model's.
+SLOW_FILES = ("pipeline/generation/compiled_decode.py",)
 WAITS = {"sleep", "wait", "join", "wait_for"}
 
 
@@ -77,6 +80,10 @@ def _needs_gpu(site: Site) -> bool:
     return site.file in GPU_FILES
 
 
+def _is_slow(site: Site) -> bool:
+    return site.file in SLOW_FILES
+
+
 def _is_dataclass_option(site: Site) -> bool:
     options = {"frozen", "slots", "kw_only", "repr"}
     return site.is_bool() and site.keyword in options and site.called in {"dataclass", "field"}
@@ -100,7 +107,7 @@ def _is_wait(site: Site) -> bool:
 
 
 def _is_layout(site: Site) -> bool:
-    options = {"indent", "fontsize", "markersize", "linewidth", "dpi", "break_on_hyphens"}
+    options = {"indent", "fontsize", "markersize", "linewidth", "frameon", "alpha", "dpi", "break_on_hyphens"}
     columns = site.called == "range" or site.called == "format_table"
     return any(
         isinstance(outer, ast.keyword) and (outer.arg in options or (outer.arg == "right" and columns))
@@ -121,6 +128,7 @@ RULES = (
         _is_config_default,
     ),
     Rule("graphics card only", "the code measures a graphics card and cannot run without one", _needs_gpu),
+    Rule("slow tests only", "only the slow tests compile the code, and compare it with the model", _is_slow),
     Rule(
         "dataclass options",
         "frozen, slots, kw_only and repr restrict the programmer, and mypy checks what they forbid",

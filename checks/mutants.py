@@ -215,7 +215,7 @@ class Record:
     def _executing(self, mutant: Mutant) -> set[str]:
         for first_line in enclosing_functions(CHECKOUT / mutant.file, mutant.line):
             return self.tests_of_function.get((mutant.file, first_line), set())
-        # Outside functions: the tests of the functions that use the name, or of the whole module.
+        # Outside functions: the tests that use the name, or whose functions do, or those of the whole module.
         name = assigned_name(CHECKOUT / mutant.file, mutant.line)
         users = [function for function in functions_using(name) if function in self.tests_of_function] if name else []
         module = [function for function in self.tests_of_function if function[0] == mutant.file]
@@ -255,7 +255,7 @@ def functions_using(name: str) -> list[tuple[str, int]]:
 @cache
 def _users_of_names() -> Mapping[str, list[tuple[str, int]]]:
     users: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for path in source_files(CHECKOUT):
+    for path in [*source_files(CHECKOUT), *CHECKOUT.glob("tests/*.py")]:
         file = path.relative_to(CHECKOUT).as_posix()
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
