@@ -43,7 +43,7 @@ from utils.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.generation.generate import GenerateOptions
-    from pipeline.modeling.kv_cache import KVCache
+    from pipeline.modeling.kv_cache import Cache
 
 __all__ = ["FastMultiHeadAttention", "TransformerLM", "create_model", "load_model", "load_weights"]
 
@@ -66,7 +66,7 @@ class FastMultiHeadAttention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, rotation: Rotation, *, mask: Mask | None = None, cache: "KVCache | None" = None
+        self, x: Tensor, rotation: Rotation, *, mask: Mask | None = None, cache: "Cache | None" = None
     ) -> Tensor:
         """`x` (B, T, C) → (B, T, C). `mask` (…, T, S) is True where a query may look; None: causal."""
         batch, length, width = x.shape
@@ -76,9 +76,7 @@ class FastMultiHeadAttention(nn.Module):
         q = apply_rotary(self.q_norm(q), *rotation)  # (B, T, H, D)
         k = apply_rotary(self.k_norm(k), *rotation)  # (B, T, K, D)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), and (B, K, T, D) twice
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)  # (B, K, S, D): all keys and values so far
-        y = attend(q, k, v, mask)  # (B, H, T, D)
+        y = attend(q, k, v, mask) if cache is None else cache.attend(self.layer, q, k, v, mask)  # (B, H, T, D)
         return self.o_proj(y.transpose(1, 2).reshape(batch, length, width))  # (B, T, C)
 
 
@@ -94,7 +92,7 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x: Tensor, rotation: Rotation, *, mask: Mask | None = None, cache: "KVCache | None" = None
+        self, x: Tensor, rotation: Rotation, *, mask: Mask | None = None, cache: "Cache | None" = None
     ) -> Tensor:
         attended = self.self_attn(self.input_layernorm(x), rotation, mask=mask, cache=cache)  # (B, T, C)
         x = x + F.dropout(attended, self.dropout, self.training)
@@ -118,7 +116,7 @@ class Decoder(nn.Module):
         self,
         x: Tensor,
         *,
-        cache: "KVCache | None" = None,
+        cache: "Cache | None" = None,
         segment_ids: Tensor | None = None,
         make_mask: Callable[[Tensor], Mask] = segment_mask,
     ) -> Tensor:
@@ -188,7 +186,7 @@ class TransformerLM(nn.Module):
         return self.model.embed_tokens(input_ids).to(self.dtype)
 
     def hidden_states(
-        self, input_ids: Tensor, *, cache: "KVCache | None" = None, segment_ids: Tensor | None = None
+        self, input_ids: Tensor, *, cache: "Cache | None" = None, segment_ids: Tensor | None = None
     ) -> Tensor:
         """Token ids (B, T) → hidden states (B, T, C) after the final norm."""
         x = self.embed(input_ids)  # (B, T, C)
@@ -208,7 +206,7 @@ class TransformerLM(nn.Module):
         input_ids: Tensor,
         labels: Tensor | None = None,
         *,
-        cache: "KVCache | None" = None,
+        cache: "Cache | None" = None,
         segment_ids: Tensor | None = None,
         num_tokens: Tensor | float | None = None,
         return_logits: bool = True,

@@ -12,6 +12,7 @@ Up to rounding, a row's tokens depend only on its prompt and settings, not on ot
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from pipeline.generation.settings import GenerationSettings, check_prompt
 from pipeline.generation.text_stream import TextStream
 from pipeline.generation.token_rules import TokenRules
 from pipeline.modeling.kv_cache import KVCache
+from pipeline.modeling.ragged_rows import RaggedRows
 from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
 
@@ -152,14 +154,15 @@ class BatchGenerator:
         with _evaluating(self.model):
             self._slide_full_rows()
             self._admit_waiting_rows()
-            logits = []
-            generating = self._rows[: self._num_generating]
-            if generating:
-                tokens = torch.tensor([row.ids[-1] for row in generating], device=self.model.device)
-                logits.append(self._decode(tokens, self._cache.rows(0, len(generating))))
-            if len(self._rows) > len(generating):
-                logits += self._read_prompts()
-        return self._sample(torch.cat(logits)) if logits else []
+            counts = self._count_prompt_tokens()
+            logits = self._read_and_decode(counts) if counts else self._decode_rows()  # (B, V)
+        return [] if logits is None else self._sample(logits)
+
+    def _decode_rows(self) -> Tensor | None:
+        if not self._rows:
+            return None
+        tokens = torch.tensor([row.ids[-1] for row in self._rows], device=self.model.device)
+        return self._decode(tokens, self._cache.rows(0, len(tokens)))
 
     def _decode_plain(self, tokens: Tensor, cache: KVCache) -> Tensor:
         hidden = self.model.hidden_states(tokens[:, None], cache=cache)  # (B, 1, C)
@@ -212,32 +215,45 @@ class BatchGenerator:
             other.ids[:end] == row.ids[:end] for other in self._rows[self._num_generating :]
         )
 
-    def _read_prompts(self) -> list[Tensor]:
-        """Read a part of the first prompts, as many as fit when padded on the right. Returns the logits of the rows
-        that this completes, which generate from now on."""
-        first = self._num_generating
-        rows = self._rows[first:]
-        left = [len(row.ids) - length for row, length in zip(rows, self._cache.lengths[first:], strict=False)]
-        most = PREFILL_TOKENS
-        if self._num_generating >= len(rows) and self.model.device.type == "cpu":
-            most = min(most, CPU_PREFILL_TOKENS)
-        count = _num_together(left, most)
-        cache = self._cache.rows(first, first + count)
-        starts = cache.lengths
-        length = min(max(left[:count]), most, cache.max_length - max(starts))  # T
-        parts = [row.ids[start : start + length] for row, start in zip(rows, starts, strict=False)]
-        ids = torch.tensor([part + [0] * (length - len(part)) for part in parts], device=self.model.device)  # (B, T)
-        hidden = self.model.hidden_states(ids, cache=cache)  # (B, T, C)
-        cache.truncate([start + len(part) for start, part in zip(starts, parts, strict=True)])
-        for row, start, scored in zip(rows, starts, hidden, strict=False):
+    def _count_prompt_tokens(self) -> list[int]:
+        """How many tokens this step reads of each of the first prompts that are not complete."""
+        num_reading = len(self._rows) - self._num_generating
+        budget = PREFILL_TOKENS
+        if self._num_generating >= num_reading and self.model.device.type == "cpu":
+            budget = min(budget, CPU_PREFILL_TOKENS)
+        counts = []
+        for index in range(self._num_generating, len(self._rows)):
+            if not budget:
+                break
+            counts.append(min(len(self._rows[index].ids) - self._cache.lengths[index], budget))
+            budget -= counts[-1]
+        return counts
+
+    def _read_and_decode(self, counts: Sequence[int]) -> Tensor | None:
+        """Decode a token of each generating row and read `counts` tokens of the next prompts, in one pass. Returns the
+        logits of all generating rows, (B, V), which then include those whose prompt is complete."""
+        generating = self._num_generating
+        parts = [row.ids[-1:] for row in self._rows[:generating]]
+        for index, count in enumerate(counts, start=generating):
+            start = self._cache.lengths[index]
+            parts.append(self._rows[index].ids[start : start + count])
+        ids = torch.tensor([list(chain.from_iterable(parts))], device=self.model.device)  # (1, N)
+        hidden = self.model.hidden_states(ids, cache=RaggedRows(self._cache, [len(part) for part in parts]))[
+            0
+        ]  # (N, C)
+        last = list(range(generating))  # the last token of each row that generates
+        end = generating
+        for index, count in enumerate(counts, start=generating):
+            start, end = end, end + count
+            row, length = self._rows[index], self._cache.lengths[index]
             if row.settings.prompt_logprobs is not None and not row.num_new:
-                self._score_prompt(row, scored, start=start, count=row.settings.prompt_logprobs)
-        done = [index for index in range(count) if left[index] <= length]
-        for index in done:
-            self._remember(first + index)
-            self._swap(self._num_generating, first + index)
-            self._num_generating += 1
-        return [self.model.project(hidden[done, [left[index] - 1 for index in done]])] if done else []
+                self._score_prompt(row, hidden[start:end], start=length - count, count=row.settings.prompt_logprobs)
+            if length == len(row.ids):
+                last.append(end - 1)
+                self._remember(index)
+                self._swap(self._num_generating, index)
+                self._num_generating += 1
+        return self.model.project(hidden[last]) if last else None
 
     def _score_prompt(self, row: _Row, hidden: Tensor, *, start: int, count: int) -> None:
         """Note the log-probabilities of the tokens that follow the positions of `hidden` (T, C), from `start` on."""
@@ -308,18 +324,6 @@ class BatchGenerator:
     def _swap(self, first: int, second: int) -> None:
         self._cache.swap_rows(first, second)
         self._rows[first], self._rows[second] = self._rows[second], self._rows[first]
-
-
-def _num_together(left: Sequence[int], most: int) -> int:
-    """How many of the first prompts, with so many tokens left, fit into `most` tokens when padded; at least one."""
-    count = 1
-    longest = left[0]
-    while count < len(left):
-        longest = max(longest, left[count])
-        if longest * (count + 1) > most:
-            break
-        count += 1
-    return count
 
 
 def _seeded_generator(seed: int | None) -> torch.Generator:

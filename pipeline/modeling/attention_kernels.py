@@ -30,10 +30,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
         if not torch.compiler.is_compiling():
             attention = _compiled_flex_attention(q.device)
         return attention(q, k, v, block_mask=mask, enable_gqa=grouped)
+    if grouped and q.shape[2] == 1:
+        return _attend_single(q, k, v, mask)
     causal = mask is None and q.shape[2] > 1
     if causal and q.is_cpu and torch.compiler.is_compiling() and cpu_attention.fits(q.shape[2]):
         return cpu_attention.blocked_causal_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+def _attend_single(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of one query per row, (B, H, 1, D). The heads that share a key-value head are passed as that many
+    queries, so that its keys and values are read once instead of H / K times."""
+    batch, heads, _, size = q.shape
+    y = F.scaled_dot_product_attention(q.reshape(batch, k.shape[1], -1, size), k, v, attn_mask=mask)
+    return y.reshape(batch, heads, 1, size)
 
 
 def segment_mask(segment_ids: Tensor) -> Mask:

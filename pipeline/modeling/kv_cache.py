@@ -10,11 +10,25 @@ prefill needs no mask, RoPE needs no offset, and rows can come and go independen
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from pipeline.modeling.attention_kernels import Mask, attend
 from pipeline.modeling.config import ModelConfig
+
+
+class Cache(Protocol):
+    """What the model needs: a `KVCache`, or a view of one such as `RaggedRows`."""
+
+    def positions(self, num_tokens: int) -> Tensor: ...
+
+    def mask(self, num_tokens: int) -> Tensor | None: ...
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor: ...
+
+    def advance(self, num_tokens: int) -> None: ...
 
 
 class KVCache:
@@ -80,6 +94,11 @@ class KVCache:
         positions = self.positions(num_tokens)
         seen = torch.arange(max(lengths) + num_tokens, device=self.device) <= positions[..., None]
         return seen if seen.dim() == 2 else seen[:, None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+        """Store the new `k`, `v` (B, K, T, D) of a layer; attention of `q` (B, H, T, D) over all positions so far."""
+        keys, values = self.update(layer, k, v)
+        return attend(q, keys, values, mask)
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store `keys` and `values` (B, K, T, D) of a layer. Returns views of all of its positions, (B, K, S, D)."""
