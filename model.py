@@ -75,9 +75,11 @@ class FastMultiHeadAttention(nn.Module):
         q, k, v = torch.split(qkv, [heads, groups, groups], dim=2)  # (B, T, H, D), and (B, T, K, D) twice
         q = apply_rotary(self.q_norm(q), *rotation)  # (B, T, H, D)
         k = apply_rotary(self.k_norm(k), *rotation)  # (B, T, K, D)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), and (B, K, T, D) twice
-        y = attend(q, k, v, mask) if cache is None else cache.attend(self.layer, q, k, v, mask)  # (B, H, T, D)
-        return self.o_proj(y.transpose(1, 2).reshape(batch, length, width))  # (B, T, C)
+        if cache is None:
+            y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).transpose(1, 2)  # (B, T, H, D)
+        else:
+            y = cache.attend(self.layer, q, k, v, mask)  # (B, T, H, D)
+        return self.o_proj(y.reshape(batch, length, width))  # (B, T, C)
 
 
 class Block(nn.Module):

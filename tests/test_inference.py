@@ -17,7 +17,7 @@ from pipeline.console.comparison import Result, side_by_side, summary
 from pipeline.console.menus import parse_numbers
 from pipeline.console.streaming_output import Statistics
 from pipeline.formats.checkpoint import write_checkpoint
-from pipeline.generation.batch_generator import TokenEvent
+from pipeline.generation.row import TokenEvent
 from tokenizer import WikipediaTokenizer
 from utils.cli import exit_code_of
 from utils.processes import Finished

@@ -6,6 +6,7 @@ import torch
 from model import TransformerLM
 from pipeline.modeling.config import ModelConfig
 from pipeline.modeling.kv_cache import KVCache
+from pipeline.modeling.ragged_rows import RaggedRows
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
 OPTIONS = [
@@ -64,6 +65,24 @@ def test_rows_of_uneven_length_equal_each_row_alone(options):
         for i in range(3):
             alone = model(rows[i][None, : start[i] + steps])["logits"][0, -steps:]
             assert torch.allclose(logits[i], alone, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_rows_reading_and_generating_in_one_pass_equal_each_row_alone(options):
+    model = small_model(**options)
+    texts = [torch.randint(0, 97, (20,)) for _ in range(5)]
+    cache = new_cache(model, rows=6)  # the last row is not in use
+    done = [0] * 5
+    # Single tokens, new prompts, a prompt in parts, and a single token after a longer row.
+    for counts in ([3, 7], [1, 1, 4, 9], [1, 1, 1, 2, 1], [1, 1, 5, 1, 1]):
+        tokens = [texts[row][done[row] : done[row] + count] for row, count in enumerate(counts)]
+        hidden = model.hidden_states(torch.cat(tokens)[None], cache=RaggedRows(cache, counts))[0]
+        for row, part in enumerate(hidden.split(counts)):
+            done[row] += counts[row]
+            alone = model.hidden_states(texts[row][None, : done[row]])[0, -counts[row] :]
+            assert torch.allclose(part, alone, atol=1e-4)
+        assert cache.lengths == [*done, 0]
 
 
 @torch.no_grad()

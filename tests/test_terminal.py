@@ -15,9 +15,9 @@ from pipeline.configuration import load_config
 from pipeline.console.comparison import Result, side_by_side, summary
 from pipeline.console.streaming_output import Statistics, Writer
 from pipeline.evaluation.text_report import format_benchmark_results
-from pipeline.generation.batch_generator import TokenEvent
 from pipeline.generation.generate import GenerationSettings
 from pipeline.generation.loading import load_for_inference
+from pipeline.generation.row import TokenEvent
 from pipeline.preparation.inspection import _shown
 from pipeline.training.callbacks import Validation
 from pipeline.training.samples import SampleWriter

@@ -11,7 +11,6 @@ Up to rounding, a row's tokens depend only on its prompt and settings, not on ot
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from model import TransformerLM
 from pipeline.generation.prefix_cache import BLOCK, PrefixCache
+from pipeline.generation.row import Row, TokenEvent, logprobs_of, rule_offsets, seeded_generator, seen_tokens
 from pipeline.generation.sampling import sample_next_token
 from pipeline.generation.settings import GenerationSettings, check_prompt
 from pipeline.generation.text_stream import TextStream
@@ -26,47 +26,13 @@ from pipeline.generation.token_rules import TokenRules
 from pipeline.modeling.kv_cache import KVCache
 from pipeline.modeling.ragged_rows import RaggedRows
 from pipeline.tokenization.interface import Tokenizer
-from utils.errors import PipelineError
 
 # Prompt tokens per step, so that a long prompt does not delay the other rows. On a CPU, 512 take as long as ten tokens
 # for each of 16 rows, so fewer are read if that would delay more rows than it brings forward.
 PREFILL_TOKENS = 512
 CPU_PREFILL_TOKENS = 128
 
-Decoder = Callable[[Tensor, KVCache], Tensor]  # tokens (B,), their rows of the cache → logits (B, V)
-TopLogprobs = tuple[tuple[int, float], ...]  # ids and log-probabilities, most likely first
-PromptLogprobs = tuple[tuple[float, TopLogprobs], ...]  # of each token and its alternatives, from the second token on
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """A row's token from one step."""
-
-    row: int  # what `join` returned
-    token_id: int
-    text: str  # newly certain text: whole characters, cut before a stop string; "" without a tokenizer
-    # "stop" (EOS, a stop string, or the constraint's end), "length", "error"; None: the row continues
-    finish_reason: str | None = None
-    logprob: float | None = None  # in the model's own distribution, before temperature and filters
-    top_logprobs: TopLogprobs | None = None
-    entropy: float | None = None  # of that distribution, in nats
-    prompt_logprobs: PromptLogprobs | None = None  # with the first token, if the settings ask for them
-    error: PipelineError | None = None  # why the row ended with finish reason "error"
-    num_cached: int = 0  # in a row's first event: prompt tokens that the prefix cache had already
-
-
-@dataclass(eq=False)
-class _Row:
-    number: int
-    ids: list[int]  # the prompt and the new tokens; after a slide, without the oldest
-    settings: GenerationSettings
-    generator: torch.Generator
-    text: TextStream | None
-    seen: Tensor | None  # (V,), for the repetition penalty
-    rules: TokenRules | None  # penalties, bias and constraint
-    num_new: int = 0
-    prompt_logprobs: list[tuple[float, TopLogprobs]] = field(default_factory=list)
-    num_cached: int = 0  # tokens of the prompt that came from the prefix cache
+Decoder = Callable[[Tensor, KVCache], Tensor]  # a token (1,), its row of the cache → logits (1, V)
 
 
 class BatchGenerator:
@@ -76,7 +42,7 @@ class BatchGenerator:
         tokenizer: decodes text, finds stop strings and defines the end-of-text id. None: tokens only, with the
             end-of-text id stored in the model's checkpoint, if any.
         max_length: maximum positions per row, prompt and new tokens; None: the model's context.
-        decoder: computes one step for the given rows; None: the model's own forward.
+        decoder: computes the steps in which a single row generates; None: the model's own forward.
         prefix_cache: keeps what was read for later rows; only for batches of the same model.
     """
 
@@ -95,7 +61,7 @@ class BatchGenerator:
         self.max_rows = max_rows
         self.eos_id: int | None = tokenizer.eos_id if tokenizer else model.eos_id
         self.context = model.config.context_length
-        self._decode = decoder or self._decode_plain
+        self._decoder = decoder
         self._cache = KVCache(
             model.config,
             batch_size=max_rows,
@@ -104,9 +70,9 @@ class BatchGenerator:
             dtype=model.dtype,
         )
         self._prefix_cache = prefix_cache
-        self._waiting: list[_Row] = []
+        self._waiting: list[Row] = []
         # Row i of the cache belongs to the i-th of these: first the rows that generate, then those that read.
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._num_generating = 0
         self._num_joined = 0
 
@@ -132,9 +98,9 @@ class BatchGenerator:
             seen = torch.zeros(self.model.config.vocab_size, dtype=torch.bool, device=self.model.device)
             seen[ids] = True
         self._num_joined += 1
-        generator = _seeded_generator(settings.seed)
+        generator = seeded_generator(settings.seed)
         rules = self._rules(settings)
-        self._waiting.append(_Row(self._num_joined, ids, settings, generator, text, seen, rules))
+        self._waiting.append(Row(self._num_joined, ids, settings, generator, text, seen, rules))
         return self._num_joined
 
     def leave(self, number: int) -> None:
@@ -154,19 +120,8 @@ class BatchGenerator:
         with _evaluating(self.model):
             self._slide_full_rows()
             self._admit_waiting_rows()
-            counts = self._count_prompt_tokens()
-            logits = self._read_and_decode(counts) if counts else self._decode_rows()  # (B, V)
+            logits = self._forward()  # (B, V)
         return [] if logits is None else self._sample(logits)
-
-    def _decode_rows(self) -> Tensor | None:
-        if not self._rows:
-            return None
-        tokens = torch.tensor([row.ids[-1] for row in self._rows], device=self.model.device)
-        return self._decode(tokens, self._cache.rows(0, len(tokens)))
-
-    def _decode_plain(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        hidden = self.model.hidden_states(tokens[:, None], cache=cache)  # (B, 1, C)
-        return self.model.project(hidden[:, -1])
 
     def _rules(self, settings: GenerationSettings) -> TokenRules | None:
         if not settings.changes_logits:
@@ -206,7 +161,7 @@ class BatchGenerator:
             self._rows.append(row)
         self._waiting = held
 
-    def _is_being_read(self, row: _Row) -> bool:
+    def _is_being_read(self, row: Row) -> bool:
         """Whether another row is reading this row's next block, so that it will soon be known."""
         if self._prefix_cache is None or row.settings.prompt_logprobs is not None:
             return False
@@ -229,82 +184,66 @@ class BatchGenerator:
             budget -= counts[-1]
         return counts
 
+    def _forward(self) -> Tensor | None:
+        """The logits of all rows that generate, (B, V), including those whose prompt is complete after this pass."""
+        counts = self._count_prompt_tokens()
+        if self._decoder and self._num_generating == 1 and not counts:
+            token = torch.tensor(self._rows[0].ids[-1:], device=self.model.device)
+            return self._decoder(token, self._cache.rows(0, 1))
+        return self._read_and_decode(counts) if self._rows else None
+
     def _read_and_decode(self, counts: Sequence[int]) -> Tensor | None:
-        """Decode a token of each generating row and read `counts` tokens of the next prompts, in one pass. Returns the
-        logits of all generating rows, (B, V), which then include those whose prompt is complete."""
+        """Decode a token of each generating row and read `counts` tokens of the next prompts, in one pass."""
         generating = self._num_generating
         parts = [row.ids[-1:] for row in self._rows[:generating]]
         for index, count in enumerate(counts, start=generating):
             start = self._cache.lengths[index]
             parts.append(self._rows[index].ids[start : start + count])
         ids = torch.tensor([list(chain.from_iterable(parts))], device=self.model.device)  # (1, N)
-        hidden = self.model.hidden_states(ids, cache=RaggedRows(self._cache, [len(part) for part in parts]))[
-            0
-        ]  # (N, C)
-        last = list(range(generating))  # the last token of each row that generates
+        cache = RaggedRows(self._cache, [len(part) for part in parts])
+        hidden = self.model.hidden_states(ids, cache=cache)[0]  # (N, C)
+        last = list(range(generating))  # the place of each generating row's last token
         end = generating
         for index, count in enumerate(counts, start=generating):
             start, end = end, end + count
-            row, length = self._rows[index], self._cache.lengths[index]
-            if row.settings.prompt_logprobs is not None and not row.num_new:
-                self._score_prompt(row, hidden[start:end], start=length - count, count=row.settings.prompt_logprobs)
-            if length == len(row.ids):
+            if self._has_read(index, hidden[start:end]):
                 last.append(end - 1)
-                self._remember(index)
-                self._swap(self._num_generating, index)
-                self._num_generating += 1
         return self.model.project(hidden[last]) if last else None
 
-    def _score_prompt(self, row: _Row, hidden: Tensor, *, start: int, count: int) -> None:
+    def _has_read(self, index: int, hidden: Tensor) -> bool:
+        """Note that a row has read the next tokens of its prompt, whose hidden states are (T, C). Returns whether the
+        prompt is complete, so that the row generates from now on."""
+        row, length = self._rows[index], self._cache.lengths[index]
+        if row.settings.prompt_logprobs is not None and not row.num_new:
+            self._score_prompt(row, hidden, start=length - len(hidden), count=row.settings.prompt_logprobs)
+        if length < len(row.ids):
+            return False
+        self._remember(index)
+        self._swap(self._num_generating, index)
+        self._num_generating += 1
+        return True
+
+    def _score_prompt(self, row: Row, hidden: Tensor, *, start: int, count: int) -> None:
         """Note the log-probabilities of the tokens that follow the positions of `hidden` (T, C), from `start` on."""
         targets = row.ids[start + 1 : start + 1 + len(hidden)]
         if targets:
             logits = self.model.project(hidden[: len(targets)])  # (T, V)
-            row.prompt_logprobs += _logprobs_of(logits, targets, count)
+            row.prompt_logprobs += logprobs_of(logits, targets, count)
 
     def _sample(self, logits: Tensor) -> list[TokenEvent]:
         """Sample a token for each generating row from `logits` (B, V), and free finished rows."""
         rows = self._rows[: self._num_generating]
         settings = [row.settings for row in rows]
         uniform = torch.cat([torch.rand(1, generator=row.generator) for row in rows]).to(logits.device)
-        seen = None  # (B, V)
-        if any(row.seen is not None for row in rows):
-            nothing = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-            seen = torch.stack([nothing if row.seen is None else row.seen for row in rows])
-        offsets = _offsets(rows, logits)
+        seen, offsets = seen_tokens(rows, logits), rule_offsets(rows, logits)  # (B, V) each, or None
         tokens = sample_next_token(logits, settings, uniform=uniform, seen=seen, offsets=offsets).tolist()
-        events = [self._event(*found) for found in zip(rows, tokens, logits, strict=True)]
+        events = [
+            row.add(token, scores, eos_id=self.eos_id) for row, token, scores in zip(rows, tokens, logits, strict=True)
+        ]
         for index in reversed(range(len(rows))):
             if events[index].finish_reason:
                 self._free(index)
         return events
-
-    def _event(self, row: _Row, token: int, logits: Tensor) -> TokenEvent:
-        row.ids.append(token)
-        row.num_new += 1
-        if row.seen is not None:
-            row.seen[token] = True
-        is_end = token == self.eos_id and not row.settings.ignore_eos
-        text = row.text.push(token) if row.text and not is_end else ""
-        if row.rules is not None and not is_end:
-            row.rules.add(token)
-        stopped = is_end or (row.text is not None and row.text.stopped) or (row.rules and row.rules.is_finished)
-        reason = None
-        error = row.rules.error if row.rules else None
-        if error:
-            reason = "error"
-        elif stopped:
-            reason = "stop"
-        elif row.num_new >= row.settings.max_length:
-            reason = "length"
-        if reason and row.text:
-            text += row.text.finish()
-        prompt = None
-        if row.settings.prompt_logprobs is not None and row.num_new == 1:
-            prompt = tuple(row.prompt_logprobs)
-        logprob, top, entropy = _logprobs(logits, token, row.settings.logprobs)
-        num_cached = row.num_cached if row.num_new == 1 else 0
-        return TokenEvent(row.number, token, text, reason, logprob, top, entropy, prompt, error, num_cached)
 
     def _free(self, index: int) -> None:
         """Remove a row; others move so that the places in use stay contiguous, generating rows first."""
@@ -324,48 +263,6 @@ class BatchGenerator:
     def _swap(self, first: int, second: int) -> None:
         self._cache.swap_rows(first, second)
         self._rows[first], self._rows[second] = self._rows[second], self._rows[first]
-
-
-def _seeded_generator(seed: int | None) -> torch.Generator:
-    """A generator on the CPU, so that a seed gives the same numbers on every device; None: a random seed."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator
-
-
-def _offsets(rows: Sequence[_Row], logits: Tensor) -> Tensor | None:
-    """What the rows' rules add to `logits`, (B, V); None if no row has any."""
-    if all(row.rules is None for row in rows):
-        return None
-    offsets = torch.zeros(logits.shape, device=logits.device)
-    for index, row in enumerate(rows):
-        if row.rules:
-            offsets[index] = row.rules.offsets()
-    return offsets
-
-
-def _logprobs_of(logits: Tensor, tokens: Sequence[int], count: int) -> list[tuple[float, TopLogprobs]]:
-    """For each of T `tokens` its log-probability in `logits` (T, V), and the `count` most likely with theirs."""
-    logprobs = logits.float().log_softmax(-1)
-    chosen = logprobs.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
-    values, ids = logprobs.topk(min(count, logprobs.shape[-1]))  # (T, N)
-    tops = zip(ids.tolist(), values.tolist(), strict=True)
-    return [(logprob, tuple(zip(*top, strict=True))) for logprob, top in zip(chosen, tops, strict=True)]
-
-
-def _logprobs(
-    logits: Tensor, token: int, count: int | None
-) -> tuple[float, TopLogprobs, float] | tuple[None, None, None]:
-    """The token's log-probability in `logits` (V,), the `count` most likely tokens with theirs, and the entropy."""
-    if count is None:
-        return None, None, None
-    logprobs = logits.float().log_softmax(-1)  # (V,)
-    values, ids = logprobs.topk(min(count, logprobs.shape[-1]))
-    entropy = torch.special.entr(logprobs.exp()).sum().item()
-    return logprobs[token].item(), tuple(zip(ids.tolist(), values.tolist(), strict=True)), entropy
 
 
 @contextmanager

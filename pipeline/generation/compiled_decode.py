@@ -94,7 +94,7 @@ def _compile(model: TransformerLM, path: Path) -> None:
 
 
 class CompiledDecoder:
-    """Decode a single row with the compiled step, and several rows with the model's own forward."""
+    """Decode a single row with the compiled step."""
 
     def __init__(self, model: TransformerLM, path: Path) -> None:
         self._model = model
@@ -111,9 +111,7 @@ class CompiledDecoder:
         self._past = torch.zeros(model.config.context_length)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Logits (B, V) of `tokens` (B,), whose keys and values go into `cache`."""
-        if len(tokens) > 1:
-            return self._model.project(self._model.hidden_states(tokens[:, None], cache=cache)[:, -1])
+        """Logits (1, V) of a token (1,), whose keys and values go into the row of `cache`."""
         length = cache.lengths[0]
         rotary = self._model.model.rotary
         past = self._past[:length]

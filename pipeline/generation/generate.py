@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from pipeline.generation.batch_generator import BatchGenerator, Decoder, TokenEvent
+from pipeline.generation.batch_generator import BatchGenerator, Decoder
+from pipeline.generation.row import TokenEvent
 from pipeline.generation.settings import GenerationSettings, check_text
 from pipeline.generation.token_rules import Constraint
 from pipeline.tokenization.interface import Tokenizer

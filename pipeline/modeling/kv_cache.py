@@ -96,9 +96,9 @@ class KVCache:
         return seen if seen.dim() == 2 else seen[:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
-        """Store the new `k`, `v` (B, K, T, D) of a layer; attention of `q` (B, H, T, D) over all positions so far."""
-        keys, values = self.update(layer, k, v)
-        return attend(q, keys, values, mask)
+        """Store the new `k`, `v` (B, T, K, D) of a layer; attention of `q` over all positions so far, (B, T, H, D)."""
+        keys, values = self.update(layer, k.transpose(1, 2), v.transpose(1, 2))
+        return attend(q.transpose(1, 2), keys, values, mask).transpose(1, 2)
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store `keys` and `values` (B, K, T, D) of a layer. Returns views of all of its positions, (B, K, S, D)."""

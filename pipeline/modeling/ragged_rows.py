@@ -30,6 +30,7 @@ class RaggedRows:
         assert max(ends) <= cache.max_length, f"{max(ends)} positions do not fit in a cache of {cache.max_length}"
         num_singles = sum(1 for _ in itertools.takewhile(lambda count: count == 1, counts))
         self._num_singles = num_singles
+        self._end = max(ends[:num_singles], default=0)  # of the longest of these rows
         self._singles_mask = self._additive(cache.rows(0, num_singles).mask(1)) if num_singles else None
         # Of each longer row: its number, its tokens' place in the sequence, its length with them, and its mask.
         self._longer: list[tuple[int, slice, int, Tensor | None]] = []
@@ -52,21 +53,21 @@ class RaggedRows:
         """None, because no mask fits all rows; `attend` has one for each."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
-        """Store the new `k`, `v` (1, K, N, D); attention of `q` (1, H, N, D) within each row → (1, H, N, D)."""
+        """Store the new `k`, `v` (1, N, K, D); attention of `q` (1, N, H, D) within each row → (1, N, H, D)."""
         keys, values = self._cache.keys[:, layer], self._cache.values[:, layer]  # (B, K, S, D)
-        keys[self._rows, :, self._positions] = k[0].transpose(0, 1)
-        values[self._rows, :, self._positions] = v[0].transpose(0, 1)
-        results = []
+        keys[self._rows, :, self._positions] = k[0]
+        values[self._rows, :, self._positions] = v[0]
+        results = []  # (…, H, D) each
         count = self._num_singles
         if count:
-            end = max(self._cache.lengths[:count]) + 1
-            singles = q[0, :, :count].transpose(0, 1)[:, :, None]  # (count, H, 1, D)
-            y = attend(singles, keys[:count, :, :end], values[:count, :, :end], self._singles_mask)
-            results.append(y[:, :, 0].transpose(0, 1)[None])  # (1, H, count, D)
+            queries = q[0, :count, :, None]  # (count, H, 1, D)
+            y = attend(queries, keys[:count, :, : self._end], values[:count, :, : self._end], self._singles_mask)
+            results.append(y[:, :, 0])
         for row, place, end, row_mask in self._longer:
-            row_keys, row_values = keys[row : row + 1, :, :end], values[row : row + 1, :, :end]
-            results.append(attend(q[:, :, place], row_keys, row_values, row_mask))
-        return torch.cat(results, dim=2)
+            queries = q[:, place].transpose(1, 2)  # (1, H, T, D)
+            y = attend(queries, keys[row : row + 1, :, :end], values[row : row + 1, :, :end], row_mask)
+            results.append(y[0].transpose(0, 1))
+        return torch.cat(results)[None] if len(results) > 1 else results[0][None]
 
     def advance(self, num_tokens: int) -> None:
         """Lengthen every row by its tokens; call this after the last layer has stored them."""

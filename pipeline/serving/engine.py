@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.generation.batch_generator import BatchGenerator, Decoder, TokenEvent
+from pipeline.generation.batch_generator import BatchGenerator, Decoder
 from pipeline.generation.prefix_cache import PrefixCache
+from pipeline.generation.row import TokenEvent
 from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from pipeline.generation.batch_generator import TokenEvent, TopLogprobs
+from pipeline.generation.row import TokenEvent, TopLogprobs
 
 
 class PromptTokensDetails(BaseModel):

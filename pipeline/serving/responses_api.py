@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from pipeline.generation.batch_generator import TokenEvent
+from pipeline.generation.row import TokenEvent
 from pipeline.serving.request_fields import Content, Ignored, NamedSchema, ResponseFormat, only_neutral, refuse
 from pipeline.serving.request_limits import MAX_MESSAGES, MAX_TOP_LOGPROBS
 from pipeline.serving.request_schemas import (

@@ -46,7 +46,7 @@ def load_models(arguments: Sequence[str], config: Config, *, device: str) -> "li
     """Load each ``[NAME=]PATH`` under its name, and print what was loaded."""
     from pipeline.generation.compiled_decode import compiled_decoder
     from pipeline.generation.loading import load_all
-    from pipeline.modeling.packed_weights import pack_weights
+    from pipeline.generation.packed_weights import pack_weights
     from pipeline.serving.engine import ServedModel
 
     chosen = config.generation
