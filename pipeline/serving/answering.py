@@ -4,9 +4,9 @@ response = await answer(request, encoded, engine.submit(served, jobs), metrics)
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 
+import orjson
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
@@ -56,7 +56,7 @@ async def _client_leaves(request: Request) -> None:
         pass
 
 
-async def _stream(answers: Answers, encoded: EncodedRequest, metrics: Metrics) -> AsyncIterator[str]:
+async def _stream(answers: Answers, encoded: EncodedRequest, metrics: Metrics) -> AsyncIterator[bytes]:
     """Server-sent events; an error becomes a final event. Closing the generator early frees the slots."""
     formatter = encoded.formatter
     num_tokens = 0
@@ -76,10 +76,10 @@ async def _stream(answers: Answers, encoded: EncodedRequest, metrics: Metrics) -
         answers.cancel()
         metrics.count_answer(encoded.served.name, num_tokens, answers.num_cached)
     if formatter.ends_with_done:
-        yield "data: [DONE]\n\n"
+        yield b"data: [DONE]\n\n"
 
 
-def _server_sent(content: Mapping[str, object]) -> str:
+def _server_sent(content: Mapping[str, object]) -> bytes:
     """One event; those of the Responses API have a type, which is also the event's name."""
-    name = f"event: {content['type']}\n" if "type" in content else ""
-    return f"{name}data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    name = b"event: %b\n" % str(content["type"]).encode() if "type" in content else b""
+    return b"%bdata: %b\n\n" % (name, orjson.dumps(content))
