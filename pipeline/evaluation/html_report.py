@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.evaluation.svg_charts import comparison_panels, training_panels
 from pipeline.evaluation.text_report import speed_cells
 from pipeline.evaluation.wording import (
+    ABOVE_CHANCE,
     INTERVALS,
-    TITLES,
     caveat,
     contamination_text,
     in_words,
@@ -18,6 +18,8 @@ from pipeline.evaluation.wording import (
     notes_of,
     score_text,
     set_text,
+    shows_chance,
+    title_of,
 )
 from pipeline.web.theme import theme_css
 
@@ -94,9 +96,9 @@ def _task(results: Mapping[str, Any], task: str) -> str:
         label = escape(label_with_arrow(name, figure)).replace(" ↓", "&nbsp;↓").replace(" ↑", "&nbsp;↑")
         rows.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
     table = f'<thead><tr><th scope="col">score</th>{headings}</tr></thead><tbody>{"".join(rows)}</tbody>'
-    introduction = f'<h2>{escape(TITLES[task])}</h2><p class="muted">{escape(set_text(results, task))}</p>'
+    introduction = f'<h2>{escape(title_of(task))}</h2><p class="muted">{escape(set_text(results, task))}</p>'
     notes = "".join(f'<p class="muted">{escape(note)}</p>' for note in notes_of(first))
-    return introduction + _scrolling(table, f"Scores: {TITLES[task]}") + notes
+    return introduction + _scrolling(table, f"Scores: {title_of(task)}") + notes
 
 
 def _cells(task: str, name: str, results: Mapping[str, Any]) -> str:
@@ -133,6 +135,8 @@ def _ranking(results: Mapping[str, Any]) -> str:
 
 def _reading(results: Mapping[str, Any]) -> str:
     parts = [INTERVALS, "↑ higher is better, ↓ lower is better."]
+    if shows_chance(results):
+        parts.append(ABOVE_CHANCE)
     if len(results["models"]) > 1:
         parts.append("A score is highlighted if it is better than every other model's with p < 0.05.")
     parts.append(results["settings"]["rules"])

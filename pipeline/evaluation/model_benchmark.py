@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from model import TransformerLM
     from pipeline.configuration import Config
     from pipeline.evaluation.benchmark_sets import BenchmarkSet
+    from pipeline.evaluation.harness import Harness
     from pipeline.evaluation.report_files import ReportFiles
     from pipeline.evaluation.scoring import Scorer
     from pipeline.evaluation.task import TaskResult
@@ -34,6 +35,7 @@ class ModelBenchmark:
         preset: ``quick``, ``standard``, ``comprehensive`` or ``full``.
         tasks: any of ``wikitext``, ``lambada``, ``hellaswag``, ``completion``.
         offline_samples: use the small built-in sets instead; not comparable with published scores.
+        harness: tasks of lm-evaluation-harness, scored after `tasks`.
 
     Raises:
         PipelineError: an unknown preset, or a set that is missing or malformed.
@@ -46,6 +48,7 @@ class ModelBenchmark:
         preset: str = "standard",
         tasks: Sequence[str] = TASK_NAMES,
         offline_samples: bool = False,
+        harness: "Harness | None" = None,
     ) -> None:
         if preset not in PRESETS:
             raise PipelineError(
@@ -60,6 +63,7 @@ class ModelBenchmark:
         config = config or load_config()
         self.preset = preset
         self.tasks = tuple(tasks)
+        self.harness = harness
         self.offline_samples = offline_samples
         self.directory = config.paths.benchmark_dir
         names = [name for name in SETS if name in tasks or (name == "wikitext" and "completion" in tasks)]
@@ -122,6 +126,9 @@ class ModelBenchmark:
                 print(visible(left_out), file=sys.stderr)
             else:
                 results[task] = result
+        if self.harness:
+            print(visible(f"{name}: lm-evaluation-harness"), file=sys.stderr, flush=True)
+            results |= self.harness.score(scorer, tokenizer)
         return results
 
     def _score_task(self, task: str, scorer: "Scorer", tokenizer: "Tokenizer") -> "TaskResult | None":
@@ -148,7 +155,7 @@ class ModelBenchmark:
         return {
             "format_version": FORMAT_VERSION,
             "created": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "settings": {"preset": self.preset, "device": device, "rules": RULES},
+            "settings": {"preset": self.preset, "device": device, "rules": self._rules()},
             "sets": self._descriptions(next(iter(scored.values()))),
             "models": {
                 name: {**model_result(tasks), "step": contents.get(name, {}).get("step"), **self._open_facts()}
@@ -161,7 +168,8 @@ class ModelBenchmark:
     def _open_facts(self) -> dict[str, Any]:
         from pipeline.evaluation.contamination import NOT_CHECKED
 
-        return {"contamination": dict.fromkeys(self.sets, NOT_CHECKED), "speed": None, "sample": None}
+        names = [*self.sets, *self._harness_descriptions()]
+        return {"contamination": dict.fromkeys(names, NOT_CHECKED), "speed": None, "sample": None}
 
     def _facts(
         self, name: str, model: "TransformerLM", tokenizer: "Tokenizer", content: Mapping[str, Any]
@@ -172,7 +180,10 @@ class ModelBenchmark:
         from pipeline.evaluation.speed import measure_speed, write_sample
 
         work = {
-            "contamination": lambda: {data.name: contamination(content, data) for data in self.sets.values()},
+            "contamination": lambda: (
+                self._open_facts()["contamination"]
+                | {data.name: contamination(content, data) for data in self.sets.values()}
+            ),
             "speed": lambda: measure_speed(model, tokenizer),
             "sample": lambda: write_sample(model, tokenizer),
         }
@@ -189,7 +200,19 @@ class ModelBenchmark:
             count = len(scored["completion"].items)
             mark = described["wikitext"]["mark"] or "custom passages, not comparable"
             described["completion"] = {**described["wikitext"], "items": count, "total": count, "mark": mark}
+        described |= self._harness_descriptions()
         return {task: described[task] for task in scored}
+
+    def _rules(self) -> str:
+        from pipeline.evaluation.harness import harness_version
+
+        if not self.harness:
+            return RULES
+        run = f"Run by lm-evaluation-harness {harness_version()} with add_bos_token=True."
+        return f"{RULES} Other tasks: {run[0].lower()}{run[1:]}" if self.tasks else run
+
+    def _harness_descriptions(self) -> dict[str, dict[str, object]]:
+        return self.harness.descriptions() if self.harness else {}
 
 
 def _check_fit(name: str, model: "TransformerLM", tokenizer: "Tokenizer") -> None:

@@ -15,7 +15,6 @@ from pipeline.evaluation.statistics import Figure
 from pipeline.evaluation.task import TaskResult, accuracy
 
 ANSWER_BITS = "answer_bits_per_byte"
-_ABOVE_CHANCE = "0% is guessing, 100% is every answer right"
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ def choice_figures(marks: Sequence[ChoiceMark]) -> dict[str, Figure]:
     return {
         "acc": accuracy(acc),
         "acc_norm": accuracy(acc_norm),
-        "acc_above_chance": accuracy(acc, chance=chance, note=_ABOVE_CHANCE),
-        "acc_norm_above_chance": accuracy(acc_norm, chance=chance, note=_ABOVE_CHANCE),
+        "acc_above_chance": accuracy(acc, chance=chance),
+        "acc_norm_above_chance": accuracy(acc_norm, chance=chance),
         ANSWER_BITS: Figure(losses, scale="bits", higher_is_better=False, unit="bits"),
     }
 

@@ -70,6 +70,6 @@ def comparisons(results: Mapping[str, Mapping[str, TaskResult]]) -> dict[str, di
 
 def ranking(compared: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Models from best to worst; those with the same mean rank share a place."""
-    ranked = rank_models({name: found for name, found in compared.items() if name.split(".")[1] not in UNRANKED})
+    ranked = rank_models({name: found for name, found in compared.items() if name.rpartition(".")[2] not in UNRANKED})
     ranks = [rank for _, rank in ranked]
     return [{"place": 1 + ranks.index(rank), "model": model, "mean_rank": rank} for model, rank in ranked]

@@ -155,7 +155,32 @@ class BleuFigure:
         )
 
 
-AnyFigure = Figure | BleuFigure
+@dataclass(frozen=True)
+class QuotedFigure:
+    """A score computed elsewhere. `items`, if known, is used to compare models question by question."""
+
+    value: float
+    stderr: float | None
+    count: int
+    higher_is_better: bool = True
+    unit: str = ""
+    items: Figure | None = None
+    note: str = ""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of a normal distribution; None without a standard error."""
+        if self.stderr is None:
+            return None
+        return within_bounds(self.value - _Z_95 * self.stderr, self.value + _Z_95 * self.stderr, self.unit)
+
+    def p_value(self, other: "QuotedFigure") -> float | None:
+        if self.items is None or other.items is None or self.items.count != other.items.count:
+            return None
+        return self.items.p_value(other.items)
+
+
+AnyFigure = Figure | BleuFigure | QuotedFigure
 
 
 def standard_error(values: Sequence[float] | np.ndarray) -> float | None:

@@ -10,7 +10,7 @@ from math import ceil, floor, log10
 from typing import Any
 
 from pipeline.evaluation.charts import panels_of
-from pipeline.evaluation.wording import TITLES, label_with_arrow, score_text, score_with_interval
+from pipeline.evaluation.wording import label_with_arrow, score_text, score_with_interval, title_of
 from utils.text_layout import shorten
 
 WIDTH = 340
@@ -99,7 +99,7 @@ def _curve(models: Mapping[str, Any], task: str, name: str) -> str:
 
 def _panel(task: str, name: str, figures: Mapping[str, Mapping[str, Any]], parts: Sequence[str], height: int) -> str:
     """A titled picture whose description has the same numbers."""
-    title = f"{TITLES[task]}: {label_with_arrow(name, next(iter(figures.values())))}"
+    title = f"{title_of(task)}: {label_with_arrow(name, next(iter(figures.values())))}"
     numbers = "; ".join(f"{model} {score_with_interval(figure)}" for model, figure in figures.items())
     label = escape(f"{title}. {numbers}")
     picture = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

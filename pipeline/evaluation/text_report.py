@@ -7,8 +7,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from pipeline.evaluation.wording import (
+    ABOVE_CHANCE,
     INTERVALS,
-    TITLES,
     caveat,
     contamination_text,
     in_words,
@@ -18,6 +18,8 @@ from pipeline.evaluation.wording import (
     score_text,
     score_with_interval,
     set_text,
+    shows_chance,
+    title_of,
 )
 from utils.arithmetic import ceil_div
 from utils.terminal import format_bytes, format_count, format_table, styled, visible
@@ -79,7 +81,7 @@ def _task(results: Mapping[str, Any], task: str, names: Names, colour: bool) -> 
     lines = _score_table(results, task, names)
     if colour:
         lines = [styled(line, "green") if " *" in line else line for line in lines]
-    heading = _paragraph(f"{TITLES[task]}: {visible(set_text(results, task))}", indent="")
+    heading = _paragraph(f"{title_of(task)}: {visible(set_text(results, task))}", indent="")
     return [*heading, *lines, *(line for note in notes_of(first) for line in _paragraph(note))]
 
 
@@ -152,6 +154,8 @@ def _samples(models: Mapping[str, Any], names: Names) -> list[str]:
 
 def _legend(results: Mapping[str, Any]) -> list[str]:
     parts = [INTERVALS, "↑ higher is better, ↓ lower is better."]
+    if shows_chance(results):
+        parts.append(ABOVE_CHANCE)
     if len(results["models"]) > 1:
         parts.append("* better than every other model's, p < 0.05.")
     return _paragraph(" ".join([*parts, results["settings"]["rules"]]), indent="")

@@ -36,7 +36,13 @@ TOO_HIGH = f"over {HIGHEST_SHOWN:,}"
 INTERVALS = (
     "The range after a score is its 95% interval: how far it may be off because only this many items were scored."
 )
+ABOVE_CHANCE = "Above chance, 0% is guessing and 100% is every answer right."
 _RANDOM = "no better than guessing"
+
+
+def title_of(task: str) -> str:
+    """Our name for a task; one of the harness keeps its own."""
+    return TITLES.get(task, task)
 
 
 def score_text(figure: Mapping[str, Any]) -> str:
@@ -67,12 +73,16 @@ def notes_of(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     labels: dict[str, list[str]] = {}
     for name, figure in figures.items():
         if figure["note"]:
-            labels.setdefault(figure["note"], []).append(LABELS[name])
+            labels.setdefault(figure["note"], []).append(_label(name))
     return [f"{' and '.join(names)}: {note}" for note, names in labels.items()]
 
 
 def label_with_arrow(name: str, figure: Mapping[str, Any]) -> str:
-    return f"{LABELS[name]} {'↑' if figure['higher_is_better'] else '↓'}"
+    return f"{_label(name)} {'↑' if figure['higher_is_better'] else '↓'}"
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def _is_too_high(figure: Mapping[str, Any]) -> bool:
@@ -94,7 +104,7 @@ def _number(value: float, unit: str) -> str:
 def caveat(results: Mapping[str, Any]) -> str:
     """Why no score is comparable with published ones; empty if some are."""
     marks = [data["mark"] for data in results["sets"].values()]
-    if not marks or not all(marks) or any(mark.startswith("custom") for mark in marks):
+    if not marks or not all(marks) or any(mark.startswith(("custom", "validation")) for mark in marks):
         return ""
     if all(mark.startswith("sample") for mark in marks):
         return "Scored on small built-in samples: not comparable with published scores."
@@ -112,7 +122,7 @@ def set_text(results: Mapping[str, Any], task: str) -> str:
 def contamination_text(models: Mapping[str, Any]) -> dict[str, str]:
     """What is known about the training data of each model; once for all models if it is the same."""
     states = {
-        name: "; ".join(f"{TITLES[task]}: {state}" for task, state in model["contamination"].items())
+        name: "; ".join(f"{title_of(task)}: {state}" for task, state in model["contamination"].items())
         for name, model in models.items()
     }
     return {"": next(iter(states.values()))} if len(set(states.values())) == 1 else states
@@ -128,7 +138,24 @@ def in_words(model: Mapping[str, Any]) -> list[str]:
         sentences.append(_lambada_in_words(figures["lambada"]["acc"]))
     if "hellaswag" in figures:
         sentences.append(_hellaswag_in_words(figures["hellaswag"]["acc_norm"], model["items"]["hellaswag"]))
-    return sentences
+    return sentences + _choices_in_words({task: figures[task] for task in figures if task not in TITLES})
+
+
+def _choices_in_words(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which multiple-choice tasks of the harness a model can do at all."""
+    verdicts: dict[str, list[str]] = {}
+    for task, figures in tasks.items():
+        if "acc_above_chance" in figures:
+            figure = figures.get("acc_norm_above_chance", figures["acc_above_chance"])
+            better = (figure["interval"] or [0.0])[0] > 0
+            verdicts.setdefault("better than guessing" if better else _RANDOM, []).append(task)
+    return [f"It is {verdict} at {', '.join(names)}." for verdict, names in sorted(verdicts.items())]
+
+
+def shows_chance(results: Mapping[str, Any]) -> bool:
+    """Whether a score of the results is above chance, which needs an explanation."""
+    figures = next(iter(results["models"].values()))["figures"]
+    return any("acc_above_chance" in figures[task] for task in figures)
 
 
 def _wikitext_in_words(figures: Mapping[str, Any], vocab_size: int | None) -> list[str]:
