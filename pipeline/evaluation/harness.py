@@ -19,6 +19,8 @@ from utils.errors import PipelineError, did_you_mean
 from utils.packages import is_installed
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
     from pipeline.evaluation.scoring import Scorer
     from pipeline.tokenization.interface import Tokenizer
 
@@ -62,7 +64,8 @@ class Harness:
 
     @property
     def _tasks(self) -> Mapping[str, Any]:
-        return self._loaded["tasks"]
+        tasks: Mapping[str, Any] = self._loaded["tasks"]
+        return tasks
 
     def score(self, scorer: "Scorer", tokenizer: "Tokenizer") -> dict[str, TaskResult]:
         """The scores of a model by task; those of a group that the harness averages replace its tasks'.
@@ -70,16 +73,10 @@ class Harness:
         Raises:
             PipelineError: the harness cannot run a task.
         """
-        from lm_eval.evaluator import evaluate
-
         from pipeline.evaluation.harness_model import HarnessModel
 
         model = HarnessModel(scorer, tokenizer)
-        try:
-            with _quiet():
-                output = evaluate(model, self._loaded, samples=self._chosen, bootstrap_iters=_BOOTSTRAPS)
-        except ValueError as error:
-            raise PipelineError(f"lm-evaluation-harness cannot run these tasks: {error}") from None
+        output = self.evaluate(model)
         results = {
             name: task_result(task, output["samples"][name], output["results"][name], model.greedy_chances)
             for name, task in self._tasks.items()
@@ -88,6 +85,19 @@ class Harness:
             parts = [results.pop(member) for member in members]
             results[name] = _group_result(output["results"][name], dict(zip(members, parts, strict=True)))
         return results
+
+    def evaluate(self, model: "LM") -> Mapping[str, Any]:
+        """The harness's own results for any of its models."""
+        from lm_eval.evaluator import evaluate
+
+        try:
+            with _quiet():
+                output: Mapping[str, Any] = evaluate(
+                    model, self._loaded, samples=self._chosen, bootstrap_iters=_BOOTSTRAPS
+                )
+        except ValueError as error:
+            raise PipelineError(f"lm-evaluation-harness cannot run these tasks: {error}") from None
+        return output
 
     def descriptions(self) -> dict[str, dict[str, object]]:
         """For every result, the origin of its items, as `set_description` has it for our own tasks."""

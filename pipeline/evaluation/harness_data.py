@@ -106,7 +106,7 @@ class LocalSets:
                 "out, or download the data from the hub: without --harness-data"
             )
         splits = LocalSplits()
-        for place in sorted(folder.iterdir(), key=lambda place: place.name):
+        for place in _inside(folder):
             if place.is_dir() and (files := _files(place)):
                 rows = _read(files)
                 splits[place.name] = convert(rows) if convert else rows
@@ -119,15 +119,19 @@ class LocalSets:
                 continue
             if (folder / (name or "none")).exists():
                 return folder / (name or "none")
-            configurations = [place for place in folder.iterdir() if place.is_dir()]
+            configurations = [place for place in _inside(folder) if place.is_dir()]
             if name is None and len(configurations) == 1:
                 return configurations[0]
         return None
 
 
 def _files(split: Place) -> list[Place]:
-    files = [place for place in split.iterdir() if place.name.endswith(_SUFFIXES)]
-    return sorted(files, key=lambda place: place.name)
+    return [place for place in _inside(split) if place.name.endswith(_SUFFIXES)]
+
+
+def _inside(folder: Place) -> list[Place]:
+    places: list[Place] = [*folder.iterdir()]
+    return sorted(places, key=lambda place: place.name)
 
 
 def _read(files: list[Place]) -> "Dataset":
