@@ -78,6 +78,15 @@ def test_batches_and_shared_contexts_score_as_one_by_one(model, batch_tokens):
         assert score.greedy_chance == (likeliest.tolist() == list(request.continuation))
 
 
+def test_batches_are_filled_up_to_their_limit(model, monkeypatch):
+    shapes = []
+    original = model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", lambda ids: shapes.append(tuple(ids.shape)) or original(ids))
+    requests = [Request(random_ids(9, number), random_ids(1, number)) for number in range(5)]
+    Scorer(model, batch_tokens=20).score(requests)
+    assert shapes == [(2, 9), (2, 9), (1, 9)]
+
+
 def test_a_context_too_long_loses_its_beginning(model):
     window = model.config.context_length
     request = Request(random_ids(window + 20, 0), random_ids(5, 1))

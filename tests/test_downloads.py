@@ -1,6 +1,7 @@
 """Remote files: responses are validated, and unresponsive servers are given up."""
 
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pipeline.preparation import downloads
-from pipeline.preparation.downloads import RemoteFile, Retries, Server, ServerError, Span
+from pipeline.preparation.downloads import Failure, RemoteFile, Retries, Server, ServerError, Span
 from utils.errors import PipelineError
 from utils.hub_connection import HubError, download
 
@@ -156,3 +157,73 @@ def test_damaged_file_in_hub_cache_is_refused(monkeypatch, tmp_path):
     (tmp_path / SHA256).write_bytes(CONTENT[:-1] + b"!")
     with pytest.raises(HubError, match=rf"tokenizer\.model in Hugging Face's cache is damaged; delete {tmp_path}/"):
         download("someone/model", "tokenizer.model")
+
+
+def test_delays_double_up_to_a_minute(monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    waits, notices = [], []
+    retries = Retries(9, 5.0, sleep=waits.append, notify=notices.append)
+    for failures in range(1, 6):
+        retries.wait("hub", Failure("failed", retry_after=12.0), failures, 9)
+    retries.wait("hub", Failure("failed", retry_after=600.0), 1, 9)
+    assert waits == [12, 12, 20, 40, 60, 60]
+    assert notices[0] == "hub failed; retrying in 12.0 s (attempt 2 of 9)"
+
+
+def test_a_remote_file_is_read_in_cached_blocks(storage, monkeypatch):
+    monkeypatch.setattr(downloads, "BLOCK_BYTES", 1000)
+    file = RemoteFile(storage.reader(), "/file", len(CONTENT))
+    assert file.readable()
+    assert file.seekable()
+    file.seek(-1, io.SEEK_END)
+    assert (file.read(), file.tell(), file.read()) == (CONTENT[-1:], len(CONTENT), b"")
+    file.seek(1500)
+    assert file.read(1000) == CONTENT[1500:2500]
+    assert file.seek(-10, io.SEEK_CUR) == 2490
+    file.seek(999)
+    assert file.read(1) == CONTENT[999:1000]
+    blocks = [(10_000, 10_239), (1000, 1999), (2000, 2999), (0, 999)]
+    assert storage.requests == [f"/file bytes={first}-{last}" for first, last in blocks]
+    file.seek(0)
+    assert file.read(3000) == CONTENT[:3000]  # the last three blocks are kept
+    assert len(storage.requests) == 4
+    file.seek(10_239)
+    assert file.read(5) == CONTENT[-1:]
+    assert len(storage.requests) == 5
+
+
+def test_an_unreachable_server_is_given_up_sooner_at_first():
+    for first, times in ((True, 3), (False, 5)):
+        server = Server("http://127.0.0.1:1", Retries(5, 1.0, sleep=lambda seconds: None, notify=lambda line: None))
+        with pytest.raises(ServerError, match=f"{times} times in a row"):
+            server.json("/api", first=first)
+
+
+def test_the_next_page_of_a_listing_is_named(storage):
+    links = [None, '<http://hub/next?page=2>; rel="next"', '<http://hub/before>; rel="prev"']
+    for link, expected in zip(links, [None, "http://hub/next?page=2", None], strict=True):
+        headers = {"Link": link} if link else {}
+        storage.answer = lambda request, start, end, headers=headers: send(request, b"[1]", 0, status=200, **headers)
+        assert storage.reader().json("/api") == ([1], expected)
+
+
+@pytest.mark.parametrize(("code", "told"), [(401, "set HF_TOKEN"), (403, "accept its terms"), (404, "is the name")])
+def test_a_refusal_is_not_retried(storage, code, told):
+    storage.answer = lambda request, start, end: send(request, b"", 0, status=code)
+    with pytest.raises(PipelineError, match=f"/api returned {code} .*{told}"):
+        storage.reader().json("/api")
+    assert len(storage.requests) == 1
+
+
+@pytest.mark.parametrize(("stated", "seconds"), [("7", 7.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.5)])
+def test_a_busy_server_says_when_to_come_again(storage, monkeypatch, stated, seconds):
+    monkeypatch.setattr("random.uniform", lambda low, high: low)
+    waits: list[float] = []
+
+    def answer(request: BaseHTTPRequestHandler, start: int, end: int) -> None:
+        headers = {} if waits else {"Retry_After": stated}
+        send(request, b"[1]", 0, status=200 if waits else 429, **headers)
+
+    storage.answer = answer
+    Server(storage.address, Retries(3, 1.0, sleep=waits.append, notify=lambda line: None)).json("/api")
+    assert waits == [seconds]

@@ -166,12 +166,18 @@ def test_packing_places_every_conversation_once_and_fills_rows():
     assert len(rows) <= 1.1 * sum(lengths) / 96
 
 
+def test_conversations_that_fill_a_row_exactly_share_it():
+    assert pack([4, 6, 10, 3, 7], 10) == [[2], [4, 3], [1, 0]]
+
+
 def test_held_out_tenth_is_deterministic():
     training, validation = split_examples(542, val_split=0.1, seed=42)
     assert (len(training), len(validation)) == (488, 54)
     assert not set(training) & set(validation)
     np.testing.assert_array_equal(split_examples(542, val_split=0.1, seed=42)[1], validation)
-    assert len(split_examples(2, val_split=0.1, seed=42)[1]) == 1
+    for number in (2, 4, 10):
+        assert len(split_examples(number, val_split=0.1, seed=42)[1]) == 1
+    assert len(split_examples(4, val_split=1.0, seed=42)[0]) == 1
 
 
 def test_every_epoch_gives_every_conversation_in_another_order(workshop):

@@ -127,8 +127,24 @@ def test_models_are_ranked_by_their_mean_rank():
     assert rank_models(comparisons) == [("b", 1.25), ("a", 6.5 / 3)]
 
 
-def bleu_figure(counts: list[list[int]]) -> BleuFigure:
-    return BleuFigure(np.array(counts), np.array([[7, 6, 5, 4]] * len(counts)), np.array([[7, 7]] * len(counts)))
+def bleu_figure(counts: list[list[int]], *, scale: int = 1) -> BleuFigure:
+    """Of items with 7 words or `scale` times as many."""
+    totals, lengths = ([row] * len(counts) for row in ([7, 6, 5, 4], [7, 7]))
+    return BleuFigure(np.array(counts), scale * np.array(totals), scale * np.array(lengths))
+
+
+def test_bleu_is_lower_for_texts_that_are_too_short():
+    perfect = np.array([[5, 4, 3, 2]])
+    assert BleuFigure(perfect, perfect, np.array([[5, 7]])).value == pytest.approx(100 * math.exp(1 - 7 / 5))
+
+
+def test_differences_below_a_point_of_bleu_are_tested_too():
+    best, good, fair, poor = ([count - minus for count in (700, 600, 500, 400)] for minus in range(4))
+    mine, other = bleu_figure([best, poor], scale=100), bleu_figure([poor, good], scale=100)
+    assert abs(mine.value - other.value) < 1
+    assert mine.p_value(other) == other.p_value(mine) == pytest.approx(0.5, abs=0.06)
+    always = bleu_figure([best, best], scale=100)
+    assert always.p_value(bleu_figure([fair, fair], scale=100)) == 0
 
 
 def test_models_are_compared_by_bleu_on_the_same_resamples():
@@ -147,3 +163,8 @@ def test_bleu_varies_as_its_items_do():
     assert high - low == pytest.approx(2 * Z * figure.stderr, rel=0.2)
     assert bleu_figure([[6, 4, 2, 1]] * 2).stderr == pytest.approx(0, abs=1e-9)
     assert len(set(bleu_figure([[7, 6, 5, 4], [4, 2, 1, 0]]).interval)) == 2
+
+
+def test_bleu_has_points_and_higher_is_better():
+    figure = bleu_figure([[7, 6, 5, 4]])
+    assert (figure.value, figure.unit, figure.higher_is_better) == (pytest.approx(100), "points", True)

@@ -64,3 +64,21 @@ def test_left_as_it_is(text):
 def test_no_text_takes_more_than_linear_time(unit):
     # Quadratic rules took minutes here; the suite's timeout is the limit.
     mend(unit * (40_000 // len(unit)))
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("It ended.[1] Then[citation needed] more.[note 2]", {"citation mark": 3}),
+        ("a<ref name=x>gone</ref> b <i>d</i>", {"reference": 1, "tag": 2}),
+        ("Coordinates: 45°30′N 73°34′W\nText", {"coordinates": 1}),
+        ("[[File:x.png|thumb|a]]Text {{cite|{{y}}}}", {"file link": 1, "template": 2}),
+        ("{| class=x\n|}\nthumb|A caption", {"table": 1, "caption": 1}),
+        ("a < b & c; [d] {e} |", {}),
+    ],
+)
+def test_removed_parts_are_counted_by_kind(text, counts):
+    removed = Counter()
+    without_markup(text, removed)
+    assert removed == counts
+    assert 0 not in removed.values()
