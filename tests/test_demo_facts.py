@@ -17,8 +17,10 @@ from pipeline.demo.conversations import (
 )
 from pipeline.demo.corpus import write_corpus
 from pipeline.demo.stories import ANIMALS, tell_story
-from pipeline.demo.tables import read_table, read_tables
+from pipeline.demo.tables import join_words, read_table, read_tables
 from pipeline.demo.unknown_names import REAL, unknown_names
+from tests.expected_text import assert_expected
+from utils.checksums import sha256_of
 from utils.errors import PipelineError
 
 CHARACTERS = 900_000
@@ -164,7 +166,10 @@ def test_every_fact_is_asked_in_several_wordings():
 
 
 def test_same_seed_gives_the_same_bytes(folder, tmp_path):
-    write_corpus(tmp_path, num_characters=CHARACTERS)
+    corpus = write_corpus(tmp_path, num_characters=CHARACTERS)
+    assert corpus.num_facts == len(FACTS)
+    assert corpus.num_articles == sum(len(read_lines(path)) for path in corpus.raw)
+    assert corpus.num_conversations == len(read_lines(corpus.conversations))
     for path in sorted(folder.rglob("*.jsonl")):
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
 
@@ -198,3 +203,12 @@ def test_lost_things_are_found_in_stories():
         assert story.text.count(story.subject) >= 2
         others = [name for name in ANIMALS if f"the {name}" in story.text and name != story.subject]
         assert len(others) <= 1
+
+
+def test_the_corpus_is_the_one_that_scores_were_measured_on(folder):
+    sums = {path.relative_to(folder): sha256_of(path) for path in sorted(folder.rglob("*.jsonl"))}
+    assert_expected("demo_corpus.txt", "".join(f"{sha256}  {path}\n" for path, sha256 in sums.items()))
+
+
+def test_values_are_listed_as_in_a_sentence():
+    assert [join_words(words) for words in (("a",), ("a", "b"), ("a", "b", "c"))] == ["a", "a and b", "a, b and c"]

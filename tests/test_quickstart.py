@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,10 +20,12 @@ from pipeline.demo.finished_stages import FinishedStage, FinishedStages
 from pipeline.demo.screen import WIDTH, Screen, sparkline, without_styles
 from pipeline.demo.sources import find_source
 from pipeline.demo.stage_process import Route
-from pipeline.demo.stages import Stage
+from pipeline.demo.stages import Stage, Stages
 from pipeline.demo.time_left import Pace, TimeLeft
 from pipeline.demo.walkthrough import Walkthrough
+from tests.expected_text import assert_expected
 from utils.errors import PipelineError
+from utils.files import write_json
 from utils.terminal import styled
 
 
@@ -239,3 +242,74 @@ def test_help_lists_the_choices():
     result = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert "--corpus" in result.stdout
     assert "--again" in result.stdout
+
+
+def test_the_pace_is_known_after_three_steps():
+    pace = Pace()
+    pace.read("step 1/10: loss 5\n", now=0.0)
+    pace.read("step 3/10: loss 4\n", now=4.0)
+    assert pace.left(4.0) is None
+    pace.read("step 4/10: loss 3\n", now=6.0)
+    assert [pace.left(now) for now in (6.0, 8.0, 100.0)] == [12.0, 10.0, 0.0]
+
+
+def test_a_stage_that_takes_too_long_is_almost_done():
+    estimate = TimeLeft({"corpus": 1, "train": 2, "sft": 1})
+    estimate.finish("corpus", 10.0)
+    assert estimate.left("train", elapsed=5.0) == 15 + 10
+    assert estimate.left("train", elapsed=50.0) == 0 + 10
+
+
+def test_stages_report_what_they_made(tmp_path):
+    config = load_config(
+        settings=[f"paths.{name}_dir={tmp_path / name}" for name in ("cleaned", "post_training", "log")]
+    )
+    record = FinishedStages(tmp_path / "progress.json")
+    stages = Stages(config, SimpleNamespace(name="a", fingerprint="b"), None, record, None, {"train": "t", "sft": "s"})
+    written = {
+        config.paths.cleaned_dir / "cleaning_report.json": {"articles": 1_200, "read": 1_345, "characters": 2_300_000},
+        tmp_path / "prepared" / "metadata.json": {"tokens": 1_234_567, "bytes": 4_000_000},
+    }
+    for path, totals in written.items():
+        write_json(path, {"totals": totals})
+    write_json(
+        config.paths.post_training_dir / "metadata.json", {"examples": 900, "read": 1_000, "learned_tokens": 12_345}
+    )
+    for name, key in (("train", "t"), ("sft", "s")):
+        (tmp_path / f"{name}_1").mkdir()
+        record.add(key, FinishedStage(name, 1.0, "", run=str(tmp_path / f"{name}_1")))
+        log = stages.log_of(tmp_path / f"{name}_1")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        lines = [{"step": 0, "val_loss": 5.5}, {"step": 10, "train_loss": 3.0}, {"step": 1_850, "val_loss": 1.234}]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert stages.cleanup().outcome() == "1,200 of 1,345 articles kept, 2.3M characters"
+    assert stages.lima().outcome() == "900 of 1,000 conversations, 12.3K tokens to learn"
+    assert stages.train().outcome() == stages.sft().outcome() == "1,850 steps, validation loss 5.50 → 1.23"
+
+
+def test_the_live_line_follows_a_training_stage(tmp_path, monkeypatch):
+    terminal = Terminal()
+    walk = Walkthrough(Screen(terminal), FinishedStages(tmp_path / "progress.json"))
+    now = iter(float(second) for second in range(0, 1000, 10))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    log = tmp_path / "log.jsonl"
+
+    def work() -> None:
+        events = [
+            ("step 1/8: loss\n", 0, 5.0),
+            ("step 4/8: loss\n", 4, 3.0),
+            ("", 5, 2.5),
+            ("step 8/8: loss\n", 8, 2.0),
+        ]
+        for output, step, loss in events:
+            with log.open("a") as lines:
+                sample = {"step": step, "event": "sample", "text": f"Once {step}"}
+                lines.write(json.dumps({"step": step, "val_loss": loss}) + "\n" + json.dumps(sample) + "\n")
+            walk.watch(output, log)
+
+    trained = Stage("train", "", work, lambda: "8 steps", run=lambda: tmp_path)
+    rest = [Stage(name, "", lambda: None, lambda name=name: f"made {name}") for name in ("corpus", "sft")]
+    stages = [rest[0], trained, rest[1]]
+    walk.through(stages, {stage.name: stage.name for stage in stages})
+    Walkthrough(Screen(terminal), walk.record).through(stages, {stage.name: stage.name for stage in stages})
+    assert_expected("walkthrough.txt", without_styles(terminal.getvalue()).replace("\r", "\n"))
