@@ -45,6 +45,9 @@ def test_an_edited_input_of_the_same_size_is_noticed(make_job, tokenizer_class):
     path.write_text(path.read_text(encoding="utf-8").replace("short", "SHORT"), encoding="utf-8", newline="\n")
     with pytest.raises(PipelineError, match=r"1\.txt has changed since .*dataset was prepared; .*--restart"):
         prepare(make_job(), tokenizer_class())
+    make_job().shards[0].path.write_bytes(make_job().shards[0].path.read_bytes().replace(b"short", b"SHORT"))
+    with pytest.raises(PipelineError, match=r"0\.txt and 1 more has changed"):
+        prepare(make_job(), tokenizer_class())
     prepare(make_job(restart=True), tokenizer_class())
 
 

@@ -4,17 +4,20 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from pipeline.formats.cleaned_text import to_line
+from pipeline.formats.raw_files import ParquetRows
 from pipeline.formats.token_dataset import TokenDataset
 from pipeline.preparation import run as preparation
 from pipeline.preparation.dataset_writer import check_tokenizer, file_bounds
 from pipeline.preparation.free_disk import expected_size
-from pipeline.preparation.input_shards import LineShard
+from pipeline.preparation.input_shards import Batch, LineShard, Row, batches, record_shards
 from pipeline.preparation.progress import ProgressLine
 from pipeline.preparation.run import prepare
-from pipeline.preparation.shard_output import Part, PartState
+from pipeline.preparation.shard_output import INDEX_DTYPE, Part, PartState
 from pipeline.preparation.worker import part_name
 from tests.preparation_jobs import dataset_config, stream_of, sums_of
 from utils.errors import PipelineError
@@ -162,3 +165,59 @@ def test_the_progress_line_estimates_the_time_left():
     assert line.postfix() == "1.2M tokens, ETA 10s, 2.0 MB/s"
     assert line.postfix(24) == "1.2M tokens, ETA 10s"
     line.close()
+
+
+ALIKE = [f"Article {number:04}." for number in range(200)]  # 13 bytes each, 15 tokens
+
+
+@pytest.fixture
+def cleaned_alike(tmp_path, make_job):
+    """Two cleaned files of a hundred articles, each with 1,500 tokens."""
+    for name, part in (("cleaned_0.txt", ALIKE[:100]), ("cleaned_1.txt", ALIKE[100:])):
+        (tmp_path / "cleaned" / name).write_text("".join(f"{article}\n" for article in part), newline="\n")
+
+
+@pytest.mark.usefixtures("cleaned_alike")
+def test_files_name_only_the_sources_that_are_in_them(make_job, tokenizer_class):
+    metadata = prepare(make_job(), tokenizer_class())
+    assert [entry["tokens"] for entry in metadata["files"]] == [1_500, 1_500]
+    assert [entry["source"] for entry in metadata["files"]] == [["cleaned_0.txt"], ["cleaned_1.txt"]]
+    assert [entry["documents"] for entry in metadata["files"]] == [100, 100]
+
+
+@pytest.mark.usefixtures("cleaned_alike")
+def test_the_expected_size_of_articles_alike_is_exact(make_job, tokenizer_class):
+    expected = expected_size(make_job(workers=3), tokenizer_class())
+    assert (expected.tokens, expected.dataset) == (3_000, 6_000)
+    assert expected.at_most == 6_000 + 6_000 + 200 * INDEX_DTYPE.itemsize  # with two files, two workers write at once
+    limited = expected_size(make_job(limit=50), tokenizer_class())
+    assert limited.tokens == 750
+    assert limited.at_most == 1_500 + 1_500 + 50 * INDEX_DTYPE.itemsize
+
+
+def test_a_batch_is_limited_in_rows_and_in_characters(monkeypatch):
+    monkeypatch.setattr("pipeline.preparation.input_shards.BATCH_CHARACTERS", 10)
+    rows = [Row("abcd", None, 5), Row("", None, 1), Row("efghij", None, 7), Row("k", "spam", 2), Row("l", None, 3)]
+    expected = [
+        Batch(["abcd", "efghij"], rows=3, size=13, rejected={"empty": 1}),
+        Batch(["l"], rows=2, size=5, rejected={"spam": 1}),
+    ]
+    assert list(batches(rows, batch_size=3)) == list(batches(rows, batch_size=9)) == expected
+    assert [batch.rows for batch in batches(rows, batch_size=1)] == [1] * 5
+
+
+def test_parquet_shards_hold_every_row_once(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    texts = [f"{number:03} " * 50 for number in range(100)]
+    parquet.write_table(pa.table({"text": texts}), path, row_group_size=7, compression="none", use_dictionary=False)
+    with path.open("rb") as stream:
+        sizes = ParquetRows(stream).group_sizes
+    for limit in (2, 2 * sizes[0], 2 * sizes[0] + 2, 10**9):
+        monkeypatch.setattr("pipeline.preparation.input_shards.SHARD_BYTES", limit)
+        shards = record_shards([path], lambda fields: None)
+        assert [row.text for shard in shards for row in shard.rows(0, None)] == texts
+        assert sum(shard.size for shard in shards) == sum(sizes)
+        assert all(shard.size >= limit // 2 for shard in shards[:-1])
+        assert all(shard.size - sizes[0] < limit // 2 for shard in shards)
+        middle = [row.text for row in shards[0].rows(2, 5)]
+        assert middle == texts[2:5]

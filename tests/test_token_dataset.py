@@ -8,7 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.formats.token_dataset import TokenDataset, num_windows, window_starts, write_metadata
+from pipeline.formats.token_dataset import (
+    PreparedWindows,
+    TokenDataset,
+    num_windows,
+    prepared_windows,
+    window_starts,
+    write_metadata,
+)
 from utils.checksums import sha256_of
 from utils.errors import PipelineError
 
@@ -222,3 +229,57 @@ def test_the_reader_needs_numpy_alone():
     heavy = "{'torch', 'tokenizers', 'pyarrow', 'tqdm'}"
     code = f"import pipeline.formats.token_dataset, sys; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_an_unknown_id_is_found_in_every_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.formats.token_dataset._CHECKED_TOKENS", 2)
+    dataset = TokenDataset.open(_store(tmp_path / "d", [[5, 6, 7, 8, 40]]), vocab_size=40)
+    with pytest.raises(PipelineError, match=r"tokens_0\.npy contains token id 40 at position 4; "):
+        dataset.check_ids()
+
+
+def test_ids_are_checked_as_they_are_read(tmp_path):
+    dataset = TokenDataset.open(_store(tmp_path / "d", [[5, 6, 7, 8, 40]]), vocab_size=40)
+    dataset.refuse_unknown_ids(dataset.files[0][:4])
+    dataset.refuse_unknown_ids(dataset.files[0][:0])
+    with pytest.raises(PipelineError, match="token id 40"):
+        dataset.refuse_unknown_ids(dataset.files[0])
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_a_window_outside_the_dataset_is_an_error(tmp_path, index):
+    dataset = TokenDataset.open(_store(tmp_path / "d", [range(9), range(100, 104)]))
+    with pytest.raises(IndexError, match=f"window {index} of 5"):
+        dataset[index]
+
+
+@pytest.mark.parametrize(
+    ("config", "overlap"), [({"overlap": 0.0}, 0.0), ({"overlap": 1.0}, None), ({"overlap": "half"}, None), ({}, None)]
+)
+def test_the_windows_that_were_prepared_are_known(tmp_path, config, overlap):
+    directory = _store(tmp_path / "d", [range(9)], config=config)
+    assert prepared_windows(directory) == PreparedWindows(4, 2, overlap)
+
+
+def test_rows_of_another_tool_have_a_fixed_window(tmp_path):
+    np.save(tmp_path / "tokens_0.npy", np.zeros((3, 8), dtype=np.uint16))
+    (tmp_path / "metadata.json").write_text('{"window": 5}')
+    assert prepared_windows(tmp_path) == PreparedWindows(8, is_fixed=True)
+
+
+def test_a_stream_of_another_tool_has_windows_from_its_metadata(tmp_path):
+    np.save(tmp_path / "tokens_0.npy", np.arange(10, dtype=np.uint16))
+    (tmp_path / "metadata.json").write_text('{"window": 5, "stride": 1}')
+    dataset = TokenDataset.open(tmp_path)
+    assert (dataset.window, dataset.stride, len(dataset)) == (5, 1, 6)
+    assert prepared_windows(tmp_path) == PreparedWindows(5, 1)
+    (tmp_path / "metadata.json").write_text('{"window": 5, "stride": 0}')
+    with pytest.raises(PipelineError, match="does not specify a window and stride"):
+        TokenDataset.open(tmp_path)
+
+
+def test_an_older_dataset_keeps_its_fingerprint(tmp_path):
+    np.save(tmp_path / "tokens_0.npy", np.arange(4_000, dtype=np.uint16).reshape(500, 8))
+    (tmp_path / "metadata.json").write_text("{}")
+    fingerprint = TokenDataset.open(tmp_path).fingerprint
+    assert fingerprint == "626c42cad00e1dfe753b390682b90a242153e5927a2aa74f25130f44f7a1cf38"
