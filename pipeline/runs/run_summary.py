@@ -38,9 +38,13 @@ class RunSummary:
         """Read what was appended."""
         for line in self._tail.read(self._start):
             if b'"event"' in line or b'"val_' in line:
+                self._add_rows()  # in the order of the log: rows before a resumption are not recent
                 self._add(parse_line(line))
             elif line:
                 self._unparsed.append(line)
+        self._add_rows()
+
+    def _add_rows(self) -> None:
         while self._unparsed:
             self._add(parse_line(self._unparsed.popleft()))
 
