@@ -13,6 +13,7 @@ from dataclasses import dataclass
 GPU_FILES = (
     "pipeline/doctor/gpu/memory.py",
     "pipeline/doctor/gpu/speed.py",
+    "pipeline/doctor/gpu/step_process.py",
     "pipeline/doctor/gpu/synthetic_run.py",
     "pipeline/doctor/gpu/train_step_contenders.py",
     "pipeline/doctor/gpu/training_runs.py",

@@ -261,6 +261,19 @@ def test_a_span_chooses_rows_and_marks(tmp_path):
     assert "smooth" not in client.get("/runs/api/series?run=run_a").json()["training"]["train_loss"]
 
 
+@pytest.mark.parametrize(("run", "keys"), [("sft_a", ["sft.num_epochs"]), ("run_a", [])])
+def test_tuning_settings_are_shown_for_tuned_runs_only(tmp_path, run, keys):
+    paths = PathsConfig(log_dir=tmp_path / "logs", checkpoint_dir=tmp_path / "c", benchmark_dir=tmp_path / "b")
+    folder = tmp_path / "logs" / "raw_metrics"
+    folder.mkdir(parents=True)
+    start = {"event": "start", "step": 0, "time": 1.0, "config": {"sft": {"num_epochs": 99}}}
+    (folder / f"{run}.jsonl").write_text(json.dumps(start) + "\n")
+    app, _ = create_app(replace(Config(), paths=paths))
+    answer = TestClient(app, base_url="http://localhost").get(f"/runs/api/details?run={run}").json()
+    assert [row["key"] for row in answer["config"]["rows"]] == keys
+    assert answer["config"]["columns"] == ["default", run]
+
+
 def test_only_the_newest_logs_stay_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.runs.run_store.MAX_OPEN_LOGS", 2)
     store = RunStore(PathsConfig(log_dir=tmp_path, checkpoint_dir=tmp_path / "c", benchmark_dir=tmp_path / "b"))
