@@ -110,7 +110,14 @@ def body(page: str) -> str:
 
 
 def loaded_model(**content: object) -> SimpleNamespace:
-    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = {
+        "intermediate_size": 160,
+        "max_position_embeddings": 96,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     config = ModelConfig(**shape, vocab_size=32_016, qk_norm="chat_template" not in content)
     model = SimpleNamespace(config=config, num_parameters=lambda: 12_345_678)
     return SimpleNamespace(

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 import export
-from pipeline.exporting.hf_config import generation_config, model_config
+from pipeline.exporting.comparison import largest_difference, random_ids
+from pipeline.exporting.hf_config import generation_config, hf_config, model_config
 from pipeline.formats.chat_template import encode_conversation, encode_prompt
 from pipeline.generation.config import GenerationConfig
+from pipeline.modeling.config import ModelConfig
+from tests.expected_text import assert_expected
 from tests.small_models import small_checkpoint, trained_tokenizer
 from utils.cli import exit_code_of
 from utils.errors import PipelineError
@@ -274,3 +277,34 @@ def test_a_folder_that_is_not_ours_is_refused_by_name(exported, tmp_path, capsys
 def test_half_a_command_is_a_usage_error(arguments, capsys):
     assert exit_code_of(lambda: export.main(arguments)) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_the_configuration_of_a_folder_is_as_approved():
+    usual = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "norm_eps": 1e-6}
+    usual |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 96, "rope_theta": 5e5}
+    shapes = {
+        "llama": {},
+        "qwen3": {"qk_norm": True, "tie_word_embeddings": False},
+        "ntk": {"rope_scaling": "ntk", "rope_scaling_factor": 4.0},
+        "yarn": {"rope_scaling": "yarn", "rope_scaling_factor": 2.0},
+    }
+    shown = {
+        name: hf_config(ModelConfig(**usual | shape), bos_id=1, eos_id=2, pad_id=0, dtype="float16")
+        for name, shape in shapes.items()
+    }
+    assert_expected("hf_configs.json", json.dumps(shown, indent=1) + "\n")
+    for name, content in shown.items():
+        config = ModelConfig(**usual | shapes[name])
+        again = ModelConfig(**model_config(content, origin=name))
+        assert again.head_dim == config.head_dim
+        assert again.context_length == config.context_length
+
+
+@pytest.mark.parametrize(("first", "expected"), [(0, [0, 1, 2, 3]), (2, [2, 3])])
+def test_random_ids_cover_the_vocabulary(first, expected):
+    assert random_ids(4, (1, 200), first=first).unique().tolist() == expected
+
+
+def test_a_difference_is_relative_to_the_largest_logit():
+    assert largest_difference(torch.tensor([1.0, -8.0]), torch.tensor([2.0, -10.0])) == pytest.approx(0.2)
+    assert largest_difference(torch.tensor([0.5]), torch.tensor([0.25])) == pytest.approx(0.25)

@@ -11,7 +11,7 @@ import export
 from model import load_model
 from pipeline.configuration import load_config
 from pipeline.exporting.gguf_check import check_gguf_file
-from pipeline.exporting.gguf_file import gguf_name, gguf_tensors, pair_rows, piece_scores
+from pipeline.exporting.gguf_file import _token_type, gguf_name, gguf_tensors, pair_rows, piece_scores
 from pipeline.generation.loading import load_for_inference
 from tests.small_models import small_checkpoint, trained_tokenizer
 from utils.errors import PipelineError
@@ -167,3 +167,17 @@ def test_llama_cpp_tokenizes_as_we_do_with_the_real_vocabulary(real_data, tmp_pa
 def test_gguf_is_imported_lazily():
     code = "import sys, export; sys.exit(bool({'gguf', 'transformers', 'llama_cpp'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_pieces_have_the_types_of_llama_cpp(tokenizer):
+    import gguf
+
+    vocabulary = tokenizer.vocabulary
+    kinds = {piece: _token_type(vocabulary, place) for place, piece in enumerate(vocabulary.pieces)}
+    assert (kinds["<unk>"], kinds["<s>"], kinds["</s>"]) == (
+        gguf.TokenType.UNKNOWN,
+        gguf.TokenType.CONTROL,
+        gguf.TokenType.CONTROL,
+    )
+    assert kinds["<0x41>"] == gguf.TokenType.BYTE
+    assert kinds["the" if "the" in kinds else vocabulary.pieces[-1]] == gguf.TokenType.NORMAL
