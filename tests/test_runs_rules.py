@@ -1,5 +1,6 @@
 """The runs page's rules at their limits: states, points of a curve, differences, scores, numbers in requests."""
 
+import asyncio
 import json
 import math
 from array import array
@@ -11,9 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from pipeline.configuration import Config, PathsConfig
-from pipeline.runs import run_log
+from pipeline.runs import routes, run_log
 from pipeline.runs.differences import differences, from_defaults
-from pipeline.runs.log_tail import parse_line
+from pipeline.runs.log_tail import LogTail, parse_line
 from pipeline.runs.number_table import NumberTable, moving_mean
 from pipeline.runs.routes import _number, create_app
 from pipeline.runs.run_log import RunLog
@@ -287,3 +288,56 @@ def test_only_the_newest_logs_stay_in_memory(tmp_path, monkeypatch):
     store.log("c")
     assert store.log("a") is first
     assert list(store._logs) == ["c", "a"]
+
+
+def test_an_unchanged_log_is_not_read_again(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text("one\ntwo\nthr")
+    restarts: list[None] = []
+    tail = LogTail(path)
+    assert [line for line in tail.read(lambda: restarts.append(None)) if line] == [b"one", b"two"]
+    for appended, expected in (("", []), ("ee\n", [b"three"]), ("", [])):
+        with path.open("a") as file:
+            file.write(appended)
+        assert [line for line in tail.read(lambda: restarts.append(None)) if line] == expected
+    assert not restarts
+    path.write_text("one\ntwo\n")
+    assert [line for line in tail.read(lambda: restarts.append(None)) if line] == [b"one", b"two"]
+    path.write_text("ONE\ntwo\n")
+    assert [line for line in tail.read(lambda: restarts.append(None)) if line] == [b"ONE", b"two"]
+    assert len(restarts) == 2
+
+
+def test_events_repeat_only_changed_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(routes, "SECONDS_BETWEEN_LOOKS", 0.0)
+    paths = PathsConfig(log_dir=tmp_path / "logs", checkpoint_dir=tmp_path / "c", benchmark_dir=tmp_path / "b")
+    folder = tmp_path / "logs" / "raw_metrics"
+    folder.mkdir(parents=True)
+    for name in "ab":
+        (folder / f"{name}.jsonl").write_text(json.dumps(START | {"time": 1.0}) + "\n")
+    page = routes.RunsRoutes(replace(Config(), paths=paths))
+
+    async def read() -> list[str]:
+        changes = page.changes()
+        received = [await anext(changes), await anext(changes)]
+        with (folder / "b.jsonl").open("a") as file:
+            file.write(json.dumps(row(1, 5.0)) + "\n")
+        return [*received, await anext(changes)]
+
+    retry, first, second = asyncio.run(read())
+    assert retry == "retry: 2000\n\n"
+    changed = [json.loads(text.partition("data: ")[2])["changed"] for text in (first, second)]
+    assert [sorted(run["name"] for run in runs) for runs in changed] == [["a", "b"], ["b"]]
+
+
+def test_a_quiet_stream_shows_that_it_is_alive(tmp_path, monkeypatch):
+    monkeypatch.setattr(routes, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(routes, "SECONDS_BETWEEN_SIGNS_OF_LIFE", 0.02)
+    paths = PathsConfig(log_dir=tmp_path, checkpoint_dir=tmp_path / "c", benchmark_dir=tmp_path / "b")
+    page = routes.RunsRoutes(replace(Config(), paths=paths))
+
+    async def read() -> list[str]:
+        changes = page.changes()
+        return [await anext(changes) for _ in range(3)]
+
+    assert asyncio.run(read())[1:] == [": still here\n\n"] * 2
