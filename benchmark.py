@@ -3,6 +3,7 @@
     python3 benchmark.py --checkpoint latest                               # --standard: 100 lines, 50 and 20 items
     python3 benchmark.py --checkpoint old=RUN --checkpoint new=latest --full
     python3 benchmark.py --over-training latest --quick                    # every checkpoint of a run, as curves
+    python3 benchmark.py --checkpoint latest --average 5                   # the mean of its last weights, too
     python3 benchmark.py --checkpoint latest --offline-samples             # no data needed; not comparable
     python3 benchmark.py --checkpoint latest --harness arc_easy,piqa       # tasks of lm-evaluation-harness itself
 
@@ -41,6 +42,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a file, a run's folder, or latest (the default); repeatable",
     )
     parser.add_argument("--over-training", metavar="RUN", help="score every checkpoint in a run's folder, or in latest")
+    parser.add_argument(
+        "--average",
+        type=int,
+        metavar="K",
+        help="also score the average of the weights of the run's last K checkpoints",
+    )
     presets = parser.add_mutually_exclusive_group()
     for name in PRESETS:
         presets.add_argument(f"--{name}", dest="preset", action="store_const", const=name, help=preset_summary(name))
@@ -87,6 +94,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"unknown task {task!r}{hint}; valid tasks are: {', '.join(TASK_NAMES)}")
     if args.over_training and args.checkpoint:
         parser.error("--over-training selects the checkpoints itself and cannot be used with --checkpoint")
+    if args.average is not None and args.average < 2:
+        parser.error(f"--average is {args.average}; expected at least 2 checkpoints")
+    if args.average and (args.over_training or len(args.checkpoint) > 1):
+        parser.error("--average compares one run with itself; use it with a single --checkpoint RUN")
     if args.questions and args.over_training:
         parser.error("--questions cannot be used with --over-training; pass fine-tuned checkpoints with --checkpoint")
     if args.harness_data and not args.harness:
@@ -145,6 +156,11 @@ def _load_models(args: argparse.Namespace, config: "Config") -> "list[LoadedMode
         from pipeline.evaluation.over_training import load_run
 
         return load_run(args.over_training, config, device=args.device)
+    if args.average:
+        from pipeline.evaluation.averaged_weights import load_last_and_average
+
+        run_name = (args.checkpoint or ["latest"])[0].rpartition("=")[2]
+        return load_last_and_average(run_name, config, count=args.average, device=args.device)
     from pipeline.generation.loading import load_all
 
     return load_all(args.checkpoint or ["latest"], config, device=args.device)

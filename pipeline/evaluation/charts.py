@@ -40,16 +40,18 @@ def comparison_chart(results: Mapping[str, Any]) -> "Figure":
 
 
 def training_chart(results: Mapping[str, Any]) -> "Figure":
-    """Plot the scores of a run's checkpoints as curves over its steps."""
+    """Plot the scores of a run's checkpoints as curves over its steps, with their 95% intervals as bands."""
     steps = {model: result["step"] for model, result in results["models"].items()}
     panels = panels_of(results)
     figure, grid = _grid(results, len(panels))
     names = sorted(results["models"], key=lambda model: steps[model])
     for axes, (task, name) in zip(grid, panels, strict=True):
         points = [_value_and_errors(results["models"][model]["figures"][task][name]) for model in names]
-        errors = [[error[side][0] for _, error in points] for side in (0, 1)]
         values = [value for value, _ in points]
-        axes.errorbar([steps[model] for model in names], values, yerr=errors, marker="o", markersize=4, capsize=3)
+        low, high = ([value + sign * error[side][0] for value, error in points] for side, sign in ((0, -1), (1, 1)))
+        places = [steps[model] for model in names]
+        (line,) = axes.plot(places, values, marker="o", markersize=4)
+        axes.fill_between(places, low, high, color=line.get_color(), alpha=0.2, linewidth=0)  # the 95% interval
         axes.set_xlabel("step")
         _label(axes, results, task, name)
     return figure
