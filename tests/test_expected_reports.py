@@ -40,6 +40,7 @@ def tasks(losses: list[float], right: int, *, items: int = 40) -> dict[str, Task
     choices: dict[str, AnyFigure] = {
         "acc_norm": Figure(yes_no, is_yes_no=True, unit="share"),
         "acc_norm_above_chance": Figure(yes_no, is_yes_no=True, unit="share", chance=0.25),
+        "answer_bits_per_byte": Figure(losses, scale="bits", higher_is_better=False, unit="bits"),
     }
     completion: dict[str, AnyFigure] = {"rougeL": Figure([20.0, 31.5, 100 * right / items], unit="points")}
     stories: list[dict[str, object]] = [{"loglikelihoods": [-1.0] * choices} for choices in (4, 4, 2)]
