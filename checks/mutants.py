@@ -19,6 +19,7 @@ import importlib
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -38,7 +39,7 @@ from checks.mutant_rules import RULES, Rule, name_of, rule_for, sites
 ACCEPTED = CHECKOUT / "checks" / "mutants_accepted.txt"
 RECORDER = CHECKOUT / "checks" / "recorder"
 BUDGET = 0.05  # share of the suite's time available to the tests of one change
-MAX_TESTS = 60
+MAX_TESTS = 100
 TIMEOUT_SECONDS = 240
 AIM = 0.95
 PRELOADED = ("torch", "numpy", "pytest", "hypothesis", "tokenizers", "httpx", "fastapi", "uvicorn", "pyarrow")
@@ -193,19 +194,21 @@ class Record:
     reach: Mapping[str, int] = field(repr=False)  # the number of functions a test executes
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """The tests to run for a change, most specific first; empty if none executes it.
+        """The tests to run for a change; empty if none executes it.
 
-        Of a parametrized test, one case runs before other tests and the remaining cases after them.
+        Tests in files that import the module come first, then those that execute the fewest functions. Of a
+        parametrized test, one case runs before other tests and the remaining cases after them.
         """
         chosen: list[str] = []
         budget = BUDGET * sum(self.seconds.values())
         cases: Counter[str] = Counter()
-        order: list[tuple[int, int, str]] = []
+        order: list[tuple[bool, bool, int, int, str]] = []
         for test in sorted(self._executing(mutant), key=lambda test: (self.reach[test], test)):
             name = test.partition("[")[0]
             cases[name] += 1
-            order.append((cases[name], self.reach[test], test))
-        for _, _, test in sorted(order):
+            is_far = not imports(name.partition("::")[0], mutant.file)
+            order.append((cases[name] > 1, is_far, cases[name], self.reach[test], test))
+        for *_, test in sorted(order):
             seconds = self.seconds.get(test, 0.0)
             if len(chosen) < MAX_TESTS and (not chosen or seconds <= budget):
                 chosen.append(test)
@@ -232,6 +235,18 @@ def enclosing_functions(path: Path, line: int) -> list[int]:
         if first <= line <= node.end_lineno
     ]
     return [first for _, first in sorted(functions)]
+
+
+@cache
+def imports(test_file: str, module_file: str) -> bool:
+    """Whether a test file names a module, or imports it from its package."""
+    module = module_file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    package, _, name = module.rpartition(".")
+    path = CHECKOUT / test_file
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if package:
+        return module in text or re.search(rf"from {package} import .*\b{name}\b", text) is not None
+    return re.search(rf"^(import|from) {name}\b", text, re.MULTILINE) is not None
 
 
 def first_line_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
