@@ -431,6 +431,19 @@ def test_the_launcher_reports_the_signal_that_stopped_it(monkeypatch, code, sign
     assert grouped == [True]
 
 
+def test_the_checkout_venv_does_not_start_itself_again(monkeypatch, tmp_path):
+    installed = tmp_path / ".venv" / "bin" / "python"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(main, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(main, "missing_packages", lambda packages: list(packages))
+    train = main.STAGES[4]
+    assert main.stage_python(train) == sys.executable
+    installed.touch()
+    assert main.stage_python(train) == str(installed)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    assert main.stage_python(train) == sys.executable
+
+
 @pytest.mark.parametrize("value", ["0", "two", "-1"])
 def test_a_wrong_number_of_processes_is_a_usage_error(value):
     train = next(stage for stage in main.STAGES if stage.name == "train")

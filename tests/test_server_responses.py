@@ -21,6 +21,21 @@ def test_response_is_the_chats_answer(server):
     assert response.usage.output_tokens == 12
 
 
+def test_response_repeats_the_settings_of_the_request(server):
+    request = {"model": "chatty", "input": "Hi", "max_output_tokens": 3, "temperature": 0.5, "metadata": {"a": "b"}}
+    response = CLIENT.post(f"{server.url}/v1/responses", json=request).json()
+    fixed = {"object": "response", "error": None, "previous_response_id": None, "store": False, "tools": []}
+    fixed |= {"tool_choice": "none", "parallel_tool_calls": True, "truncation": "disabled", "instructions": None}
+    assert fixed.items() <= response.items()
+    assert {
+        "max_output_tokens": 3,
+        "temperature": 0.5,
+        "top_p": None,
+        "metadata": {"a": "b"},
+    }.items() <= response.items()
+    assert response["id"].startswith("resp_")
+
+
 def test_events_build_the_response(server):
     ask = {"model": "chatty", "input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}]}
     ask |= {"max_output_tokens": 12, "extra_body": {"seed": 3}}

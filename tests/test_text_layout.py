@@ -148,6 +148,10 @@ def test_help_fits_the_terminal_and_examples_stay_commands(monkeypatch):
     assert max(map(len, text.splitlines())) <= 60
     sentences = "The first line of a paragraph is long. It\ngoes on."
     assert fold_paragraph(sentences, 40) == "The first line of a paragraph is long.\nIt goes on."
+    command = "python3 a.py --one 1 --two 22"
+    assert fold_example(command, 29) == command
+    assert fold_example(command, 28) == "python3 a.py --one 1 --two \\\n    22"
+    assert fold_example(command, 27) == "python3 a.py --one 1 \\\n    --two 22"
     assert fold_example(EXAMPLE, 70).splitlines()[0] == "    # start from these weights"
     code = fold_example(EXAMPLE, 60).splitlines()[1:]
     assert "".join(line.rstrip("\\") for line in code).split() == EXAMPLE.partition(" # ")[0].split()
