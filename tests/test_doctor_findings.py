@@ -2,7 +2,10 @@
 
 import json
 import platform
+import re
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,9 +14,14 @@ from pipeline.doctor import accelerator, checkup, disk, machine, packages, route
 from pipeline.doctor.accelerator import Gpu, check_accelerator, gpu_problems, lower, memory_needed
 from pipeline.doctor.disk import Need, check_disk
 from pipeline.doctor.findings import Finding, note, ok, problem, report
+from pipeline.doctor.gpu import command as gpu_command
+from pipeline.doctor.gpu.check import Plan, Result, _environment, has_failed, progress, run_step, table
+from pipeline.doctor.gpu.steps import Step
+from pipeline.doctor.gpu.trial import Row
 from pipeline.doctor.machine import check_memory, check_processor, read_memory, read_processor
 from pipeline.doctor.packages import in_range, shortened
 from pipeline.training.config import TrainingConfig
+from utils.errors import PipelineError
 
 GIB = 1 << 30
 A100 = Gpu("NVIDIA A100", "525.60", 40 * GIB, 30 * GIB, 8.0)
@@ -315,3 +323,95 @@ def test_the_report_ends_with_a_verdict(problems, verdict):
 def test_the_report_is_indented_in_a_narrow_terminal():
     lines = report([ok("disk", "word " * 20)], width=10).splitlines()
     assert lines[1] == " " * 20 + "word word word word word word"
+
+
+def test_the_gpu_table_is_grouped_with_a_verdict_for_each_row():
+    results = [
+        Result("speed-25m", "speed", [Row("25M", "9 tokens/s", "", "measured")], 4.0),
+        Result("flash", "correctness", [Row("flash", "1", "0", "fail"), Row("heads", "0", "0", "pass")], 61.0),
+    ]
+    assert table(results).splitlines() == [
+        "step                         found                  expected          verdict",
+        "",
+        "correctness",
+        "flash                        1                      0                 fail",
+        "heads                        0                      0                 pass",
+        "",
+        "speed",
+        "25M                          9 tokens/s                               measured",
+        "",
+        "1 measured, 1 fail, 1 pass; 1m 05s",
+    ]
+    assert progress(2, 10, results[1]) == " 2/10 flash: fail, pass, 1m 01s"
+    assert has_failed(results)
+    assert not has_failed(results[:1])
+
+
+def test_the_gpu_report_says_if_it_is_a_rehearsal(tmp_path):
+    results = [Result("flash", "correctness", [Row("flash", "0", "0", "pass")], 1.0)]
+    path = gpu_command.report_path(tmp_path, rehearse=False)
+    assert re.fullmatch(r"gpu_check_\d{4}(_\d\d){5}\.json", path.name)
+    assert gpu_command.report_path(tmp_path, rehearse=True).name.startswith("gpu_rehearsal_")
+    last = f"report, to attach to an issue: {path}"
+    assert gpu_command.report(results, Plan("cuda"), path).splitlines()[-1] == last
+    assert "says nothing about a GPU" in gpu_command.report(results, Plan("cpu", rehearse=True), path)
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("import time; print('begun', flush=True); time.sleep(60)", "no result within 0.2s"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("import sys; print(*range(50), sep='\\n'); sys.exit(3)", "exit 3 without a result"),
+    ],
+)
+def test_a_step_without_a_result_is_an_error(tmp_path, script, found):
+    plan = Plan("cpu", starter=(sys.executable, "-c", script))
+    result = run_step(Step("flash", "correctness", seconds=0.2 if "sleep" in script else 60.0), plan, tmp_path)
+    assert [(row.what, row.found, row.verdict) for row in result.rows] == [("flash", found, "error")]
+    assert len(result.log.splitlines()) == (40 if "range" in script else result.log.count("\n") + bool(result.log))
+    assert result.has_failed
+
+
+def test_compiled_code_is_shared_except_where_compiling_is_timed(tmp_path):
+    plan = Plan("cuda")
+    caches = [
+        _environment(Step(name, group), plan, tmp_path)["TORCHINDUCTOR_CACHE_DIR"]
+        for name, group in (("flash", "correctness"), ("compiled", "training"), ("speed-25m", "speed"))
+    ]
+    assert caches == [str(tmp_path / "compiled")] * 2 + [str(tmp_path / "compiled_speed-25m")]
+    rehearsal = _environment(Step("flash", "correctness"), replace(plan, rehearse=True), tmp_path)
+    assert rehearsal["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "has_gpus", "torch_finds_one", "reason"),
+    [(None, True, True, "built without CUDA"), ("12.8", False, False, "finds no NVIDIA GPU"), ("12.8", True, False, ""),
+     ("12.8", False, True, "")],
+)  # fmt: skip
+def test_the_gpu_check_needs_a_gpu_that_torch_can_use(monkeypatch, cuda, has_gpus, torch_finds_one, reason):
+    monkeypatch.setattr(gpu_command, "torch_cuda", lambda: cuda)
+    monkeypatch.setattr(gpu_command, "find_gpus", lambda: [A100] * has_gpus)
+    finished = SimpleNamespace(returncode=0 if torch_finds_one else 1)
+    monkeypatch.setattr(gpu_command.subprocess, "run", lambda command, **options: finished)
+    if reason:
+        with pytest.raises(PipelineError, match=rf"{reason}; with one, 7 steps would"):
+            gpu_command.refuse_without_gpu(7)
+    else:
+        gpu_command.refuse_without_gpu(7)
+
+
+@pytest.mark.parametrize("has_other", [True, False])
+def test_samples_need_the_tokenizer_that_made_the_dataset(tmp_path, monkeypatch, has_other):
+    tokenizer = SimpleNamespace(vocab_size=32_016, name="toy", fingerprint="a")
+    monkeypatch.setattr("pipeline.tokenization.wikipedia_tokenizer.load_tokenizer", lambda directory: tokenizer)
+    for name, fingerprint in (("train", "b" if has_other else "a"), ("test", "a" if has_other else "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metadata.json").write_text(json.dumps({"tokenizer": {"fingerprint": fingerprint}}))
+    (tmp_path / "tokenizer.json").touch()
+    monkeypatch.setattr(
+        "pipeline.preparation.config.DatasetConfig.directory",
+        lambda self, *, test, source=None: tmp_path / ("test" if test else "train"),
+    )
+    config = config_with(f"paths.tokenizer_dir={tmp_path}", "model.vocab_size=32016")
+    assert statuses(route.check_tokenizer(config)) == (["ok", "note"] if has_other else ["ok"])
