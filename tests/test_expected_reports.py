@@ -1,20 +1,24 @@
 """Reports are exactly as approved; see expected_text.py for how to approve a change."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Figure_
 
 from benchmark import format_benchmark_results
 from pipeline.cleaning.preview import side_by_side
 from pipeline.cleaning.report import print_summary
 from pipeline.demo import screen
 from pipeline.demo.summary import format_commands, format_replies, format_score, next_commands
+from pipeline.evaluation.charts import comparison_chart, training_chart
 from pipeline.evaluation.html_report import benchmark_page
 from pipeline.evaluation.results import comparisons, model_result, ranking
 from pipeline.evaluation.statistics import AnyFigure, Figure
+from pipeline.evaluation.svg_charts import comparison_panels
 from pipeline.evaluation.task import TaskResult
 from pipeline.exporting.model_card import model_card
 from pipeline.modeling.config import ModelConfig
@@ -291,3 +295,42 @@ def test_the_live_line_of_the_quickstart_overwrites_itself():
     shown.live(0.0, "train", [], None)
     shown.sample("  step 5:", "The river", "runs\n  and runs " * 9)
     assert_expected("live_line.txt", screen.without_styles(terminal.text).replace("\r", "<CR>"))
+
+
+def described(figure: Figure_) -> str:
+    """What a chart shows, as text."""
+    lines = [f"{figure.get_suptitle()!r}, {' by '.join(f'{inches:g}' for inches in figure.get_size_inches())} inches"]
+    for axes in figure.axes:
+        bars = [f"{bar.get_height():.2f}" for bar in axes.patches]
+        curves = [f"{x:.0f} {y:.2f}" for x, y in axes.lines[0].get_xydata()] if axes.lines and not bars else []
+        errors = [path.vertices[:, 1].round(2).tolist() for drawn in axes.collections for path in drawn.get_paths()]
+        ticks = [label.get_text() for label in axes.get_xticklabels()] if bars else []
+        limits = [f"{bound:.2f}" for bound in axes.get_xlim()] if bars else []
+        shown = axes.get_visible(), axes.get_title(), axes.get_xlabel(), bars or curves, errors, ticks, limits
+        lines.append("\n  ".join(map(str, shown)))
+    return "\n".join(lines) + "\n"
+
+
+def test_charts_show_what_was_approved():
+    marks = ("100 of 2,891, not comparable",) * 4
+    charts = [comparison_chart(results_of(THREE)), training_chart(results_of(FIVE, marks))]
+    assert_expected("charts.txt", "\n".join(map(described, charts)))
+
+
+def test_a_ninth_model_has_the_colour_of_the_first():
+    (panel, *_) = comparison_panels(results_of({f"model {number}": GOOD for number in range(9)}))
+    colours = re.findall(r'stroke="var\(--series-(\d)\)"', panel)
+    assert colours == [*"12345678", "1"]
+
+
+@pytest.mark.parametrize(("columns", "width"), [("200", 98), ("80", 38), ("51", 24), ("30", 24)])
+def test_previews_are_half_as_wide_as_the_terminal(monkeypatch, columns, width):
+    monkeypatch.setenv("COLUMNS", columns)
+    header = side_by_side({"title": "T", "text": "a"}, "T\n\na").splitlines()[1]
+    assert header == f"{'─' * width}─┼─{'─' * width}"
+
+
+def test_a_paragraph_of_400_characters_is_previewed_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "2000")
+    for length, more in ((400, "x" * 400), (401, "x" * 400 + " … (1 more)")):
+        assert f"{more} " in side_by_side({"title": "T", "text": "x" * length}, "T") + " "

@@ -265,7 +265,9 @@ def test_stages_report_what_they_made(tmp_path):
         settings=[f"paths.{name}_dir={tmp_path / name}" for name in ("cleaned", "post_training", "log")]
     )
     record = FinishedStages(tmp_path / "progress.json")
-    stages = Stages(config, SimpleNamespace(name="a", fingerprint="b"), None, record, None, {"train": "t", "sft": "s"})
+    places = {"raw": None, "conversations": None, "questions": None}
+    source = SimpleNamespace(name="a", fingerprint="b", **places)
+    stages = Stages(config, source, None, record, None, {"train": "t", "sft": "s"})
     written = {
         config.paths.cleaned_dir / "cleaning_report.json": {"articles": 1_200, "read": 1_345, "characters": 2_300_000},
         tmp_path / "prepared" / "metadata.json": {"tokens": 1_234_567, "bytes": 4_000_000},
@@ -282,6 +284,12 @@ def test_stages_report_what_they_made(tmp_path):
         log.parent.mkdir(parents=True, exist_ok=True)
         lines = [{"step": 0, "val_loss": 5.5}, {"step": 10, "train_loss": 3.0}, {"step": 1_850, "val_loss": 1.234}]
         log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source.write = iter(["3 articles", "4 articles"]).__next__
+    corpus = stages.corpus()
+    corpus.work()
+    assert corpus.outcome() == "3 articles"
+    corpus.work()
+    assert corpus.outcome() == "4 articles"
     assert stages.cleanup().outcome() == "1,200 of 1,345 articles kept, 2.3M characters"
     assert stages.lima().outcome() == "900 of 1,000 conversations, 12.3K tokens to learn"
     assert stages.train().outcome() == stages.sft().outcome() == "1,850 steps, validation loss 5.50 → 1.23"
