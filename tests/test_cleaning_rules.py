@@ -1,16 +1,18 @@
 """The rules of cleaning one by one: sections, plain text, templates, and how files are grouped."""
 
+import json
 import os
 from collections import Counter
 
 import pytest
 
-from pipeline.cleaning import plan
+from pipeline.cleaning import plan, structured_contents, wiki_markup
 from pipeline.cleaning.config import CleaningConfig
 from pipeline.cleaning.plain_text import read_page
 from pipeline.cleaning.plan import plan_jobs
 from pipeline.cleaning.policy import Block, Page, Policy, Removals, tidy
 from pipeline.cleaning.templates import is_disambiguation, render
+from tests.expected_text import assert_expected
 
 TEXT = "A paragraph that is kept."
 
@@ -218,3 +220,167 @@ def test_a_changed_file_has_another_fingerprint(tmp_path, monkeypatch, change):
         found.append(plan_jobs(path)[0].fingerprint)
     assert Counter(found).most_common(1)[0][1] == (2 if change is None else 1)
     assert {len(fingerprint) for fingerprint in found} == {32}
+
+
+def shown(page: Page) -> str:
+    facts = f"{page.title!r} redirect={page.is_redirect} disambiguation={page.is_disambiguation}"
+    return "\n".join([f"{facts} rendered={page.is_rendered}", *map(str, page.blocks)]) + "\n"
+
+
+WIKITEXT = """\
+Lead ''it'' and ''''four'''' {{nobr|a b}} &amp; {{{argument|default}}}{{{none}}}.<br>Second line
+same paragraph
+
+ x = 1
+   y = 2
+ z = 3
+
+[[Target#Part]] [[#Part]] [[Target|shown]] [[:Category:Shown]] [[category:hidden|x]] [[fr:Caché]] [[simple:x]]
+http://bare.example [http://a.b] [http://a.b shown ''it'']
+== Head ''one'' ==
+=== Two ===
+* one<br>more
+** two
+*# first
+*# second
+** three
+*# again
+# top
+#: note
+# next
+; term
+: told
+*
+----
+{|
+! a !! b
+| c<br>d
+|-
+| 1 || [[x|2]]
+|}
+{{Infobox person|name=N|empty=|area={{convert|5|km2}}}}{{ Template:Taxobox | a = b}}
+[[File:a.jpg|thumb|upright=1.2|200x100px|left|First|A [[linked]] caption]][[File:b.jpg]][[Image:c.png|thumb]]
+<syntaxhighlight lang="c">
+''kept''
+</syntaxhighlight>
+<poem>
+line one
+line two
+</poem>
+<blockquote>Quoted</blockquote><div>inline</div><div>
+block
+</div>x<sup>2+1</sup> y<sup>nd</sup> <math>a  =
+b</math><references/><ref name=x/>
+| leftover
+}}
+{{text|text=given|1=first|named=second}} {{lang|de|Haus}} {{hndis}}
+"""
+
+
+def test_every_kind_of_wikitext_is_read_as_approved():
+    settings = dict.fromkeys(("tables", "infoboxes", "captions", "maths"), "keep")
+    pages = []
+    for config in (CleaningConfig(**settings), CleaningConfig(**dict.fromkeys(settings, "drop"))):
+        removed: Counter[str] = Counter()
+        record = {"title": "T", "namespace": 0, "redirect": None, "wikitext": WIKITEXT}
+        pages.append(shown(wiki_markup.read_page(record, Policy(config), removed)) + f"{sorted(removed.items())}\n")
+    assert_expected("wikitext.txt", "\n".join(pages))
+
+
+def item(value: str | None, *parts: dict[str, object], kind: str = "list_item") -> dict[str, object]:
+    return {"type": kind, "value": value, "has_parts": list(parts)}
+
+
+def test_every_kind_of_structured_part_is_read_as_approved():
+    nested = item("two\nlines", item("deep", kind="list_item"), item(None, item("inner"), kind="unordered_list"))
+    cited = {
+        "type": "paragraph",
+        "value": "Said[1] so, Award -winning.",
+        "citations": [{"text": "[1]"}, {"text": "x"}, {}],
+    }
+    cited |= {"links": [{"text": "Award"}, {}], "table_references": [{"identifier": "t1"}, {"identifier": "none"}]}
+    parts = [
+        cited,
+        {"type": "paragraph", "values": ["a", 1]},
+        {"type": "paragraph", "value": 1905},
+        {"type": "ordered_list", "value": "Intro", "has_parts": [nested, item("b"), item("", item("child"))]},
+        {
+            "type": "definition_list",
+            "has_parts": [item("term", kind="definition_term"), item("told", kind="definition")],
+        },
+        item("alone", {"type": "image", "value": "x"}),
+        {"type": "code", "value": "a  = [1]"},
+        {"type": "table", "headers": [["h", {"value": "i  j"}]], "rows": [[1, 2], "no row"], "footers": [["f"]]},
+        {"type": "table", "value": "v", "has_parts": [{"value": "w"}]},
+        {"type": "image", "caption": "Caption"},
+        {"type": "video", "value": "Film"},
+        {
+            "type": "infobox",
+            "has_parts": [{"type": "field", "name": "n", "value": "v"}, {"type": "field", "value": "w"}],
+        },
+        {"type": "infobox", "has_parts": [{"type": "field", "name": "empty"}]},
+        {"type": "odd", "value": "Odd", "has_parts": [{"type": "paragraph", "value": "inside"}]},
+        {"type": "section", "name": "Abstract", "has_parts": [{"type": "section", "name": "Deep", "has_parts": []}]},
+    ]
+    record = {
+        "name": "N",
+        "abstract": "About.",
+        "sections": [
+            {"type": "section", "name": "Abstract", "value": "Own", "has_parts": parts[:2]},
+            {"type": "section", "name": "Other", "has_parts": parts[2:]},
+        ],
+        "tables": json.dumps([{"identifier": "t1", "rows": [["one"]]}, {"identifier": "t2", "rows": [["two"]]}]),
+        "infoboxes": {"type": "infobox", "has_parts": [{"type": "field", "name": "top", "value": "box"}]},
+    }
+    unknown: Counter[str] = Counter()
+    text = shown(structured_contents.read_page(record, unknown)) + f"{dict(unknown)}\n"
+    assert_expected("structured.txt", text)
+
+
+MAY_REFER = {"type": "paragraph", "value": "T may refer to:"}
+
+
+@pytest.mark.parametrize(
+    ("record", "redirect", "disambiguation"),
+    [
+        ({"abstract": "REDIRECT B"}, True, False),
+        ({"abstract": "# REDIRECT B"}, True, False),
+        ({"abstract": "No REDIRECT"}, False, False),
+        ({"sections": [{"type": "section", "name": "H", "value": "- REDIRECT B"}]}, True, False),
+        ({"name": "T (disambiguation)", "sections": []}, False, True),
+        ({"sections": [], "description": "Topics referred to by the same term"}, False, True),
+        ({"sections": [MAY_REFER, {"type": "list", "has_parts": [item("a")]}]}, False, True),
+        ({"sections": [MAY_REFER]}, False, False),
+        (
+            {"sections": [{"type": "paragraph", "value": "T is."}, {"type": "list", "has_parts": [item("a")]}]},
+            False,
+            False,
+        ),
+        ({"sections": [], "tables": [], "name": ""}, False, False),
+    ],
+)
+def test_structured_redirects_and_disambiguations_are_known(record, redirect, disambiguation):
+    assert structured_contents.is_structured(record)
+    page = structured_contents.read_page(record, Counter())
+    assert (page.is_redirect, page.is_disambiguation) == (redirect, disambiguation)
+
+
+def test_only_short_introductions_make_a_disambiguation():
+    for length, expected in ((199, True), (200, False)):
+        text = "x" * (length - 15) + ". May refer to:".replace("M", "m")
+        assert len(text) == length
+        sections = [{"type": "paragraph", "value": text}, {"type": "list", "has_parts": [item("a")]}]
+        assert structured_contents.read_page({"sections": sections}, Counter()).is_disambiguation == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"sections": [1]}, "sections is not a list"),
+        ({"sections": 5}, "sections"),
+        ({"sections": [], "name": 5}, "name is of type int"),
+    ],
+)
+def test_structured_records_of_another_shape_are_malformed(record, said):
+    with pytest.raises(ValueError, match=said):
+        structured_contents.read_page(record, Counter())
