@@ -190,3 +190,84 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 << 20  # the dump is 36 MB
+
+
+def test_a_line_as_long_as_allowed_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_files, "MAX_LINE_BYTES", 20)
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": "x" * length}) for length in (7, 8, 30, 7)]
+    assert [len(line) for line in lines] == [19, 20, 42, 19]
+    path.write_text("\n".join(lines))
+    problems = [(record.number, record.problem) for record in read(path)]
+    assert problems == [(1, ""), (2, ""), (3, "longer than 20 B"), (4, "")]
+
+
+@pytest.mark.parametrize("character", ["a", "é", "☃", "😀"])
+@pytest.mark.parametrize("before", range(8))
+def test_a_forced_cut_does_not_split_a_character(tmp_path, monkeypatch, character, before):
+    monkeypatch.setattr(raw_files, "TEXT_PIECE_BYTES", 1)
+    path = tmp_path / "a.txt"
+    text = "x" * before + character * 6
+    path.write_text(text, encoding="utf-8")
+    records = read(path)
+    assert [record.problem for record in records] == [""] * len(records)
+    assert "".join(record.value["text"] for record in records) == text
+    assert [record.number for record in read(path, start=1)] == list(range(2, len(records) + 1))
+
+
+def test_pieces_of_text_end_at_blank_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_files, "TEXT_PIECE_BYTES", 6)
+    path = tmp_path / "a.txt"
+    path.write_text("abc\n\ndef\n\nghijkl\nmno\n\np")
+    assert [record.value["text"] for record in read(path)] == ["abc\n\ndef\n\n", "ghijkl\nmno\n\n", "p"]
+
+
+def test_rows_of_some_groups_are_read_from_any_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"n": list(range(20)), "m": list(range(20))}), path, row_group_size=6)
+    with path.open("rb") as stream, raw_files.ParquetRows(stream, at_once=4) as file:
+        sizes = file.group_sizes
+        assert len(sizes) == 4
+        for start in range(21):
+            rows = list(file.rows(["n", "x"], start=start))
+            assert [(row.number, row.fields) for row in rows] == [(n + 1, {"n": n}) for n in range(start, 20)]
+            assert [row.size for row in rows] == [sizes[n // 6] // (2 if n >= 18 else 6) for n in range(start, 20)]
+        some = [row.fields["n"] for row in file.rows(None, start=2, first_group=1, last_group=3)]
+        assert some == list(range(8, 18))
+        assert sum(sizes) == sum(
+            file._file.metadata.row_group(group).column(column).total_compressed_size
+            for group in range(4)
+            for column in range(2)
+        )
+
+
+def test_the_position_in_parquet_is_its_share_of_rows(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"n": [1, 2, 3, 4]}), path)
+    with RawFile(path) as file:
+        positions = [file.position for _ in file.records()]
+        assert positions == [round(file.size * share) for share in (0.25, 0.5, 0.75, 1)]
+
+
+@pytest.mark.parametrize(("stated", "number"), [("<ns>-2</ns>", -2), ("<ns> 14 </ns>", 14), ("", 0), ("<ns/>", 0)])
+def test_namespaces_are_whole_numbers(tmp_path, stated, number):
+    path = tmp_path / "dump.xml"
+    path.write_text(f"<mediawiki><page><title>A</title>{stated}</page><page><redirect/></page></mediawiki>")
+    first, second = [record.value for record in read(path)]
+    assert first == {"title": "A", "namespace": number, "redirect": None, "wikitext": ""}
+    assert (second["title"], second["redirect"]) == ("", "")
+    assert [record.number for record in read(path, start=1)] == [2]
+
+
+def test_damage_is_placed_after_the_last_record(tmp_path):
+    path = tmp_path / "dump.xml"
+    path.write_text("<mediawiki><page/><page/></mediawi")
+    with pytest.raises(PipelineError, match="is damaged after record 2: "):
+        read(path)
+
+
+def test_other_files_in_a_folder_are_counted(tmp_path):
+    for name in ("b.pdf", "a.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(PipelineError, match=r"contains 2 files, such as a\.png; expected"):
+        find_raw_files(tmp_path)
