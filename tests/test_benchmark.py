@@ -79,12 +79,31 @@ def test_batches_and_shared_contexts_score_as_one_by_one(model, batch_tokens):
 
 
 def test_batches_are_filled_up_to_their_limit(model, monkeypatch):
-    shapes = []
+    counts = []
     original = model.hidden_states
-    monkeypatch.setattr(model, "hidden_states", lambda ids: shapes.append(tuple(ids.shape)) or original(ids))
+    monkeypatch.setattr(
+        model, "hidden_states", lambda ids, cache: counts.append(ids.numel()) or original(ids, cache=cache)
+    )
     requests = [Request(random_ids(9, number), random_ids(1, number)) for number in range(5)]
     Scorer(model, batch_tokens=20).score(requests)
-    assert shapes == [(2, 9), (2, 9), (1, 9)]
+    assert counts == [18, 18, 9]
+
+
+def test_a_shared_context_is_read_once_without_padding(model, monkeypatch):
+    counts = []
+    original = model.hidden_states
+    monkeypatch.setattr(
+        model, "hidden_states", lambda ids, cache: counts.append(ids.numel()) or original(ids, cache=cache)
+    )
+    context = random_ids(20, 0)
+    Scorer(model).score([Request(context, random_ids(length, length)) for length in (2, 7, 1, 7)])
+    assert counts == [20 + 1 + 6]  # the last tokens are not read, and the repeated request is not scored again
+
+
+def test_the_same_request_has_exactly_the_same_score(model):
+    request, other = Request(random_ids(20, 0), random_ids(5, 1)), Request(random_ids(20, 0), random_ids(9, 2))
+    first, _, second = Scorer(model).score([request, other, request])
+    assert first.total == second.total
 
 
 def test_a_context_too_long_loses_its_beginning(model):

@@ -8,8 +8,8 @@ Context and continuation are encoded together and then split, because tokens can
 Every text starts with BOS, as in lm-evaluation-harness with ``add_bos_token=True``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -19,17 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model import TransformerLM
-from pipeline.modeling.kv_cache import KVCache
+from pipeline.evaluation.packed_groups import Group, Ids, PackedGroups, split_group
 from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
-
-Ids = tuple[int, ...]
 
 # Rows of logits in memory at a time. On a CPU, it is fastest if they fit in the cache.
 _HEAD_ROWS = {"cpu": 256, "cuda": 4096, "mps": 1024}
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768, "mps": 8192}
 MAX_RANK = 10  # enough for top-10 accuracy; exact ranks would need another pass over all logits
-_SHARED_CONTEXT = 8  # a separate pass does not pay off for shorter contexts
 
 
 @dataclass(frozen=True)
@@ -38,29 +35,6 @@ class Request:
 
     context: Ids
     continuation: Ids
-
-
-@dataclass(frozen=True)
-class Group:
-    """Continuations of the same context, and their indices among the requests."""
-
-    context: Ids
-    continuations: list[Ids] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether reading the context once in a separate pass saves work."""
-        return len(self.continuations) > 1 and len(self.context) >= _SHARED_CONTEXT
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.context) + sum(map(len, self.continuations))
-
-    def split(self) -> "list[Group]":
-        """Split into one group per continuation."""
-        pairs = zip(self.continuations, self.places, strict=True)
-        return [Group(self.context, [continuation], [place]) for continuation, place in pairs]
 
 
 @dataclass(frozen=True)
@@ -96,7 +70,7 @@ class Scorer:
     """Score requests with a model, without gradients.
 
     Args:
-        batch_tokens: maximum number of padded tokens in a forward pass; a longer request gets its own pass.
+        batch_tokens: maximum number of tokens in a forward pass; a longer request gets its own pass.
     """
 
     def __init__(self, model: TransformerLM, *, batch_tokens: int | None = None) -> None:
@@ -107,7 +81,9 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, requests: Sequence[Request], *, label: str = "") -> list[Score]:
-        """The scores in the order of `requests`. A context shared by several requests is read once.
+        """The scores in the order of `requests`.
+
+        A context shared by several requests is read once. Equal requests are scored once, so that their scores tie.
 
         If a request is longer than the model's context, the start of its context is cut off, as in the harness.
 
@@ -117,20 +93,14 @@ class Scorer:
         Raises:
             PipelineError: a continuation alone is longer than the model's context.
         """
-        groups = self._groups(requests)
-        shared = [group for group in groups if group.is_shared]
-        alone = [single for group in groups if not group.is_shared for single in group.split()]
-        passes: list[tuple[Callable[[Sequence[Group]], list[Score]], list[Group]]] = [
-            (self._score_alone, alone),
-            (self._score_shared, shared),
-        ]
         scores: dict[int, Score] = {}
         with tqdm(total=len(requests), desc=label, unit=" requests", leave=False, disable=None) as bar:
-            for score_batch, waiting in passes:
-                for batch in self._batches(waiting):
-                    places = [place for group in batch for place in group.places]
-                    scores.update(zip(places, score_batch(batch), strict=True))
-                    bar.update(len(places))
+            for batch in self._batches(self._groups(requests)):
+                found = self._score_groups(batch)
+                places = [places for group in batch for places in group.places.values()]
+                for score, same in zip(found, places, strict=True):
+                    scores.update(dict.fromkeys(same, score))
+                    bar.update(len(same))
         return [scores[place] for place in range(len(requests))]
 
     def _groups(self, requests: Sequence[Request]) -> list[Group]:
@@ -138,9 +108,8 @@ class Scorer:
         for place, request in enumerate(requests):
             context = self._fitting_context(request)
             group = groups.setdefault(context, Group(context))
-            group.continuations.append(request.continuation)
-            group.places.append(place)
-        return list(groups.values())
+            group.places.setdefault(request.continuation, []).append(place)
+        return [part for group in groups.values() for part in split_group(group, self.batch_tokens)]
 
     def _fitting_context(self, request: Request) -> Ids:
         """The last continuation token is predicted but not read, so window + 1 tokens fit."""
@@ -157,61 +126,21 @@ class Scorer:
     def _batches(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
         """Sort the longest groups first, so that a batch that does not fit into memory fails immediately."""
         batch: list[Group] = []
+        waiting = 0
         for group in sorted(groups, key=lambda group: group.num_tokens, reverse=True):
-            if batch and batch[0].num_tokens * (len(batch) + 1) > self.batch_tokens:
+            if batch and waiting + group.num_tokens > self.batch_tokens:
                 yield batch
-                batch = []
+                batch, waiting = [], 0
             batch.append(group)
+            waiting += group.num_tokens
         if batch:
             yield batch
 
-    def _score_alone(self, groups: Sequence[Group]) -> list[Score]:
-        """Score groups of one continuation; each is a row with its context and continuation."""
-        continuations = [continuation for group in groups for continuation in group.continuations]
-        rows = [(*group.context, *continuation)[:-1] for group, continuation in zip(groups, continuations, strict=True)]
-        hidden = self.model.hidden_states(self._padded(rows))  # (B, T, C)
-        predicting = [
-            hidden[row, len(ids) - len(continuation) : len(ids)]
-            for row, (ids, continuation) in enumerate(zip(rows, continuations, strict=True))
-        ]
-        return self._score_hidden(torch.cat(predicting), continuations)
-
-    def _score_shared(self, groups: Sequence[Group]) -> list[Score]:
-        """Read each context once, and score its continuations, one per row, from its cache."""
-        contexts = [group.context for group in groups]
-        continuations = [continuation for group in groups for continuation in group.continuations]
-        longest_context = max(map(len, contexts))
-        longest = max(map(len, continuations)) - 1  # the last token is predicted but not read
-        if len(groups) > 1 and longest_context + longest > self.window:
-            # Padding long continuations of one group to another's long context would exceed the model's context.
-            return [score for group in groups for score in self._score_shared([group])]
-        cache = self._cache(len(groups), longest_context)
-        hidden = self.model.hidden_states(self._padded(contexts), cache=cache)  # (B, T, C)
-        owners = [owner for owner, group in enumerate(groups) for _ in group.continuations]
-        first = torch.stack([hidden[owner, len(contexts[owner]) - 1] for owner in owners])  # (N, C)
-        if longest == 0:
-            return self._score_hidden(first, continuations)
-        wide = self._cache(len(continuations), cache.max_length + longest)
-        wide.keys[..., : cache.max_length, :] = cache.keys[owners]
-        wide.values[..., : cache.max_length, :] = cache.values[owners]
-        wide.truncate([len(contexts[owner]) for owner in owners])
-        read = self._padded([ids[:-1] for ids in continuations], longest)
-        rest = self.model.hidden_states(read, cache=wide)  # (N, T, C)
-        predicting = [
-            torch.cat([first[row : row + 1], rest[row, : len(ids) - 1]]) for row, ids in enumerate(continuations)
-        ]
-        return self._score_hidden(torch.cat(predicting), continuations)
-
-    def _cache(self, rows: int, length: int) -> KVCache:
-        model = self.model
-        return KVCache(model.config, batch_size=rows, max_length=length, device=model.device, dtype=model.dtype)
-
-    def _padded(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
-        """(B, T), with shorter rows padded on the right, which causal attention ignores."""
-        ids = np.zeros((len(rows), length or max(map(len, rows))), dtype=np.int64)
-        for row, tokens in enumerate(rows):
-            ids[row, : len(tokens)] = tokens
-        return torch.from_numpy(ids).to(self.model.device)
+    def _score_groups(self, groups: Sequence[Group]) -> list[Score]:
+        """The scores of all continuations, in one pass."""
+        packed = PackedGroups(groups, self.model)
+        hidden = self.model.hidden_states(packed.ids, cache=packed)[0]  # (N, C)
+        return self._score_hidden(hidden[packed.predicting], [ids for group in groups for ids in group.places])
 
     def _score_hidden(self, hidden: Tensor, continuations: Sequence[Ids]) -> list[Score]:
         """Scores from the concatenated hidden states (N, C) that predict the tokens of `continuations`."""
