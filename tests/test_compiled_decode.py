@@ -84,6 +84,15 @@ def test_without_a_compiler_on_says_so_and_auto_goes_without(cache_home, monkeyp
         compiled_decoder(new_model(), "on")
 
 
+def test_int8_is_not_compiled_where_that_is_slower(cache_home, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    model = new_model()
+    quantize_int8(model)
+    assert compiled_decoder(model, "auto") is None
+    with pytest.raises(PipelineError, match="int8 weights are slower compiled on processors without AVX-512"):
+        compiled_decoder(model, "on")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_compiled_step_works_for_all_checkpoints_of_a_shape(cache_home, capfd):
