@@ -133,6 +133,12 @@ def test_summary_of_a_preset_adds_up():
     assert "expected on" not in summary(config)
 
 
+def test_the_model_alone_has_nothing_to_do():
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+
+
 def test_generation_memory_uses_the_trained_context(capsys):
     assert main(["--summary"]) == 0
     assert "memory for generation, one sequence of 512 tokens" in capsys.readouterr().out
