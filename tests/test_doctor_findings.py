@@ -5,6 +5,7 @@ import platform
 import re
 import sys
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +29,7 @@ A100 = Gpu("NVIDIA A100", "525.60", 40 * GIB, 30 * GIB, 8.0)
 BUILT_FOR_12 = "12.8"
 
 
+@cache
 def config_with(*settings: str) -> Config:
     return load_config(settings=settings)
 
