@@ -2,17 +2,21 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import export
-from model import load_model
+from model import TransformerLM, load_model
 from pipeline.configuration import load_config
+from pipeline.exporting.comparison import NEW_TOKENS
 from pipeline.exporting.gguf_check import check_gguf_file
 from pipeline.exporting.gguf_file import _token_type, gguf_name, gguf_tensors, pair_rows, piece_scores
 from pipeline.generation.loading import load_for_inference
+from pipeline.tokenization.interface import Tokenizer
 from tests.small_models import small_checkpoint, trained_tokenizer
 from utils.errors import PipelineError
 
@@ -181,3 +185,57 @@ def test_pieces_have_the_types_of_llama_cpp(tokenizer):
     )
     assert kinds["<0x41>"] == gguf.TokenType.BYTE
     assert kinds["the" if "the" in kinds else vocabulary.pieces[-1]] == gguf.TokenType.NORMAL
+
+
+class FakeLlama:
+    """Answers as llama.cpp would, with our own model; `wrong` is what it does differently."""
+
+    def __init__(self, model: TransformerLM, tokenizer: Tokenizer, wrong: str) -> None:
+        self.model, self.tokenizer, self.wrong = model, tokenizer, wrong
+        self.options: dict[str, object] = {}
+
+    def open(self, path: str, **options: object) -> "FakeLlama":
+        self.options = options
+        return self
+
+    def tokenize(self, text: bytes, *, add_bos: bool, special: bool) -> list[int]:
+        ids = self.tokenizer.encode(text.decode(), add_bos=add_bos or special)
+        return [*ids, 5] if self.wrong == "tokenizes" else ids
+
+    def reset(self) -> None:
+        self.scores: list[list[float]] = []
+
+    @torch.no_grad()
+    def eval(self, ids: list[int]) -> None:
+        logits = self.model(torch.tensor([ids]))["logits"][0]
+        self.scores = [*(logits * (1.5 if self.wrong == "logits" else 1)).tolist(), [0.0] * logits.shape[1]]
+
+    @torch.no_grad()
+    def generate(self, prompt: list[int], *, temp: float, top_k: int, repeat_penalty: float) -> Iterator[int]:
+        assert (temp, top_k, repeat_penalty) == (0.0, 1, 1.0)
+        ids = list(prompt)
+        while True:
+            ids.append(int(self.model(torch.tensor([ids]))["logits"][0, -1].argmax()))
+            yield 7 if self.wrong == "greedy tokens" else ids[-1]
+
+
+@pytest.mark.parametrize("wrong", ["", "tokenizes", "logits", "greedy tokens"])
+def test_an_answer_of_llama_cpp_that_differs_is_an_error(tokenizer, tmp_path, monkeypatch, wrong):
+    checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer, weight_scale=2.0)
+    loaded = load_for_inference(str(checkpoint), load_config(), device="cpu", dtype="float32")
+    export.main(["--checkpoint", str(checkpoint), "--gguf", str(tmp_path / "a.gguf")])
+    fake = FakeLlama(loaded.model, tokenizer, wrong)
+    module = SimpleNamespace(Llama=fake.open, GGML_TYPE_F32=0, __spec__="found")
+    monkeypatch.setitem(sys.modules, "llama_cpp", module)
+    if wrong:
+        with pytest.raises(PipelineError, match=f"llama.cpp.*{wrong}"):
+            check_gguf_file(tmp_path / "a.gguf", loaded, dtype=torch.float32)
+        return
+    found = check_gguf_file(tmp_path / "a.gguf", loaded, dtype=torch.float32)
+    assert found["greedy_tokens"] == 2 * NEW_TOKENS
+    assert found["logit_difference"] < 1e-6
+    window = loaded.model.config.context_length
+    assert fake.options == {
+        **{"n_ctx": window, "n_batch": window, "n_gpu_layers": 0, "logits_all": True, "verbose": False, "seed": 0},
+        **{"type_k": 0, "type_v": 0, "flash_attn": False},
+    }
