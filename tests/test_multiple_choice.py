@@ -8,7 +8,7 @@ import pytest
 from pipeline.evaluation.multiple_choice import ChoiceMark, choice_figures, mark_choices
 from pipeline.evaluation.results import comparisons, figure_values, ranking
 from pipeline.evaluation.task import TaskResult
-from pipeline.evaluation.wording import interval_text
+from pipeline.evaluation.wording import in_words, interval_text
 
 ANSWERS = ["a cat", "a dög"]
 
@@ -59,6 +59,15 @@ def test_rescaled_accuracies_do_not_count_twice_in_rankings():
 def test_intervals_below_zero_are_readable():
     figure = figure_values(choice_figures(marks_of(0, 10))["acc_above_chance"])
     assert interval_text(figure) == "-33.3 to 3.7%"
+
+
+def test_harness_tasks_are_summed_up_in_words():
+    figures = {"arc_easy": choice_figures(marks_of(30, 40)), "piqa": choice_figures(marks_of(20, 40, answers=2))}
+    values = {task: {name: figure_values(figure) for name, figure in found.items()} for task, found in figures.items()}
+    assert in_words({"figures": values}) == [
+        "It is better than guessing at arc_easy.",
+        "It is no better than guessing at piqa.",
+    ]
 
 
 def test_equal_logprobabilities_score_as_guessing():

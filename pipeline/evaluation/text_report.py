@@ -62,7 +62,7 @@ def _introduction(results: Mapping[str, Any], names: Names) -> list[str]:
     models = f"{len(names)} models" if letters else visible(", ".join(names))
     note = caveat(results)
     title = _paragraph(f"{results['settings']['preset']} benchmark of {models}", indent="")
-    return [*title, *letters, *_paragraph(note, indent="")]
+    return [*title, *letters, *(_paragraph(note, indent="") if note else [])]
 
 
 def _words(results: Mapping[str, Any], names: Names) -> list[str]:
