@@ -1,8 +1,8 @@
 """Generate text with trained models in the terminal.
 
-python3 Inference.py                                                     # menus: mode, run, checkpoint, prompt
-python3 Inference.py --checkpoint latest --prompt "The future of AI is"  # text on stdout, statistics on stderr
-python3 Inference.py --checkpoint a=RUN --checkpoint b=FILE --prompt "…" # side by side
+python3 Inference.py                                               # menus
+python3 Inference.py --checkpoint latest --prompt "The future is"  # one text
+python3 Inference.py --checkpoint a=RUN --checkpoint b=FILE        # side by side
 """
 
 import argparse
@@ -36,16 +36,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     add_model_options(
         parser,
-        checkpoint_help="a file, a run's folder, or latest; repeat it to compare side by side; omit it for a menu",
+        checkpoint_help="a file, a run's folder, or latest; repeatable",
     )
     add_sampling_options(parser)
     parser.add_argument(
         "--stop", metavar="TEXT", action="append", default=[], help="stop before this text (repeatable)"
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="continue this text and exit; - reads standard input")
-    parser.add_argument(
-        "--json", action="store_true", help="print texts and statistics as one JSON object (with --prompt)"
-    )
+    parser.add_argument("--prompt", metavar="TEXT", help="continue this text and exit; -: standard input")
+    parser.add_argument("--json", action="store_true", help="with --prompt: texts and statistics as JSON")
+    parser.keep_for_help_all("--stop")
     args = parser.parse_args(argv)
     if args.prompt is not None and not args.checkpoint:
         parser.error("--prompt requires --checkpoint; use --checkpoint latest for the newest")

@@ -1,11 +1,11 @@
-"""Score checkpoints as EleutherAI's lm-evaluation-harness does, with standard errors, and compare them.
+"""Score checkpoints as EleutherAI's lm-evaluation-harness does, and compare them.
 
-    python3 benchmark.py --checkpoint latest                               # --standard: 100 lines, 50 and 20 items
+    python3 benchmark.py --checkpoint latest
     python3 benchmark.py --checkpoint old=RUN --checkpoint new=latest --full
-    python3 benchmark.py --over-training latest --quick                    # every checkpoint of a run, as curves
-    python3 benchmark.py --checkpoint latest --average 5                   # the mean of its last weights, too
-    python3 benchmark.py --checkpoint latest --offline-samples             # no data needed; not comparable
-    python3 benchmark.py --checkpoint latest --harness arc_easy,piqa       # tasks of lm-evaluation-harness itself
+    python3 benchmark.py --over-training latest --quick   # curves over a run
+    python3 benchmark.py --checkpoint latest --average 5  # mean of the last weights
+    python3 benchmark.py --offline-samples                # needs no data
+    python3 benchmark.py --harness arc_easy,piqa
 
 Writes benchmark_<timestamp>.json, .txt, .png and .html to paths.benchmark_dir. docs/benchmarks.md says what is scored.
 """
@@ -39,15 +39,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="[NAME=]PATH",
-        help="a file, a run's folder, or latest (the default); repeatable",
+        help="a file, a folder, or latest (default); repeatable",
     )
-    parser.add_argument("--over-training", metavar="RUN", help="score every checkpoint in a run's folder, or in latest")
-    parser.add_argument(
-        "--average",
-        type=int,
-        metavar="K",
-        help="also score the average of the weights of the run's last K checkpoints",
-    )
+    parser.add_argument("--over-training", metavar="RUN", help="score every checkpoint of a run")
+    parser.add_argument("--average", type=int, metavar="K", help="also score the average of a run's last K checkpoints")
     presets = parser.add_mutually_exclusive_group()
     for name in PRESETS:
         presets.add_argument(f"--{name}", dest="preset", action="store_const", const=name, help=preset_summary(name))
@@ -55,11 +50,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tasks",
         metavar="A,B",
-        help=f"comma-separated tasks (default: {','.join(TASK_NAMES)}; none with --harness)",
+        help=f"of {','.join(TASK_NAMES)} (default: all; none with --harness)",
     )
-    parser.add_argument(
-        "--harness", metavar="A,B", help="also score these tasks of lm-evaluation-harness, such as arc_easy,piqa,boolq"
-    )
+    parser.add_argument("--harness", metavar="A,B", help="also score these tasks of lm-evaluation-harness")
     parser.add_argument(
         "--harness-data",
         type=Path,
@@ -79,12 +72,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--questions",
         type=Path,
         metavar="FILE",
-        help="ask a fine-tuned model these questions and count the correct answers",
+        help="count a fine-tuned model's correct answers",
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
     parser.add_argument(
         "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder containing the checkpoints' tokenizer"
     )
+    parser.keep_for_help_all("--data-dir", "--offline-samples", "--harness-data", "--device", "--tokenizer")
     args = parser.parse_args(argv)
     args.harness = _names(args.harness)
     args.tasks = _names(args.tasks) or ([] if args.harness else list(TASK_NAMES))

@@ -1,8 +1,9 @@
 """Cleaned articles → token dataset: the stream `<s> article </s> …` as uint16 files that training reads in windows.
 
-    python3 dataset_prep.py --test              # the first 10,000 articles
-    python3 dataset_prep.py                     # everything in paths.cleaned_dir, on all cores
-    python3 dataset_prep.py --window 1024 --overlap 0.25 --batch 5000 --max-files 20 --workers 4
+    python3 dataset_prep.py --test        # the first 10,000 articles
+    python3 dataset_prep.py               # paths.cleaned_dir, on all cores
+    python3 dataset_prep.py --window 1024 --overlap 0.25 --workers 4
+    python3 dataset_prep.py --inspect DIR
 
 If it is interrupted or killed, run the same command again to continue; --restart starts from scratch.
 """

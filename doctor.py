@@ -1,10 +1,10 @@
 """Check whether this machine can run the configured route, and print how to fix problems.
 
-    python3 main.py doctor                                # under three seconds; changes nothing
+    python3 main.py doctor                      # three seconds; changes nothing
     python3 main.py doctor --config configs/110m.json --json
-    python3 main.py doctor --gpu                          # computes what only a GPU can show; takes minutes
-    python3 main.py doctor --gpu --only speed --nanogpt ~/nanoGPT --nanochat ~/nanochat
-    python3 main.py doctor --gpu --rehearse               # the same steps on the CPU with tiny models
+    python3 main.py doctor --gpu                # minutes on the GPU
+    python3 main.py doctor --gpu --only speed --nanogpt ~/nanoGPT
+    python3 main.py doctor --gpu --rehearse     # the same on the CPU, tiny
 
 The exit code is 0 if the configured route, from text to a trained model, can run; with --gpu, if no step failed.
 Otherwise it is 1, also without a GPU.
@@ -35,13 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--gpu", action="store_true", help="check correctness, training, memory and speed on the GPU")
+    parser.add_argument("--gpu", action="store_true", help="correctness, training, memory, speed of the GPU")
     gpu = parser.add_argument_group("with --gpu; of the configuration only paths.benchmark_dir counts")
     gpu.add_argument("--rehearse", action="store_true", help="the same steps on the CPU, with tiny models")
     gpu.add_argument("--only", metavar="NAME", nargs="+", default=[], help="these steps or groups")
     gpu.add_argument("--nanogpt", metavar="DIR", type=Path, help="compare the speed with this clone of nanoGPT")
     gpu.add_argument("--nanochat", metavar="DIR", type=Path, help="compare the speed with this clone of nanochat")
     gpu.add_argument("--output", metavar="FILE", type=Path, help="the report (default: in paths.benchmark_dir)")
+    parser.keep_for_help_all("--nanogpt", "--nanochat", "--output")
     args = parser.parse_args(argv)
     for name in ("rehearse", "only", "nanogpt", "nanochat", "output"):
         if getattr(args, name) and not args.gpu:

@@ -1,10 +1,10 @@
 """Export a checkpoint for other programs, or import one of theirs.
 
-    python3 export.py --checkpoint latest --output exported/              # a folder for transformers, vLLM, …
-    python3 export.py --checkpoint latest --output exported/ --push USER/NAME     # also upload it to the hub
-    python3 export.py --checkpoint latest --gguf model.gguf               # a file for llama.cpp
-    python3 export.py --import-hf DIR --output checkpoints/imported       # import such a folder
-    python3 export.py --import-checkpoint 110MPre-Trained.pt              # import another program's file as a run
+    python3 export.py --checkpoint latest --output exported/   # for transformers
+    python3 export.py --checkpoint latest --gguf model.gguf    # for llama.cpp
+    python3 export.py --output exported/ --push USER/NAME      # to the hub
+    python3 export.py --import-hf DIR --output checkpoints/imported
+    python3 export.py --import-checkpoint 110MPre-Trained.pt   # as a new run
 
 What is written is loaded again and compared with the original, logits and greedy tokens: a difference is an error.
 """
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", metavar="DIR", type=Path, help="the Hugging Face folder to write")
     parser.add_argument("--gguf", metavar="FILE", type=Path, help="the GGUF file to write")
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="data type of the exported weights (%(default)s)"
+        "--dtype", choices=DTYPES, default="float32", metavar="TYPE", help=f"{', '.join(DTYPES)} (default: %(default)s)"
     )
     parser.add_argument(
         "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder containing the checkpoint's tokenizer"
@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--push",
         metavar="USER/NAME",
-        help="upload the folder in --output to the Hugging Face hub (also without --checkpoint)",
+        help="upload the folder in --output to the hub",
     )
     parser.add_argument("--private", action="store_true", help="with --push: create a private repository")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
@@ -56,6 +56,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     foreign.add_argument("--model-config", metavar="JSON", type=Path, help="model settings missing from the file")
     foreign.add_argument("--rope", choices=ROTATIONS, default="auto", help="RoPE layout of the weights (%(default)s)")
     foreign.add_argument("--ignore-unknown", action="store_true", help="skip unrecognized weights")
+    parser.keep_for_help_all(
+        *(
+            "--dtype",
+            "--tokenizer",
+            "--scores",
+            "--private",
+            "--overwrite",
+            "--model-config",
+            "--rope",
+            "--ignore-unknown",
+        )
+    )
     args = parser.parse_args(argv)
     if args.push and (not args.output or args.import_hf or args.import_checkpoint):
         raise UsageError(

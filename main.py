@@ -2,8 +2,8 @@
 
     python3 main.py                        the menu
     python3 main.py train --test           one stage, with its arguments
-    python3 main.py train -- --test        the same
-    python3 main.py train --nproc 8        on 8 GPUs, through torch.distributed.run
+    python3 main.py train --nproc 8        on 8 GPUs (torch.distributed.run)
+    python3 main.py train --help           the arguments of a stage
 
 The exit code is the stage's. On Ctrl-C the stage finishes saving before it exits.
 """
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         return menu()
     if arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\n{_menu_text()}\n\nEach stage explains its arguments: python3 main.py NAME --help")
+        print(help_text())
         return EXIT_OK
     if arguments[0].startswith("-"):
         raise UsageError(f"{arguments[0]} must come after the stage name: python3 main.py NAME {arguments[0]}")
@@ -198,15 +198,27 @@ def _launcher_has_grace_option(python: str) -> bool:
     return any("--shutdown-timeout" in launcher.read_text(encoding="utf-8") for launcher in launchers)
 
 
+def help_text() -> str:
+    """The forms of the command, and the stages, on one screen."""
+    examples = (__doc__ or "").split("\n\n")[1]
+    return fitted("\n".join([examples, *_stage_lines()]))
+
+
 def _menu_text() -> str:
+    title = styled("Language model pipeline", "bold", "cyan")
+    return fitted("\n".join(["", title, *_stage_lines(), _menu_line(QUIT_NUMBER, "quit", "or q"), ""]))
+
+
+def _stage_lines() -> list[str]:
+    """The stages by group."""
     stages = {stage.name: stage for stage in available_stages()}
-    lines = ["", styled("Language model pipeline", "bold", "cyan")]
+    lines = []
     for title, names in GROUPS:
         group = [stages[name] for name in names if name in stages]
         if group:
             lines.append(styled(title, "bold"))
         lines += [_menu_line(stage.number, stage.name, stage.purpose) for stage in group]
-    return fitted("\n".join([*lines, _menu_line(QUIT_NUMBER, "quit", "or q"), ""]))
+    return lines
 
 
 def _menu_line(number: int, name: str, purpose: str) -> str:
@@ -246,7 +258,7 @@ def _argument_words() -> list[str]:
     """What the Tab key completes: the options of every stage, and the runs in the default folder."""
     checkpoints = CHECKOUT / "checkpoints"
     runs = sorted(folder.name for folder in checkpoints.iterdir() if folder.is_dir()) if checkpoints.is_dir() else []
-    return ["--help", "--config", "--set", "--test", "--checkpoint", "--resume", "latest", *runs]
+    return ["--help", "--help-all", "--config", "--set", "--test", "--checkpoint", "--resume", "latest", *runs]
 
 
 def _outcome(stage: Stage, code: int) -> str:

@@ -1,8 +1,8 @@
 """Supervised fine-tuning: teach a base model to answer.
 
     python3 post_training.py --checkpoint latest --device cpu
-    python3 post_training.py --checkpoint checkpoints/run_2026_01_31_12_00 --epochs 2 --lr 3e-5 --batch-size 4
-    python3 post_training.py --resume checkpoints/sft_lima_2026_02_01_09_30     # continues exactly where it stopped
+    python3 post_training.py --checkpoint RUN --epochs 2 --lr 3e-5 --batch-size 4
+    python3 post_training.py --resume checkpoints/sft_lima_2026_02_01_09_30
 
 The conversations come from `lima_tokenizer.py`, the loop from `pipeline.training.trainer`.
 """

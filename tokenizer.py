@@ -1,13 +1,14 @@
 """The CodeLlama tokenizer: fetch, load, save, encode, decode, train another.
 
-    python3 tokenizer.py                                  # fetch it once into tokenizers/codellama_tokenizer/
-    python3 tokenizer.py --encode "Hello world"           # the last line: the ids, comma-separated
+    python3 tokenizer.py                                # fetch it once
+    python3 tokenizer.py --encode "Hello world"
     python3 tokenizer.py --decode 15043,3186
-    python3 tokenizer.py --load DIR [--encode …]          # another folder's tokenizer.json or tokenizer.model
-    python3 tokenizer.py --report data/cleaned_articles/cleaned_0.txt   # compression, byte fallback, speed
-    python3 tokenizer.py --train data/cleaned_articles/cleaned_*.txt --vocab-size 8000 --output tokenizers/mine
+    python3 tokenizer.py --load DIR --encode "Hello"    # tokenizer.json or .model
+    python3 tokenizer.py --report data/cleaned_articles/cleaned_0.txt
+    python3 tokenizer.py --train cleaned_0.txt --vocab-size 8000 --output DIR
 
-Token ids match SentencePiece's for any text, and ``decode(encode(text)) == text`` for any text without U+2581.
+It is kept in paths.tokenizer_dir. `--report` measures compression, byte fallback and speed. Token ids match
+SentencePiece's for any text, and ``decode(encode(text)) == text`` for any text without U+2581.
 """
 
 import argparse
@@ -48,11 +49,11 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--load", metavar="DIR", help="use the tokenizer in this folder")
-    parser.add_argument("--encode", metavar="TEXT", help="print the ids of TEXT, comma-separated, on the last line")
+    parser.add_argument("--encode", metavar="TEXT", help="print the ids of TEXT, with commas, as the last line")
     parser.add_argument("--decode", metavar="IDS", help="print the text of comma-separated ids")
-    parser.add_argument("--report", metavar="FILE", help="measure the tokenizer on a text file, one article per line")
+    parser.add_argument("--report", metavar="FILE", help="measure it on a text with one article per line")
     parser.add_argument(
-        "--train", metavar="FILE", nargs="+", type=Path, help="train a tokenizer on cleaned text, one article per line"
+        "--train", metavar="FILE", nargs="+", type=Path, help="train one on texts with one article per line"
     )
     parser.add_argument("--vocab-size", metavar="N", type=int, help="vocabulary size of the tokenizer to train")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder for the trained tokenizer")

@@ -1,11 +1,11 @@
 """Pretraining: token dataset → model checkpoints.
 
-python3 train.py --test --device cpu --name first     # one epoch over the test dataset
-python3 train.py --resume latest                      # continues the newest run exactly where it stopped
-python3 train.py --init-from checkpoints/run_2026_01_31_12_00 --set dataset.source=fineweb
-python3 train.py --dry-run                            # time, memory and disk of the whole run; writes nothing
+python3 train.py --test --device cpu --name first    # over the test dataset
+python3 train.py --dry-run                           # time, memory, disk needed
+python3 train.py --resume latest                     # where it stopped
+python3 train.py --init-from RUN --set dataset.source=fineweb
 python3 train.py --compare run_2026_01_31_12_00 run_2026_02_01_09_30
-torchrun --standalone --nproc_per_node 8 train.py     # the same as: main.py train --nproc 8
+torchrun --standalone --nproc_per_node 8 train.py    # or: train --nproc 8
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--test", action="store_true", help="one epoch over the test dataset (or training.max_steps)")
+    parser.add_argument("--test", action="store_true", help="one epoch over the test dataset")
     parser.add_argument("--name", help="a name for the run, shown in lists and in the logs")
     parser.add_argument(
         "--device", dest="training.device", choices=("cuda", "cpu", "mps"), help="overrides training.device"
@@ -55,10 +55,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument("--resume", metavar="CHECKPOINT", help="continue a run: a file, a run's folder, or latest")
     begin.add_argument("--init-from", metavar="CHECKPOINT", help="start a new run with these weights")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="measure a few steps, print the estimated cost of the run, and stop"
-    )
-    parser.add_argument("--profile", action="store_true", help="write a trace of some early steps to the run's folder")
+    parser.add_argument("--dry-run", action="store_true", help="estimate the cost of the run; writes nothing")
+    parser.add_argument("--profile", action="store_true", help="trace some early steps to the run's folder")
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="plot the losses of these runs in one chart")
     args = parser.parse_args(argv)
     if args.resume and args.name:

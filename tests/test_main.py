@@ -65,7 +65,17 @@ def checkout(tmp_path) -> Path:
     root = tmp_path / "checkout"
     (root / "utils").mkdir(parents=True)
     shutil.copy(ROOT / "main.py", root)
-    for name in ("__init__", "cli", "errors", "line_editor", "packages", "processes", "terminal", "text_layout"):
+    for name in (
+        "__init__",
+        "cli",
+        "errors",
+        "line_editor",
+        "packages",
+        "processes",
+        "stage_parser",
+        "terminal",
+        "text_layout",
+    ):
         shutil.copy(ROOT / "utils" / f"{name}.py", root / "utils")
     (root / "dataset_prep.py").write_text(FAKE_STAGE)
     (root / "train.py").write_text(SAVING_STAGE)

@@ -2,10 +2,14 @@
 
 import io
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from utils.cli import fold_example, fold_paragraph, stage_parser
+import main
+from utils.cli import stage_parser
+from utils.stage_parser import fold_example, fold_paragraph
 from utils.terminal import fitted, format_table, say
 from utils.text_layout import WrappingOutput, columns, fit_columns, fold, join_fitting, pad, shorten, wrap
 
@@ -139,6 +143,38 @@ def test_progress_drops_what_does_not_fit():
     assert join_fitting(["one", "two", "three"], 8) == "one, two"
     assert join_fitting(["one", "two", "three"], 7) == "one"
     assert join_fitting(["one", "two"], 1) == "one"
+
+
+@pytest.mark.parametrize("script", [stage.script for stage in main.STAGES])
+def test_the_help_of_a_stage_fits_one_screen(monkeypatch, script):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with pytest.raises(SystemExit):
+        import_module(Path(script).stem).parse_args(["--help"])
+    lines = sys.stdout.getvalue().splitlines()
+    assert len(lines) < 24
+    assert max(map(columns, lines)) <= 80
+    assert lines[-1].endswith("All options: --help-all")
+
+
+def test_the_help_of_the_menu_fits_one_screen(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = main.help_text().splitlines()
+    assert len(lines) < 24
+    assert max(map(columns, lines)) <= 80
+
+
+def test_help_all_explains_every_option(capsys):
+    parser = stage_parser("Train.\n\n    python3 train.py\n\nMore about it.")
+    parser.add_argument("--rare", help="seldom used")
+    parser.keep_for_help_all("--rare")
+    short = parser.format_help()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help-all"])
+    full = capsys.readouterr().out
+    for text in ("--rare", "--config", "More about it"):
+        assert (text in short, text in full) == (False, True)
+    assert "python3 train.py" in short
 
 
 def test_help_fits_the_terminal_and_examples_stay_commands(monkeypatch):

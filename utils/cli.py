@@ -6,7 +6,6 @@
 Exit codes: 0 done, 1 ``error: …`` on standard error, 2 usage, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
 """
 
-import argparse
 import os
 import signal
 import sys
@@ -16,63 +15,20 @@ from typing import NoReturn
 
 from utils.errors import PipelineError, Terminated, UsageError
 from utils.packages import is_installed, missing_package_problem
-from utils.terminal import fitted, terminal_width, visible
-from utils.text_layout import columns, fold, wrap
+from utils.stage_parser import StageParser
+from utils.terminal import fitted, visible
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 
-def stage_parser(description: str) -> argparse.ArgumentParser:
+def stage_parser(description: str | None) -> StageParser:
     """An argument parser with the options of every stage: ``--config``, ``--set``, ``--debug``.
 
     An option that sets a configuration key has that key as its ``dest``, where `load_config_from` finds it:
 
         parser.add_argument("--lr", dest="sft.learning_rate", metavar="RATE", type=float, help="…")
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=StageHelp, allow_abbrev=False)
-    parser.add_argument("--config", metavar="PATH", help="a JSON file whose keys override config.json")
-    parser.add_argument(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        dest="settings",
-        action="append",
-        default=[],
-        help="set one config key, e.g. --set training.batch_size=8 (repeatable)",
-    )
-    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
-    return parser
-
-
-class StageHelp(argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples of a description as they are written, unless the terminal is too narrow for them."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        text = super()._fill_text(text, width, indent)
-        if not sys.stdout.isatty():
-            return text
-        return "\n\n".join(fold_paragraph(part, terminal_width()) for part in text.split("\n\n"))
-
-
-def fold_paragraph(text: str, width: int) -> str:
-    """Fit a paragraph of help into `width` columns: prose that is too wide is refilled, examples keep their lines."""
-    lines = text.split("\n")
-    is_prose = not any(line.startswith((" ", "python3 ", "torchrun ")) for line in lines)
-    if is_prose and any(columns(line) > width for line in lines):
-        return fold(" ".join(lines), width)
-    return "\n".join(fold_example(line, width) for line in lines)
-
-
-def fold_example(line: str, width: int) -> str:
-    """A line of help. If it is too wide, the comment of an example goes above it, and its command is continued."""
-    if columns(line) <= width:
-        return line
-    code, hash_sign, comment = line.partition("  # ")
-    start = " " * (len(code) - len(code.lstrip()))
-    if hash_sign:
-        return f"{start}# {comment}\n{fold_example(code.rstrip(), width)}"
-    if not code.lstrip().startswith("python3"):
-        return fold(line, width)
-    return " \\\n".join(wrap(code, width - 2, indent=f"{start}    ", chop=False))
+    return StageParser(description)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

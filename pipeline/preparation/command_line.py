@@ -1,6 +1,5 @@
 """The command-line options of both preparation stages, and the settings that determine a dataset's content."""
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.configuration import Config
 from pipeline.preparation.config import DatasetConfig
 from pipeline.tokenization.interface import Tokenizer
+from utils.stage_parser import StageParser
 
 if TYPE_CHECKING:
     from pipeline.preparation.decontamination import EvaluationIndex
     from pipeline.preparation.job import Preparation
 
 
-def add_preparation_options(parser: argparse.ArgumentParser, *, section: str, documents: str) -> None:
+def add_preparation_options(parser: StageParser, *, section: str, documents: str) -> None:
     """Add the shared options. `section` has the key `workers`; `documents` names the input in help texts."""
     parser.add_argument(
         "--test", action="store_true", help=f"the first dataset.test_documents {documents}, with one worker"
@@ -50,6 +50,7 @@ def add_preparation_options(parser: argparse.ArgumentParser, *, section: str, do
         metavar="DIR",
         help="describe a finished dataset: totals, lengths, five documents, sha256",
     )
+    parser.keep_for_help_all("--batch", "--max-files", "--decontaminate")
 
 
 def inspect_or_prepare(
