@@ -38,7 +38,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--checkpoint",
         action="append",
         default=[],
-        metavar="[NAME=]PATH",
+        metavar="PATH",
         help="a file, a folder, or latest (default); repeatable",
     )
     parser.add_argument("--over-training", metavar="RUN", help="score every checkpoint of a run")
@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tasks",
         metavar="A,B",
-        help=f"of {','.join(TASK_NAMES)} (default: all; none with --harness)",
+        help=f"of {','.join(TASK_NAMES)} (all)",
     )
     parser.add_argument("--harness", metavar="A,B", help="also score these tasks of lm-evaluation-harness")
     parser.add_argument(
