@@ -46,6 +46,19 @@ def test_history_is_kept_and_private(type_keys):
     assert stat.S_IMODE(history_file("test").stat().st_mode) == 0o600
 
 
+def test_history_keeps_only_the_newest_entries(type_keys, monkeypatch):
+    monkeypatch.setattr(line_editor, "KEPT_ENTRIES", 3)
+    for text in ("one", "two", PASTED, "four", "five"):
+        type_keys(f"{text}\r")
+    type_keys("six\r")
+    path = history_file("test")
+    assert [line for line in path.read_text().splitlines() if line.startswith("+")] == [
+        *("+first", "+second", "+four", "+five", "+six"),
+    ]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def test_without_a_writable_folder_nothing_is_kept(type_keys, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))

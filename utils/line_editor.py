@@ -2,7 +2,7 @@
 
 line = edit_line("Prompt: ", history="prompts", complete=lambda text: ["/help", "/save"])
 
-The history is kept in the user's state folder, readable only by the user.
+The history is kept in the user's state folder, readable only by the user, and limited to the newest entries.
 """
 
 import os
@@ -20,6 +20,10 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
+
+from utils.files import temporary_path
+
+KEPT_ENTRIES = 1000
 
 Complete = Callable[[str], Iterable[str]]  # the text before the cursor → candidates for its last word
 
@@ -74,9 +78,25 @@ def _history(name: str) -> History:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_APPEND, 0o600))
+        trim_history(path)
     except OSError:
         return InMemoryHistory()
     return FileHistory(str(path))
+
+
+def trim_history(path: Path) -> None:
+    """Keep the newest `KEPT_ENTRIES` of a history file. It is replaced as a whole, and stays private."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    starts = [index for index, line in enumerate(lines) if line.startswith(b"#")]  # the lines of an entry begin with +
+    if len(starts) <= KEPT_ENTRIES:
+        return
+    temporary = temporary_path(path)
+    try:
+        with open(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
+            file.writelines([b"\n", *lines[starts[-KEPT_ENTRIES] :]])
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _keys() -> KeyBindings:
