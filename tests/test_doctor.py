@@ -22,6 +22,7 @@ from pipeline.doctor.hub import Answer, ask_hub, check_hub, judge
 from pipeline.doctor.machine import check_compiler, check_memory, check_processor
 from pipeline.doctor.route import check_checkpoints, check_datasets, check_tokenizer
 from pipeline.doctor.server_port import check_port
+from pipeline.web.listening import listen
 from tests.small_models import small_checkpoint, trained_tokenizer
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "580.95.05", 80 << 30, 79 << 30, 9.0)
@@ -309,6 +310,17 @@ def test_a_port_in_use_is_noted():
         (finding,) = check_port(load_config(settings=[f"server.port={port}"]))
     assert finding.status == "note"
     assert f"--set server.port={port + 1}" in finding.remedy
+
+
+def test_server_and_doctor_find_the_same_address(monkeypatch):
+    both = [(socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    with listen("localhost", 0) as listener:
+        port = listener.getsockname()[1]
+        listener.listen()
+        both[1] = (*both[1][:4], ("127.0.0.1", port))
+        (finding,) = check_port(load_config(settings=["server.host=localhost"]))
+    assert (listener.family, finding.status) == (socket.AF_INET, "note")
 
 
 def test_only_problems_keep_the_route_from_running():

@@ -1,19 +1,16 @@
 """Check whether the server can listen on its configured address."""
 
 import errno
-import socket
 
 from pipeline.configuration import Config
 from pipeline.doctor.findings import Finding, note, ok
+from pipeline.web.listening import bound_socket
 
 
 def check_port(config: Config) -> list[Finding]:
     host, port = config.server.host, config.server.port
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+        bound_socket(host, port).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return [note("port", f"{host}:{port} is in use", f"use another port: --set server.port={port + 1}")]

@@ -11,17 +11,30 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         PipelineError: the port is in use, or there is no such address.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        return bound_socket(host, port)
     except OSError as error:
-        listener.close()
         raise PipelineError(
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose a different address "
             "with --host or --port"
         ) from None
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket bound to the first IPv4 address of `host`, or to its first IPv6 address if it has no other.
+
+    Raises:
+        OSError: as in `listen`.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, kind, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, kind)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
