@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,14 @@ from model import TransformerLM, load_model
 from pipeline.configuration import load_config
 from pipeline.exporting.comparison import NEW_TOKENS
 from pipeline.exporting.gguf_check import check_gguf_file
-from pipeline.exporting.gguf_file import _token_type, gguf_name, gguf_tensors, pair_rows, piece_scores
+from pipeline.exporting.gguf_file import (
+    _token_type,
+    gguf_name,
+    gguf_tensors,
+    pair_rows,
+    piece_scores,
+    write_gguf_file,
+)
 from pipeline.generation.loading import load_for_inference
 from pipeline.tokenization.interface import Tokenizer
 from tests.small_models import small_checkpoint, trained_tokenizer
@@ -109,6 +117,16 @@ def test_a_file_that_differs_is_an_error(tokenizer, tmp_path):
     loaded = load_for_inference(str(other), config, device="cpu", dtype="float32")
     with pytest.raises(PipelineError, match="differs from the checkpoint's"):
         check_gguf_file(tmp_path / "a.gguf", loaded, dtype=torch.float32)
+
+
+def test_a_tokenizer_with_fewer_tokens_is_refused(tokenizer, tmp_path):
+    loaded = load_for_inference(
+        str(small_checkpoint(tmp_path / "a.pt", tokenizer)), load_config(), device="cpu", dtype="float32"
+    )
+    fewer = SimpleNamespace(vocabulary=SimpleNamespace(pieces=tokenizer.vocabulary.pieces[:-1]))
+    with pytest.raises(PipelineError, match=f"has {tokenizer.vocab_size - 1} tokens, but the model has"):
+        write_gguf_file(replace(loaded, tokenizer=fewer), tmp_path / "a.gguf", dtype=torch.float32)
+    assert not (tmp_path / "a.gguf").exists()
 
 
 def test_gguf_file_is_replaced_only_with_overwrite(tokenizer, tmp_path):

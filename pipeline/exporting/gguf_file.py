@@ -16,6 +16,7 @@ from pipeline.exporting.hf_names import to_hf_names
 from pipeline.formats.chat_template import chat_template
 from pipeline.modeling.config import ModelConfig
 from pipeline.tokenization.vocabulary import Vocabulary, byte_of
+from utils.errors import PipelineError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -44,12 +45,19 @@ def write_gguf_file(loaded: "LoadedModel", path: Path, *, dtype: torch.dtype) ->
     """Write the file, with norms in float32 as llama.cpp expects them; `gguf_check` compares it with the model.
 
     Raises:
-        PipelineError: the model has something that llama.cpp's llama and qwen3 do not have.
+        PipelineError: the model has something that llama.cpp's llama and qwen3 do not have, or its tokenizer has
+            another number of tokens.
     """
     import gguf
 
     config = loaded.model.config
     refuse_what_has_no_equal(config)
+    num_pieces = len(loaded.tokenizer.vocabulary.pieces)
+    if num_pieces != config.vocab_size:  # llama.cpp would refuse the file
+        raise PipelineError(
+            f"the tokenizer of {loaded.name} has {num_pieces:,} tokens, but the model has {config.vocab_size:,}; "
+            "expected the tokenizer that it was trained with: pass --tokenizer DIR"
+        )
     writer = gguf.GGUFWriter(path, architecture(config))
     _add_description(writer, loaded, dtype)
     _add_vocabulary(writer, loaded.tokenizer.vocabulary)
