@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config_from(args)
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     make_job = partial(preparation, config, test=args.test, restart=args.restart)
-    say(inspect_or_prepare(config, tokenizer, make_job, inspect=args.inspect))
+    say(inspect_or_prepare(config, tokenizer, make_job, args))
     return 0
 
 

@@ -1,5 +1,6 @@
 """The command-line options of both preparation stages, and the settings that determine a dataset's content."""
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.configuration import Config
 from pipeline.preparation.config import DatasetConfig
 from pipeline.tokenization.interface import Tokenizer
+from utils.errors import UsageError
 from utils.stage_parser import StageParser
 
 if TYPE_CHECKING:
@@ -48,19 +50,25 @@ def add_preparation_options(parser: StageParser, *, section: str, documents: str
         "--inspect",
         type=Path,
         metavar="DIR",
-        help="describe a finished dataset: totals, lengths, five documents, sha256",
+        help="describe a finished dataset, and verify its files",
     )
+    parser.add_argument("--documents", type=int, metavar="N", help="with --inspect: show N random documents at length")
     parser.keep_for_help_all("--batch", "--max-files", "--decontaminate")
 
 
 def inspect_or_prepare(
-    config: Config, tokenizer: Tokenizer, make_job: Callable[[], "Preparation"], *, inspect: Path | None
+    config: Config, tokenizer: Tokenizer, make_job: Callable[[], "Preparation"], args: argparse.Namespace
 ) -> str:
-    """Describe the dataset in `inspect`, or else prepare the one that `make_job` describes; returns a report."""
-    if inspect:
+    """Describe the dataset in ``--inspect``, or else prepare the one that `make_job` describes; returns a report."""
+    if args.documents is not None and (not args.inspect or args.documents < 0):
+        raise UsageError("--documents N needs --inspect DIR, and N must be at least 0")
+    if args.inspect:
         from pipeline.preparation.inspection import inspect_dataset
 
-        return inspect_dataset(inspect, tokenizer, window=config.dataset.window, stride=config.dataset.stride)
+        dataset = config.dataset
+        return inspect_dataset(
+            args.inspect, tokenizer, window=dataset.window, stride=dataset.stride, num_documents=args.documents
+        )
     from pipeline.preparation.dataset_writer import check_tokenizer
     from pipeline.preparation.report import summary
     from pipeline.preparation.run import prepare

@@ -1,4 +1,7 @@
-"""`--inspect DIR`: five decoded documents, then totals, document lengths, and integrity of the files."""
+"""`--inspect DIR`: totals, document lengths, integrity of the files, and random documents decoded.
+
+By default it fits on one screen, with the beginnings of five documents; `--documents N` shows N at length.
+"""
 
 import random
 from collections.abc import Iterator
@@ -11,19 +14,23 @@ from pipeline.formats.token_dataset import TokenDataset, read_metadata
 from pipeline.preparation.report import summary
 from pipeline.tokenization.interface import Tokenizer
 from utils.errors import PipelineError
-from utils.terminal import format_table, styled, visible
+from utils.terminal import format_table, styled, terminal_width, visible
+from utils.text_layout import shorten
 
 HISTOGRAM_NAME = "document_lengths.png"
-_SAMPLES = 5
+_BEGINNINGS = 5
 _SHOWN_CHARACTERS = 600
 _BLOCK_TOKENS = 1 << 24
 
 
-def inspect_dataset(directory: Path, tokenizer: Tokenizer, *, window: int, stride: int) -> str:
+def inspect_dataset(
+    directory: Path, tokenizer: Tokenizer, *, window: int, stride: int, num_documents: int | None = None
+) -> str:
     """The report on a finished dataset, as text. Writes a histogram of document lengths to its folder.
 
     Args:
         window, stride: for a stream from another tool without these in its metadata.
+        num_documents: how many random documents to show at length; None: the beginnings of some.
 
     Raises:
         PipelineError: it is incomplete, was made with a different tokenizer, or a file is damaged.
@@ -36,16 +43,21 @@ def inspect_dataset(directory: Path, tokenizer: Tokenizer, *, window: int, strid
     dataset.check_ids()
     starts = None if dataset.is_windowed else document_starts(dataset, tokenizer.bos_id)
     if starts is None or not len(starts):
-        numbers = sample_numbers(dataset.num_windows)
-        samples = [_shown(f"window {number:,}", dataset[number], tokenizer) for number in numbers]
-        figures = [overview(dataset)]
+        numbers = sample_numbers(dataset.num_windows, num_documents)
+        samples = [(f"window {number:,}", dataset[number]) for number in numbers]
+        figures = [overview(dataset), _checked(dataset)]
     else:
-        numbers = sample_numbers(len(starts))
-        samples = [_shown(f"document {number:,}", document(dataset, starts, number), tokenizer) for number in numbers]
+        numbers = sample_numbers(len(starts), num_documents)
+        samples = [(f"document {number:,}", document(dataset, starts, number)) for number in numbers]
         lengths = np.diff(starts, append=dataset.num_tokens)
         histogram = write_histogram(directory / HISTOGRAM_NAME, lengths)
-        figures = [overview(dataset), format_lengths(lengths), f"histogram of lengths: {histogram}"]
-    return "\n\n".join([*samples, *figures, _checked(dataset)])  # the figures last: they fit on one screen
+        notes = f"histogram of lengths: {histogram}\n{_checked(dataset)}"
+        figures = [overview(dataset), format_lengths(lengths), notes]
+    if num_documents is not None:
+        shown = [_shown(title, ids, tokenizer) for title, ids in samples]
+        return "\n\n".join([*shown, *figures])  # the figures last: they fit on one screen
+    beginnings = [_beginning(title, ids, tokenizer) for title, ids in samples]
+    return "\n\n".join([*figures, "\n".join([*beginnings, "more of them: --documents N"])])
 
 
 def check_made_with(dataset: TokenDataset, tokenizer: Tokenizer) -> None:
@@ -117,8 +129,8 @@ def _span(dataset: TokenDataset, start: int, end: int) -> Iterator[np.ndarray]:
         offset += len(tokens)
 
 
-def sample_numbers(count: int) -> list[int]:
-    return sorted(random.sample(range(count), min(_SAMPLES, count)))
+def sample_numbers(count: int, wanted: int | None) -> list[int]:
+    return sorted(random.sample(range(count), min(_BEGINNINGS if wanted is None else wanted, count)))
 
 
 def format_lengths(lengths: np.ndarray) -> str:
@@ -139,6 +151,12 @@ def write_histogram(path: Path, lengths: np.ndarray) -> Path:
     axes.set_ylabel("documents")
     save_figure(path, figure)
     return path
+
+
+def _beginning(title: str, ids: np.ndarray, tokenizer: Tokenizer) -> str:
+    """A line with the first words."""
+    text = " ".join(visible(tokenizer.decode(ids[: terminal_width()])).split())
+    return shorten(f"{title}, {len(ids):,} tokens: {text}", terminal_width())
 
 
 def _shown(title: str, ids: np.ndarray, tokenizer: Tokenizer) -> str:
