@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.runs.routes import runs_page
     from pipeline.serving.startup import serve_checkpoints
 
-    serve_checkpoints(args.checkpoint or ["latest"], config, device=args.device, pages=[runs_page(config)])
+    serve_checkpoints(
+        args.checkpoint or ["latest"], config, device=args.device, pages=[runs_page(config, has_chat=True)]
+    )
     return EXIT_OK
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from checks.import_graph import CHECKOUT
@@ -20,7 +21,7 @@ from pipeline.configuration import Config, PathsConfig
 from pipeline.formats.checkpoint import only_training_run
 from pipeline.runs import routes as routes_module
 from pipeline.runs.number_table import NumberTable, lowest_and_highest, moving_mean
-from pipeline.runs.routes import RunsRoutes, create_app
+from pipeline.runs.routes import RunsRoutes, create_app, runs_page
 from pipeline.runs.run_log import RunLog
 from pipeline.runs.run_store import RunStore
 from pipeline.training.log_position import LogPosition
@@ -359,7 +360,7 @@ def test_configurations_show_only_what_differs(client, folder):
 def test_checkpoints_have_their_scores(client, folder):
     path = folder.checkpoint("best")
     folder.log(start(), step(1), run=f"{RUN}_named")
-    figure = {"value": 0.25, "stderr": 0.02, "higher_is_better": True, "unit": "share"}
+    figure = {"value": 0.25, "interval": [0.21, 0.29], "higher_is_better": True, "unit": "share"}
     folder.results(
         mine={"checkpoint": str(path), "step": 40, "figures": {"lambada": {"acc": figure, "acc_corrected": figure}}},
         other={"checkpoint": "/elsewhere/run_x/checkpoint_best.pt", "step": 1, "figures": {}},
@@ -370,9 +371,17 @@ def test_checkpoints_have_their_scores(client, folder):
     assert [file["name"] for file in run["checkpoints"]] == ["checkpoint_best.pt"]
     (score,) = run["scores"]
     assert (score["file"], score["step"]) == ("checkpoint_best.pt", 40)
-    assert [(found["task"], found["name"], found["value"], found["mark"]) for found in score["figures"]] == [
-        ("lambada", "acc", 0.25, "sample")
+    (found,) = score["figures"]
+    assert [found[key] for key in ("task", "name", "value", "mark", "interval")] == [
+        *("lambada", "acc", 0.25, "sample", [0.21, 0.29])
     ]
+
+
+def test_only_the_chat_server_links_to_the_chat(client, folder):
+    assert client.get("/runs/api/runs").json()["chat"] is False
+    config = replace(Config(), paths=folder.paths)
+    beside = TestClient(Starlette(routes=runs_page(config, has_chat=True).routes))
+    assert beside.get("/runs/api/runs").json()["chat"] is True
 
 
 def test_answered_questions_are_scores_of_their_checkpoint(client, folder):

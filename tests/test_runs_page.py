@@ -80,7 +80,7 @@ def two_runs(folder: Folder) -> None:
     folder.log({"event": "skipped_step", "step": 150, "time": time.time(), "reason": "the loss is nan"})
     folder.log(end(400))
     folder.log(start(learning_rate=0.2), begin(40), *(step(number) for number in range(1, 41)), end(40), run=OTHER)
-    figure = {"value": 0.25, "stderr": 0.02, "higher_is_better": True, "unit": "share"}
+    figure = {"value": 0.25, "interval": [0.21, 0.29], "higher_is_better": True, "unit": "share"}
     results = {
         name: {
             "checkpoint": str(path.with_name(f"checkpoint_{name}.pt")),
@@ -174,7 +174,7 @@ def test_checkpoints_show_scores_with_error_bars(open_page, server):
     two_runs(server.folder)
     page = open_page(f"?run={RUN}")
     row = page.locator("#checkpoints tr", has_text="checkpoint_best.pt")
-    row.get_by_text("25.0 ± 2.0%").wait_for()
+    row.get_by_text("25.0% (21.0–29.0%)").wait_for()
     assert page.locator("#score-charts svg path").count() >= 3
 
 

@@ -14,8 +14,8 @@ from pipeline.evaluation.statistics import (
     rank_models,
     standard_error,
     two_sided,
-    wilson_interval,
 )
+from utils.intervals import wilson_interval
 
 Z = 1.959964
 

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.evaluation.statistics import wilson_interval
 from pipeline.formats.chat_template import encode_prompt
 from pipeline.formats.raw_files import RawFile
 from pipeline.generation.generate import generate_batch
 from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
 from utils.files import write_json
+from utils.intervals import wilson_interval
 from utils.terminal import say, visible
 
 if TYPE_CHECKING:

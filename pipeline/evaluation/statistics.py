@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-_Z_95 = 1.959964  # standard deviations to each side that hold 95% of a normal distribution
+from utils.intervals import Z_95, wilson_interval
 
 RESAMPLES = 1000
 SIGNIFICANT = 0.05
@@ -63,7 +63,7 @@ class Figure:
         error = standard_error(self.residuals())
         if error is None:
             return None
-        low, high = (self._scaled(self._ratio() + side * _Z_95 * error) for side in (-1, 1))
+        low, high = (self._scaled(self._ratio() + side * Z_95 * error) for side in (-1, 1))
         return within_bounds(low, high, self.unit)
 
     @property
@@ -172,7 +172,7 @@ class QuotedFigure:
         """The 95% interval of a normal distribution; None without a standard error."""
         if self.stderr is None:
             return None
-        return within_bounds(self.value - _Z_95 * self.stderr, self.value + _Z_95 * self.stderr, self.unit)
+        return within_bounds(self.value - Z_95 * self.stderr, self.value + Z_95 * self.stderr, self.unit)
 
     def p_value(self, other: "QuotedFigure") -> float | None:
         if self.items is None or other.items is None or self.items.count != other.items.count:
@@ -192,16 +192,6 @@ def within_bounds(low: float, high: float, unit: str) -> tuple[float, float]:
     """The part of an interval that a score can reach: shares are at most 1, points at most 100."""
     highest = {"share": 1.0, "points": 100.0}.get(unit, math.inf)
     return max(0.0, low), min(highest, high)
-
-
-def wilson_interval(right: float, total: int) -> tuple[float, float]:
-    """The 95% interval of a share, which stays within 0 and 1 for small counts too (Wilson 1927, JASA 22)."""
-    if not total:
-        return 0.0, 1.0
-    share, spread = right / total, _Z_95**2 / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def paired(differences: np.ndarray) -> float | None:

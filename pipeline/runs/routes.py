@@ -1,6 +1,6 @@
 """The routes of the runs page, all below /runs.
 
-page = runs_page(config)                   # for server.py, which adds the routes to its own
+page = runs_page(config, has_chat=True)    # for server.py, which adds the routes to its own
 app = create_app(config, api_key=None)     # the page alone, for runs.py
 """
 
@@ -42,9 +42,9 @@ SECONDS_BETWEEN_SIGNS_OF_LIFE = 15.0
 DATA_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-def runs_page(config: Config) -> ExtraPage:
-    """The page and what it asks for."""
-    routes = RunsRoutes(config)
+def runs_page(config: Config, *, has_chat: bool = False) -> ExtraPage:
+    """The page and what it asks for. `has_chat`: the same server has the chat page at /, so link to it."""
+    routes = RunsRoutes(config, has_chat=has_chat)
     return ExtraPage("runs", "/runs", routes.all(), routes.stop)
 
 
@@ -61,8 +61,9 @@ def create_app(config: Config, *, api_key: str | None = None) -> tuple[Starlette
 class RunsRoutes:
     """One handler method per path."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, has_chat: bool = False) -> None:
         self.config = config
+        self.has_chat = has_chat
         self.store = RunStore(config.paths)
         self.scores = Scores(config.paths.benchmark_dir)
         self.files = PackagedFiles(PAGE_FOLDER, *SHARED_FILES)
@@ -93,6 +94,7 @@ class RunsRoutes:
                 "log_folder": short_path(self.store.log_folder),
                 "checkpoint_folder": short_path(paths.checkpoint_dir),
                 "hint": empty.partition("; ")[2],
+                "chat": self.has_chat,
             }
         )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.intervals import wilson_interval
 from utils.raw_log import is_number
 
 MAX_FILE_BYTES = 100_000_000
@@ -84,12 +85,11 @@ def _share(name: str, count: Mapping[str, Any]) -> dict[str, Any] | None:
     right, total = count.get("right"), count.get("total")
     if not is_number(right) or not is_number(total) or not 0 <= right <= total or not total:
         return None
-    share = right / total
     return {
         "task": "questions",
         "name": name,
-        "value": share,
-        "stderr": math.sqrt(share * (1 - share) / total),
+        "value": right / total,
+        "interval": wilson_interval(right, total),
         "higher_is_better": True,
         "unit": "share",
         "mark": "",
@@ -111,16 +111,21 @@ def _figures(model: Mapping[str, Any], marks: Mapping[str, str]) -> Iterator[dic
         for name, figure in figures.items() if isinstance(figures, dict) else ():
             if name.endswith(_HIDDEN) or not isinstance(figure, dict) or not _is_finite(figure.get("value")):
                 continue
-            error = figure.get("stderr")
             yield {
                 "task": task,
                 "name": name,
                 "value": figure["value"],
-                "stderr": error if _is_finite(error) else None,
+                "interval": _interval(figure.get("interval")),
                 "higher_is_better": figure.get("higher_is_better") is True,
                 "unit": str(figure.get("unit", "")),
                 "mark": marks.get(task, ""),
             }
+
+
+def _interval(ends: object) -> list[float] | None:
+    """The 95% interval of a score as the benchmark recorded it; None if it has none."""
+    is_interval = isinstance(ends, list) and len(ends) == 2 and all(map(_is_finite, ends)) and ends[0] < ends[1]
+    return list(ends) if isinstance(ends, list) and is_interval else None
 
 
 def _is_finite(value: object) -> bool:

@@ -1,7 +1,7 @@
 /* A line chart as SVG: round ticks, a read-out by pointer or arrow keys, zoom by dragging, and a file to save.
 
    const chart = new Chart(parent, {title: "Loss", format: number, onZoom: (from, to) => …});
-   chart.show({lines: [{name, color, dash, x: [], y: [], faint, dots, errors}], marks: [], axis: "step", log: false}); */
+   chart.show({lines: [{name, color, dash, x: [], y: [], faint, dots, intervals}], marks: [], axis: "step", log: false}); */
 
 import {element, shape} from "./dom.js";
 import {count, duration} from "./format.js";
@@ -173,11 +173,11 @@ export class Chart {
       if (value === null || (this.isLog && value <= 0)) continue;
       points.push([this.x(line.x[index]), this.y(value), index]);
     }
-    if (!line.errors || points.length > 1) {
+    if (!line.intervals || points.length > 1) {
       const path = points.map(([x, y], index) => `${index ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
       group.append(shape("path", {d: path, "stroke-dasharray": line.dash || null}));
     }
-    if (line.errors) for (const [x, , index] of points) group.append(this.whisker(line, x, index));
+    if (line.intervals) for (const [x, , index] of points) group.append(this.whisker(line, x, index));
     if (line.dots || points.length === 1) {
       const few = points.length <= 60;
       for (const [x, y] of few ? points : [points[points.length - 1]]) {
@@ -188,9 +188,9 @@ export class Chart {
   }
 
   whisker(line, x, index) {
-    const error = line.errors[index];
-    if (!error) return shape("g");
-    const [low, high] = [this.y(line.y[index] - error), this.y(line.y[index] + error)];
+    const interval = line.intervals[index];
+    if (!interval) return shape("g");
+    const [low, high] = interval.map((end) => this.y(end));
     const d = `M${x} ${low}V${high}M${x - 4} ${low}h8M${x - 4} ${high}h8`;
     return shape("path", {d, "stroke-width": 1.4});
   }
@@ -286,7 +286,7 @@ export class Chart {
       .filter((line) => !line.faint && line.x.length && covers(line))
       .map((line) => {
         const index = nearest(line.x, place);
-        return {line, x: line.x[index], y: line.y[index], error: line.errors?.[index]};
+        return {line, x: line.x[index], y: line.y[index], interval: line.intervals?.[index]};
       });
     this.at = place;
     if (!found.length) return;
@@ -294,13 +294,13 @@ export class Chart {
     const x = this.x(shown);
     for (const [name, value] of Object.entries({x1: x, x2: x, visibility: "visible"}))
       this.cursor.setAttribute(name, value);
-    const rows = found.map(({line, y, error}) =>
+    const rows = found.map(({line, y, interval}) =>
       element(
         "tr",
         {},
         element("td", {}, swatch(line)),
         element("td", {}, line.name),
-        element("td", {}, this.format(y) + (error ? ` ± ${this.format(error)}` : "")),
+        element("td", {}, this.format(y) + rangeText(interval, this.format)),
       ),
     );
     const marks = this.data.marks
@@ -410,15 +410,22 @@ export function glyph(event, color) {
   );
 }
 
+/** `` (25.1–33.0%)``, as in the benchmark's reports; empty if there is no interval. */
+export function rangeText(interval, format, unit = "") {
+  if (!interval) return "";
+  const [low, high] = interval.map(format);
+  return low === high ? "" : ` (${low.replace(/%$/, "")}${interval[0] < 0 ? " to " : "–"}${high}${unit})`;
+}
+
 function yRange(lines, log) {
   let low = Infinity,
     high = -Infinity;
   for (const line of lines) {
     line.y.forEach((value, index) => {
       if (value === null || (log && value <= 0)) return;
-      const error = line.errors?.[index] ?? 0;
-      low = Math.min(low, log && value - error <= 0 ? value : value - error);
-      high = Math.max(high, value + error);
+      const [least, most] = line.intervals?.[index] ?? [value, value];
+      low = Math.min(low, log && least <= 0 ? value : least);
+      high = Math.max(high, most);
     });
   }
   if (!Number.isFinite(low)) return [0, 1];

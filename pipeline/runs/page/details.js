@@ -1,6 +1,7 @@
 /* Below the charts: samples, events, checkpoints with scores, differences of the configurations. */
 
 import {Chart, swatch} from "./chart.js";
+import {rangeText} from "./chart.js";
 import {asPercent, markText} from "./curves.js";
 import {byId, element, row} from "./dom.js";
 import {ago, bytes, count, number, title} from "./format.js";
@@ -122,8 +123,7 @@ function scoreText(figure) {
   const [factor, unit] = figure.unit === "share" ? [100, "%"] : [1, ""];
   const digits = (value) =>
     value >= 1000 ? Math.round(value).toLocaleString("en") : value.toFixed(value >= 100 || unit ? 1 : 2);
-  const error = figure.stderr === null ? "" : ` ± ${digits(figure.stderr * factor)}`;
-  return `${digits(figure.value * factor)}${error}${unit}`;
+  return `${digits(figure.value * factor)}${unit}${rangeText(figure.interval, (end) => digits(end * factor), unit)}`;
 }
 
 function drawCheckpoints() {
@@ -151,7 +151,7 @@ function drawCheckpoints() {
   table.tBodies[0].replaceChildren(...rows);
   const sampled = [...figures.values()].find((figure) => figure.mark);
   byId("score-help").textContent = names.length
-    ? `↑ higher is better, ↓ lower is better; ± one standard error.${sampled ? ` Some were scored on a sample and are not comparable with published scores.` : ""}`
+    ? `↑ higher is better, ↓ lower is better; in brackets the 95% interval.${sampled ? ` Some were scored on a sample and are not comparable with published scores.` : ""}`
     : "No benchmark results yet. Score a checkpoint with: python3 main.py benchmark --checkpoint NAME";
   drawScoreCharts(figures);
 }
@@ -177,7 +177,7 @@ function checkpointRow(run, file, names) {
   );
 }
 
-/** Scores by step with error bars, where a run has scores at two steps or more, or several runs have some. */
+/** Scores by step with their 95% intervals, where a run has scores at two steps or more, or several runs have some. */
 function drawScoreCharts(figures) {
   for (const chart of scoreCharts.values()) chart.show({lines: [], axis: "step", log: false});
   for (const [name, figure] of figures) {
@@ -209,7 +209,7 @@ function scoreLine(run, name) {
     dots: true,
     x: sorted.map(([step]) => step),
     y: sorted.map(([, figure]) => figure.value),
-    errors: sorted.map(([, figure]) => figure.stderr),
+    intervals: sorted.map(([, figure]) => figure.interval),
   };
 }
 

@@ -211,6 +211,7 @@ async function start() {
   showControls();
   try {
     const found = await load("runs");
+    byId("chat").hidden = !found.chat;
     onEvent("runs", {changed: found.runs, gone: []});
     await follow(onEvent, (connected) => {
       byId("connection").textContent = connected ? "live" : "not connected to the server; trying again";

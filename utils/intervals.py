@@ -1,0 +1,15 @@
+"""The 95% interval of a share, for every room that shows one."""
+
+import math
+
+Z_95 = 1.959964  # standard deviations to each side that hold 95% of a normal distribution
+
+
+def wilson_interval(right: float, total: int) -> tuple[float, float]:
+    """The 95% interval of a share, which stays within 0 and 1 for small counts too (Wilson 1927, JASA 22)."""
+    if not total:
+        return 0.0, 1.0
+    share, spread = right / total, Z_95**2 / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
