@@ -42,9 +42,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first malformed record")
     parser.add_argument("--show", type=int, metavar="N", help="print N articles before and after, side by side")
+    parser.add_argument("--all", action="store_true", help="with --show: whole articles, not a screen of each")
     args = parser.parse_args(argv)
     if args.show is not None and args.show < 1:
         parser.error("--show must be at least 1")
+    if args.all and not args.show:
+        parser.error("--all needs --show N")
     return args
 
 
@@ -55,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     raw_dir = config.paths.raw_dir
     jobs = plan_jobs(raw_dir)
     if args.show:
-        show(jobs, config.cleaning, args.show)
+        show(jobs, config.cleaning, args.show, whole=args.all)
         return 0
     refuse_own_output(raw_dir, config.paths.cleaned_dir, jobs)
     limit = config.cleaning.test_articles if args.test else None

@@ -396,6 +396,22 @@ def test_show_prints_before_and_after_and_writes_nothing(tmp_path, capsys, monke
     assert not (tmp_path / "out").exists()
 
 
+def test_show_prints_a_screen_of_each_article_or_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    write_jsonl(
+        tmp_path / "a.jsonl", [article("Long", *(section(f"S{i}", part("paragraph", LONG)) for i in range(40)))]
+    )
+    shown = []
+    for more in ([], ["--all"]):
+        assert cleaner.main(["--input", str(tmp_path), "--show", "1", *more]) == 0
+        shown.append(capsys.readouterr().out)
+    assert len(shown[0].splitlines()) < 24
+    assert "81 paragraphs before, 81 after;" in shown[0]
+    assert "[section] S39" in shown[1]
+    with pytest.raises(SystemExit):
+        cleaner.main(["--all"])
+
+
 def test_killed_at_work_it_leaves_nothing_that_looks_whole(tmp_path):
     sections = [section(f"S{i}", part("paragraph", LONG * 5)) for i in range(20)]
     write_jsonl(tmp_path / "raw" / "a.jsonl", [article("Done", *sections)])

@@ -16,15 +16,24 @@ from utils.text_layout import pad, wrap
 _LONGEST_PARAGRAPH = 400
 _LOOK_AHEAD = 12
 _WORDS = 12
+_ROWS_OF_A_SCREEN = 18
 _MARKUP = re.compile(r"<ref[^<>]*/>|<ref.*?</ref>|<[^<>]*>|\[\[[^\]|]*\||^\[[a-z_]+\] ", re.DOTALL | re.MULTILINE)
 
 
-def side_by_side(record: dict[str, Any], article: str) -> str:
-    """An article with the raw paragraphs on the left and the cleaned ones on the right."""
+def side_by_side(record: dict[str, Any], article: str, *, whole: bool = True) -> str:
+    """An article with the raw paragraphs on the left and the cleaned ones on the right. Unless it is shown `whole`, it
+    fits on a screen, and the last line counts the rest."""
     width = max(24, (terminal_width(120) - 3) // 2)
-    rows = [row for pair in _aligned(_raw_paragraphs(record), article.split("\n\n")) for row in _rows(*pair, width)]
+    pairs = list(_aligned(_raw_paragraphs(record), article.split("\n\n")))
+    rows = [row for pair in pairs for row in _rows(*pair, width)]
     header = f"{styled(pad('before', width), 'bold')} │ {styled('after', 'bold')}"
-    return "\n".join([header, f"{'─' * width}─┼─{'─' * width}", *rows])
+    lines = [header, f"{'─' * width}─┼─{'─' * width}", *rows]
+    num_hidden = len(rows) - _ROWS_OF_A_SCREEN
+    if whole or num_hidden <= 0:
+        return "\n".join(lines)
+    num_raw, num_kept = (sum(bool(pair[side]) for pair in pairs) for side in (0, 1))
+    counts = f"{num_raw:,} paragraphs before, {num_kept:,} after; {num_hidden:,} more rows (--all shows them)"
+    return "\n".join([*lines[:-num_hidden], styled(counts, "dim")])
 
 
 def _rows(before: str, after: str, width: int) -> Iterator[str]:
@@ -91,7 +100,7 @@ def _outline(part: dict[str, Any], kind: str = "") -> Iterator[str]:
         yield from _outline(child)
 
 
-def show(jobs: Sequence[CleaningJob], config: CleaningConfig, number: int) -> None:
+def show(jobs: Sequence[CleaningJob], config: CleaningConfig, number: int, *, whole: bool) -> None:
     """Print the first `number` kept articles before and after cleaning, and why others before them were dropped."""
     policy = Policy(config)
     records = (record for job in jobs for path in job.files for record in iter_raw_articles(path))
@@ -107,7 +116,7 @@ def show(jobs: Sequence[CleaningJob], config: CleaningConfig, number: int) -> No
             title = fields.get("title") or fields.get("name")
             say(visible(f"dropped, {next(iter(counts.removals.articles))}: {title}"))
             continue
-        print(side_by_side(fields, article), end="\n\n")
+        print(side_by_side(fields, article, whole=whole), end="\n\n")
         number -= 1
         if not number:
             return
