@@ -3,7 +3,6 @@
     python3 benchmark.py --checkpoint latest
     python3 benchmark.py --checkpoint old=RUN --checkpoint new=latest --full
     python3 benchmark.py --over-training latest --quick   # curves over a run
-    python3 benchmark.py --checkpoint latest --average 5  # mean of the last weights
     python3 benchmark.py --offline-samples                # needs no data
     python3 benchmark.py --harness arc_easy,piqa
 
