@@ -5,7 +5,7 @@ import math
 Z_95 = 1.959964  # standard deviations to each side that hold 95% of a normal distribution
 
 
-def wilson_interval(right: float, total: int) -> tuple[float, float]:
+def wilson_interval(right: float, total: float) -> tuple[float, float]:
     """The 95% interval of a share, which stays within 0 and 1 for small counts too (Wilson 1927, JASA 22)."""
     if not total:
         return 0.0, 1.0
