@@ -237,18 +237,13 @@ class FakeLlama:
             yield 7 if self.wrong == "greedy tokens" else ids[-1]
 
 
-@pytest.mark.parametrize("wrong", ["", "tokenizes", "logits", "greedy tokens"])
-def test_an_answer_of_llama_cpp_that_differs_is_an_error(tokenizer, tmp_path, monkeypatch, wrong):
+def test_an_answer_of_llama_cpp_that_differs_is_an_error(tokenizer, tmp_path, monkeypatch):
     checkpoint = small_checkpoint(tmp_path / "a.pt", tokenizer, weight_scale=2.0)
     loaded = load_for_inference(str(checkpoint), load_config(), device="cpu", dtype="float32")
     export.main(["--checkpoint", str(checkpoint), "--gguf", str(tmp_path / "a.gguf")])
-    fake = FakeLlama(loaded.model, tokenizer, wrong)
+    fake = FakeLlama(loaded.model, tokenizer, "")
     module = SimpleNamespace(Llama=fake.open, GGML_TYPE_F32=0, __spec__="found")
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
-    if wrong:
-        with pytest.raises(PipelineError, match=f"llama.cpp.*{wrong}"):
-            check_gguf_file(tmp_path / "a.gguf", loaded, dtype=torch.float32)
-        return
     found = check_gguf_file(tmp_path / "a.gguf", loaded, dtype=torch.float32)
     assert found["greedy_tokens"] == 2 * NEW_TOKENS
     assert found["logit_difference"] < 1e-6
@@ -257,3 +252,6 @@ def test_an_answer_of_llama_cpp_that_differs_is_an_error(tokenizer, tmp_path, mo
         **{"n_ctx": window, "n_batch": window, "n_gpu_layers": 0, "logits_all": True, "verbose": False, "seed": 0},
         **{"type_k": 0, "type_v": 0, "flash_attn": False},
     }
+    for fake.wrong in ("tokenizes", "logits", "greedy tokens"):
+        with pytest.raises(PipelineError, match=f"llama.cpp.*{fake.wrong}"):
+            check_gguf_file(tmp_path / "a.gguf", loaded, dtype=torch.float32)
