@@ -74,6 +74,13 @@ def test_a_text_has_200_blocks_of_4_to_64_windows(tokens, windows):
     assert splitting._block_length(tokens, 16) == windows * 16
 
 
+def test_the_first_window_of_a_block_starts_in_it():
+    blocks = splitting._cut([100], 25)  # the second block starts at 25, so its first window starts at 32
+    runs = splitting._training_runs(blocks, np.array([False, True, False, True]), window=16, step=8)
+    assert [(int(run["start"]), int(run["count"])) for run in runs] == [(0, 2), (56, 1)]
+    assert splitting._ceil_div(np.array([0, 1, 8, 9]), 8).tolist() == [0, 1, 1, 2]
+
+
 def test_blocks_cover_every_file_to_its_end():
     blocks = splitting._cut([100, 7, 39], 20)
     assert list(zip(blocks.file.tolist(), blocks.start.tolist(), blocks.end.tolist(), strict=True)) == [
