@@ -47,6 +47,7 @@ _KEYS = {
     "config": dict,
     "inputs": list,
     "files": list,
+    "near_duplicates": dict,
     "token_byte_lengths": list,
 }
 _EARLIER_SEAL = "sha256"  # what earlier versions called the checksum of the metadata

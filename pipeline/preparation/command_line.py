@@ -45,6 +45,13 @@ def add_preparation_options(parser: StageParser, *, section: str, documents: str
         metavar="DIR",
         help=f"drop {documents} that share a 13-gram with the benchmark files in DIR",
     )
+    parser.add_argument(
+        "--near-duplicates",
+        dest="dataset.near_duplicates",
+        type=float,
+        metavar="SIMILARITY",
+        help=f"drop {documents} at least this similar to an earlier one, for example 0.8",
+    )
     parser.add_argument("--restart", action="store_true", help="delete this dataset and start from scratch")
     parser.add_argument(
         "--inspect",
@@ -83,6 +90,7 @@ def recipe(
 ) -> dict[str, Any]:
     """The settings that determine the dataset's content. They are stored in the metadata and must match on resume."""
     limit = {"test_documents": dataset.test_documents} if test else {}
+    similarity = {} if dataset.near_duplicates is None else {"near_duplicates": dataset.near_duplicates}
     return {
         "source": source,
         "test": test,
@@ -92,6 +100,7 @@ def recipe(
         "max_files": dataset.max_files,
         "file_tokens": dataset.file_tokens,
         "deduplicate": dataset.deduplicate,
+        **similarity,
         "decontamination": evaluation.stamp() if evaluation else None,
         **more,
     }

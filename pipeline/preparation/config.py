@@ -32,6 +32,12 @@ class DatasetConfig:
     batch_size: int = option(10_000, "documents tokenized in one batch", minimum=1)
     workers: int | None = option(None, "processes that prepare a dataset; null: one per core", minimum=1)
     deduplicate: bool = option(True, "drop documents that repeat an earlier one")
+    near_duplicates: float | None = option(
+        None,
+        "drop documents with at least this Jaccard similarity to an earlier one, for example 0.8; null: keep them",
+        minimum=0.5,
+        maximum=1.0,
+    )
     decontaminate: Path | None = option(
         None, "evaluation files; documents that share a 13-gram with them are dropped; null: skip the check"
     )

@@ -46,11 +46,15 @@ class FileEntry(TypedDict):
 
 @dataclass(frozen=True)
 class FinishedPart:
-    """A complete part, its source file, and which of its documents to keep."""
+    """A complete part, its source file, and which of its documents to keep.
+
+    `near_duplicates` counts those that are not kept because they are similar to another document.
+    """
 
     part: Part
     source: str
     keep: np.ndarray  # bool (documents,)
+    near_duplicates: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -245,7 +249,8 @@ def _totals(parts: Sequence[FinishedPart]) -> tuple[dict[str, int], dict[str, in
         for name in ("tokens", "bytes", "characters"):
             totals[name] += int(index[name].sum(dtype=np.int64))
         rejected.update(finished.part.state.rejected)
-        rejected["duplicate"] += int((~finished.keep).sum())
+        rejected["duplicate"] += int((~finished.keep).sum()) - finished.near_duplicates
+        rejected["near_duplicate"] += finished.near_duplicates
     return dict(totals), dict(sorted((+rejected).items()))
 
 

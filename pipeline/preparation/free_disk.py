@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.preparation.near_duplicate_jobs import bytes_per_document
 from pipeline.preparation.shard_output import INDEX_DTYPE
 from utils.errors import PipelineError
 from utils.terminal import format_bytes, format_count, say
@@ -41,8 +42,14 @@ def expected_size(job: "Preparation", tokenizer: "Tokenizer") -> ExpectedSize:
     dataset = int(tokens * 2)
     files = min(max(1, int(tokens) // job.dataset.file_tokens), job.dataset.max_files)
     # Until they are removed, parts are on disk together with the files written from them.
-    at_most = dataset + dataset * min(job.workers, files) // files + int(documents * INDEX_DTYPE.itemsize)
+    at_most = dataset + dataset * min(job.workers, files) // files + int(documents * _record_bytes(job))
     return ExpectedSize(int(tokens), dataset, at_most)
+
+
+def _record_bytes(job: "Preparation") -> int:
+    """What is stored about each document besides its tokens."""
+    threshold = job.dataset.near_duplicates
+    return INDEX_DTYPE.itemsize + (0 if threshold is None else bytes_per_document(threshold))
 
 
 def refuse_small_disk(directory: Path, expected: ExpectedSize) -> None:

@@ -163,7 +163,8 @@ def pairs_with_equal_keys(keys: np.ndarray, documents: np.ndarray) -> np.ndarray
 def unique_pairs(pairs: np.ndarray) -> np.ndarray:
     """`pairs` without repeats, sorted by the later document and then by the earlier one."""
     ordered = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
-    return ordered[_differs_from_previous(ordered)]
+    unique: np.ndarray = ordered[_differs_from_previous(ordered)]
+    return unique
 
 
 def _differs_from_previous(rows: np.ndarray) -> np.ndarray:
@@ -176,7 +177,8 @@ def _differs_from_previous(rows: np.ndarray) -> np.ndarray:
 
 def estimated_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """(P,) the share of equal values in each row of two (P, HASHES) arrays of sketches."""
-    return np.count_nonzero(left == right, axis=1) / HASHES
+    similarity: np.ndarray = np.count_nonzero(left == right, axis=1) / HASHES
+    return similarity
 
 
 def estimate_margin(threshold: float) -> float:
@@ -191,7 +193,8 @@ def jaccard(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> np.ndarr
     both.sort()
     common = _per_pair(both[1:][both[1:] == both[:-1]], len(left))
     union = _per_pair(both, len(left)) - common
-    return common / np.maximum(union, 1)
+    similarity: np.ndarray = common / np.maximum(union, 1)
+    return similarity
 
 
 def _shingle_set(documents: Sequence[np.ndarray]) -> np.ndarray:
@@ -200,7 +203,8 @@ def _shingle_set(documents: Sequence[np.ndarray]) -> np.ndarray:
     keyed = np.repeat(np.arange(len(counts), dtype=np.uint64) << np.uint64(32), counts)
     keyed |= hashes
     keyed.sort()
-    return keyed[_differs_from_previous(keyed)]
+    distinct: np.ndarray = keyed[_differs_from_previous(keyed)]
+    return distinct
 
 
 def _per_pair(keyed: np.ndarray, pairs: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.preparation.near_duplicate_pass import EXAMPLES_NAME
 from utils.terminal import format_table
 
 
@@ -13,6 +14,7 @@ def summary(metadata: Mapping[str, Any], directory: Path) -> str:
     rows = [
         ("documents", f"{totals['documents']:,}"),
         *((f"removed: {reason}", f"{count:,}") for reason, count in metadata["rejected"].items()),
+        *_near_duplicate_rows(metadata.get("near_duplicates"), directory),
         ("tokens", f"{totals['tokens']:,}"),
         (f"windows of {metadata['window']}, one every {metadata['stride']}", f"{totals['windows']:,}"),
         ("token files", f"{len(metadata['files']):,}"),
@@ -20,3 +22,13 @@ def summary(metadata: Mapping[str, Any], directory: Path) -> str:
         ("characters per token", f"{compression['characters_per_token']:.2f}"),
     ]
     return format_table([("dataset", str(directory)), *rows])
+
+
+def _near_duplicate_rows(facts: Mapping[str, Any] | None, directory: Path) -> list[tuple[str, str]]:
+    if facts is None:
+        return []
+    return [
+        ("clusters of near duplicates", f"{facts['clusters']:,}"),
+        ("tokens in removed near duplicates", f"{facts['tokens']:,}"),
+        ("examples of similar pairs", str(directory / EXAMPLES_NAME)),
+    ]

@@ -26,6 +26,13 @@ from pipeline.preparation.finished_dataset import finished_metadata
 from pipeline.preparation.free_disk import expected_size, refuse_small_disk
 from pipeline.preparation.inputs import TIMES_NAME, described, write_times
 from pipeline.preparation.job import WORK_DIR, Preparation
+from pipeline.preparation.near_duplicate_jobs import Search
+from pipeline.preparation.near_duplicate_pass import (
+    EXAMPLES_NAME,
+    Examples,
+    WithoutNearDuplicates,
+    without_near_duplicates,
+)
 from pipeline.preparation.progress import BatchDone, ProgressLine
 from pipeline.preparation.recipe_differences import refuse_differences, without_windows
 from pipeline.preparation.shard_output import Part, read_sealed
@@ -78,8 +85,8 @@ def _parts(job: Preparation) -> list[Part]:
 def _clean_up(job: Preparation) -> None:
     if job.restart:
         _clear(job.directory)
-    remove_stale_temporaries(job.directory, METADATA_NAME, "tokens_*.npy", REMOVED_NAME, TIMES_NAME)
-    remove_stale_temporaries(job.work_dir, "identity.json", "shard_*.json", "file_*.json")
+    remove_stale_temporaries(job.directory, METADATA_NAME, "tokens_*.npy", REMOVED_NAME, EXAMPLES_NAME, TIMES_NAME)
+    remove_stale_temporaries(job.work_dir, "identity.json", "shard_*.json", "file_*.json", "near_*")
 
 
 def _clear(directory: Path) -> None:
@@ -87,7 +94,7 @@ def _clear(directory: Path) -> None:
     (directory / METADATA_NAME).unlink(missing_ok=True)
     shutil.rmtree(directory / WORK_DIR, ignore_errors=True)
     tokens = [path for path in directory.glob("tokens_*.npy") if is_token_file(path)]
-    for path in [*tokens, directory / REMOVED_NAME, directory / TIMES_NAME]:
+    for path in [*tokens, *(directory / name for name in (REMOVED_NAME, EXAMPLES_NAME, TIMES_NAME))]:
         path.unlink(missing_ok=True)
 
 
@@ -160,8 +167,10 @@ def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
         part.verify()
     inputs = _described_inputs(job, parts)
     keep = kept_documents(parts) if job.dataset.deduplicate else [np.ones(p.state.documents, dtype=bool) for p in parts]
+    near = _without_near_duplicates(job, tokenizer, parts, keep)
     finished = [
-        FinishedPart(part, shard.source, mask) for part, shard, mask in zip(parts, job.shards, keep, strict=True)
+        FinishedPart(part, shard.source, mask, near_duplicates=removed)
+        for part, shard, mask, removed in zip(parts, job.shards, near.keep, near.removed, strict=True)
     ]
     layout = Layout.of(job.dataset)
     writer = Writer(finished, job.directory, job.work_dir, layout, bos_id=tokenizer.bos_id)
@@ -172,8 +181,22 @@ def _put_together(job: Preparation, tokenizer: Tokenizer) -> dict[str, Any]:
                 stream.write(part.removed())
     write_times(job.directory, job.inputs)
     metadata = metadata_of(finished, files, tokenizer, layout=layout, config=job.recipe, inputs=inputs)
+    if near.facts is not None:
+        metadata["near_duplicates"] = near.facts
     write_metadata(job.directory, metadata)
     return metadata
+
+
+def _without_near_duplicates(
+    job: Preparation, tokenizer: Tokenizer, parts: Sequence[Part], keep: Sequence[np.ndarray]
+) -> WithoutNearDuplicates:
+    """The masks `keep` without near duplicates, if they are to be removed."""
+    threshold = job.dataset.near_duplicates
+    if threshold is None:
+        return WithoutNearDuplicates(keep, [0] * len(parts))
+    examples = Examples(job.directory / EXAMPLES_NAME, tokenizer, [shard.source for shard in job.shards])
+    search = Search(job.work_dir, len(parts), threshold)
+    return without_near_duplicates(parts, keep, search, _executor(job), examples=examples)
 
 
 def _described_inputs(job: Preparation, parts: Sequence[Part]) -> list[dict[str, Any]]:
