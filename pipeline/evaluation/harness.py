@@ -49,7 +49,7 @@ class Harness:
             if name not in manager.all_tasks:
                 hint = did_you_mean(name, manager.all_tasks)
                 raise PipelineError(
-                    f"lm-evaluation-harness has no task {name!r}{hint}; list them with: lm-eval ls tasks"
+                    f"lm-evaluation-harness has no task {name!r}; list them with: lm-eval ls tasks{hint}"
                 )
         self._limit = limit
         self._source = data.name if data else "the hub"
