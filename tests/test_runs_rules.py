@@ -219,7 +219,9 @@ def test_answered_questions_are_a_share(tmp_path, count, value):
 
 
 def test_scores_name_the_newest_first_and_hide_variants(tmp_path):
-    figures = {"accuracy": {"value": 0.5, "stderr": 0.25, "higher_is_better": True, "unit": "share"}}
+    figures = {
+        "accuracy": {"value": 0.5, "stderr": 0.25, "interval": [0.1, 0.9], "higher_is_better": True, "unit": "share"}
+    }
     hidden = {"accuracy_corrected": {"value": 0.5}, "loss": {"value": None}}
     for number, created in ((1, "2026-01-01"), (2, "2026-01-02")):
         models = {"run_a/best": {"step": number, "figures": {"lambada": figures | hidden}}}
@@ -228,7 +230,7 @@ def test_scores_name_the_newest_first_and_hide_variants(tmp_path):
     newest, oldest = Scores(tmp_path).of("run_a")
     assert (newest["step"], oldest["step"], newest["file"]) == (2, 1, "checkpoint_best.pt")
     (figure,) = newest["figures"]
-    expected = {"task": "lambada", "name": "accuracy", "value": 0.5, "stderr": 0.25, "higher_is_better": True}
+    expected = {"task": "lambada", "name": "accuracy", "value": 0.5, "interval": [0.1, 0.9], "higher_is_better": True}
     assert figure == expected | {"unit": "share", "mark": "sample"}
 
 
