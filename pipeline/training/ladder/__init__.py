@@ -1,0 +1,1 @@
+"""The ladder: small training runs that predict the loss of the configured run before it starts."""
