@@ -2,6 +2,7 @@
 
 python3 train.py --test --device cpu --name first    # over the test dataset
 python3 train.py --dry-run                           # time, memory, disk needed
+python3 train.py --ladder                            # predict the loss
 python3 train.py --resume latest                     # where it stopped
 python3 train.py --init-from RUN --set dataset.source=fineweb
 python3 train.py --compare run_2026_01_31_12_00 run_2026_02_01_09_30
@@ -33,6 +34,11 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     if not args.resume:  # a resumed run keeps its own
         require_tracker(config.training.tracker)
+    if args.ladder:
+        from pipeline.training.ladder.command import run_ladder
+
+        run_ladder(args)
+        return EXIT_OK
 
     from pipeline.training.dry_run import dry_run
     from pipeline.training.pretraining import set_up
@@ -56,15 +62,35 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     begin.add_argument("--resume", metavar="CHECKPOINT", help="continue a run: a file, a run's folder, or latest")
     begin.add_argument("--init-from", metavar="CHECKPOINT", help="start a new run with these weights")
     parser.add_argument("--dry-run", action="store_true", help="estimate the cost of the run; writes nothing")
+    parser.add_argument(
+        "--ladder", nargs="?", type=float, const=10.0, metavar="PERCENT", help="predict the loss with small runs"
+    )
+    parser.add_argument("--hours", type=float, metavar="H", help="with --ladder: find the best run of H hours")
     parser.add_argument("--profile", action="store_true", help="trace some early steps to the run's folder")
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="plot the losses of these runs in one chart")
     args = parser.parse_args(argv)
     if args.resume and args.name:
         raise UsageError("--name cannot be used with --resume: a resumed run keeps its name")
     check_new_run_name(args.name)
+    _check_ladder(args)
     if args.dry_run and args.profile:
         raise UsageError("--profile cannot be used with --dry-run, which writes nothing")
     return args
+
+
+def _check_ladder(args: argparse.Namespace) -> None:
+    if args.hours is not None and args.ladder is None:
+        raise UsageError("--hours is only used with --ladder")
+    if args.hours is not None and not 0 < args.hours < float("inf"):
+        raise UsageError(f"--hours {args.hours:g}: expected a number above 0")
+    if args.ladder is None:
+        return
+    if not 0 < args.ladder <= 10:
+        raise UsageError(f"--ladder {args.ladder:g}: expected a percentage above 0 and at most 10")
+    others = ("resume", "init_from", "dry_run", "profile", "name")
+    given = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name)]
+    if given:
+        raise UsageError(f"{given[0]} cannot be used with --ladder, which trains small models from scratch")
 
 
 def train(trainer: "Trainer", args: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""Plot curves over steps and grouped bars as PNG files.
+"""Plot curves over steps and grouped bars as PNG or SVG files, according to the name.
 
 save_curves(Path("loss.png"), {"train": [(10, 5.1), (20, 4.8)]}, x_label="step", y_label="loss")
 """
@@ -41,6 +41,6 @@ def new_figure(title: str = "", *, rows: int = 1, columns: int = 1, size: tuple[
 
 def save_figure(path: Path, figure: Any) -> None:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format=path.suffix.removeprefix("."), dpi=130)
     with whole_file(path) as file:
         file.write(buffer.getvalue())

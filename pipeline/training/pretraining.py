@@ -109,7 +109,7 @@ def build_model(start: Start, device: torch.device) -> tuple[TransformerLM, str]
     return model, execution
 
 
-def load_data(start: Start, device: torch.device) -> tuple[TrainingData, TokenDataset]:
+def load_data(start: Start, device: torch.device, *, quiet: bool = False) -> tuple[TrainingData, TokenDataset]:
     config = start.config
     dataset = open_dataset(config.dataset, test=start.test, vocab_size=config.model.vocab_size)
     options = LoaderOptions(
@@ -121,7 +121,7 @@ def load_data(start: Start, device: torch.device) -> tuple[TrainingData, TokenDa
         val_tokens=config.training.val_tokens,
     )
     loaders = open_loaders(dataset, config.dataset, options, device)
-    if current_world().is_main:
+    if current_world().is_main and not quiet:
         say(loaders.summary())
     found = dataset.metadata.get("vocab_size", config.model.vocab_size)
     if found != config.model.vocab_size:

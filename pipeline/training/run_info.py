@@ -22,6 +22,7 @@ class RunInfo:
     epoch_checkpoints: bool = False  # also write checkpoint_epoch_N.pt, as in fine-tuning
     flops_per_token: float | None = None  # forward and backward
     peak_flops: float | None = None  # per second, of one device
+    how_to_continue: str = ""  # what an interrupted run prints; empty: --resume with its folder
 
     def mfu(self, tokens_per_second: float, num_devices: int) -> float | None:
         """Model FLOPs utilization, 0 to 1; None if the device's peak is unknown."""

@@ -140,7 +140,8 @@ class Trainer:
             if signal_number := all_max(self.stop.received, self.device):
                 self.save()
                 self.logger.event(logged.END, step=self.step, reason=logged.INTERRUPTED)
-                self.progress.say(f"saved step {self.step}; continue with: --resume {self.run.folder}")
+                how_to_continue = self.run.how_to_continue or f"--resume {self.run.folder}"
+                self.progress.say(f"saved step {self.step}; continue with: {how_to_continue}")
                 raise_for(signal_number)
             if self.finished:
                 break
