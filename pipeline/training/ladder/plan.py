@@ -125,36 +125,40 @@ class Plan:
 
 
 def make_plan(target: Target, *, share: float = MAX_SHARE) -> Plan:
-    """The largest ladder within `share` of the target's operations.
+    """The largest ladder within `share` of the target's operations: the most balanced of those without models that are
+    too narrow, with the widest range of widths that allows that.
 
     Raises:
         PipelineError: the run is too short or the model too narrow for a ladder.
     """
-    plan = _best_plan(target, share)
-    shortest = min(rung.steps for rung in plan.grid)
-    if shortest < FEWEST_STEPS or plan.flops > share * target.flops:
-        raise PipelineError(
-            f"the configured run is too short for a ladder: {target.steps:,} steps, of which {share:.0%} would give "
-            f"the shortest of the small runs {shortest} steps (expected at least {FEWEST_STEPS}); train longer with "
-            "--set training.max_steps=N or --set training.num_epochs=N"
-        )
-    return plan
-
-
-def _best_plan(target: Target, share: float) -> Plan:
-    """The most balanced plan without models that are too narrow, with the widest range of widths that allows that."""
     plans: list[Plan] = []
     for width_range in _WIDTH_RANGES:
-        for divisor in _SIZE_DIVISORS:
-            models = ladder_sizes(target.model, largest_share=1 / divisor, width_range=width_range)
-            plans += [_longest_plan(models, target, share)] if models else []
-        wide_enough = [plan for plan in plans if _narrowest(plan) >= _NARROWEST]
+        plans += _possible_plans(target, share, width_range)
+        fitting = [plan for plan in plans if _shortest(plan) >= FEWEST_STEPS and plan.flops <= share * target.flops]
+        wide_enough = [plan for plan in fitting if _narrowest(plan) >= _NARROWEST]
         if wide_enough:
             return min(wide_enough, key=lambda plan: _imbalance(plan, target))
     if not plans:
         width = target.model.hidden_size
         raise PipelineError(f"model.hidden_size {width} is too narrow for a ladder; expected room for 4 smaller models")
-    return max(plans, key=lambda plan: (_narrowest(plan), -_imbalance(plan, target)))
+    if not fitting:
+        raise PipelineError(
+            f"the configured run is too short for a ladder: {target.steps:,} steps, of which {share:.0%} would give "
+            f"the shortest of the small runs {max(map(_shortest, plans))} steps (expected at least {FEWEST_STEPS}); "
+            "train longer with --set training.max_steps=N or --set training.num_epochs=N"
+        )
+    return max(fitting, key=lambda plan: (_narrowest(plan), -_imbalance(plan, target)))
+
+
+def _possible_plans(target: Target, share: float, width_range: float) -> list[Plan]:
+    possible = [
+        ladder_sizes(target.model, largest_share=1 / divisor, width_range=width_range) for divisor in _SIZE_DIVISORS
+    ]
+    return [_longest_plan(models, target, share) for models in possible if models]
+
+
+def _shortest(plan: Plan) -> int:
+    return min(rung.steps for rung in plan.grid)
 
 
 def _narrowest(plan: Plan) -> int:

@@ -142,9 +142,7 @@ class Report:
         noise = self.findings.noise_tokens
         if not math.isfinite(noise):
             return f"the noise was too large to measure; the configured step is {configured} tokens"
-        return (
-            f"pays up to about {format_count(noise)} tokens a step, or more late in the run (configured {configured})"
-        )
+        return f"pays up to {format_count(noise)} tokens a step, later more (configured: {configured})"
 
     def _best(self) -> str:
         choice = self.choice
