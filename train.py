@@ -2,10 +2,8 @@
 
 python3 train.py --test --device cpu --name first    # over the test dataset
 python3 train.py --dry-run                           # time, memory, disk needed
-python3 train.py --ladder                            # predict the loss
+python3 train.py --ladder --hours 10                 # predict the loss
 python3 train.py --resume latest                     # where it stopped
-python3 train.py --init-from RUN --set dataset.source=fineweb
-python3 train.py --compare run_2026_01_31_12_00 run_2026_02_01_09_30
 torchrun --standalone --nproc_per_node 8 train.py    # or: train --nproc 8
 """
 
