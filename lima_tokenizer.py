@@ -1,12 +1,13 @@
 """LIMA's conversations → token ids and loss masks for `post_training.py`.
 
 python3 lima_tokenizer.py                                  # LIMA from the hub (gated: accept its terms first)
-python3 lima_tokenizer.py --input chats.jsonl              # your own: `conversations` or OpenAI-style `messages`
+python3 lima_tokenizer.py --input chats.jsonl              # your own: messages, ShareGPT, Alpaca; JSON or Parquet
+python3 lima_tokenizer.py --input a.jsonl=0.7 --input b.parquet=0.3      # a mixture by shares of the examples
+python3 lima_tokenizer.py --input chats.jsonl --decontaminate eval       # without what the benchmarks ask
 python3 lima_tokenizer.py --max-length 1024 --too-long truncate --preview 2
 """
 
 import argparse
-from pathlib import Path
 
 from pipeline.configuration import load_config_from
 from utils.cli import EXIT_OK, run, stage_parser
@@ -15,7 +16,19 @@ from utils.errors import UsageError
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--input", metavar="FILE.jsonl", type=Path, help="your own conversations instead of LIMA")
+    parser.add_argument(
+        "--input",
+        metavar="FILE[=WEIGHT]",
+        action="append",
+        default=[],
+        help="your own conversations instead of LIMA; repeatable, with the files' shares of the examples",
+    )
+    parser.add_argument(
+        "--decontaminate",
+        dest="dataset.decontaminate",
+        metavar="DIR",
+        help="drop conversations that share a 13-gram with the benchmark files in DIR",
+    )
     parser.add_argument(
         "--max-length",
         dest="sft.max_length",
@@ -40,11 +53,21 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     config = load_config_from(args)
+    from pipeline.preparation.command_line import load_evaluation
     from pipeline.tuning.conversations import ConversationOptions
+    from pipeline.tuning.mixture import check_sources, parse_source
     from pipeline.tuning.write_dataset import prepare_conversations
 
-    options = ConversationOptions(config.sft.max_length, args.too_long, args.strict)
-    prepare_conversations(config, options, source=args.input, batch_size=args.batch_size, preview=args.preview)
+    sources = [parse_source(text) for text in args.input]
+    check_sources(sources)
+    prepare_conversations(
+        config,
+        ConversationOptions(config.sft.max_length, args.too_long, args.strict),
+        sources=sources,
+        evaluation=load_evaluation(config.dataset.decontaminate),
+        batch_size=args.batch_size,
+        preview=args.preview,
+    )
     return EXIT_OK
 
 

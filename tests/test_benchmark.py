@@ -318,6 +318,7 @@ def test_contamination_names_training_that_was_not_checked():
     data = {"decontamination": {"sets": [{"name": "wikitext", "files": wikitext.files}]}}
     tuned = {"chat_template": "user-assistant", "data": {"fingerprint": "f0"}, "base": {"data": data}}
     assert contamination(tuned, wikitext) == "pretraining data clean, conversations not checked"
+    assert contamination({**tuned, "data": data}, wikitext) == "clean"
     started = {"data": data, "init_from": "checkpoint_latest.pt"}
     assert contamination(started, wikitext) == "pretraining data clean, training before --init-from not checked"
     twice = {"chat_template": "user-assistant", "base": {"data": {"training_conversations": 9, "directory": "/"}}}

@@ -13,6 +13,7 @@ from pipeline.formats.chat_template import encode_conversation
 from pipeline.tuning.conversations import ConversationOptions
 from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.fetch_lima import fetch_lima
+from pipeline.tuning.mixture import Source
 from pipeline.tuning.write_dataset import prepare_conversations
 from tests.fake_tokenizer import ByteTokenizer
 from utils.cli import exit_code_of
@@ -75,7 +76,7 @@ def test_output_does_not_depend_on_batch_size(prepare, tmp_path):
         assert prepare("--batch-size", size)[0] == 0
         contents.append({path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()})
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 4
+    assert len(contents[0]) == 5
 
 
 def test_skipped_conversations_are_counted_by_reason(prepare, tmp_path):
@@ -128,7 +129,7 @@ def test_strict_stops_at_the_first_malformed_conversation(prepare, line):
 
 
 def test_nothing_to_learn_from_at_all_is_an_error(prepare):
-    code, output = prepare(lines=["{}"])
+    code, output = prepare(lines=[json.dumps({"conversations": ["Hi", " "]})])
     assert code == 1
     assert "no usable conversation" in output
 
@@ -185,7 +186,7 @@ def test_batched_conversations_equal_single_ones_on_real_data(real_data, tmp_pat
     (tmp_path / "tokenizer.model").write_bytes(model.read_bytes())
     config = load_config(settings=[f"paths.tokenizer_dir={tmp_path}", f"paths.post_training_dir={tmp_path}"])
     source = real_data / "lima" / "lima_sample_100.jsonl"
-    metadata = prepare_conversations(config, ConversationOptions(512, too_long="truncate"), source=source)
+    metadata = prepare_conversations(config, ConversationOptions(512, too_long="truncate"), sources=[Source(source)])
     assert (metadata["read"], metadata["examples"], metadata["truncated"], metadata["turns"]) == (100, 100, 55, 127)
     tokenizer, data = load_tokenizer(tmp_path), SftDataset.open(tmp_path)
     for row, line in enumerate(source.read_text(encoding="utf-8").splitlines()):

@@ -25,6 +25,7 @@ from pipeline.serving.engine import Engine, ServedModel
 from pipeline.tuning.conversations import ConversationOptions
 from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.loader import ConversationLoader
+from pipeline.tuning.mixture import Source
 from pipeline.tuning.write_dataset import prepare_conversations
 from tests.small_models import small_checkpoint, trained_tokenizer
 
@@ -65,7 +66,7 @@ def test_preparation_and_training(workshop):
     folder, config, loaded = workshop
     source = folder / "chats.jsonl"
     source.write_text(json.dumps({"messages": COMPLETE}) + "\n")
-    prepare_conversations(config, ConversationOptions(config.sft.max_length), source=source)
+    prepare_conversations(config, ConversationOptions(config.sft.max_length), sources=[Source(source)])
     wanted = encode_conversation(loaded.tokenizer, COMPLETE)
     data = SftDataset.open(folder)
     assert data.ids[0, : data.lengths[0]].tolist() == wanted.ids

@@ -160,7 +160,7 @@ class Stages:
             "conversations as tokens",
             work=lambda: self.route.run("lima", ["--input", str(self.source.conversations)]),
             outcome=outcome,
-            depends=self.config.sft.max_length,
+            depends=[self.config.sft.max_length, self.config.sft.deduplicate],
             outputs=(folder / "metadata.json",),
         )
 

@@ -24,7 +24,7 @@ def contamination(content: Mapping[str, Any], data: BenchmarkSet) -> str:
         PipelineError: the pretraining data exists but cannot be read.
     """
     if data.files and _stamped_files(_metadata(_pretraining(content)), data.name) >= set(data.files.values()):
-        unchecked = _unchecked_training(content)
+        unchecked = _unchecked_training(content, data)
         return f"pretraining data {CLEAN}, {unchecked} {NOT_CHECKED}" if unchecked else CLEAN
     source = ((content.get("config") or {}).get("dataset") or {}).get("source")
     if data.name == "wikitext" and source == "wikipedia":
@@ -42,9 +42,11 @@ def _pretrained(content: Mapping[str, Any]) -> Mapping[str, Any]:
     return (content.get("base") or {}) if content.get("chat_template") else content
 
 
-def _unchecked_training(content: Mapping[str, Any]) -> str:
-    """Other training data of the model. Conversations have no decontamination record."""
-    parts = ["conversations"] if content.get("chat_template") else []
+def _unchecked_training(content: Mapping[str, Any], data: BenchmarkSet) -> str:
+    """Other training data of the model that was not decontaminated against these files."""
+    conversations = (content.get("data") or {}) if content.get("chat_template") else None
+    is_checked = conversations is None or _stamped_files(conversations, data.name) >= set(data.files.values())
+    parts = [] if is_checked else ["conversations"]
     parts += ["training before --init-from"] if _pretrained(content).get("init_from") else []
     return " and ".join(parts)
 

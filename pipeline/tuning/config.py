@@ -21,6 +21,7 @@ class SftConfig:
     val_split: float = option(0.1, "share of the conversations held out", above=0.0, maximum=0.5)
     seed: int = option(42, "seed for choosing the held-out conversations and ordering the others", minimum=0)
     max_length: int = option(512, "maximum number of tokens in a conversation", minimum=2)
+    deduplicate: bool = option(True, "drop conversations that repeat an earlier one")
     packing: bool = option(False, "pack several conversations into a row, without attention between them")
     validations_per_epoch: int = option(5, "validations per epoch, evenly spaced", minimum=1)
     early_stopping_patience: int | None = option(

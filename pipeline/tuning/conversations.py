@@ -1,7 +1,8 @@
-"""Turn JSON lines of conversations into tokenized examples, and count skipped ones by reason.
+"""Turn records of conversations into tokenized examples, and record skipped ones with their reasons.
 
 report = ConversationReport(ConversationOptions(max_length=512))
-examples = list(prepare_examples(iter_conversations(path, report), tokenizer, report))
+conversations = iter_conversations(path, path.name, report, screen)
+examples = list(prepare_examples(conversations, tokenizer, report))
 print(report.summary())
 """
 
@@ -23,9 +24,11 @@ from pipeline.formats.chat_template import (
     read_turns,
     texts_of,
 )
-from pipeline.formats.cleaned_text import printable_name
-from pipeline.formats.raw_files import RawFile, Record
+from pipeline.formats.raw_files import Record
 from pipeline.tokenization.interface import Tokenizer
+from pipeline.tuning.conversation_files import read_records
+from pipeline.tuning.record_formats import UNKNOWN_FORMAT, messages_of
+from pipeline.tuning.screening import Screen, Screened
 from utils.errors import PipelineError
 from utils.terminal import styled, use_colour, visible
 
@@ -51,24 +54,44 @@ class ConversationOptions:
     strict: bool = False
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A skipped conversation."""
+
+    where: str  # file:number
+    reason: str
+    detail: str
+
+    @property
+    def number(self) -> int:
+        return int(self.where.rpartition(":")[2])
+
+
 @dataclass
 class ConversationReport:
-    """Counts of kept, truncated and skipped conversations."""
+    """Counts of kept and truncated conversations, and the skipped ones."""
 
     options: ConversationOptions
     read: int = 0
     kept: int = 0
     truncated: int = 0
     open_questions: int = 0  # dropped, but the turns before them are kept
-    refused: Counter[str] = field(default_factory=Counter)  # reason → conversations
-    first_seen: dict[str, str] = field(default_factory=dict)  # reason → the first such conversation
+    formats: Counter[str] = field(default_factory=Counter)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Reason → skipped conversations."""
+        return Counter(skipped.reason for skipped in self.left_out)
 
     def refuse(self, where: str, error: ConversationError) -> None:
         """Count a malformed conversation; with `strict`, raise PipelineError."""
         if self.options.strict:
             raise PipelineError(f"{where}: {error}; fix it, or remove --strict to skip such conversations")
-        self.refused[error.reason] += 1
-        self.first_seen.setdefault(error.reason, where)
+        self.leave_out(where, error.reason, error.detail)
+
+    def leave_out(self, where: str, reason: str, detail: str = "") -> None:
+        self.left_out.append(LeftOut(where, reason, detail))
 
     def summary(self) -> str:
         lines = [f"{self.kept:,} of {self.read:,} conversations kept (at most {self.options.max_length} tokens)"]
@@ -76,10 +99,11 @@ class ConversationReport:
             lines.append(f"  {self.truncated:,} of them truncated to {self.options.max_length} tokens")
         if self.open_questions:
             lines.append(f"  {self.open_questions:,} with a {OPEN_QUESTION}, which was dropped")
-        for reason, count in self.refused.most_common():
-            first = f" (first: {self.first_seen[reason]})" if reason in self.first_seen else ""
-            lines.append(f"  {count:,} skipped: {reason}{first}")
-        if self.refused[TOO_LONG]:
+        refused = self.refused
+        first_seen = {skipped.reason: skipped.where for skipped in reversed(self.left_out)}
+        for reason, count in refused.most_common():
+            lines.append(f"  {count:,} skipped: {reason} (first: {first_seen[reason]})")
+        if refused[TOO_LONG]:
             lines.append("  to keep long ones: --max-length N, up to the model's context, or --too-long truncate")
         return "\n".join(lines)
 
@@ -94,25 +118,41 @@ class Example:
     mask: np.ndarray
 
 
-def iter_conversations(path: Path, report: ConversationReport) -> Iterator[tuple[str, list[Turn]]]:
-    """Yield the location and the answered turns of each well-formed conversation; count the others.
+def iter_conversations(
+    path: Path, name: str, report: ConversationReport, screen: Screen
+) -> Iterator[tuple[str, list[Turn]]]:
+    """Yield the location and the answered turns of each usable conversation; record the others in `report`.
 
-    A record is ``{"conversations": [question, answer, …]}`` as in LIMA, or ``{"messages": [{"role", "content"}, …]}``.
+    Args:
+        name: the file's name in locations.
+
+    Raises:
+        PipelineError: the file is damaged, or no record has the fields of a conversation.
     """
-    name = printable_name(path.name)
-    for record in _records(path):
+    unknown: tuple[str, ConversationError] | None = None
+    is_recognized = False
+    for record in read_records(path):
         where = f"{name}:{record.number}"
         report.read += 1
         try:
-            turns = read_turns(_messages(record))
-            if not answered(turns):
-                raise ConversationError(NOTHING_TO_LEARN, "there is no answer")
+            turns = _turns(record, report)
+            is_recognized = True
+            screen.check(where, turns)
         except ConversationError as error:
+            if error.reason == UNKNOWN_FORMAT:
+                unknown = unknown or (f"{path}:{record.number}", error)
+            else:
+                is_recognized = is_recognized or record.value is not None
             report.refuse(where, error)
+            continue
+        except Screened as screened:
+            report.leave_out(where, screened.reason, screened.detail)
             continue
         if turns[-1].assistant is None:
             _count_open_question(where, report)
         yield where, answered(turns)
+    if unknown and not is_recognized:
+        raise PipelineError(f"{unknown[0]}: {unknown[1].detail}")
 
 
 def prepare_examples(
@@ -152,31 +192,17 @@ def _highlighted(text: str) -> str:
     return styled(text, "green") if use_colour() else f"⟦{text}⟧"
 
 
-def _records(path: Path) -> Iterator[Record]:
-    try:
-        with RawFile(path, kind="jsonl") as file:
-            yield from file.records()
-    except FileNotFoundError:
-        raise PipelineError(f"{path} does not exist; expected a file with one JSON conversation per line") from None
-    except OSError as error:
-        raise PipelineError(
-            f"{path} cannot be read: {error.strerror}; expected one JSON conversation per line"
-        ) from None
-
-
-def _messages(record: Record) -> list[dict[str, str]]:
+def _turns(record: Record, report: ConversationReport) -> list[Turn]:
+    """The turns of a record, of which at least one has an answer."""
     if record.value is None:
         reason, _, detail = record.problem.partition(": ")
         raise ConversationError(reason, detail)
-    messages = record.value.get("messages")
-    if isinstance(messages, list):
-        return messages
-    texts = record.value.get("conversations")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ConversationError(
-            "no conversation", "expected `conversations`, a list of strings, or `messages`, a list of {role, content}"
-        )
-    return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
+    name, messages = messages_of(record.value)
+    report.formats[name] += 1
+    turns = read_turns(messages)
+    if not answered(turns):
+        raise ConversationError(NOTHING_TO_LEARN, "there is no answer")
+    return turns
 
 
 def _count_open_question(where: str, report: ConversationReport) -> None:
@@ -191,7 +217,7 @@ def _fitted(where: str, encoded: EncodedConversation, report: ConversationReport
     if len(encoded.ids) <= limit:
         return encoded
     if report.options.too_long == "drop":
-        report.refused[TOO_LONG] += 1
+        report.leave_out(where, TOO_LONG, f"{len(encoded.ids):,} tokens")
         return None
     cut = EncodedConversation(encoded.ids[:limit], encoded.mask[:limit])
     if not any(cut.mask):

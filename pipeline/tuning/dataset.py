@@ -9,34 +9,41 @@ Needs NumPy and nothing else.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
 from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
-from pipeline.formats.cleaned_text import printable_name
 from pipeline.formats.token_dataset import DAMAGED_ARRAY_ERRORS
 from pipeline.quickstart_hint import or_quickstart
 from pipeline.tokenization.interface import Tokenizer, TokenizerIdentity, identity_of
 from pipeline.tuning.conversations import ConversationReport, Example
 from utils.checksums import sealed, sha256_of, unsealed
 from utils.errors import PipelineError
-from utils.files import remove_stale_temporaries, whole_file, write_json
+from utils.files import remove_stale_temporaries, whole_file, write_json, write_text
 
 FORMAT_VERSION = 1
 EXAMPLES_NAME, MASKS_NAME, METADATA_NAME = "tokenized_examples.npy", "loss_masks.npy", "metadata.json"
 CONVERSATIONS_NAME = "example_conversations.json"
-WRITTEN_NAMES = (EXAMPLES_NAME, MASKS_NAME, METADATA_NAME, CONVERSATIONS_NAME)
+LEFT_OUT_NAME = "left_out.jsonl"
+WRITTEN_NAMES = (EXAMPLES_NAME, MASKS_NAME, METADATA_NAME, CONVERSATIONS_NAME, LEFT_OUT_NAME)
 _SHOWN = 5  # conversations in CONVERSATIONS_NAME
 _REMEDY = "run: python3 lima_tokenizer.py"
 
 
 class SourceFile(TypedDict):
+    """An input file: how many conversations it has, and how many of them are kept and used (`examples`)."""
+
     name: str
     sha256: str
+    formats: dict[str, int]
+    read: int
+    kept: int
+    examples: int
+    weight: str | None
 
 
 class SftMetadata(TypedDict):
@@ -46,7 +53,8 @@ class SftMetadata(TypedDict):
     template: str
     tokenizer: TokenizerIdentity
     vocab_size: int
-    source: SourceFile
+    sources: list[SourceFile]
+    decontamination: dict[str, Any] | None  # the evaluation sets, as in the metadata of a token dataset
     max_length: int
     too_long: str
     examples: int
@@ -105,10 +113,16 @@ class SftDataset:
 
 
 def write_sft_dataset(
-    directory: Path, examples: Sequence[Example], tokenizer: Tokenizer, report: ConversationReport, *, source: Path
+    directory: Path,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    report: ConversationReport,
+    *,
+    sources: list[SourceFile],
+    decontamination: dict[str, Any] | None = None,
 ) -> SftMetadata:
-    """Write all four files, the metadata last, and return it. The same input gives the same bytes."""
-    remove_stale_temporaries(directory, EXAMPLES_NAME, MASKS_NAME, CONVERSATIONS_NAME, METADATA_NAME)
+    """Write all five files, the metadata last, and return it. The same input gives the same bytes."""
+    remove_stale_temporaries(directory, *WRITTEN_NAMES)
     (directory / METADATA_NAME).unlink(missing_ok=True)
     shape = (len(examples), report.options.max_length)
     ids = np.full(shape, tokenizer.eos_id, dtype=np.uint16)
@@ -120,12 +134,15 @@ def write_sft_dataset(
         with whole_file(directory / name) as file:
             np.save(file, array)
     write_json(directory / CONVERSATIONS_NAME, [_shown(example) for example in examples[:_SHOWN]])
+    lines = (json.dumps(asdict(skipped), ensure_ascii=False) + "\n" for skipped in report.left_out)
+    write_text(directory / LEFT_OUT_NAME, "".join(lines))
     metadata: SftMetadata = {
         "format_version": FORMAT_VERSION,
         "template": TEMPLATE_NAME,
         "tokenizer": identity_of(tokenizer),
         "vocab_size": tokenizer.vocab_size,
-        "source": {"name": printable_name(source.name), "sha256": sha256_of(source)},
+        "sources": sources,
+        "decontamination": decontamination,
         "max_length": report.options.max_length,
         "too_long": report.options.too_long,
         "examples": len(examples),

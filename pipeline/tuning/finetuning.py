@@ -183,6 +183,7 @@ def _description(
         "data": {
             "fingerprint": conversations.fingerprint,
             "directory": str(conversations.directory),
+            "decontamination": conversations.metadata.get("decontamination"),
             "training_conversations": len(loaders[0].lengths),
             "validation_conversations": len(loaders[1].lengths),
         },
