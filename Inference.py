@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.generation.settings import GenerationSettings
 
     settings = GenerationSettings.from_config(config.generation, stop=tuple(args.stop) or None)
-    request = ModelRequest(args.checkpoint, config, args.device)
+    request = ModelRequest(args.checkpoint, config, args.device, args.system)
     if args.prompt is not None:
         from pipeline.console.one_prompt import answer
 
@@ -42,6 +42,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--stop", metavar="TEXT", action="append", default=[], help="stop before this text (repeatable)"
     )
+    parser.add_argument("--system", metavar="TEXT", default="", help="a system message for fine-tuned models")
     parser.add_argument("--prompt", metavar="TEXT", help="continue this text and exit; -: standard input")
     parser.add_argument("--json", action="store_true", help="with --prompt: texts and statistics as JSON")
     parser.keep_for_help_all("--stop")

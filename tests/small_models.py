@@ -56,8 +56,11 @@ def decisive_model(*, vocab_size: int, context: int) -> TransformerLM:
     return model
 
 
-def small_checkpoint(path: Path, tokenizer, *, chat: bool = False, weight_scale: float = 8.0, **shape) -> Path:
-    """A checkpoint with random weights, scaled up so that every part of the model affects the logits."""
+def small_checkpoint(path: Path, tokenizer, *, chat: bool | str = False, weight_scale: float = 8.0, **shape) -> Path:
+    """A checkpoint with random weights, scaled up so that every part of the model affects the logits.
+
+    `chat` is whether it has a chat template, or the template's name.
+    """
     settings = {
         "paths": {"tokenizer_dir": str(tokenizer.directory)},
         "model": {**SHAPE, "vocab_size": tokenizer.vocab_size, **shape},
@@ -78,5 +81,5 @@ def small_checkpoint(path: Path, tokenizer, *, chat: bool = False, weight_scale:
         "best": {"loss": 2.5},
         "name": "small",
     }
-    write_checkpoint(path, content | ({"chat_template": TEMPLATE_NAME} if chat else {}))
+    write_checkpoint(path, content | ({"chat_template": TEMPLATE_NAME if chat is True else chat} if chat else {}))
     return path

@@ -6,6 +6,9 @@ import shutil
 import pytest
 
 from pipeline.formats.chat_template import (
+    TEMPLATE_NAME,
+    TEMPLATES,
+    WITHOUT_SYSTEM,
     ConversationError,
     chat_template,
     encode_conversation,
@@ -45,9 +48,23 @@ def test_special_tokens_in_a_text_stay_text():
     assert (ids.count(BYTES.bos_id), ids.count(BYTES.eos_id)) == (1, 1)
 
 
-def test_system_message_is_prepended_to_the_first_question():
-    messages = [{"role": "system", "content": "Be brief."}, *TWO_TURNS]
-    assert [turn.user for turn in read_turns(messages)] == ["Be brief.\n\nHi", "Why?"]
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def test_system_message_is_a_turn_that_is_not_learned():
+    encoded = encode_conversation(BYTES, [SYSTEM, *TWO_TURNS])
+    first = [BYTES.bos_id, *BYTES.encode("System: Be brief.\nUser: Hi\nAssistant: Hello."), BYTES.eos_id]
+    assert encoded.ids[: len(first)] == first
+    assert sum(encoded.mask) == sum(encode_conversation(BYTES, TWO_TURNS).mask)
+
+
+def test_the_older_template_prepends_the_system_message():
+    turns = read_turns([SYSTEM, *TWO_TURNS], template=WITHOUT_SYSTEM)
+    assert [(turn.system, turn.user) for turn in turns] == [("", "Be brief.\n\nHi"), ("", "Why?")]
+
+
+def test_both_templates_agree_without_a_system_message():
+    assert encode_prompt(BYTES, TWO_TURNS[:3], template=WITHOUT_SYSTEM) == encode_prompt(BYTES, TWO_TURNS[:3])
 
 
 def test_a_last_question_without_an_answer_is_not_learned_from():
@@ -88,7 +105,7 @@ def test_only_an_answer_can_be_continued():
         encode_prompt(BYTES, TWO_TURNS[:3], continue_final_message=True)
 
 
-def render_jinja(messages, **options):
+def render_jinja(messages, template=TEMPLATE_NAME, **options):
     """The exported template with the settings that transformers gives Jinja."""
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -98,15 +115,16 @@ def render_jinja(messages, **options):
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = refuse
-    template = environment.from_string(chat_template(mark_answers=False))
-    return template.render(messages=messages, bos_token="<s>", eos_token="</s>", **options)
+    text = chat_template(template=template, mark_answers=False)
+    return environment.from_string(text).render(messages=messages, bos_token="<s>", eos_token="</s>", **options)
 
 
-def test_jinja_template_matches_the_renderer():
-    system = {"role": "system", "content": "Be brief."}
-    for messages in (TWO_TURNS, [system, *TWO_TURNS]):
-        assert render_jinja(messages) == render_text(read_turns(messages))
-        assert render_jinja(messages[:-1], add_generation_prompt=True) == render_text(read_turns(messages[:-1]))
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_jinja_template_matches_the_renderer(name):
+    for messages in (TWO_TURNS, [SYSTEM, *TWO_TURNS]):
+        assert render_jinja(messages, name) == render_text(read_turns(messages, template=name))
+        begun = render_text(read_turns(messages[:-1], template=name))
+        assert render_jinja(messages[:-1], name, add_generation_prompt=True) == begun
     assert render_jinja(TWO_TURNS[:3]) == render_text(read_turns(TWO_TURNS[:2]))
     with pytest.raises(Exception, match="roles out of order"):
         render_jinja(TWO_TURNS[1:])

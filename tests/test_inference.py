@@ -16,6 +16,7 @@ from pipeline.console import comparison
 from pipeline.console.comparison import Result, side_by_side, summary
 from pipeline.console.menus import parse_numbers
 from pipeline.console.streaming_output import Statistics
+from pipeline.formats.chat_template import WITHOUT_SYSTEM
 from pipeline.formats.checkpoint import write_checkpoint
 from pipeline.generation.row import TokenEvent
 from tokenizer import WikipediaTokenizer
@@ -57,7 +58,7 @@ def home(tmp_path_factory) -> Path:
     tokenizer = train_tokenizer(base / "tok", TEXT, 290)
     write_run(base / "checkpoints" / "run_2026_01_01_10_00", tokenizer, "best", "latest", name="first try")
     write_run(base / "checkpoints" / "run_2026_01_02_10_00", tokenizer, "step_5", "best", "latest", seed=5)
-    write_run(base / "tuned" / "sft_lima_2026_01_03_10_00", tokenizer, "latest", seed=9, chat_template="user-assistant")
+    write_run(base / "tuned" / "sft_lima_2026_01_03_10_00", tokenizer, "latest", seed=9, chat_template=WITHOUT_SYSTEM)
     return base
 
 

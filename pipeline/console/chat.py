@@ -26,13 +26,17 @@ def run_chat(writer: Writer, session: Session) -> None:
 
 def _answer(writer: Writer, question: str, session: Session) -> None:
     """Print the answer and add it to the conversation, without the turns that no longer fit the context."""
-    kept, ids = shorten(writer, [*session.messages, {"role": "user", "content": question}], session.settings)
+    messages = [*writer.system_messages, *session.messages, {"role": "user", "content": question}]
+    kept, ids = shorten(writer, messages, session.settings)
     writer.check(ids, session.settings)
     label = "Model: "
     print(styled(label, "bold", "cyan"), end="", flush=True)
     text, statistics = writer.write(ids, session.settings, output=fitting_output(len(label)), may_stop=True)
     say(styled(statistics.line(), "dim"))
-    session.messages[:] = [*kept, {"role": "assistant", "content": text.strip() or "…"}]
+    session.messages[:] = [
+        *(message for message in kept if message["role"] != "system"),
+        {"role": "assistant", "content": text.strip() or "…"},
+    ]
     session.turns.append(Turn(question, [(writer.loaded.name, text)]))
 
 
@@ -46,7 +50,8 @@ def shorten(
     """
     context = writer.loaded.model.config.context_length
     check_text(messages[-1]["content"])
-    fitted = fit_prompt(writer.loaded.tokenizer, messages, room=prompt_room(settings.max_length, context=context))
+    room = prompt_room(settings.max_length, context=context)
+    fitted = fit_prompt(writer.loaded.tokenizer, messages, room=room, template=writer.loaded.template)
     if fitted.num_dropped:
         turns = "turn was" if fitted.num_dropped == 1 else f"{fitted.num_dropped} turns were"
         say(styled(f"the oldest {turns} dropped: the context is limited to {context:,} tokens", "dim"))

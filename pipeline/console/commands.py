@@ -1,6 +1,6 @@
-"""What can be typed at a prompt besides text: /help, /clear, /settings, /save, /quit.
+"""What can be typed at a prompt besides text: /help, /clear, /system, /settings, /save, /quit.
 
-session = Session(settings)
+session = Session(settings, [writer])
 text = session.next_text("Prompt: ")     # carries out commands; None: the user leaves
 session.turns.append(Turn(text, [("run_2026_01_01_10_00", answer)]))
 """
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.console.menus import PARAMETERS, change_settings, print_mistake, read_prompt
+from pipeline.console.streaming_output import Writer
+from pipeline.console.system_message import set_system_message
 from pipeline.formats.chat_template import Message
 from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError, did_you_mean
-from utils.terminal import format_table, say, styled
+from utils.terminal import format_table, say, styled, visible
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)  # /usr/bin is text
 
@@ -30,9 +32,13 @@ class Turn(NamedTuple):
 
 @dataclass
 class Session:
-    """The settings and the conversation. `messages` is what a chat sends along with the next question."""
+    """The settings, the models and the conversation.
+
+    `messages` is what a chat sends along with the next question, besides the system message.
+    """
 
     settings: GenerationSettings
+    writers: Sequence[Writer] = ()
     turns: list[Turn] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
 
@@ -71,6 +77,12 @@ class Session:
         self.turns.clear()
         self.messages.clear()
         print("started a new conversation")
+
+    def set_system(self, argument: str) -> None:
+        if argument:
+            set_system_message(self.writers, "" if argument == "none" else argument)
+        system = next((writer.system for writer in self.writers), "")
+        say(f"system message: {visible(system)}" if system else "no system message; set one: /system TEXT")
 
     def change(self, argument: str) -> None:
         if argument:
@@ -128,6 +140,7 @@ def _show_help(session: Session, argument: str) -> None:
 _HELP = (
     ("/help", "this list"),
     ("/clear", "start a new conversation (also /new)"),
+    ("/system TEXT", "set the system message (none: remove it)"),
     ("/settings", "show the parameters"),
     ("/settings NAME=VALUE …", "change them, for example temperature=0.7"),
     ("/save [FILE]", "write the conversation to a Markdown file"),
@@ -141,6 +154,7 @@ _ACTIONS: dict[str, Callable[[Session, str], None]] = {
     "help": _show_help,
     "clear": Session.clear,
     "new": Session.clear,
+    "system": Session.set_system,
     "settings": Session.change,
     "save": Session.save,
 }

@@ -61,7 +61,7 @@ def run_comparison(writers: Sequence[Writer], default: GenerationSettings, *, as
     for writer in writers:
         say(writer.loaded.summary())
     say("Each model gets your text. /help lists the commands; q or Ctrl-D quits.")
-    session = Session(default)
+    session = Session(default, writers)
     while True:
         try:
             prompt = session.next_text("\nPrompt for all: ")

@@ -16,7 +16,7 @@ def run_single(writer: Writer, default: GenerationSettings, *, asks_settings: bo
         asks_settings: ask for the parameters once, after the first prompt; later, /settings changes them.
     """
     say(writer.loaded.summary())
-    session = Session(default)
+    session = Session(default, [writer])
     if writer.loaded.is_chat:
         run_chat(writer, session)
     else:

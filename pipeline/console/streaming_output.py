@@ -43,12 +43,16 @@ class Statistics:
         return asdict(self) | {"tokens_per_second": round(self.tokens_per_second, 1)}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Writer:
-    """A loaded model with its decode step. `compile` is the config's ``generation.compile``."""
+    """A loaded model with its decode step. `compile` is the config's ``generation.compile``.
+
+    `system` is the system message of every conversation, or empty.
+    """
 
     loaded: LoadedModel
     compile: str = "auto"
+    system: str = ""
 
     @cached_property
     def decoder(self) -> Decoder | None:
@@ -63,12 +67,17 @@ class Writer:
     def prompt_ids(self, prompt: str) -> list[int]:
         """`prompt` as the model was trained to read it: in its chat template, or as the start of a document."""
         if self.loaded.is_chat:
-            return self.chat_ids([{"role": "user", "content": prompt}])
+            return self.chat_ids([*self.system_messages, {"role": "user", "content": prompt}])
         return encode_prompt(self.loaded.tokenizer, prompt)
 
     def chat_ids(self, messages: Sequence[chat_template.Message]) -> list[int]:
         check_text(messages[-1]["content"])
-        return chat_template.encode_prompt(self.loaded.tokenizer, messages)
+        return chat_template.encode_prompt(self.loaded.tokenizer, messages, template=self.loaded.template)
+
+    @property
+    def system_messages(self) -> list[chat_template.Message]:
+        """The system message as a list of at most one message."""
+        return [{"role": "system", "content": self.system}] if self.system else []
 
     def check(self, prompt_ids: Sequence[int], settings: GenerationSettings) -> None:
         """Check a prompt before anything is computed.

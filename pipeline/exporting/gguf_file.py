@@ -62,7 +62,7 @@ def write_gguf_file(loaded: "LoadedModel", path: Path, *, dtype: torch.dtype) ->
     _add_description(writer, loaded, dtype)
     _add_vocabulary(writer, loaded.tokenizer.vocabulary)
     if loaded.is_chat:
-        writer.add_chat_template(chat_template(mark_answers=False))
+        writer.add_chat_template(chat_template(template=loaded.template, mark_answers=False))
     kind = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[dtype]
     for name, tensor in gguf_tensors(loaded.model).items():
         quantization = gguf.GGMLQuantizationType["F32" if tensor.dim() == 1 else kind]

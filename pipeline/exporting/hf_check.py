@@ -18,6 +18,7 @@ from utils.errors import PipelineError
 if TYPE_CHECKING:
     from pipeline.generation.loading import LoadedModel
 
+SYSTEM = {"role": "system", "content": "Be brief.\nAlways."}
 MESSAGES = (
     {"role": "user", "content": "What is this?  "},
     {"role": "assistant", "content": " A test:\n\n- one\n- two"},
@@ -110,12 +111,19 @@ def check_tokenizer(theirs: HfTokenizer, loaded: "LoadedModel") -> None:
         _compare(theirs.decode(ids, skip_special_tokens=True), ours.decode(ids), f"the decoded ids of {text!r}")
     if not loaded.is_chat:
         return
-    conversation = encode_conversation(ours, MESSAGES)
-    rendered = theirs.apply_chat_template(list(MESSAGES), return_dict=True, return_assistant_tokens_mask=True)
+    for messages in (MESSAGES, (SYSTEM, *MESSAGES)):
+        _check_chat_template(theirs, loaded, messages)
+
+
+def _check_chat_template(theirs: HfTokenizer, loaded: "LoadedModel", messages: Sequence[Message]) -> None:
+    ours, template = loaded.tokenizer, loaded.template
+    conversation = encode_conversation(ours, messages, template=template)
+    rendered = theirs.apply_chat_template(list(messages), return_dict=True, return_assistant_tokens_mask=True)
     _compare(rendered["input_ids"], conversation.ids, "the exported chat template's ids")
     _compare(rendered["assistant_masks"], conversation.mask, "the exported chat template's assistant mask")
-    prompt = theirs.apply_chat_template(list(MESSAGES[:3]), add_generation_prompt=True, return_dict=True)
-    _compare(prompt["input_ids"], encode_prompt(ours, MESSAGES[:3]), "the exported chat template's prompt")
+    prompt = theirs.apply_chat_template(list(messages[:-1]), add_generation_prompt=True, return_dict=True)
+    expected = encode_prompt(ours, messages[:-1], template=template)
+    _compare(prompt["input_ids"], expected, "the exported chat template's prompt")
 
 
 @torch.no_grad()

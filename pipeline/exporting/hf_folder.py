@@ -97,7 +97,7 @@ def _write_tokenizer(directory: Path, loaded: "LoadedModel") -> None:
     }
     write_json(directory / "tokenizer_config.json", settings)
     if loaded.is_chat:
-        write_text(directory / "chat_template.jinja", chat_template())
+        write_text(directory / "chat_template.jinja", chat_template(template=loaded.template))
 
 
 def _bos_first(bos: str, bos_id: int) -> dict[str, object]:

@@ -12,7 +12,7 @@ from pipeline.configuration import Config, config_from_dict
 from pipeline.exporting.hf_check import compare_logits, load_hf_model
 from pipeline.exporting.hf_config import model_config
 from pipeline.exporting.hf_names import from_hf_names
-from pipeline.formats.chat_template import TEMPLATE_NAME, chat_template
+from pipeline.formats.chat_template import TEMPLATES, chat_template
 from pipeline.formats.checkpoint import write_checkpoint
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer
 from pipeline.formats.run_folders import LATEST_NAME
@@ -66,14 +66,16 @@ def read_hf_folder(directory: Path, tokenizer: Tokenizer, base: Config) -> dict[
         "tokenizer": describe_tokenizer(tokenizer),
         "name": directory.resolve().name,
     }
-    if _is_ours(directory / "chat_template.jinja"):
-        content["chat_template"] = TEMPLATE_NAME
+    template = _our_template(directory / "chat_template.jinja")
+    if template:
+        content["chat_template"] = template
     return content
 
 
-def _is_ours(template: Path) -> bool:
-    """Whether a folder's chat template is ours (`formats/chat_template.py`); with another one it is a base model."""
-    return template.is_file() and template.read_text(encoding="utf-8") == chat_template()
+def _our_template(path: Path) -> str | None:
+    """Which of our chat templates (`formats/chat_template.py`) a folder has; with another one it is a base model."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return next((name for name in TEMPLATES if text == chat_template(template=name)), None)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

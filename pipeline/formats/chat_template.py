@@ -1,6 +1,9 @@
 """The chat template: conversations as token ids, for preparation, training, terminal, server and export.
 
-    [bos]User: …\\nAssistant: …[eos][bos]User: …\\nAssistant: …[eos]
+    [bos]System: …\\nUser: …\\nAssistant: …[eos][bos]User: …\\nAssistant: …[eos]
+
+The system turn is optional. Models tuned before it existed have the template WITHOUT_SYSTEM, which puts a system
+message in front of the first question.
 
 BOS and EOS are ids, never text, so ``</s>`` in a user's text is just four characters. A prompt ends with ``Assistant:``
 without a space, and the answer is encoded separately: SentencePiece's prefix adds the space, so the ids equal those of
@@ -12,13 +15,16 @@ the whole text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.tokenization.interface import TextEncoder
 from utils.errors import PipelineError, did_you_mean
 
 ROLES = ("system", "user", "assistant")
-TEMPLATE_NAME = "user-assistant-v1"  # stored in metadata, because data and model must use the same template
+# Stored in metadata and checkpoints, because data and model must use the same template.
+TEMPLATE_NAME = "user-assistant-v2"
+WITHOUT_SYSTEM = "user-assistant-v1"
+TEMPLATES = (TEMPLATE_NAME, WITHOUT_SYSTEM)
 
 Message = Mapping[str, str]
 
@@ -34,14 +40,16 @@ class ConversationError(PipelineError):
 
 @dataclass(frozen=True)
 class Turn:
-    """A question (with any system message in front) and its answer, or None if it has none yet."""
+    """A question and its answer, or None if it has none yet; the first turn may have a system message."""
 
     user: str
     assistant: str | None
+    system: str = ""
 
     @property
     def prompt(self) -> str:
-        return f"User: {self.user}\nAssistant:"
+        system = f"System: {self.system}\n" if self.system else ""
+        return f"{system}User: {self.user}\nAssistant:"
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,18 @@ class FittedPrompt:
     num_dropped: int
 
 
-def read_turns(messages: Sequence[Message]) -> list[Turn]:
+def check_template(name: str, *, origin: str) -> str:
+    """`name`; raise PipelineError if it is not one of TEMPLATES."""
+    if name not in TEMPLATES:
+        raise PipelineError(f"{origin} uses the chat template {name!r}; expected {' or '.join(TEMPLATES)}")
+    return name
+
+
+def read_turns(messages: Sequence[Message], *, template: str = TEMPLATE_NAME) -> list[Turn]:
     """The turns of OpenAI-style messages; the last may have no answer.
 
-    The template has no system role, so a system message is prepended to the first question.
+    Args:
+        template: with WITHOUT_SYSTEM, a system message is prepended to the first question.
 
     Raises:
         ConversationError: no messages, a message without text, an unknown role, or roles out of order.
@@ -79,19 +95,30 @@ def read_turns(messages: Sequence[Message]) -> list[Turn]:
         if question["role"] != "user" or (answer and answer["role"] != "assistant"):
             roles = ", ".join(message["role"] for message in messages)
             raise ConversationError("roles out of order", f"found {roles}; expected user and assistant to alternate")
-        text = f"{system}\n\n{question['content']}" if system and not turns else question["content"]
-        turns.append(Turn(text, answer["content"] if answer else None))
-    return turns
+        turns.append(Turn(question["content"], answer["content"] if answer else None))
+    return [_with_system(system, turns[0], template), *turns[1:]] if system else turns
 
 
-def encode_conversation(tokenizer: TextEncoder, messages: Sequence[Message]) -> EncodedConversation:
+def _with_system(system: str, turn: Turn, template: str) -> Turn:
+    if template == WITHOUT_SYSTEM:
+        return replace(turn, user=f"{system}\n\n{turn.user}")
+    return replace(turn, system=system)
+
+
+def encode_conversation(
+    tokenizer: TextEncoder, messages: Sequence[Message], *, template: str = TEMPLATE_NAME
+) -> EncodedConversation:
     """Ids and mask of a conversation; a final question without an answer is dropped."""
-    turns = answered(read_turns(messages))
+    turns = answered(read_turns(messages, template=template))
     return assemble(tokenizer, turns, map(tokenizer.encode, texts_of(turns)))
 
 
 def encode_prompt(
-    tokenizer: TextEncoder, messages: Sequence[Message], *, continue_final_message: bool = False
+    tokenizer: TextEncoder,
+    messages: Sequence[Message],
+    *,
+    template: str = TEMPLATE_NAME,
+    continue_final_message: bool = False,
 ) -> list[int]:
     """The ids before the assistant's next answer; the complete conversation starts with the same ids.
 
@@ -100,7 +127,7 @@ def encode_prompt(
     Raises:
         ConversationError: as in `read_turns`, or the last message is not the user's (when continuing: the assistant's).
     """
-    *past, last = read_turns(messages)
+    *past, last = read_turns(messages, template=template)
     found, expected = ("user", "assistant") if continue_final_message else ("assistant", "user")
     if (last.assistant is None) == continue_final_message:
         raise ConversationError(
@@ -114,7 +141,12 @@ def encode_prompt(
 
 
 def fit_prompt(
-    tokenizer: TextEncoder, messages: Sequence[Message], *, room: int, continue_final_message: bool = False
+    tokenizer: TextEncoder,
+    messages: Sequence[Message],
+    *,
+    room: int,
+    template: str = TEMPLATE_NAME,
+    continue_final_message: bool = False,
 ) -> FittedPrompt:
     """The ids of `encode_prompt`, without the oldest turns if they take more than `room` tokens.
 
@@ -136,7 +168,7 @@ def fit_prompt(
         first -= 1
     while True:
         kept = [*head, *rest[2 * first :]]
-        ids = encode_prompt(tokenizer, kept, continue_final_message=continue_final_message)
+        ids = encode_prompt(tokenizer, kept, template=template, continue_final_message=continue_final_message)
         if len(ids) <= room or first == len(turns) - 1:
             return FittedPrompt(ids, kept, first)
         first += 1
@@ -178,22 +210,36 @@ def render_text(turns: Sequence[Turn]) -> str:
     return "".join(f"<s>{turn.prompt}{answer}" for turn, answer in zip(turns, answers, strict=True))
 
 
-def chat_template(*, mark_answers: bool = True) -> str:
+def chat_template(*, template: str = TEMPLATE_NAME, mark_answers: bool = True) -> str:
     """The same template in Jinja, for exported folders.
 
     `mark_answers` adds the generation markers that give transformers and TRL the assistant mask; other programs may not
     support them. Because Jinja renders text, a ``<s>`` typed by a user becomes BOS.
     """
     begin, end = ("{%- generation -%}", "{%- endgeneration -%}") if mark_answers else ("", "")
-    return _JINJA.replace("BEGIN", begin).replace("END", end)
+    system, question = _JINJA_PARTS[template]
+    marked = _JINJA.replace("BEGIN", begin).replace("END", end)
+    return marked.replace("SYSTEM", system).replace("QUESTION", question)
 
+
+# Template → the system message, and what precedes the content of a question.
+_JINJA_PARTS = {
+    TEMPLATE_NAME: (
+        r"'System: ' + messages[0]['content'] + '\n'",
+        "(state.system if loop.first else '') + 'User: '",
+    ),
+    WITHOUT_SYSTEM: (
+        r"messages[0]['content'] + '\n\n'",
+        "'User: ' + (state.system if loop.first else '')",
+    ),
+}
 
 # The error for roles out of order is the same as above. The space before an answer is in the marked part, because it is
 # the first character of the answer's first token.
 _JINJA = """\
 {%- set state = namespace(system='', offset=0) -%}
 {%- if messages and messages[0]['role'] == 'system' -%}
-    {%- set state.system = messages[0]['content'] + '\\n\\n' -%}
+    {%- set state.system = SYSTEM -%}
     {%- set state.offset = 1 -%}
 {%- endif -%}
 {%- for message in messages[state.offset:] -%}
@@ -202,7 +248,7 @@ _JINJA = """\
     {%- endif -%}
     {%- if message['role'] == 'user' -%}
         {%- if not loop.last or add_generation_prompt -%}
-            {{- bos_token + 'User: ' + (state.system if loop.first else '') + message['content'] + '\\nAssistant:' -}}
+            {{- bos_token + QUESTION + message['content'] + '\\nAssistant:' -}}
         {%- endif -%}
     {%- else -%}
         BEGIN{{- ' ' + message['content'] + eos_token -}}END

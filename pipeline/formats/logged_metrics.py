@@ -26,6 +26,7 @@ VALIDATION_GROUP = "val_"
 VAL_LOSS = "val_loss"  # nats per token
 VAL_PERPLEXITY = "val_perplexity"
 VAL_BITS_PER_BYTE = "val_bits_per_byte"  # if the dataset records how many bytes each token has
+VAL_BASE_BITS_PER_BYTE = "val_base_bits_per_byte"  # fine-tuning: on the text that pretraining held out
 
 # Events: lines with "event". Both kinds of samples are texts called "samples" in TensorBoard.
 SAMPLE = "sample"  # pretraining: a prompt and its continuation

@@ -11,6 +11,7 @@ from typing import Any
 
 from model import TransformerLM, load_model
 from pipeline.configuration import Config
+from pipeline.formats.chat_template import TEMPLATE_NAME, WITHOUT_SYSTEM, check_template
 from pipeline.formats.checkpoint import read_checkpoint, refuse_without_config
 from pipeline.formats.checkpoint_tokenizer import tokenizer_of
 from pipeline.formats.run_folders import find_checkpoint
@@ -35,6 +36,16 @@ class LoadedModel:
     def is_chat(self) -> bool:
         """Whether it was fine-tuned on conversations."""
         return bool(self.content.get("chat_template"))
+
+    @property
+    def template(self) -> str:
+        """The name of the chat template that it was fine-tuned with; the current one for a base model."""
+        return str(self.content.get("chat_template") or TEMPLATE_NAME)
+
+    @property
+    def has_system_turn(self) -> bool:
+        """Whether its template has a place of its own for a system message."""
+        return self.template != WITHOUT_SYSTEM
 
     def summary(self) -> str:
         """``run_2026_01_01_10_00: 24.9M parameters, step 1,200, context 1,024``"""
@@ -81,6 +92,8 @@ def load_for_inference(
     name, path = find_named_checkpoint(argument, config.paths.checkpoint_dir)
     content = read_checkpoint(path)
     refuse_without_config(content, path)
+    if content.get("chat_template"):
+        check_template(content["chat_template"], origin=f"checkpoint {path}")
 
     def load(directory: Path) -> WikipediaTokenizer:
         is_configured = directory == config.paths.tokenizer_dir

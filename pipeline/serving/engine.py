@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.formats.chat_template import TEMPLATE_NAME
 from pipeline.generation.batch_generator import BatchGenerator, Decoder
 from pipeline.generation.prefix_cache import PrefixCache
 from pipeline.generation.row import TokenEvent
@@ -49,6 +50,7 @@ class ServedModel:
         tokenizer: "WikipediaTokenizer",
         *,
         is_chat: bool,
+        template: str = TEMPLATE_NAME,
         max_rows: int,
         prefix_cache_bytes: int = 0,
         decoder: Decoder | None = None,
@@ -59,6 +61,7 @@ class ServedModel:
         self.tokenizer = tokenizer
         self.token_bytes = tokenizer.token_bytes()
         self.is_chat = is_chat
+        self.template = template
         self.context: int = model.config.context_length
         self.vocab_size: int = model.config.vocab_size
         # Longer texts cannot fit the context, because no token has more characters than bytes.

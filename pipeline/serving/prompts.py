@@ -79,14 +79,16 @@ def encode_chat(
     tokenizer: "WikipediaTokenizer",
     messages: Sequence[Message],
     *,
+    template: str,
     room: int | None = None,
     continue_final_message: bool = False,
 ) -> Prompts:
     """The ids of a conversation; without the oldest turns that do not fit in `room` tokens if that is given."""
     encoder = ThreadTokenizer(tokenizer)
     if room is None:
-        return Prompts([encode_prompt(encoder, messages, continue_final_message=continue_final_message)])
-    fitted = fit_prompt(encoder, messages, room=room, continue_final_message=continue_final_message)
+        ids = encode_prompt(encoder, messages, template=template, continue_final_message=continue_final_message)
+        return Prompts([ids])
+    fitted = fit_prompt(encoder, messages, room=room, template=template, continue_final_message=continue_final_message)
     return Prompts([fitted.ids], fitted.num_dropped)
 
 

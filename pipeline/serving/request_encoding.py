@@ -94,6 +94,7 @@ class RequestEncoder:
             encode_chat,
             served.tokenizer,
             plain_messages(body.messages),
+            template=served.template,
             room=self._prompt_room(served, body, new_tokens),
             continue_final_message=body.continue_final_message,
         )
@@ -111,6 +112,7 @@ class RequestEncoder:
             encode_chat,
             served.tokenizer,
             plain_messages(body.messages),
+            template=served.template,
             continue_final_message=body.continue_final_message,
         )
         return (await self._encoder.encode(chat, num_answers=1)).ids[0]

@@ -55,6 +55,8 @@ def load_models(arguments: Sequence[str], config: Config, *, device: str) -> "li
         decoder = compiled_decoder(loaded.model, chosen.compile)
         pack_weights(loaded.model)
         kind = "fine-tuned, chat" if loaded.is_chat else "base, text completion"
+        if not loaded.has_system_turn:
+            kind += " (tuned without system turns: a system message is put in front of the first question)"
         print(f"{loaded.summary()}, {kind}, on {loaded.model.device}")
         served.append(
             ServedModel(
@@ -62,6 +64,7 @@ def load_models(arguments: Sequence[str], config: Config, *, device: str) -> "li
                 loaded.model,
                 loaded.tokenizer,
                 is_chat=loaded.is_chat,
+                template=loaded.template,
                 max_rows=config.server.max_batch,
                 prefix_cache_bytes=config.server.prefix_cache_mb * 1_000_000,
                 decoder=decoder,

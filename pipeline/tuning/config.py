@@ -24,6 +24,9 @@ class SftConfig:
     deduplicate: bool = option(True, "drop conversations that repeat an earlier one")
     packing: bool = option(False, "pack several conversations into a row, without attention between them")
     validations_per_epoch: int = option(5, "validations per epoch, evenly spaced", minimum=1)
+    base_val_tokens: int = option(
+        32_768, "tokens of the base model's validation text scored in each validation; 0: none", minimum=0
+    )
     early_stopping_patience: int | None = option(
         10, "stop after this many validations without a new best; null: never", minimum=1
     )

@@ -16,7 +16,7 @@ from typing import Any, TypedDict, cast
 
 import numpy as np
 
-from pipeline.formats.chat_template import TEMPLATE_NAME, render_text
+from pipeline.formats.chat_template import TEMPLATE_NAME, TEMPLATES, render_text
 from pipeline.formats.token_dataset import DAMAGED_ARRAY_ERRORS
 from pipeline.quickstart_hint import or_quickstart
 from pipeline.tokenization.interface import Tokenizer, TokenizerIdentity, identity_of
@@ -182,10 +182,10 @@ def _read_metadata(directory: Path) -> SftMetadata:
     if not isinstance(metadata, dict):
         raise PipelineError(f"{path} contains a {type(metadata).__name__}, expected an object; {_REMEDY}")
     metadata = unsealed(metadata, origin=path, remedy=_REMEDY)
-    found = metadata.get("format_version"), metadata.get("template")
-    if found != (FORMAT_VERSION, TEMPLATE_NAME):
-        expected = (FORMAT_VERSION, TEMPLATE_NAME)
-        raise PipelineError(f"{path}: format and template are {found}, expected {expected}; {_REMEDY}")
+    version, template = metadata.get("format_version"), metadata.get("template")
+    if version != FORMAT_VERSION or template not in TEMPLATES:
+        expected = f"{FORMAT_VERSION} and {' or '.join(TEMPLATES)}"
+        raise PipelineError(f"{path}: format and template are {version} and {template}, expected {expected}; {_REMEDY}")
     return cast(SftMetadata, metadata)
 
 

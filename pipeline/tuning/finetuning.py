@@ -18,7 +18,6 @@ import torch
 
 from model import TransformerLM, create_model, load_weights
 from pipeline.configuration import Config, config_flags, load_config, load_config_from
-from pipeline.formats.chat_template import TEMPLATE_NAME
 from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
 from pipeline.formats.logged_metrics import compared_settings
@@ -34,6 +33,7 @@ from pipeline.training.starting_point import settings_to_resume
 from pipeline.training.tracker import Link, link_to_tracker, require_tracker, start_tracker
 from pipeline.training.trainer import Trainer
 from pipeline.training.training_data import TrainingData
+from pipeline.tuning.base_text import KEY, BaseText, KeptBaseText, kept_line
 from pipeline.tuning.compatibility import FirstValidation, check_data, refuse_other_data, tuning_config
 from pipeline.tuning.dataset import SftDataset
 from pipeline.tuning.loader import ConversationLoader, split_examples
@@ -124,6 +124,7 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
         earlier = start.content if start.resumes else {}
         link = link_to_tracker(config.training, run_name=log_name(folder, start.name), earlier=earlier)
         description["tracker"] = link
+        base_text = _base_text(start, description, device)
         trainer = Trainer(
             _model(start, device),
             TrainingData(train_loader, val_loader, config.model.vocab_size),
@@ -133,6 +134,7 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
             logger=_logger(start, folder, link),
             callbacks=[
                 FirstValidation(description),
+                *base_text,
                 LossCurve(folder),
                 SampleAnswers(tokenizer, config.sft.sample_prompts, max_length=config.sft.sample_length),
             ],
@@ -141,6 +143,19 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
         trainer.resume(start.content)
         say(f"resuming {folder} at step {trainer.step} of {trainer.total_steps}")
     return trainer
+
+
+def _base_text(start: TuningStart, description: dict[str, Any], device: torch.device) -> list[KeptBaseText]:
+    """The callback that scores the base model's validation text, or none if that is not possible; says why."""
+    if not start.config.sft.base_val_tokens:
+        return []
+    base = start.content.get("base") or {} if start.resumes else start.content
+    try:
+        text = BaseText.open(base, start.config, device)
+    except PipelineError as error:
+        say(f"what tuning keeps of the base model is not measured: {error}")
+        return []
+    return [KeptBaseText(text, description)]
 
 
 def _model(start: TuningStart, device: torch.device) -> TransformerLM:
@@ -178,7 +193,7 @@ def _description(
     """The description of the run that is stored in every checkpoint."""
     description: dict[str, Any] = {
         "config": start.config.to_dict(),
-        "chat_template": TEMPLATE_NAME,
+        "chat_template": start.content["chat_template"] if start.resumes else conversations.metadata["template"],
         "tokenizer": describe_tokenizer(tokenizer),
         "data": {
             "fingerprint": conversations.fingerprint,
@@ -193,6 +208,7 @@ def _description(
     }
     if start.resumes:
         description["before"] = start.content.get("before")
+        description[KEY] = dict(start.content.get(KEY) or {})
     return description
 
 
@@ -238,6 +254,9 @@ def print_outcome(trainer: Trainer, best: Mapping[str, float]) -> None:
         say(trainer.stopped_early)
     best_loss = f"{best['loss']:.4f} at its best (step {trainer.metrics.best_step})"
     say(f"done: {trainer.step} steps; validation loss {change}{best_loss}")
+    kept = kept_line(trainer.run.description.get(KEY) or {}, trainer.metrics.best_step or 0)
+    if kept:
+        say(kept)
     if before and trainer.metrics.best_step == 0:
         say("no validation was better than the untuned model; try a lower --lr or more conversations")
     say(f"checkpoints: {trainer.run.folder}\nmetrics: {trainer.logger.path}")

@@ -97,7 +97,7 @@ def _text(content: object, role: str) -> str:
     texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ConversationError("no text", f"a message with role {visible(role)} has no text")
-    return "".join(map(str, texts))
+    return "\n".join(map(str, texts))
 
 
 def _fields(record: Record) -> str:
