@@ -53,18 +53,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     config = load_config_from(args)
-    from pipeline.preparation.command_line import load_evaluation
+    from pipeline.preparation.decontamination import EvaluationIndex
     from pipeline.tuning.conversations import ConversationOptions
     from pipeline.tuning.mixture import check_sources, parse_source
     from pipeline.tuning.write_dataset import prepare_conversations
 
+    folder = config.dataset.decontaminate
     sources = [parse_source(text) for text in args.input]
     check_sources(sources)
     prepare_conversations(
         config,
         ConversationOptions(config.sft.max_length, args.too_long, args.strict),
         sources=sources,
-        evaluation=load_evaluation(config.dataset.decontaminate),
+        evaluation=EvaluationIndex.load(folder) if folder else None,
         batch_size=args.batch_size,
         preview=args.preview,
     )
