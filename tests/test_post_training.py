@@ -287,7 +287,7 @@ def test_only_a_fine_tuning_run_can_be_resumed(workshop, capsys):
 def test_a_run_is_not_resumed_on_other_conversations(workshop, tuned, tmp_path, capsys):
     settings = workshop[1]
     source = tmp_path / "other.jsonl"
-    source.write_text("\n".join([json.dumps({"conversations": ["the", "fox"]})] * 3))
+    source.write_text("\n".join(json.dumps({"conversations": [word, "fox"]}) for word in ("the", "a", "over")))
     arguments = [*settings, "--set", f"paths.post_training_dir={tmp_path / 'data'}"]
     lima_tokenizer.main(["--input", str(source), "--max-length", "96", *arguments])
     code, error = error_of(["--resume", str(tuned), *arguments], capsys)
