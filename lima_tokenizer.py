@@ -21,13 +21,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE[=WEIGHT]",
         action="append",
         default=[],
-        help="your own conversations instead of LIMA; repeatable, with the files' shares of the examples",
+        help="your own conversations, with their share (repeatable)",
     )
     parser.add_argument(
         "--decontaminate",
         dest="dataset.decontaminate",
         metavar="DIR",
-        help="drop conversations that share a 13-gram with the benchmark files in DIR",
+        help="drop what shares a 13-gram with the benchmark files in DIR",
     )
     parser.add_argument(
         "--max-length",
@@ -44,6 +44,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--preview", metavar="N", type=int, default=0, help="show N conversations, with the learned parts in color"
     )
+    parser.keep_for_help_all("--batch-size", "--strict")
     args = parser.parse_args(argv)
     if args.batch_size < 1 or args.preview < 0:
         raise UsageError("--batch-size must be at least 1 and --preview at least 0")
