@@ -1,10 +1,8 @@
 """LIMA's conversations → token ids and loss masks for `post_training.py`.
 
-python3 lima_tokenizer.py                                  # LIMA from the hub (gated: accept its terms first)
-python3 lima_tokenizer.py --input chats.jsonl              # your own: messages, ShareGPT, Alpaca; JSON or Parquet
-python3 lima_tokenizer.py --input a.jsonl=0.7 --input b.parquet=0.3      # a mixture by shares of the examples
-python3 lima_tokenizer.py --input chats.jsonl --decontaminate eval       # without what the benchmarks ask
-python3 lima_tokenizer.py --max-length 1024 --too-long truncate --preview 2
+python3 lima_tokenizer.py                        # LIMA from the hub (gated)
+python3 lima_tokenizer.py --input chats.jsonl    # your own; JSON or Parquet
+python3 lima_tokenizer.py --input a.jsonl=0.7 --input b.parquet=0.3
 """
 
 import argparse
