@@ -246,21 +246,54 @@ def _link_part(search: Search, part: int, groups: int, report: object) -> None:
 
 
 def _links(pairs: np.ndarray, documents: Documents, threshold: float) -> Iterator[np.ndarray]:
-    """The pairs with at least this similarity: those that look like it by their sketches are compared exactly."""
+    """Enough of the pairs with at least this similarity to connect all that are connected by such pairs.
+
+    In each round, every later document is compared with one earlier document, and pairs that are then connected
+    anyway are dropped. `pairs` must be sorted by the later document.
+    """
+    pairs = _likely(pairs, documents, threshold)
+    found = np.empty((0, 2), dtype=np.int64)
+    while len(pairs):
+        is_next = np.append(True, pairs[1:, 1] != pairs[:-1, 1])
+        links = np.concatenate(list(_compared(pairs[is_next], documents, threshold)))
+        found = np.concatenate([found, np.stack([links["earlier"], links["later"]], axis=1)])
+        pairs = _unconnected(pairs[~is_next], found)
+        yield links
+
+
+def _likely(pairs: np.ndarray, documents: Documents, threshold: float) -> np.ndarray:
+    """The pairs that may have this similarity, judging by their sketches."""
     at_least = threshold - estimate_margin(threshold)
+    kept = [np.empty((0, 2), dtype=np.int64)]
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-        earlier, later = pairs[start : start + _PAIRS_AT_ONCE].T
-        likely = estimated_similarity(documents.sketches(earlier), documents.sketches(later)) >= at_least
-        earlier, later = earlier[likely], later[likely]
-        left, right = documents.texts(earlier), documents.texts(later)
-        lengths = np.array([len(one) + len(other) for one, other in zip(left, right, strict=True)], dtype=np.int64)
-        for batch in _batches(lengths):
-            similarity = jaccard(left[batch], right[batch])
-            linked = similarity >= threshold
-            links = np.zeros(int(linked.sum()), dtype=LINK_DTYPE)
-            links["earlier"], links["later"] = earlier[batch][linked], later[batch][linked]
-            links["similarity"] = similarity[linked]
-            yield links
+        some = pairs[start : start + _PAIRS_AT_ONCE]
+        estimates = estimated_similarity(documents.sketches(some[:, 0]), documents.sketches(some[:, 1]))
+        kept.append(some[estimates >= at_least])
+    return np.concatenate(kept)
+
+
+def _compared(pairs: np.ndarray, documents: Documents, threshold: float) -> Iterator[np.ndarray]:
+    """The links among the pairs, by their exact similarity."""
+    left, right = documents.texts(pairs[:, 0]), documents.texts(pairs[:, 1])
+    lengths = np.array([len(one) + len(other) for one, other in zip(left, right, strict=True)], dtype=np.int64)
+    for batch in _batches(lengths):
+        similarity = jaccard(left[batch], right[batch])
+        linked = similarity >= threshold
+        links = np.zeros(int(linked.sum()), dtype=LINK_DTYPE)
+        links["earlier"], links["later"] = pairs[batch][linked].T
+        links["similarity"] = similarity[linked]
+        yield links
+
+
+def _unconnected(pairs: np.ndarray, links: np.ndarray) -> np.ndarray:
+    """The pairs whose documents are not yet in the same cluster."""
+    members, firsts = clusters(links)
+    if not len(members):
+        return pairs
+    places = np.minimum(np.searchsorted(members, pairs), len(members) - 1)
+    cluster = np.where(members[places] == pairs, firsts[places], pairs)
+    unconnected: np.ndarray = pairs[cluster[:, 0] != cluster[:, 1]]
+    return unconnected
 
 
 def _batches(lengths: np.ndarray) -> Iterator[slice]:

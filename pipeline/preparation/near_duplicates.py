@@ -190,7 +190,7 @@ def jaccard(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> np.ndarr
     """(P,) the Jaccard similarity of the sets of shingles of each pair of documents, 0 if both have none."""
     left_set, right_set = _shingle_set(left), _shingle_set(right)
     both = np.concatenate([left_set, right_set])
-    both.sort()
+    both.sort(kind="stable")  # merges the two sorted halves
     common = _per_pair(both[1:][both[1:] == both[:-1]], len(left))
     union = _per_pair(both, len(left)) - common
     similarity: np.ndarray = common / np.maximum(union, 1)
