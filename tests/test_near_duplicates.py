@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.preparation.near_duplicates import (
@@ -45,6 +45,7 @@ documents = st.lists(st.integers(0, 3), min_size=SHINGLE_TOKENS, max_size=14).ma
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(documents, documents), min_size=1, max_size=4))
 def test_jaccard_equals_that_of_python_sets(pairs):
     left, right = map(list, zip(*pairs, strict=True))
