@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from pipeline.training.ladder import plan
 from pipeline.training.ladder.climb import Ladder
 from pipeline.training.ladder.data_supply import effective_tokens
 from pipeline.training.ladder.fit import Law, Point
-from pipeline.training.ladder.prediction import best_choice, predict
+from pipeline.training.ladder.prediction import best_choice, doubt, predict
 from pipeline.training.ladder.report import plan_text
 from pipeline.training.ladder.rung_run import Result, RungRunner, read_result, write_result
 from pipeline.training.starting_point import Start
@@ -173,3 +174,14 @@ def test_the_interval_contains_the_prediction_and_grows_with_noise():
         assert predicted.low <= predicted.loss <= predicted.high
         widths.append(predicted.high - predicted.low)
     assert widths[0] < widths[1] / 3
+
+
+def test_points_without_a_law_are_doubted():
+    law = Law(1.7, 406.0, 0.34, 410.0, 0.28)
+    grid = [(size, tokens) for size in (1e5, 3e5, 9e5) for tokens in (1e6, 3e6, 9e6)]
+    points = [Point(*place, law.loss(*place)) for place in grid]
+    assert doubt(law, points) == ""
+    flat = replace(law, parameter_factor=0.0)
+    assert "larger models did no better" in doubt(flat, [Point(*place, flat.loss(*place)) for place in grid])
+    scattered = [replace(point, loss=point.loss * (1.1 if index % 2 else 1.0)) for index, point in enumerate(points)]
+    assert "the points miss the law by" in doubt(law, scattered)

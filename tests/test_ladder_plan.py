@@ -62,7 +62,7 @@ def test_shorter_runs_take_smaller_steps():
 
 
 def test_too_short_runs_and_narrow_models_are_refused():
-    with pytest.raises(PipelineError, match=r"too short for a ladder: 40 steps, .*expected at least 24"):
+    with pytest.raises(PipelineError, match=r"too short for a ladder: 40 steps, .*expected at least 150"):
         make_plan(target(steps=40))
     with pytest.raises(PipelineError, match="hidden_size 8 is too narrow"):
         make_plan(target(replace(NARROW, hidden_size=8, num_attention_heads=2)))

@@ -26,7 +26,7 @@ from utils.arithmetic import ceil_div
 from utils.errors import PipelineError
 
 MAX_SHARE = 0.1
-FEWEST_STEPS = 24  # in the shortest run
+FEWEST_STEPS = 150  # in the shortest run; at first, models of all sizes only learn how frequent each token is
 _LENGTHS = ((0, 1, 2), (0, 1, 2), (0, 1), (0, 1))  # for each size, powers of a third of the longest length
 _SHORTER = 3
 SEARCH_LENGTH = 1  # the rate is searched at a third of the longest length

@@ -16,6 +16,7 @@ from pipeline.training.ladder.fit import Law, Point, bootstrap
 from pipeline.training.ladder.sizes import scaled_model
 
 INTERVAL = 0.9
+_LARGEST_ERROR = 0.02  # of the points; runs repeated with another seed differ by less than 1%
 _SMALLEST_WIDTH, _LARGEST_WIDTH = 0.25, 4.0  # of the configured width, for the best run
 
 
@@ -46,6 +47,22 @@ def predict(law: Law, points: Sequence[Point], parameters: float, tokens: float,
     low, high = np.percentile(losses * np.exp(noise), [tail, 100 - tail])
     loss = law.loss(parameters, tokens)
     return Prediction(loss, min(loss, float(low)), max(loss, float(high)))
+
+
+def doubt(law: Law, points: Sequence[Point]) -> str:
+    """Why a prediction from `points` is not to be trusted, or an empty string.
+
+    Runs that are too short only learn how frequent each token is, which a larger model does no better.
+    """
+    error = law.typical_error(points)
+    if error > _LARGEST_ERROR:
+        return f"do not trust it: the points miss the law by {error:.1%}"
+    sizes = [point.parameters for point in points]
+    longest = max(point.tokens for point in points)
+    gain = law.loss(min(sizes), longest) / law.loss(max(sizes), longest) - 1
+    if gain <= error:
+        return "do not trust it: larger models did no better, so the runs are too short"
+    return ""
 
 
 def best_choice(law: Law, model: ModelConfig, *, window: int, flops: float, unique: float) -> Choice:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pipeline.training.ladder.climb import Findings, Ladder
 from pipeline.training.ladder.data_supply import UNUSUAL_PASSES, effective_tokens, passes
 from pipeline.training.ladder.picture import Curves, draw
-from pipeline.training.ladder.prediction import INTERVAL, Choice, Prediction, best_choice, predict
+from pipeline.training.ladder.prediction import INTERVAL, Choice, Prediction, best_choice, doubt, predict
 from pipeline.training.ladder.rates import config_at_width, loss_at_multiple
 from utils.files import write_json, write_text
 from utils.packages import is_installed
@@ -93,7 +93,8 @@ class Report:
         if ratio := self.bits_per_byte_of_loss():
             low, high = predicted.low * ratio, predicted.high * ratio
             text += f", {predicted.loss * ratio:.3f} bits per byte ({low:.3f} to {high:.3f})"
-        return text + self._supply()
+        reason = doubt(self.findings.law, self.findings.points)
+        return text + (_continued(reason) if reason else "") + self._supply()
 
     def bits_per_byte_of_loss(self) -> float | None:
         """Bits per byte for a loss of 1: a property of the tokenizer and the validation text."""
@@ -180,6 +181,7 @@ class Report:
             },
             "ladder_share": self.ladder.plan.flops / target.flops,
             "prediction": {**asdict(self.prediction), "interval": INTERVAL},
+            "doubt": doubt(self.findings.law, self.findings.points),
             "bits_per_byte_of_loss": self.bits_per_byte_of_loss(),
             "rate_multiple": findings.multiple,
             "rate_losses": _finite(findings.search),
