@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     add_preparation_options(parser, section="fineweb", documents="documents")
-    parser.add_argument(
-        "--source", type=Path, metavar="DIR", help="read Parquet or JSONL files in DIR, not from the hub"
-    )
+    parser.add_argument("--source", type=Path, metavar="DIR", help="read downloaded Parquet or JSONL files")
     return parser.parse_args(argv)
 
 

@@ -198,9 +198,7 @@ def test_a_conversation_of_exactly_the_length_is_kept(max_length, too_long, kept
 def test_written_conversations_are_padded_and_described(tmp_path):
     report = ConversationReport(ConversationOptions(LENGTH + 3), read=7)
     examples = list(prepare_examples([(f"a:{number}", TURNS) for number in range(7)], BYTES, report, batch_size=3))
-    source = tmp_path / "a.jsonl"
-    source.touch()
-    metadata = write_sft_dataset(tmp_path, examples, BYTES, report, source=source)
+    metadata = write_sft_dataset(tmp_path, examples, BYTES, report, sources=[])
     data = SftDataset.open(tmp_path)
     assert data.ids.shape == (7, LENGTH + 3)
     assert data.lengths.tolist() == [LENGTH] * 7

@@ -233,8 +233,10 @@ def test_the_summary_of_preparation_reads_as_approved():
 def test_the_summary_of_conversations_reads_as_approved():
     report = ConversationReport(ConversationOptions(max_length=512), read=1_234, kept=1_000, truncated=20)
     report.open_questions = 3
-    report.refused.update({"too long": 200, "nothing to learn": 34})
-    report.first_seen["nothing to learn"] = "a.jsonl:7"
+    for number in range(200):
+        report.leave_out(f"b.jsonl:{number + 3}", "too long")
+    for number in range(34):
+        report.leave_out(f"a.jsonl:{number + 7}", "nothing to learn")
     plain = ConversationReport(ConversationOptions(max_length=96), read=2, kept=2)
     assert_expected("conversations.txt", f"{report.summary()}\n\n{plain.summary()}")
 

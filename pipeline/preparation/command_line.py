@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def add_preparation_options(parser: StageParser, *, section: str, documents: str) -> None:
     """Add the shared options. `section` has the key `workers`; `documents` names the input in help texts."""
-    parser.add_argument(
-        "--test", action="store_true", help=f"the first dataset.test_documents {documents}, with one worker"
-    )
+    parser.add_argument("--test", action="store_true", help=f"only the first {documents} (dataset.test_documents)")
     parser.add_argument("--window", dest="dataset.window", type=int, metavar="N", help="tokens in a training window")
     parser.add_argument(
         "--overlap",
@@ -49,8 +47,8 @@ def add_preparation_options(parser: StageParser, *, section: str, documents: str
         "--near-duplicates",
         dest="dataset.near_duplicates",
         type=float,
-        metavar="SIMILARITY",
-        help=f"drop {documents} at least this similar to an earlier one, for example 0.8",
+        metavar="S",
+        help=f"drop {documents} this similar to an earlier one, such as 0.8",
     )
     parser.add_argument("--restart", action="store_true", help="delete this dataset and start from scratch")
     parser.add_argument(
@@ -60,7 +58,7 @@ def add_preparation_options(parser: StageParser, *, section: str, documents: str
         help="describe a finished dataset, and verify its files",
     )
     parser.add_argument("--documents", type=int, metavar="N", help="with --inspect: show N random documents at length")
-    parser.keep_for_help_all("--batch", "--max-files", "--decontaminate")
+    parser.keep_for_help_all("--batch", "--max-files", "--decontaminate", "--documents")
 
 
 def inspect_or_prepare(
