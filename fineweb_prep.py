@@ -1,7 +1,7 @@
 """FineWeb → token dataset: streamed from the Hugging Face hub or read from downloaded shards, filtered, tokenized.
 
     python3 fineweb_prep.py --test           # the first 10,000 documents
-    python3 fineweb_prep.py --workers 4      # all of sample-10BT, in four streams
+    python3 fineweb_prep.py --workers 4      # sample-10BT, in four streams
     python3 fineweb_prep.py --source DIR     # downloaded Parquet or JSONL files
     python3 fineweb_prep.py --window 1024 --batch-size 5000 --max-files 20
     python3 fineweb_prep.py --set fineweb.name=HuggingFaceFW/fineweb-edu

@@ -48,7 +48,7 @@ def add_preparation_options(parser: StageParser, *, section: str, documents: str
         dest="dataset.near_duplicates",
         type=float,
         metavar="S",
-        help=f"drop {documents} this similar to an earlier one, such as 0.8",
+        help=f"drop {documents} this similar to an earlier one (0.8)",
     )
     parser.add_argument("--restart", action="store_true", help="delete this dataset and start from scratch")
     parser.add_argument(
