@@ -31,7 +31,7 @@ quickstart: $(INSTALLED)
 
 # One thread per worker, because two workers with all threads would slow each other down.
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal
 
 # LLM_REAL_DATA is a folder with real text; without it, or without Chromium, pytest skips some tests.
 test-slow: $(SLOW_INSTALLED)

@@ -10,6 +10,7 @@ shared rooms. `tests/test_architecture.py` enforces this; `checks/architecture_p
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -98,9 +99,10 @@ def read_graph(root: Path = CHECKOUT) -> Graph:
     return graph
 
 
-def imported_modules(path: Path, *, top_only: bool = False) -> set[str]:
+@cache
+def imported_modules(path: Path, *, top_only: bool = False) -> frozenset[str]:
     """The full names imported by `path`; with `top_only`, only those outside functions, which run on import."""
-    return set(_imports(ast.parse(path.read_text(encoding="utf-8")).body, top_only))
+    return frozenset(_imports(ast.parse(path.read_text(encoding="utf-8")).body, top_only))
 
 
 def _imports(nodes: Iterable[ast.AST], top_only: bool) -> Iterator[str]:

@@ -22,8 +22,16 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def project(tmp_path) -> Path:
-    """A folder to train in: a token dataset and its configuration."""
+def project(plotting_project, monkeypatch) -> Path:
+    """A folder to train in: a token dataset and its configuration. Runs in this process plot no curves, which would
+    take most of their time."""
+    monkeypatch.setattr("pipeline.training.curves.draw_runs", lambda path, runs: None)
+    return plotting_project
+
+
+@pytest.fixture
+def plotting_project(tmp_path) -> Path:
+    """Like `project`, but runs plot their curves."""
     from tests.training_runs import write_config, write_tokens
 
     write_tokens(tmp_path / "data")

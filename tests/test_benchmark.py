@@ -395,7 +395,7 @@ def test_a_fine_tuned_run_is_compared_with_its_base(workshop, tmp_path, capsys):
     _, settings = workshop
     models = ["--checkpoint", "tuned=latest", "--checkpoint", "base=run_2026_01_01_00_00"]
     place = ["--set", f"paths.benchmark_dir={tmp_path}"]
-    assert benchmark.main([*models, *QUICK, *settings, *place]) == 0
+    assert benchmark.main([*models, *QUICK, *settings, *place, "--tasks", "lambada,wikitext"]) == 0
     assert "warning" not in capsys.readouterr().err
     report = json.loads(next(tmp_path.glob("*.json")).read_text())
     tuned = report["models"]["tuned"]
@@ -459,7 +459,8 @@ def test_a_model_given_twice_shares_its_rank(checkpoints, tmp_path):
     config = load_config(settings=[f"paths.benchmark_dir={tmp_path}"])
     loaded = load_for_inference(str(checkpoints), config)
     pair = (loaded.model, loaded.tokenizer)
-    results = ModelBenchmark(config, preset="quick", offline_samples=True).run_full_benchmark({"a": pair, "b": pair})
+    chosen = ModelBenchmark(config, preset="quick", offline_samples=True, tasks=("lambada", "wikitext"))
+    results = chosen.run_full_benchmark({"a": pair, "b": pair})
     assert results["ranking"] == [{"place": 1, "model": name, "mean_rank": 1.5} for name in ("a", "b")]
     assert "  1. a  1.50\n  1. b  1.50" in format_benchmark_results(results)
 

@@ -201,7 +201,9 @@ def test_inspect_describes_an_older_tools_dataset(config, capsys, metadata):
     )
 
 
-@pytest.mark.parametrize(("signal_name", "code"), [("SIGKILL", -9), ("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("signal_name", "code"), [("SIGKILL", -9), ("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)]
+)
 def test_killed_run_resumes_to_the_same_bytes(config, articles, signal_name, code):
     """With real processes: the worker dies with its parent, and the next run continues."""
     cleaned = config.parent / "cleaned" / "cleaned_1.txt"

@@ -62,8 +62,8 @@ def test_help_topics_are_articles():
 
 
 def test_corpus_is_deterministic_and_cleanable(tmp_path):
-    first = write_corpus(tmp_path / "one", max_bytes=600_000)
-    assert write_corpus(tmp_path / "two", max_bytes=600_000, workers=1) == first
+    first = write_corpus(tmp_path / "one", max_bytes=200_000)
+    assert write_corpus(tmp_path / "two", max_bytes=200_000, workers=1) == first
     files = sorted((tmp_path / "one").glob("*.jsonl"))
     assert [path.read_bytes() for path in files] == [(tmp_path / "two" / path.name).read_bytes() for path in files]
     records = [record for path in files for record in iter_raw_articles(path)]

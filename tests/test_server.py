@@ -234,7 +234,8 @@ def test_a_client_that_goes_away_frees_its_place(make_server):
     held.permits.release()
     with httpx.stream("POST", f"{quiet.url}/v1/completions", json=ask) as stream:
         next(stream.iter_lines())
-        assert quiet.engine.num_running == 1
+        while quiet.engine.num_running < 1:  # the first line may be read before the engine counts its request
+            pass
     while quiet.engine.num_running:  # the suite's timeout fails the test if this never ends
         held.permits.release()
         httpx.get(f"{quiet.url}/health")  # a turn of the server's loop, in which it sees that the client has gone

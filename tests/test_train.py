@@ -309,7 +309,8 @@ def test_dry_run_of_a_resumed_run_shows_the_remainder(project, capsys):
     assert content_of(run)["step"] == 20
 
 
-def test_losses_are_plotted_and_runs_compared(project, capsys):
+def test_losses_are_plotted_and_runs_compared(plotting_project, capsys):
+    project = plotting_project
     one = run_train(project, "--name", "one")
     two = run_train(project, "--name", "two", "--set", "training.learning_rate=0.001", "--profile")
     assert (one / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
