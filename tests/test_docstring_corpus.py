@@ -89,6 +89,12 @@ Overlined
  -------------
 Text under it.
 
+Only code
+---------
+    b = indented(2)
+    if b:
+        stay(b)
+
 Last heading
 ~~~~~~~~~~~~
 See :class:`~a.b.C <c>`.

@@ -145,7 +145,7 @@ def _split_headings(text: str) -> list[Part]:
 def _paragraphs(text: str) -> list[Part]:
     """The blocks of a text: each paragraph of prose on one line, list items as a list, code and tables unchanged."""
     parts: list[Part] = []
-    for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
+    for block in re.split(r"\n\s*\n", text):
         lines = block.strip("\n").splitlines()
         if not lines or re.match(r"\s*\.\. ", lines[0]):  # an empty block or a directive
             continue
