@@ -4,6 +4,10 @@
     python3 dataset_prep.py               # paths.cleaned_dir, on all cores
     python3 dataset_prep.py --window 1024 --overlap 0.25 --workers 4
     python3 dataset_prep.py --inspect DIR
+    python3 dataset_prep.py --download simplewiki   # fetch a dump of Wikipedia
+
+--download fetches the XML dump of any wiki of dumps.wikimedia.org for cleaner.py (enwiki: about 25 GB), and verifies
+it. It does not fetch Wikimedia's structured contents from the Hugging Face hub; download and unpack those yourself.
 
 If it is interrupted or killed, run the same command again to continue; --restart starts from scratch.
 """
@@ -30,16 +34,37 @@ if TYPE_CHECKING:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = stage_parser(__doc__)
     add_preparation_options(parser, section="dataset", documents="articles")
-    return parser.parse_args(argv)
+    parser.add_argument("--download", metavar="WIKI", help="fetch a dump (enwiki, …) into paths.raw_dir")
+    parser.add_argument("--date", metavar="DATE", help="with --download: YYYYMMDD, or latest (default)")
+    parser.keep_for_help_all("--date")
+    args = parser.parse_args(argv)
+    if args.date and not args.download:
+        parser.error("--date needs --download WIKI")
+    if args.download and (args.test or args.inspect or args.restart):
+        parser.error("--download cannot be combined with --test, --inspect or --restart")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     config = load_config_from(args)
+    if args.download:
+        say(download(config, args.download, args.date or "latest"))
+        return 0
     tokenizer = load_tokenizer(config.paths.tokenizer_dir, name=config.tokenizer.name)
     make_job = partial(preparation, config, test=args.test, restart=args.restart)
     say(inspect_or_prepare(config, tokenizer, make_job, args))
     return 0
+
+
+def download(config: Config, wiki: str, date: str) -> str:
+    """Download a dump into paths.raw_dir; returns a report."""
+    from pipeline.preparation.downloads import Retries
+    from pipeline.preparation.dump_download import download_dump
+    from pipeline.preparation.wiki_dumps import dump_server
+
+    retries = Retries(config.fineweb.retries, config.fineweb.retry_seconds)
+    return download_dump(dump_server(config.dataset.dumps_url, retries), wiki, date, config.paths.raw_dir)
 
 
 def preparation(config: Config, *, test: bool, restart: bool = False) -> "Preparation":

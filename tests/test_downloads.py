@@ -98,7 +98,7 @@ def test_one_byte_per_connection_is_not_progress(storage):
 
 def test_a_slow_answer_is_continued_by_another_request(storage, monkeypatch):
     monkeypatch.setattr(downloads, "REQUEST_SECONDS", -1.0)
-    monkeypatch.setattr(downloads, "_CHUNK_BYTES", 400)
+    monkeypatch.setattr(downloads, "CHUNK_BYTES", 400)
     assert storage.reader().range("/file", Span(0, 1000)) == CONTENT[:1000]
     assert storage.requests == [f"/file bytes={start}-999" for start in (0, 400, 800)]
 

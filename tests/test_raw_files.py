@@ -177,6 +177,13 @@ def test_finding_files(tmp_path):
         find_raw_files(tmp_path / "notes.pdf")
 
 
+def test_the_pieces_of_a_dump_are_found(tmp_path):
+    for name in ("a1.xml-p1p9.bz2", "a2.xml-p10p19", "a2.xml-p20p29.bz2.part", "index1.xml-pages.bz2"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_raw_files(tmp_path)] == ["a1.xml-p1p9.bz2", "a2.xml-p10p19"]
+    assert raw_files.bare_name(tmp_path / "a1.xml-p1p9.bz2") == "a1-p1p9.xml"
+
+
 def test_memory_does_not_grow_with_the_file(tmp_path):
     path = tmp_path / "dump.xml.gz"
     with gzip.open(path, "wt", compresslevel=1) as file:

@@ -10,6 +10,7 @@ Memory is bounded for files of any size. A record that cannot be read has a `pro
 """
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ COMPRESSIONS = (".gz", ".bz2", ".zst")
 MAX_LINE_BYTES = 24 << 20
 TEXT_PIECE_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
+_PIECE_OF_DUMP = re.compile(r"(\.xml)(-p\d+p\d+)$")
 _ROWS_AT_ONCE = 64
 _PARQUET_BUFFER_BYTES = 4 << 20
 _BUFFER_BYTES = 1 << 20
@@ -47,8 +49,12 @@ def format_of(path: Path) -> str | None:
 
 
 def bare_name(path: Path) -> str:
-    """The file name without the compression suffix: ``a.jsonl.gz`` → ``a.jsonl``."""
-    return path.stem if path.suffix.lower() in COMPRESSIONS else path.name
+    """The file name without the compression suffix: ``a.jsonl.gz`` → ``a.jsonl``.
+
+    The pages in a piece of a dump are put before its extension: ``a1.xml-p1p41242.bz2`` → ``a1-p1p41242.xml``.
+    """
+    name = path.stem if path.suffix.lower() in COMPRESSIONS else path.name
+    return _PIECE_OF_DUMP.sub(r"\2\1", name)
 
 
 def find_raw_files(place: Path) -> list[Path]:

@@ -42,6 +42,10 @@ class DatasetConfig:
         None, "evaluation files; documents that share a 13-gram with them are dropped; null: skip the check"
     )
 
+    dumps_url: str = option(
+        "https://dumps.wikimedia.org", "where `--download` gets Wikipedia's dumps: this server or a mirror of it"
+    )
+
     @property
     def stride(self) -> int:
         """Tokens from the start of one window to the start of the next."""
@@ -69,5 +73,9 @@ class FineWebConfig:
         "streaming processes; null: one with read-ahead, or one per core with `--source`",
         minimum=1,
     )
-    retries: int = option(8, "give up after this many consecutive failures; finished parts are kept", minimum=1)
+    retries: int = option(
+        8,
+        "give up after this many consecutive failures, in `dataset_prep.py --download` too; finished parts are kept",
+        minimum=1,
+    )
     retry_seconds: float = option(1.0, "wait after the first failure; doubles each time, up to a minute", minimum=0.0)

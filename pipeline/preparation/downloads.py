@@ -12,11 +12,12 @@ import re
 import sys
 import time
 import urllib.error
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from email.message import Message
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import Request
 
 from utils.errors import PipelineError
 from utils.hub_connection import hub_request, open_url
@@ -27,17 +28,28 @@ _TIMEOUT_SECONDS = 30.0
 _FIRST_ATTEMPTS, _FIRST_TIMEOUT_SECONDS = 3, 10.0  # before the first connection; usually there is no network
 _LEAST_PROGRESS = 0.01  # the share of a range that a request must deliver to count as progress
 _LONGEST_WAIT = 60.0
-_CHUNK_BYTES = 1 << 18
-_FINAL = {
+CHUNK_BYTES = 1 << 18
+HUB_REFUSALS = {
     401: "it requires a login: set HF_TOKEN",
     403: "access was denied: accept its terms and set HF_TOKEN",
-    404: "",
 }
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+Result = TypeVar("Result")
 
 
 class ServerError(PipelineError):
     """The server did not deliver the requested bytes in any attempt."""
+
+
+class NotFound(PipelineError):
+    """The server has nothing at this address."""
+
+
+class RequestMaker(Protocol):
+    """Makes a request for all bytes of a file or for [start, end)."""
+
+    def __call__(self, url: str, *, byte_range: tuple[int, int] | None = None) -> Request: ...
 
 
 @dataclass(frozen=True)
@@ -90,61 +102,92 @@ class Retries:
 
 @dataclass(frozen=True)
 class Server:
-    """The hub: its address, the request headers, and the retry policy."""
+    """A server, by default the hub: its address, the retry policy, and the requests that it expects.
+
+    `refusals`: what to do about final status codes; `address_setting`: where the user sets the address.
+    """
 
     endpoint: str
     retries: Retries
+    make_request: RequestMaker = hub_request
+    refusals: Mapping[int, str] = field(default_factory=lambda: HUB_REFUSALS)
+    address_setting: str = "HF_ENDPOINT"
 
     def json(self, path: str, *, first: bool = False) -> tuple[Any, str | None]:
         """A JSON response, and the address of the next page if there is one.
 
         `first`: the server has not answered yet, so give up soon if it cannot be reached.
         """
-        body = bytearray()
         url = path if path.startswith("http") else f"{self.endpoint}{path}"
-        response_headers = self._fetch(url, body, first=first)
+        body, response_headers = self.page(url, first=first)
         links = response_headers.get("Link", "")
         next_page = links.partition('>; rel="next"')[0].rpartition("<")[2] if 'rel="next"' in links else None
         try:
             return json.loads(body), next_page
         except (ValueError, RecursionError):
             beginning = body[:60].decode("utf-8", errors="replace")
-            raise PipelineError(f"{url} returned {beginning!r}, expected JSON; check HF_ENDPOINT") from None
+            raise PipelineError(f"{url} returned {beginning!r}, expected JSON; check {self.address_setting}") from None
+
+    def page(self, url: str, *, first: bool = False) -> tuple[bytes, Message]:
+        """A whole response and its headers."""
+        body = bytearray()
+
+        def request(timeout: float) -> Message:
+            body.clear()
+            return self._request(url, body, None, timeout)
+
+        headers = self.repeat(url, request, received=lambda: 0, least=1, first=first)
+        return bytes(body), headers
 
     def range(self, path: str, span: Span) -> bytes:
-        """Read the bytes `span` of a file."""
+        """Read the bytes `span` of a file, with several requests if necessary."""
         body = bytearray()
-        self._fetch(f"{self.endpoint}{path}", body, span)
+        url = f"{self.endpoint}{path}"
+        least = max(1, round(span.length * _LEAST_PROGRESS))
+        self.repeat(
+            url, lambda timeout: self._request(url, body, span, timeout), received=lambda: len(body), least=least
+        )
         return bytes(body)
 
-    def _fetch(self, url: str, body: bytearray, span: Span | None = None, *, first: bool = False) -> Message:
-        """Fill `body`, with several requests if necessary; returns the headers of the last response."""
-        least = max(1, round(span.length * _LEAST_PROGRESS)) if span else 1
+    def repeat(
+        self,
+        url: str,
+        attempt: Callable[[float], Result],
+        *,
+        received: Callable[[], int],
+        least: int,
+        first: bool = False,
+    ) -> Result:
+        """The result of `attempt(timeout)`, which is repeated until it succeeds.
+
+        `received` counts the bytes so far; an attempt that delivers `least` of them before it fails is progress.
+
+        Raises:
+            ServerError: too many attempts in a row failed without progress.
+        """
         failures = 0
         while True:
-            received = len(body)
+            before = received()
             try:
-                return self._request(url, body, span, _FIRST_TIMEOUT_SECONDS if first else _TIMEOUT_SECONDS)
+                return attempt(_FIRST_TIMEOUT_SECONDS if first else _TIMEOUT_SECONDS)
             except (OSError, http.client.HTTPException) as error:
-                failure = _failure(url, error)
+                failure = self._failure(url, error)
             first = first and failure.unreachable
-            if span is None:
-                body.clear()
-            failures = 1 if len(body) - received >= least else failures + 1
+            failures = 1 if received() - before >= least else failures + 1
             attempts = min(self.retries.attempts, _FIRST_ATTEMPTS) if first else self.retries.attempts
             if failures >= attempts:
                 raise ServerError(f"{url} {failure.problem} {failures} times in a row")
             self.retries.wait(urlsplit(url).netloc, failure, failures, attempts)
 
     def _request(self, url: str, body: bytearray, span: Span | None, timeout: float) -> Message:
-        request = hub_request(url, byte_range=(span.start + len(body), span.end) if span else None)
+        request = self.make_request(url, byte_range=(span.start + len(body), span.end) if span else None)
         deadline = time.monotonic() + REQUEST_SECONDS
         response, stated_hash = open_url(request, timeout=timeout)
         with response:
             if span is not None:
-                _check_range(response, span, received=len(body))
+                check_range(response, span, received=len(body))
                 _check_hash(stated_hash, span)
-            while chunk := response.read1(_CHUNK_BYTES):
+            while chunk := response.read1(CHUNK_BYTES):
                 body += chunk
                 if span is not None and time.monotonic() > deadline and len(body) < span.length:
                     raise http.client.HTTPException(f"took longer than {REQUEST_SECONDS:.0f} s")
@@ -156,24 +199,26 @@ class Server:
                 raise http.client.HTTPException(f"got {found} bytes instead of {span.length}")
             return response.headers
 
+    def _failure(self, url: str, error: Exception) -> Failure:
+        """Classify a failed request.
 
-def _failure(url: str, error: Exception) -> Failure:
-    """Classify a failed request.
+        Raises:
+            PipelineError: retrying is pointless.
+        """
+        if isinstance(error, urllib.error.HTTPError):
+            if error.code == 404:
+                raise NotFound(f"{url} returned 404 {error.reason}; is the name correct?") from None
+            if error.code in self.refusals:
+                raise PipelineError(
+                    f"{url} returned {error.code} {error.reason}; {self.refusals[error.code]}"
+                ) from None
+            return Failure(f"returned {error.code} {error.reason}", retry_after=_seconds(error.headers))
+        if isinstance(error, urllib.error.URLError):
+            return Failure(f"cannot be reached ({error.reason})", unreachable=True)
+        return Failure(f"failed ({str(error) or type(error).__name__})")
 
-    Raises:
-        PipelineError: retrying is pointless.
-    """
-    if isinstance(error, urllib.error.HTTPError):
-        if error.code in _FINAL:
-            hint = _FINAL[error.code] or "is the name correct?"
-            raise PipelineError(f"{url} returned {error.code} {error.reason}; {hint}") from None
-        return Failure(f"returned {error.code} {error.reason}", retry_after=_seconds(error.headers))
-    if isinstance(error, urllib.error.URLError):
-        return Failure(f"cannot be reached ({error.reason})", unreachable=True)
-    return Failure(f"failed ({str(error) or type(error).__name__})")
 
-
-def _check_range(response: http.client.HTTPResponse, span: Span, *, received: int) -> None:
+def check_range(response: http.client.HTTPResponse, span: Span, *, received: int) -> None:
     """Check that a response is the rest of `span` or the start of it."""
     if response.status != 206:
         raise http.client.HTTPException(f"got status {response.status} for a range request, expected 206")
