@@ -100,7 +100,8 @@ def _dataset_to_come(config: Config, directory: Path) -> Finding:
     raw = config.paths.raw_dir
     if raw.is_dir() and any(format_of(path) for path in raw.rglob("*")):
         return note("dataset", name, "run: python3 main.py cleanup, then: python3 main.py prepare")
-    remedy = f"python3 main.py prepare --download simplewiki, or put raw files into {short_path(raw)}, or: --set dataset.source=fineweb{or_quickstart(directory)}"
+    fetch = f"run: python3 main.py prepare --download simplewiki, or put raw files into {short_path(raw)}"
+    remedy = f"{fetch}, or: --set dataset.source=fineweb{or_quickstart(directory)}"
     return problem("dataset", f"{name}, and there is no text to prepare it from", remedy)
 
 
