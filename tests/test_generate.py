@@ -102,6 +102,13 @@ def test_batched_rows_equal_single_rows(model, options):
     assert len({tuple(row) for row in together}) == 4
 
 
+def test_every_finished_continuation_is_reported_once(model):
+    finished = []
+    settings = GenerationSettings(max_length=5, temperature=0)
+    generate_batch(model, [[1, 5], [7], [8, 9]], settings, max_rows=2, on_finished=lambda: finished.append(1))
+    assert len(finished) == 3
+
+
 def test_rows_join_and_leave_without_touching_the_others(model):
     settings = GenerationSettings(max_length=20, seed=3, temperature=1.0)
     expected = list(stream_tokens(model, [1, 30, 31], settings))

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tqdm import tqdm
+
 from pipeline.formats.chat_template import encode_prompt
 from pipeline.formats.raw_files import RawFile
 from pipeline.generation.generate import generate_batch
@@ -155,7 +157,10 @@ def ask(model: "TransformerLM", tokenizer: "WikipediaTokenizer", questions: Sequ
     """The model's greedy reply to each question, each in its own conversation."""
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": one.question}]) for one in questions]
     settings = GenerationSettings(max_length=MAX_REPLY_TOKENS, temperature=0)
-    rows = generate_batch(model, prompts, settings, tokenizer=tokenizer, max_rows=ROWS_AT_ONCE)
+    with tqdm(total=len(prompts), desc="questions", unit=" replies", leave=False, disable=None) as bar:
+        rows = generate_batch(
+            model, prompts, settings, tokenizer=tokenizer, max_rows=ROWS_AT_ONCE, on_finished=bar.update
+        )
     return [tokenizer.decode([token for token in row if token != tokenizer.eos_id]).strip() for row in rows]
 
 
@@ -213,14 +218,16 @@ def summary(result: Score) -> str:
 
 def score_values(result: Score) -> dict[str, object]:
     """The counts and every reply as plain values, for a JSON file."""
-    return {
-        "known": _count_values(result.known),
-        "unknown": _count_values(result.unknown),
-        "kinds": {kind: _count_values(count) for kind, count in result.by_kind().items()},
-        "replies": [
-            {"question": one.question.question, "reply": one.reply, "right": one.is_right} for one in result.answered
-        ],
-    }
+    replies = [
+        {"question": one.question.question, "reply": one.reply, "right": one.is_right} for one in result.answered
+    ]
+    kinds = {kind: _count_values(count) for kind, count in result.by_kind().items()}
+    return {**count_values(result), "kinds": kinds, "replies": replies}
+
+
+def count_values(result: Score) -> dict[str, object]:
+    """The two counts as plain values."""
+    return {"known": _count_values(result.known), "unknown": _count_values(result.unknown)}
 
 
 def _count_values(count: Count) -> dict[str, object]:

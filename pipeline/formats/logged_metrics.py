@@ -31,6 +31,7 @@ VAL_BASE_BITS_PER_BYTE = "val_base_bits_per_byte"  # fine-tuning: on the text th
 # Events: lines with "event". Both kinds of samples are texts called "samples" in TensorBoard.
 SAMPLE = "sample"  # pretraining: a prompt and its continuation
 SAMPLES = "samples"  # fine-tuning: questions and answers
+QUESTIONS = "questions"  # fine-tuning: the counts of correct answers to the question file, of a model_step
 SKIPPED_STEP = "skipped_step"
 ROLLBACK = "rollback"
 TRAINING = "training"  # training starts or continues; has total_steps and device

@@ -7,7 +7,7 @@
 All of them run the loop in `pipeline.generation.batch_generator`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -122,11 +122,15 @@ def generate_batch(
     tokenizer: Tokenizer | None = None,
     max_rows: int = 32,
     decoder: Decoder | None = None,
+    on_finished: Callable[[], object] | None = None,
 ) -> list[list[int]]:
     """The new tokens of every prompt, with the final EOS (the tokenizer's, or the model's own without a tokenizer).
 
     Up to rounding, continuations do not depend on the other prompts. With a seed, prompt i has its own generator,
     seeded with ``seed + i``. `max_rows` prompts run in parallel; when one is done, the next takes its place.
+
+    Args:
+        on_finished: called after each finished continuation, for a progress bar.
     """
     if not prompts:
         return []
@@ -142,6 +146,8 @@ def generate_batch(
             places[batch.join(prompts[place], replace(settings, seed=seed))] = place
         for event in batch.step():
             results[places[event.row]].append(event.token_id)
+            if event.finish_reason and on_finished:
+                on_finished()
     return results
 
 

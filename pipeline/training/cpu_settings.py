@@ -2,6 +2,8 @@
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -36,3 +38,14 @@ def use_fast_float32_products() -> bool:
     if error > 1e-5:
         torch.set_float32_matmul_precision("highest")
     return bool(error <= 1e-5)
+
+
+@contextmanager
+def plain_float32_products() -> Iterator[None]:
+    """Undo `use_fast_float32_products` in the block, so that results equal those of a process that does not train."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -20,7 +20,7 @@ from model import TransformerLM, create_model, load_weights
 from pipeline.configuration import Config, config_flags, load_config, load_config_from
 from pipeline.formats.checkpoint import only_training_run, read_checkpoint, run_folder_of
 from pipeline.formats.checkpoint_tokenizer import describe_tokenizer, tokenizer_of
-from pipeline.formats.logged_metrics import compared_settings
+from pipeline.formats.logged_metrics import QUESTIONS, compared_settings
 from pipeline.formats.run_folders import find_checkpoint, new_run_folder, removed_if_unused
 from pipeline.formats.run_names import check_run_name, log_name
 from pipeline.tokenization.interface import Tokenizer
@@ -33,6 +33,7 @@ from pipeline.training.starting_point import settings_to_resume
 from pipeline.training.tracker import Link, link_to_tracker, require_tracker, start_tracker
 from pipeline.training.trainer import Trainer
 from pipeline.training.training_data import TrainingData
+from pipeline.tuning.answer_gain import RECORD_KEY, AnswerGain
 from pipeline.tuning.base_text import KEY, BaseText, KeptBaseText, kept_line
 from pipeline.tuning.compatibility import FirstValidation, check_data, refuse_other_data, tuning_config
 from pipeline.tuning.dataset import SftDataset
@@ -101,8 +102,11 @@ def choose_start(args: argparse.Namespace, held: ExitStack) -> TuningStart:
     return TuningStart(checkpoint, content, tuning_config(config, content, origin=checkpoint), bool(args.resume), name)
 
 
-def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
+def build_trainer(start: TuningStart, device: torch.device, answers: AnswerGain | None = None) -> Trainer:
     """Conversations, model and trainer.
+
+    Args:
+        answers: counts the correct answers of the untuned model first; a resumed run has them.
 
     Raises:
         PipelineError: no conversations, made with another tokenizer, or too long for the model; weights that do not
@@ -121,6 +125,9 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
     else:
         folder = new_run_folder(config.paths.checkpoint_dir, prefix=RUN_PREFIX)
     with removed_if_unused(folder):
+        if answers:
+            answers.measure(start.checkpoint, 0)
+            description[RECORD_KEY] = answers.record
         earlier = start.content if start.resumes else {}
         link = link_to_tracker(config.training, run_name=log_name(folder, start.name), earlier=earlier)
         description["tracker"] = link
@@ -139,6 +146,8 @@ def build_trainer(start: TuningStart, device: torch.device) -> Trainer:
                 SampleAnswers(tokenizer, config.sft.sample_prompts, max_length=config.sft.sample_length),
             ],
         )
+    if answers and not start.resumes:
+        trainer.logger.event(QUESTIONS, step=0, model_step=0, **answers.measure(start.checkpoint, 0))
     if start.resumes:
         trainer.resume(start.content)
         say(f"resuming {folder} at step {trainer.step} of {trainer.total_steps}")
@@ -209,6 +218,8 @@ def _description(
     if start.resumes:
         description["before"] = start.content.get("before")
         description[KEY] = dict(start.content.get(KEY) or {})
+        if start.content.get(RECORD_KEY):
+            description[RECORD_KEY] = start.content[RECORD_KEY]
     return description
 
 
@@ -232,10 +243,12 @@ def _logger(start: TuningStart, folder: Path, link: Link | None) -> DualLogger:
 
 def write_record(trainer: Trainer, arguments: Sequence[str]) -> None:
     """Write sft_config.json with everything needed to reproduce the run. A resumed run adds its command."""
+    _add_to_record(trainer, [shlex.join(["python3", "post_training.py", *arguments])])
+
+
+def _add_to_record(trainer: Trainer, commands: list[str]) -> None:
     path = trainer.run.folder / CONFIG_NAME
-    commands = _recorded_commands(path)
-    commands.append(shlex.join(["python3", "post_training.py", *arguments]))
-    write_json(path, {"commands": commands, **trainer.run.description})
+    write_json(path, {"commands": _recorded_commands(path) + commands, **trainer.run.description})
 
 
 def _recorded_commands(path: Path) -> list[str]:
@@ -247,7 +260,8 @@ def _recorded_commands(path: Path) -> list[str]:
         raise PipelineError(f"{path} is damaged: expected JSON with 'commands'; delete it to continue") from None
 
 
-def print_outcome(trainer: Trainer, best: Mapping[str, float]) -> None:
+def print_outcome(trainer: Trainer, best: Mapping[str, float], answers: AnswerGain | None = None) -> None:
+    """The summary; counts the correct answers of the best checkpoint."""
     before = trainer.run.description.get("before")
     change = f"{before['loss']:.4f} before tuning, " if before else ""
     if trainer.stopped_early:
@@ -257,7 +271,18 @@ def print_outcome(trainer: Trainer, best: Mapping[str, float]) -> None:
     kept = kept_line(trainer.run.description.get(KEY) or {}, trainer.metrics.best_step or 0)
     if kept:
         say(kept)
+    if answers:
+        say(*_gained_lines(trainer, answers))
     if before and trainer.metrics.best_step == 0:
         say("no validation was better than the untuned model; try a lower --lr or more conversations")
     say(f"checkpoints: {trainer.run.folder}\nmetrics: {trainer.logger.path}")
     say(f"next: python3 main.py inference --checkpoint {trainer.run.folder / 'checkpoint_best.pt'}")
+
+
+def _gained_lines(trainer: Trainer, answers: AnswerGain) -> list[str]:
+    """Count the correct answers of the best checkpoint, log them, and add them to sft_config.json."""
+    folder, best_step = trainer.run.folder, trainer.metrics.best_step or 0
+    counts = answers.measure(folder / "checkpoint_best.pt", best_step)
+    trainer.logger.event(QUESTIONS, step=trainer.step, model_step=best_step, **counts)
+    _add_to_record(trainer, [])
+    return answers.lines(best_step)
