@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from model import load_model
 from pipeline.configuration import load_config
 from pipeline.evaluation import questions as scorer
 from pipeline.formats.checkpoint import read_checkpoint, write_checkpoint
+from pipeline.generation import loading
 from pipeline.training.cpu_settings import plain_float32_products
 from pipeline.tuning.answer_gain import AnswerGain
 from pipeline.tuning.finetuning import TuningStart
@@ -102,7 +104,9 @@ def test_lines_compare_before_and_after(workshop):
     assert gain.lines(0) == ["unknown questions: 1 of 5 admitted before tuning (4% to 62%), 1 at step 0 (4% to 62%)"]
 
 
-def test_a_resumed_run_keeps_the_count_before_tuning(workshop, tmp_path, capsys):
+def test_a_resumed_run_keeps_the_count_before_tuning(workshop, tmp_path, monkeypatch, capsys):
+    spy = Mock(side_effect=loading.load_for_inference)
+    monkeypatch.setattr(loading, "load_for_inference", spy)
     _, settings, run = workshop
     before = {kind: {"right": 3, "total": 9, "interval_95": [0.1, 0.6]} for kind in ("known", "unknown")}
     content = read_checkpoint(run / "checkpoint_epoch_2.pt")
@@ -112,7 +116,9 @@ def test_a_resumed_run_keeps_the_count_before_tuning(workshop, tmp_path, capsys)
     assert post_training.main(["--resume", str(tmp_path), *settings]) == 0
     shown = capsys.readouterr().out
     assert "questions: 3 of 9 right before tuning (10% to 60%), " in shown
-    assert "questions.jsonl before tuning" not in shown  # it is not asked again
+    assert [call.args[0] for call in spy.call_args_list] == [
+        str(tmp_path / "checkpoint_best.pt")
+    ]  # the base model is not asked again
     assert read_checkpoint(tmp_path / "checkpoint_latest.pt")["questions"]["counts"]["0"] == before
     record = json.loads((tmp_path / "sft_config.json").read_text())
     whole = json.loads((run / "sft_config.json").read_text())
