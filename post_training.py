@@ -89,7 +89,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--questions",
         type=Path,
         metavar="FILE",
-        help="count the correct answers to these questions before and after tuning (docs/benchmarks.md)",
+        help="count correct answers before and after tuning",
     )
     args = parser.parse_args(argv)
     if bool(args.checkpoint) == bool(args.resume):

@@ -116,9 +116,8 @@ def test_a_resumed_run_keeps_the_count_before_tuning(workshop, tmp_path, monkeyp
     assert post_training.main(["--resume", str(tmp_path), *settings]) == 0
     shown = capsys.readouterr().out
     assert "questions: 3 of 9 right before tuning (10% to 60%), " in shown
-    assert [call.args[0] for call in spy.call_args_list] == [
-        str(tmp_path / "checkpoint_best.pt")
-    ]  # the base model is not asked again
+    asked = [call.args[0] for call in spy.call_args_list]
+    assert asked == [str(tmp_path / "checkpoint_best.pt")]  # the base model is not asked again
     assert read_checkpoint(tmp_path / "checkpoint_latest.pt")["questions"]["counts"]["0"] == before
     record = json.loads((tmp_path / "sft_config.json").read_text())
     whole = json.loads((run / "sft_config.json").read_text())
