@@ -17,7 +17,7 @@ import pytest
 import dataset_prep
 from pipeline.cleaning.plan import plan_jobs
 from pipeline.formats.raw_files import RawFile
-from pipeline.preparation import dump_download
+from pipeline.preparation import dump_download, file_download
 from pipeline.preparation.downloads import Retries
 from pipeline.preparation.file_download import ListedFile, save_file
 from pipeline.preparation.wiki_dumps import dump_server
@@ -83,7 +83,8 @@ class Dumps:
             dates = "".join(f'<a href="{date}/">{date}/</a>\n' for date in self.states)
             send(request, 200, f'<a href="../">../</a>\n{dates}<a href="latest/">latest/</a>'.encode())
         elif rest == ["dumpstatus.json"]:
-            send(request, 200, json.dumps(self.states[date]).encode())
+            state = self.states[date]
+            send(request, 404 if state is None else 200, json.dumps(state).encode())
         else:
             self.send_file(request, rest[0])
 
@@ -99,6 +100,8 @@ class Dumps:
             send(request, 206, content[start:], start, whole=len(content), sent=(len(content) - start) // 2)
         elif fault in ("429", "500"):
             send(request, int(fault), b"", retry_after="7" if fault == "429" else None)
+        elif fault == "endless":
+            send(request, 206, content[start:] + b"!", start, whole=len(content), stated=False)
         elif fault == "ignore":
             send(request, 200, content)
         elif fault == "none":
@@ -116,11 +119,13 @@ def send(
     whole: int = 0,
     sent: int | None = None,
     retry_after: str | None = None,
+    stated: bool = True,
 ) -> None:
     request.send_response(status)
-    request.send_header("Content-Length", str(len(body)))
+    if stated:
+        request.send_header("Content-Length", str(len(body)))
     if status == 206:
-        request.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{whole}")
+        request.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
     if retry_after:
         request.send_header("Retry-After", retry_after)
     request.end_headers()
@@ -160,12 +165,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def save(dumps: Dumps, folder: Path, *, attempts: int = 3, waits: list[float] | None = None, **changes: object) -> None:
-    """Download the first file."""
+def save(dumps: Dumps, folder: Path, *, attempts: int = 3, waits: list[float] | None = None, **changes: object) -> int:
+    """Download the first file; returns what the progress bar adds up to."""
     content = CONTENTS[FIRST]
     file = ListedFile(FIRST, f"/enwiki/20251101/{FIRST}", len(content), hashlib.sha1(content).hexdigest())
     retries = Retries(attempts, 0.0, sleep=[].append if waits is None else waits.append)
-    save_file(dump_server(dumps.url, retries), replace(file, **changes), folder, advance=lambda count: None)
+    counts = [part.stat().st_size for part in folder.glob("*.part") if part.is_file()]
+    save_file(dump_server(dumps.url, retries), replace(file, **changes), folder, advance=counts.append)
+    return sum(counts)
 
 
 def test_the_cleaner_reads_what_was_downloaded(dumps, config, raw, capsys):
@@ -207,6 +214,14 @@ def test_a_server_that_ignores_ranges_starts_again(dumps, config, raw, capsys):
     assert run(config) == 0
     assert contents(raw) == CONTENTS
     assert f"ignores ranges; {FIRST} starts again from 0" in capsys.readouterr().err
+
+
+def test_more_than_was_listed_is_discarded(dumps, raw, monkeypatch):
+    monkeypatch.setattr(file_download, "CHUNK_BYTES", 100)
+    dumps.faults = ["endless"]
+    assert save(dumps, raw) == len(CONTENTS[FIRST])
+    assert contents(raw) == {FIRST: CONTENTS[FIRST]}
+    assert dumps.requests == [f"{FIRST} 0", f"{FIRST} 0"]
 
 
 @pytest.mark.parametrize("fault", ["close", "500"])
@@ -256,7 +271,9 @@ def test_finished_files_are_verified_not_fetched(dumps, config, raw, capsys):
     assert run(config) == 0
     assert {name: contents(raw)[name] for name in CONTENTS} == CONTENTS
     assert dumps.requests == [f"{SECOND} 0"]
-    assert f"{SECOND} is damaged or incomplete; downloading it again" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"{SECOND} is damaged or incomplete; downloading it again" in output
+    assert "warning" not in output
 
 
 def test_a_complete_part_only_needs_its_name(dumps, raw):
@@ -267,7 +284,7 @@ def test_a_complete_part_only_needs_its_name(dumps, raw):
 
 def test_a_part_that_is_too_long_starts_again(dumps, raw):
     (raw / f"{FIRST}.part").write_bytes(CONTENTS[FIRST] + b"!")
-    save(dumps, raw)
+    assert save(dumps, raw) == len(CONTENTS[FIRST])
     assert (contents(raw), dumps.requests) == ({FIRST: CONTENTS[FIRST]}, [f"{FIRST} 0"])
 
 
@@ -301,7 +318,7 @@ def test_a_disk_that_fills_up_is_not_the_network(dumps, raw):
 
 
 def test_latest_is_the_newest_complete_dump(dumps, config, raw, capsys):
-    dumps.states |= {"20251120": listing(CONTENTS, "in-progress"), "20241101": listing(CONTENTS)}
+    dumps.states |= {"20251201": None, "20251120": listing(CONTENTS, "in-progress"), "20241101": listing(CONTENTS)}
     assert run(config) == 0
     assert set(contents(raw)) == set(CONTENTS)
     dumps.states["20251120"] = listing({name_of(".xml", "20251120"): CONTENTS[FIRST]})
@@ -326,6 +343,12 @@ def test_latest_is_the_newest_complete_dump(dumps, config, raw, capsys):
 def test_what_cannot_be_downloaded_is_explained(dumps, config, capsys, arguments, code, told):
     assert run(config, *arguments) == code
     assert told in capsys.readouterr().err
+
+
+def test_a_wiki_without_dumps_is_named(dumps, config, capsys):
+    dumps.states.clear()
+    assert run(config) == 1
+    assert "/enwiki/ lists no dates, expected folders such as 20251101/" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("status", [[], {}, {"jobs": {}}, {"jobs": {"articlesmultistreamdump": {"status": "done"}}}])

@@ -87,7 +87,7 @@ def _dates(server: Server, wiki: str) -> Sequence[str]:
             f"{error}; check the network, set dataset.dumps_url to a mirror, or put files that you have into "
             "paths.raw_dir and run python3 cleaner.py"
         ) from None
-    dates = sorted(set(_DATE_LINK.findall(page.decode("utf-8", errors="replace"))), reverse=True)
+    dates = sorted(_DATE_LINK.findall(page.decode("utf-8", errors="replace")), reverse=True)
     if not dates:
         raise PipelineError(f"{url} lists no dates, expected folders such as 20251101/; check dataset.dumps_url")
     return dates
