@@ -6,7 +6,8 @@
     python3 benchmark.py --offline-samples                # needs no data
     python3 benchmark.py --harness arc_easy,piqa
 
-Writes benchmark_<timestamp>.json, .txt, .png and .html to paths.benchmark_dir. docs/benchmarks.md says what is scored.
+Prints a summary and writes benchmark_<timestamp>.txt (the full report), .json, .png and .html to paths.benchmark_dir.
+docs/benchmarks.md says what is scored.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from pipeline.configuration import load_config_from
 from pipeline.evaluation.model_benchmark import ModelBenchmark
 from pipeline.evaluation.presets import PRESETS, TASK_NAMES, preset_summary
-from pipeline.evaluation.text_report import format_benchmark_results
+from pipeline.evaluation.text_report import format_benchmark_results, summarize_benchmark_results
 from utils.cli import EXIT_OK, run, stage_parser
 from utils.errors import did_you_mean
 from utils.terminal import say
@@ -26,6 +27,7 @@ from utils.terminal import say
 if TYPE_CHECKING:
     from pipeline.configuration import Config
     from pipeline.evaluation.harness import Harness
+    from pipeline.evaluation.report_files import ReportFiles
     from pipeline.generation.loading import LoadedModel
 
 __all__ = ["ModelBenchmark", "format_benchmark_results"]
@@ -73,6 +75,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="count a fine-tuned model's correct answers",
     )
+    parser.add_argument("--all", action="store_true", help="print the full report, not a summary")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu", "mps"))
     parser.add_argument(
         "--tokenizer", dest="paths.tokenizer_dir", metavar="DIR", help="folder containing the checkpoints' tokenizer"
@@ -123,8 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         files=files,
         over_training=bool(args.over_training),
     )
-    say(format_benchmark_results(results, colour=True), *(f"written: {path}" for path in files.written))
+    report = format_benchmark_results if args.all else summarize_benchmark_results
+    say(report(results, colour=True), *_written(files, complete=args.all))
     return EXIT_OK
+
+
+def _written(files: "ReportFiles", *, complete: bool) -> list[str]:
+    report, *others = sorted(files.written, key=lambda path: path.suffix != ".txt")
+    line = f"written: {', '.join([str(report), *(path.suffix for path in others)])}"
+    return [line] if complete else [line, "The .txt is the full report; --all prints it."]
 
 
 def _harness(args: argparse.Namespace) -> "Harness | None":

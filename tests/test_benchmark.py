@@ -366,7 +366,9 @@ def test_command_writes_four_reports(checkpoints, tmp_path, capsys):
     page = next(tmp_path.glob("*.html")).read_text()
     assert "<svg" in page
     assert "http" not in page  # self-contained
-    assert "Ranking" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Ranking" in printed
+    assert f"{next(tmp_path.glob('*.txt'))}, .json, .png, .html" in printed
     models = json.loads(next(tmp_path.glob("*.json")).read_text())["models"]
     assert Path(models["b"]["checkpoint"]) == (checkpoints / "checkpoint_step_10.pt").resolve()
 

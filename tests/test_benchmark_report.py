@@ -10,6 +10,7 @@ from pipeline.evaluation.charts import comparison_chart, training_chart
 from pipeline.evaluation.html_report import benchmark_page
 from pipeline.evaluation.statistics import Figure, standard_error
 from pipeline.evaluation.svg_charts import comparison_panels, training_panels
+from pipeline.evaluation.text_report import summarize_benchmark_results
 from pipeline.evaluation.wording import in_words, score_with_interval
 
 
@@ -60,9 +61,11 @@ def made_up_results(accuracies: dict, *, steps: dict | None = None) -> dict:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 12, 30])
 def test_the_text_report_fits_into_80_columns(count):
     names = [f"sft_lima_2026_11_25_02_{number:02}_with_a_name" for number in range(count)]
-    text = format_benchmark_results(made_up_results(dict.fromkeys(names, 0.5)))
+    results = made_up_results(dict.fromkeys(names, 0.5))
+    text = format_benchmark_results(results)
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("50.0%") >= count
+    assert max(map(len, summarize_benchmark_results(results).splitlines())) <= 80
 
 
 def test_a_perplexity_has_the_interval_of_its_loss():

@@ -20,6 +20,7 @@ from pipeline.evaluation.results import comparisons, model_result, ranking
 from pipeline.evaluation.statistics import AnyFigure, Figure
 from pipeline.evaluation.svg_charts import comparison_panels
 from pipeline.evaluation.task import TaskResult
+from pipeline.evaluation.text_report import summarize_benchmark_results
 from pipeline.exporting.model_card import model_card
 from pipeline.modeling.config import ModelConfig
 from pipeline.preparation.inspection import format_lengths
@@ -95,6 +96,13 @@ def test_the_benchmark_of_one_model_reads_as_approved():
     results = results_of({"good": GOOD})
     assert_expected("benchmark_of_one.txt", format_benchmark_results(results))
     assert_expected("benchmark_of_one.html", body(benchmark_page(results)))
+
+
+@pytest.mark.parametrize("models", [{"good": GOOD}, {"good": GOOD, "fair": FAIR}], ids=["one", "two"])
+def test_the_summary_of_a_benchmark_reads_as_approved(models):
+    summary = summarize_benchmark_results(results_of(models, ("20 of 2,891, not comparable",) * 4))
+    assert len(summary.splitlines()) <= 21  # of 24, because two lines name the files
+    assert_expected(f"benchmark_summary_of_{len(models)}.txt", summary)
 
 
 def test_the_benchmark_of_three_models_reads_as_approved():

@@ -1,4 +1,4 @@
-"""Benchmark results as text of at most 80 columns, for the terminal and benchmark_<timestamp>.txt."""
+"""Benchmark results as text of at most 80 columns: a summary for the terminal, and benchmark_<timestamp>.txt."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +26,21 @@ from utils.terminal import format_bytes, format_count, format_table, styled, vis
 from utils.text_layout import columns, wrap
 
 WIDTH = 80
+ARROWS = "↑ higher is better, ↓ lower is better."
+BEST = "* better than every other model's, p < 0.05."
 _LONGEST_NAME = 16  # of a column; longer names are replaced with letters
 _SHOW_SAMPLES = 6
 
+# What the summary shows of a task; of one that is not listed, the first of _KEY_FIGURES that it has.
+_KEY_FIGURES_OF = {
+    "wikitext": ("bits_per_byte", "word_perplexity"),
+    "lambada": ("acc", "perplexity"),
+    "completion": ("rougeL",),
+}
+_KEY_FIGURES = ("acc_norm", "acc")
+
 Names = Mapping[str, str]  # model → its heading in tables
+Rows = Sequence[tuple[str, str, str]]  # task, figure, label
 
 
 def format_benchmark_results(results: Mapping[str, Any], *, colour: bool = False) -> str:
@@ -47,6 +58,28 @@ def format_benchmark_results(results: Mapping[str, Any], *, colour: bool = False
         _legend(results),
     ]
     return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
+
+
+def summarize_benchmark_results(results: Mapping[str, Any], *, colour: bool = False) -> str:
+    """The key figures of each task and the ranking; one screen for one or two models."""
+    names = _headings(results["models"])
+    rows = [row for task in results["sets"] for row in _key_rows(results, task)]
+    sections = [
+        _introduction(results, names),
+        _words(results, names) if len(names) == 1 else [],
+        _coloured(_score_table(results, rows, names), colour) if rows else [],
+        ["Ranking (mean rank over all scores)", *_ranking(results["ranking"])] if results["ranking"] else [],
+        _paragraph(" ".join(_explanations(results, rows)), indent=""),
+    ]
+    return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
+
+
+def _key_rows(results: Mapping[str, Any], task: str) -> Rows:
+    figures = next(iter(results["models"].values()))["figures"][task]
+    fallback = [name for name in (*_KEY_FIGURES, *figures) if name in figures][:1]
+    shown = [name for name in _KEY_FIGURES_OF.get(task, ()) if name in figures] or fallback
+    title = title_of(task).partition(" (")[0]
+    return [(task, name, f"{title} {label_with_arrow(name, figures[name])}") for name in shown]
 
 
 def _headings(models: Mapping[str, Any]) -> dict[str, str]:
@@ -78,45 +111,49 @@ def _words(results: Mapping[str, Any], names: Names) -> list[str]:
 
 def _task(results: Mapping[str, Any], task: str, names: Names, colour: bool) -> list[str]:
     first = next(iter(results["models"].values()))["figures"][task]
-    lines = _score_table(results, task, names)
-    if colour:
-        lines = [styled(line, "green") if " *" in line else line for line in lines]
+    rows = [(task, name, label_with_arrow(name, figure)) for name, figure in first.items()]
+    lines = _coloured(_score_table(results, rows, names), colour)
     heading = _paragraph(f"{title_of(task)}: {visible(set_text(results, task))}", indent="")
     return [*heading, *lines, *(line for note in notes_of(first) for line in _paragraph(note))]
 
 
-def _score_table(results: Mapping[str, Any], task: str, names: Names) -> list[str]:
+def _coloured(table: Sequence[str], colour: bool) -> list[str]:
+    return [styled(line, "green") if colour and " *" in line else line for line in table]
+
+
+def _score_table(results: Mapping[str, Any], rows: Rows, names: Names) -> list[str]:
     """A table of these models, with intervals if that fits and without if not; in two parts if neither fits."""
     if len(results["models"]) == 1:
-        return _single_table(results, task)
+        return _single_table(results, rows)
     for cell in (score_with_interval, score_text):
-        table = _table_of(results, task, names, cell)
+        table = _table_of(results, rows, names, cell)
         if max(map(columns, table)) <= WIDTH or len(names) == 1:
             return table
     halves = list(names.items())
     middle = ceil_div(len(halves), 2)
-    parts = [_score_table(results, task, dict(half)) for half in (halves[:middle], halves[middle:])]
+    parts = [_score_table(results, rows, dict(half)) for half in (halves[:middle], halves[middle:])]
     return [*parts[0], "", *parts[1]]
 
 
 def _table_of(
-    results: Mapping[str, Any], task: str, names: Names, cell: Callable[[Mapping[str, Any]], str]
+    results: Mapping[str, Any], rows: Rows, names: Names, cell: Callable[[Mapping[str, Any]], str]
 ) -> list[str]:
     models = results["models"]
-    rows = [["score", *names.values()]]
-    for name, figure in next(iter(models.values()))["figures"][task].items():
+    table = [["score", *names.values()]]
+    for task, name, label in rows:
         best = results["comparisons"].get(f"{task}.{name}", {}).get("best")
         cells = [cell(models[model]["figures"][task][name]) + (" *" if model == best else "") for model in names]
-        rows.append([label_with_arrow(name, figure), *cells])
-    return format_table(rows, right=range(1, len(names) + 1), width=sys.maxsize).split("\n")
+        table.append([label, *cells])
+    return format_table(table, right=range(1, len(names) + 1), width=sys.maxsize).split("\n")
 
 
-def _single_table(results: Mapping[str, Any], task: str) -> list[str]:
+def _single_table(results: Mapping[str, Any], rows: Rows) -> list[str]:
     (model,) = results["models"].values()
-    rows = [["score", "", "95% interval"]]
-    for name, figure in model["figures"][task].items():
-        rows.append([label_with_arrow(name, figure), score_text(figure), interval_text(figure)])
-    return format_table(rows, right=(1, 2), width=sys.maxsize).split("\n")
+    table = [["score", "", "95% interval"]]
+    for task, name, label in rows:
+        figure = model["figures"][task][name]
+        table.append([label, score_text(figure), interval_text(figure)])
+    return format_table(table, right=(1, 2), width=sys.maxsize).split("\n")
 
 
 def _contamination(models: Mapping[str, Any], names: Names) -> list[str]:
@@ -152,12 +189,20 @@ def _samples(models: Mapping[str, Any], names: Names) -> list[str]:
     return lines
 
 
+def _explanations(results: Mapping[str, Any], rows: Rows) -> list[str]:
+    """What the signs of the summary mean; intervals have a heading of their own for one model."""
+    if len(results["models"]) == 1:
+        return [ARROWS]
+    best = any(results["comparisons"].get(f"{task}.{name}", {}).get("best") for task, name, _ in rows)
+    return ["In parentheses: 95% interval.", ARROWS, *([BEST] if best else [])]
+
+
 def _legend(results: Mapping[str, Any]) -> list[str]:
-    parts = [INTERVALS, "↑ higher is better, ↓ lower is better."]
+    parts = [INTERVALS, ARROWS]
     if shows_chance(results):
         parts.append(ABOVE_CHANCE)
     if len(results["models"]) > 1:
-        parts.append("* better than every other model's, p < 0.05.")
+        parts.append(BEST)
     return _paragraph(" ".join([*parts, results["settings"]["rules"]]), indent="")
 
 
