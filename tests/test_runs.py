@@ -153,6 +153,15 @@ def test_steps_that_repeat_after_a_crash_replace_the_earlier(folder):
     assert curve(folder.series().training) == ([1, 2, 3], [1.0, 5.0, 6.0])
 
 
+def test_two_lines_of_one_validation_are_one_row(folder):
+    losses = [{"step": step, "val_loss": 3.0 - step} for step in (0, 1)]
+    kept = [{"step": step, "val_base_bits_per_byte": 1.0 + step} for step in (0, 1)]
+    folder.log(losses[0], kept[0], losses[1], kept[1], losses[1] | {"val_loss": 9.0})
+    validation = folder.series().validation
+    assert curve(validation, "val_loss") == ([0, 1], [3.0, 9.0])
+    assert curve(validation, "val_base_bits_per_byte") == ([0], [1.0])  # a repeated step drops what it had
+
+
 def test_nan_and_foreign_lines_are_gaps_not_errors(folder):
     broken = ['{"step": 2, "time": 1, "train_loss": NaN}', '{"step": 3, "train_loss": Infinity}', "[1]", "\x00\xff", ""]
     broken += ['{"step": "4"}', '{"step": 5, "train_loss": "low", "val_loss": null}', "[" * 5000]

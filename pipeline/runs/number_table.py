@@ -34,7 +34,12 @@ class NumberTable:
         return len(self.axes["step"])
 
     def add(self, position: Mapping[str, float], values: Mapping[str, object]) -> None:
-        """Add a row. Steps repeat after a crash or a rollback: the earlier rows of the same steps are dropped."""
+        """Add a row, or complete the last one if it is of this step and has none of these values.
+
+        Steps repeat after a crash or a rollback: the earlier rows of the same steps are dropped.
+        """
+        if self._continues(position["step"], values):
+            values = {name: column[-1] for name, column in self.columns.items()} | dict(values)
         self._drop_from(position["step"])
         for name in values:
             if name not in self.columns:
@@ -44,6 +49,12 @@ class NumberTable:
             column.append(float(value) if is_number(value) and math.isfinite(value) else math.nan)
         for name, axis in self.axes.items():
             axis.append(position[name])
+
+    def _continues(self, step: float, values: Mapping[str, object]) -> bool:
+        """Whether the last row is of this step and lacks all of these values, because a step may log several lines."""
+        if not self.axes["step"] or self.axes["step"][-1] != step:
+            return False
+        return all(math.isnan(self.columns[name][-1]) for name in values if name in self.columns)
 
     def _drop_from(self, step: float) -> None:
         steps = self.axes["step"]
