@@ -4,7 +4,6 @@
     python3 benchmark.py --checkpoint old=RUN --checkpoint new=latest --full
     python3 benchmark.py --over-training latest --quick   # curves over a run
     python3 benchmark.py --offline-samples                # needs no data
-    python3 benchmark.py --harness arc_easy,piqa
 
 Prints a summary and writes benchmark_<timestamp>.txt (the full report), .json, .png and .html to paths.benchmark_dir.
 docs/benchmarks.md says what is scored.
