@@ -310,20 +310,20 @@ def test_dry_run_of_a_resumed_run_shows_the_remainder(project, capsys):
 
 
 def test_losses_are_plotted_and_runs_compared(plotting_project, capsys):
-    project = plotting_project
-    one = run_train(project, "--name", "one")
-    two = run_train(project, "--name", "two", "--set", "training.learning_rate=0.001", "--profile")
+    one = run_train(plotting_project, "--name", "one")
+    two = run_train(plotting_project, "--name", "two", "--set", "training.learning_rate=0.001", "--profile")
     assert (one / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
     trace = json.loads((two / "trace.json").read_text())
     assert trace["traceEvents"]
     capsys.readouterr()
-    assert train.main(["--config", str(project / "config.json"), "--compare", one.name, "two"]) == 0
+    config = str(plotting_project / "config.json")
+    assert train.main(["--config", config, "--compare", one.name, "two"]) == 0
     printed = capsys.readouterr().out
     assert "best validation loss" in printed
     assert "2,560" in printed
-    assert (project / "logs" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (plotting_project / "logs" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(PipelineError, match=r"run three has no log in .*; expected one of: run_.*_(one|two)"):
-        train.main(["--config", str(project / "config.json"), "--compare", "three"])
+        train.main(["--config", config, "--compare", "three"])
 
 
 def test_samples_are_written_at_each_validation_and_change_nothing(project, capsys):

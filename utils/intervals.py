@@ -13,3 +13,9 @@ def wilson_interval(right: float, total: float) -> tuple[float, float]:
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def percent_range(interval: tuple[float, float]) -> str:
+    """``94% to 98%`` for an interval of shares."""
+    low, high = interval
+    return f"{100 * low:.0f}% to {100 * high:.0f}%"

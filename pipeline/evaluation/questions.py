@@ -29,7 +29,7 @@ from pipeline.generation.generate import generate_batch
 from pipeline.generation.settings import GenerationSettings
 from utils.errors import PipelineError
 from utils.files import write_json
-from utils.intervals import wilson_interval
+from utils.intervals import percent_range, wilson_interval
 from utils.terminal import say, visible
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class Count(NamedTuple):
         return wilson_interval(self.right, self.total)
 
     def __str__(self) -> str:
-        low, high = self.interval()
-        return f"{self.right} of {self.total} ({100 * low:.0f}% to {100 * high:.0f}%)"
+        return f"{self.right} of {self.total} ({percent_range(self.interval())})"
 
 
 class Answered(NamedTuple):

@@ -18,7 +18,6 @@ from utils.files import move_into_place
 from utils.hub_connection import open_url
 
 _LEAST_BYTES = 1 << 20  # that an attempt must deliver to count as progress; of a small file, a hundredth
-_READ_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,8 @@ def part_path(path: Path) -> Path:
 
 
 def sha1_of(path: Path) -> str:
-    digest = hashlib.sha1(usedforsecurity=False)
     with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
 
 
 def save_file(server: Server, file: ListedFile, folder: Path, *, advance: Callable[[int], object]) -> None:

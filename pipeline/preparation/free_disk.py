@@ -1,6 +1,5 @@
 """Estimate the size of a dataset, and check whether the disk has room for it."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.preparation.near_duplicate_jobs import bytes_per_document
 from pipeline.preparation.shard_output import INDEX_DTYPE
 from utils.errors import PipelineError
+from utils.files import free_disk
 from utils.terminal import format_bytes, format_count, say
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def refuse_small_disk(directory: Path, expected: ExpectedSize) -> None:
         PipelineError: there is not enough space.
     """
     there = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    free = shutil.disk_usage(directory).free
+    free = free_disk(directory)
     needed = max(expected.at_most - there, 0)
     about = f"about {format_count(expected.tokens)} tokens, {format_bytes(expected.dataset)}"
     if needed > free:

@@ -14,6 +14,7 @@ from typing import Any
 
 from utils.checksums import sha256_of
 from utils.errors import PipelineError
+from utils.intervals import percent_range
 from utils.terminal import say, short_path
 
 RECORD_KEY = "questions"  # in the run's description: the file, its sha256, and step → counts
@@ -49,12 +50,16 @@ class AnswerGain:
         """The untuned model and the one at `step`, compared."""
         before, after = self._counts["0"], self._counts[str(step)]
         kinds = {"known": ("questions", "right"), "unknown": ("unknown questions", "admitted")}
-        return [
-            f"{label}: {before[kind]['right']} of {before[kind]['total']} {verb} before tuning "
-            f"({_interval(before[kind])}), {after[kind]['right']} at step {step} ({_interval(after[kind])})"
-            for kind, (label, verb) in kinds.items()
-            if before[kind]["total"]
-        ]
+        lines = []
+        for kind, (label, verb) in kinds.items():
+            first, last = before[kind], after[kind]
+            if first["total"]:
+                lines.append(
+                    f"{label}: {first['right']} of {first['total']} {verb} before tuning "
+                    f"({percent_range(first['interval_95'])}), {last['right']} at step {step} "
+                    f"({percent_range(last['interval_95'])})"
+                )
+        return lines
 
 
 def recorded_questions(record: Mapping[str, Any]) -> Path:
@@ -69,8 +74,3 @@ def recorded_questions(record: Mapping[str, Any]) -> Path:
     if sha256_of(file) != record["sha256"]:
         raise PipelineError(f"{file} was changed since it was asked before tuning")
     return file
-
-
-def _interval(count: Mapping[str, Any]) -> str:
-    low, high = count["interval_95"]
-    return f"{100 * low:.0f}% to {100 * high:.0f}%"

@@ -1,7 +1,6 @@
 /* Below the charts: samples, events, checkpoints with scores, differences of the configurations. */
 
-import {Chart, swatch} from "./chart.js";
-import {rangeText} from "./chart.js";
+import {Chart, rangeText, swatch} from "./chart.js";
 import {asPercent, markText} from "./curves.js";
 import {byId, element, row} from "./dom.js";
 import {ago, bytes, count, number, title} from "./format.js";

@@ -94,6 +94,10 @@ class Rung:
         return matrix_parameters(self.model)
 
     @property
+    def flops_per_token(self) -> float:
+        return training_flops_per_token(self.model, self.window)
+
+    @property
     def name(self) -> str:
         """Unique within a ladder."""
         shape = f"width{self.model.hidden_size}_layers{self.model.num_hidden_layers}"
@@ -108,7 +112,6 @@ class Plan:
         grid: the points of the fit, from the cheapest to the most expensive.
         val_tokens: validation tokens scored after each run.
         noise_windows: windows whose gradients are measured at the end of the last run.
-        flops: of everything, the largest possible number of search runs included.
     """
 
     grid: tuple[Rung, ...]
@@ -116,12 +119,18 @@ class Plan:
     check: Rung
     val_tokens: int
     noise_windows: int
-    flops: float
 
     @property
     def most_runs(self) -> list[Rung]:
         """All runs, if the search takes as long as it can."""
         return [*[self.search] * MOST_SEARCH_RUNS, *[self.check] * CHECK_RUNS, *self.grid]
+
+    @property
+    def flops(self) -> float:
+        """Of everything: `most_runs`, the validation after each (a third as much per token), and the noise scale."""
+        runs = ((rung.tokens + self.val_tokens / 3) * rung.flops_per_token for rung in self.most_runs)
+        last = self.grid[-1]
+        return sum(runs) + self.noise_windows * last.window * last.flops_per_token
 
 
 def make_plan(target: Target, *, share: float = MAX_SHARE) -> Plan:
@@ -195,8 +204,7 @@ def _plan(models: Sequence[ModelConfig], target: Target, longest: float) -> Plan
     val_tokens = max(target.window, min(target.val_tokens, int(_VALIDATION_SHARE * longest)))
     noise_windows = int(_NOISE_SHARE * longest / target.window)
     noise_windows = min(max(noise_windows, _FEWEST_NOISE_WINDOWS), _MOST_NOISE_WINDOWS)
-    plan = Plan(grid, rung(0, SEARCH_LENGTH), rung(1, SEARCH_LENGTH), val_tokens, noise_windows, flops=0.0)
-    return Plan(grid, plan.search, plan.check, val_tokens, noise_windows, flops=_flops(plan, models[-1], target.window))
+    return Plan(grid, rung(0, SEARCH_LENGTH), rung(1, SEARCH_LENGTH), val_tokens, noise_windows)
 
 
 def _rung(size: int, model: ModelConfig, tokens: float, target: Target) -> Rung:
@@ -205,10 +213,3 @@ def _rung(size: int, model: ModelConfig, tokens: float, target: Target) -> Rung:
     batch_size = windows // accumulation
     steps = int(tokens / (batch_size * accumulation * target.window))
     return Rung(size, model, steps, batch_size, accumulation, target.window)
-
-
-def _flops(plan: Plan, largest: ModelConfig, window: int) -> float:
-    """All training, the validation after each run (a third as much per token), and the noise scale."""
-    runs = plan.most_runs
-    per_run = ((rung.tokens + plan.val_tokens / 3) * training_flops_per_token(rung.model, window) for rung in runs)
-    return sum(per_run) + plan.noise_windows * window * training_flops_per_token(largest, window)
